@@ -1,3 +1,174 @@
+// Coordinator is the control plane of a live-video cluster: it stands between streaming servers, HLS encoders and the
+// application that owns users and keys.
 package main
 
-func main() {}
+// main calls run: wire, serve, stop in order.
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+)
+
+const (
+	programName = "coordinator"
+	version     = "0.1.0"
+
+	// The parts of a stop, one after the other; with what is between them they stay under 10 s.
+	finishRequests = 2 * time.Second
+	deliverEvents  = 4 * time.Second
+)
+
+func main() {
+	ctx, release := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	context.AfterFunc(ctx, release) // a second signal ends the process at once
+	getenv, err := withDotEnv(".env", os.LookupEnv)
+	if err == nil {
+		err = run(ctx, getenv, os.Stderr)
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", programName, err)
+		os.Exit(1)
+	}
+}
+
+// run is the daemon: it serves until ctx ends, then stops in order. Its errors are those of the start, of a listener
+// that broke, and of events that could not be brought to disk.
+func run(ctx context.Context, getenv func(string) string, stderr io.Writer) (err error) {
+	cfg, err := loadConfig(getenv)
+	if err != nil {
+		return err
+	}
+	log := newLogger(cfg, stderr)
+	cert, err := configuredCertificate(cfg)
+	if err != nil {
+		return err
+	}
+	events, err := newCallbacks(cfg, log)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		deadline, cancel := context.WithTimeout(context.Background(), deliverEvents)
+		defer cancel()
+		err = errors.Join(err, events.drain(deadline))
+	}()
+	listeners, err := listen(cfg, cert)
+	if err != nil {
+		return err
+	}
+
+	warnOpenDoors(cfg, log)
+	verifier := newKeyVerifier(cfg, log)
+	coordinator := newCoordinator(cfg, log, verifier, events)
+	control := newControlSockets(cfg, coordinator, log)
+	server := newHTTPServer(newRoutes(cfg, log, &commands{coordinator}, control), log)
+
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var background sync.WaitGroup
+	defer background.Wait()
+	watching, stopWatching := context.WithCancel(context.Background())
+	defer stopWatching()
+	if cert != nil {
+		background.Go(func() { cert.watch(watching, cfg.SSLCheckReload, log) })
+	}
+	events.start()
+	for _, l := range listeners {
+		log.Info("listening", "scheme", l.scheme, "addr", l.Addr().String())
+		background.Go(func() {
+			if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+				cancel(fmt.Errorf("serving %s on %s: %w", l.scheme, l.Addr(), err))
+			}
+		})
+	}
+
+	<-ctx.Done()
+	log.Info("stopping")
+	coordinator.stop()
+	shutDown(server)
+	control.close()
+	coordinator.wait()
+	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
+		return cause
+	}
+	return nil
+}
+
+// shutDown closes the listeners and lets requests that are being answered finish; it knows nothing of control sockets.
+func shutDown(server *http.Server) {
+	deadline, cancel := context.WithTimeout(context.Background(), finishRequests)
+	defer cancel()
+	if server.Shutdown(deadline) != nil {
+		server.Close()
+	}
+}
+
+func newLogger(cfg *Config, stderr io.Writer) *slog.Logger {
+	level := slog.LevelInfo
+	if cfg.LogDebug {
+		level = slog.LevelDebug
+	}
+	return slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
+}
+
+func warnOpenDoors(cfg *Config, log *slog.Logger) {
+	if cfg.ControlSecret == "" {
+		log.Warn("CONTROL_SECRET is not set: any peer may connect")
+	}
+	if cfg.CommandsAuth.scheme == "" {
+		log.Warn("COMMANDS_API_AUTH is not set: anybody may use the commands API")
+	}
+	if cfg.KeyVerificationURL == "" {
+		log.Warn("KEY_VERIFICATION_URL is not set: every stream key is valid")
+	}
+}
+
+func configuredCertificate(cfg *Config) (*certificate, error) {
+	if cfg.SSLCert == "" {
+		return nil, nil
+	}
+	return loadCertificate(cfg.SSLCert, cfg.SSLKey)
+}
+
+type listener struct {
+	net.Listener
+	scheme string
+}
+
+// listen binds all ports or none.
+func listen(cfg *Config, cert *certificate) ([]listener, error) {
+	plain, err := bind(cfg.BindAddress, cfg.HTTPPort, "HTTP_PORT")
+	if err != nil {
+		return nil, err
+	}
+	listeners := []listener{{plain, "http"}}
+	if cert != nil {
+		secure, err := bind(cfg.BindAddress, cfg.SSLPort, "SSL_PORT")
+		if err != nil {
+			plain.Close()
+			return nil, err
+		}
+		listeners = append(listeners, listener{tls.NewListener(secure, cert.tlsConfig()), "https"})
+	}
+	return listeners, nil
+}
+
+func bind(address string, port int, variable string) (net.Listener, error) {
+	l, err := net.Listen("tcp", net.JoinHostPort(address, strconv.Itoa(port)))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", variable, err)
+	}
+	return l, nil
+}

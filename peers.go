@@ -1,0 +1,169 @@
+package main
+
+// What the peers say and what is said to them: the methods of PROTOCOL on either side of the use cases.
+// A message that can't be understood is left without effect and named in a debug line, whatever it holds.
+
+import (
+	"context"
+	"log/slog"
+	"strconv"
+	"strings"
+)
+
+// serverPeerSession is the connection of a streaming server.
+type serverPeerSession struct {
+	// set once by join
+	*session
+	server *server
+	c      *coordinator
+	ctx    context.Context // of its publish requests
+	cancel context.CancelFunc
+}
+
+func (p *serverPeerSession) join(s *session, c *coordinator) {
+	p.session, p.c = s, c
+	p.server.peer = p
+	p.ctx, p.cancel = context.WithCancel(context.Background())
+	c.joinServer(p.server)
+}
+
+func (p *serverPeerSession) leave(reason error) {
+	p.cancel()
+	p.c.leaveServer(p.server)
+	p.log.Info("streaming server disconnected", "session", p.server.id, "reason", reason.Error())
+}
+
+func (p *serverPeerSession) handle(m message) {
+	channel, streamID := m.get("Stream-Channel"), m.get("Stream-ID")
+	switch m.method {
+	case "PUBLISH-REQUEST":
+		p.c.publish(p.ctx, p.server, publishRequest{
+			requestID: m.get("Request-ID"),
+			channel:   channel,
+			key:       m.get("Stream-Key"),
+			userIP:    m.get("User-IP"),
+		})
+	case "PUBLISH-END":
+		p.c.endPublish(p.server, channel, streamID)
+	default:
+		handleCommon(m, p.log, p.server.id)
+	}
+}
+
+func (p *serverPeerSession) accept(requestID, channel, streamID string) {
+	p.send(message{"PUBLISH-ACCEPT", []argument{{"Request-ID", requestID}, {"Stream-Channel", channel}, {"Stream-ID", streamID}}})
+}
+
+func (p *serverPeerSession) deny(requestID, channel string) {
+	p.send(message{"PUBLISH-DENY", []argument{{"Request-ID", requestID}, {"Stream-Channel", channel}}})
+}
+
+func (p *serverPeerSession) kill(channel, streamID string) {
+	p.send(message{"STREAM-KILL", []argument{{"Stream-Channel", channel}, {"Stream-ID", streamID}}})
+}
+
+// encoderPeerSession is the connection of an encoder, which it becomes with its first REGISTER.
+type encoderPeerSession struct {
+	// set once by join
+	*session
+	c *coordinator
+
+	// owned by the reader
+	encoder *encoder
+}
+
+func (p *encoderPeerSession) join(s *session, c *coordinator) {
+	p.session, p.c = s, c
+}
+
+func (p *encoderPeerSession) leave(reason error) {
+	if p.encoder == nil {
+		p.log.Info("encoder disconnected before it registered", "remote", p.remote(), "reason", reason.Error())
+		return
+	}
+	p.c.leaveEncoder(p.encoder)
+	p.log.Info("encoder disconnected", "session", p.encoder.id, "reason", reason.Error())
+}
+
+func (p *encoderPeerSession) handle(m message) {
+	if m.method == "REGISTER" {
+		p.register(m.get("Capacity"))
+		return
+	}
+	if p.encoder == nil {
+		handleCommon(m, p.log, 0)
+		return
+	}
+	channel, streamID := m.get("Stream-Channel"), m.get("Stream-ID")
+	switch m.method {
+	case "STREAM-AVAILABLE":
+		available := event{
+			channel:    channel,
+			streamID:   streamID,
+			streamType: strings.ToUpper(m.get("Stream-Type")),
+			resolution: m.get("Resolution"),
+			indexFile:  m.get("Index-file"),
+			startTime:  m.get("Start-Time"),
+		}
+		if !complete(available) {
+			p.log.Debug("incomplete message ignored", "method", m.method, "session", p.encoder.id, "channel", channel, "stream", streamID)
+			return
+		}
+		p.c.announce(p.encoder, available)
+	case "STREAM-CLOSED":
+		p.c.finish(p.encoder, channel, streamID, m.get("Error-Code"), m.get("Error-Message"))
+	default:
+		handleCommon(m, p.log, p.encoder.id)
+	}
+}
+
+// register takes a capacity within 32 bits; anything else is no REGISTER.
+func (p *encoderPeerSession) register(capacity string) {
+	n, err := strconv.ParseInt(capacity, 10, 32)
+	if err != nil {
+		p.log.Warn("encoder gives no capacity that can be used", "remote", p.remote(), "capacity", capacity)
+		return
+	}
+	n = max(n, -1)
+	if p.encoder == nil {
+		p.encoder = p.c.joinEncoder(p, int(n))
+	} else {
+		p.c.resizeEncoder(p.encoder, int(n))
+	}
+}
+
+// complete tells whether an announcement says enough to be of use to the application.
+func complete(e event) bool {
+	switch e.streamType {
+	case "HLS-LIVE", "HLS-VOD", "IMG-PREVIEW":
+		return e.resolution != "" && e.indexFile != ""
+	}
+	return false
+}
+
+func (p *encoderPeerSession) start(job encodeJob) {
+	p.send(message{"ENCODE-START", []argument{
+		{"Stream-Channel", job.channel},
+		{"Stream-ID", job.streamID},
+		{"Stream-Source-Type", job.sourceType},
+		{"Stream-Source-URI", job.sourceURI},
+		{"Resolutions", job.resolutions},
+		{"Record", job.record},
+		{"Previews", job.previews},
+	}})
+}
+
+func (p *encoderPeerSession) stop(channel, streamID string) {
+	p.send(message{"ENCODE-STOP", []argument{{"Stream-Channel", channel}, {"Stream-ID", streamID}}})
+}
+
+// handleCommon is what both kinds of peers may say. id is 0 before an encoder has registered.
+func handleCommon(m message, log *slog.Logger, id uint64) {
+	switch m.method {
+	case "HEARTBEAT":
+	case "ERROR":
+		log.Warn("peer reports an error", "session", id, "code", m.get("Error-Code"), "message", m.get("Error-Message"))
+	default:
+		log.Debug("unknown method ignored", "session", id, "method", m.method)
+	}
+}

@@ -1,0 +1,155 @@
+package main
+
+// The whole URL table, the middleware in front of it and the limits of the HTTP servers.
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+)
+
+// methods is what one path answers to. GET serves HEAD, too (RFC 9110, 9.1).
+type methods map[string]http.HandlerFunc
+
+func (m methods) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	method := r.Method
+	if method == http.MethodHead {
+		method = http.MethodGet
+	}
+	if h := m[method]; h != nil {
+		h(w, r)
+		return
+	}
+	w.Header().Set("Allow", m.allowed())
+	writeError(w, http.StatusMethodNotAllowed, "method not allowed")
+}
+
+func (m methods) allowed() string {
+	var list []string
+	for method := range m {
+		list = append(list, method)
+		if method == http.MethodGet {
+			list = append(list, http.MethodHead)
+		}
+	}
+	slices.Sort(list)
+	return strings.Join(list, ", ")
+}
+
+// newRoutes is the one place where an URL meets its handler.
+func newRoutes(cfg *Config, log *slog.Logger, api *commands, control *controlSockets) http.Handler {
+	protected := func(h http.HandlerFunc) http.HandlerFunc { return authorize(cfg.CommandsAuth, h) }
+
+	mux := http.NewServeMux()
+	mux.Handle("/{$}", methods{"GET": welcome})
+	mux.Handle("/commands/capacity", methods{"GET": protected(api.capacity)})
+	mux.Handle("/commands/report", methods{"GET": protected(api.report)})
+	mux.Handle("/commands/close", methods{"POST": protected(api.close)})
+	mux.Handle("/ws/control/rtmp", methods{"GET": control.rtmp})
+	mux.Handle("/ws/control/wss", methods{"GET": control.wss})
+	mux.Handle("/ws/control/hls", methods{"GET": control.hls})
+	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
+		writeError(w, http.StatusNotFound, "not found")
+	})
+	if !cfg.LogRequests {
+		return mux
+	}
+	return logRequests(log, mux)
+}
+
+func welcome(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	fmt.Fprintln(w, programName, version)
+}
+
+// newHTTPServer sets the limits that hold until a request is answered or its connection became a control socket,
+// which sets its own deadlines.
+func newHTTPServer(handler http.Handler, log *slog.Logger) *http.Server {
+	return &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout:       20 * time.Second,
+		WriteTimeout:      60 * time.Second,
+		IdleTimeout:       60 * time.Second,
+		MaxHeaderBytes:    32 << 10,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+}
+
+// commandsAuth is what the commands API asks of its callers.
+type commandsAuth struct {
+	scheme string // "", "Basic" or "Bearer"; "" lets everybody in
+	user   string
+	secret Secret // the password or the token
+}
+
+// authorize lets a request through that carries the configured credentials (RFC 7617, RFC 6750).
+func authorize(auth commandsAuth, next http.HandlerFunc) http.HandlerFunc {
+	if auth.scheme == "" {
+		return next
+	}
+	challenge := auth.scheme + ` realm="` + programName + `"`
+	if auth.scheme == "Basic" {
+		challenge += `, charset="UTF-8"`
+	}
+	return func(w http.ResponseWriter, r *http.Request) {
+		if !auth.allows(r) {
+			w.Header().Set("WWW-Authenticate", challenge)
+			writeError(w, http.StatusUnauthorized, "authorization required")
+			return
+		}
+		next(w, r)
+	}
+}
+
+// allows takes the same time whatever part of the credentials is wrong.
+func (a commandsAuth) allows(r *http.Request) bool {
+	switch a.scheme {
+	case "":
+		return true
+	case "Basic":
+		user, password, ok := r.BasicAuth()
+		return sameSecret(user, a.user)&sameSecret(password, a.secret.Reveal()) == 1 && ok
+	case "Bearer":
+		scheme, token, ok := strings.Cut(r.Header.Get("Authorization"), " ")
+		return sameSecret(strings.TrimLeft(token, " "), a.secret.Reveal()) == 1 && ok && strings.EqualFold(scheme, "Bearer")
+	}
+	return false
+}
+
+// sameSecret compares digests, so that not even the length of the secret shows in the time it takes.
+func sameSecret(given, wanted string) int {
+	a, b := sha256.Sum256([]byte(given)), sha256.Sum256([]byte(wanted))
+	return subtle.ConstantTimeCompare(a[:], b[:])
+}
+
+// logRequests writes a line for each request that is answered. Queries are left out: they may hold what is private.
+func logRequests(log *slog.Logger, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		start := time.Now()
+		rec := &statusRecorder{ResponseWriter: w, status: http.StatusOK}
+		next.ServeHTTP(rec, r)
+		log.LogAttrs(context.Background(), slog.LevelInfo, "request",
+			slog.String("method", r.Method), slog.String("path", r.URL.Path), slog.Int("status", rec.status),
+			slog.String("remote", r.RemoteAddr), slog.Duration("took", time.Since(start)))
+	})
+}
+
+type statusRecorder struct {
+	http.ResponseWriter
+	status int
+}
+
+func (s *statusRecorder) WriteHeader(status int) {
+	s.status = status
+	s.ResponseWriter.WriteHeader(status)
+}
+
+// Unwrap is for http.ResponseController.
+func (s *statusRecorder) Unwrap() http.ResponseWriter { return s.ResponseWriter }

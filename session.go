@@ -1,0 +1,246 @@
+package main
+
+// One control connection. Its reader owns it: it takes in messages one after the other and, when it ends, closes the
+// socket and leaves nothing behind. What is said to the peer goes through a bounded queue, which a writer empties
+// while there is something in it, so that an idle peer costs one goroutine. A peer that is silent for silenceLimit,
+// or whose socket does not take a message within sendLimit of its being queued, is disconnected.
+
+import (
+	"errors"
+	"io"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/gorilla/websocket"
+)
+
+const (
+	heartbeatEvery = 20 * time.Second
+	silenceLimit   = 60 * time.Second
+	sendLimit      = 9 * time.Second // so that a peer that does not read is gone within 10 s
+	goodbyeLimit   = 2 * time.Second
+
+	maxMessageBytes = 64 << 10
+	maxQueuedBytes  = 4 << 20 // room for a STREAM-KILL to each of 40,000 publishers of one server
+)
+
+// Why a connection ended.
+var (
+	errPeerClosed = errors.New("closed by the peer")
+	errPeerLost   = errors.New("connection lost")
+	errPeerSilent = errors.New("silent for 60 s")
+	errPeerSlow   = errors.New("does not read")
+	errQueueFull  = errors.New("send queue is full")
+	errTooBig     = errors.New("message of more than 64 KiB")
+	errShutdown   = errors.New("coordinator is stopping")
+)
+
+// controlPeer is what a kind of peer does with its connection. Only the connection's reader calls it.
+type controlPeer interface {
+	join(*session, *coordinator)
+	handle(message)
+	leave(reason error)
+}
+
+type session struct {
+	// set once
+	conn *websocket.Conn
+	log  *slog.Logger
+
+	writer sync.WaitGroup // the writer, while there is one
+
+	mu sync.Mutex
+	// guarded by mu
+	ended     error // why; nothing is queued any more
+	writing   bool
+	queue     [][]byte // nil stands for the close frame
+	queued    int      // bytes
+	oldest    time.Time
+	heartbeat *time.Timer
+}
+
+func newSession(conn *websocket.Conn, log *slog.Logger) *session {
+	conn.SetReadLimit(maxMessageBytes)
+	return &session{conn: conn, log: log}
+}
+
+// run is the reader. It returns when the connection is gone, and with it all that belonged to it.
+func (s *session) run(p controlPeer, c *coordinator) {
+	s.startHeartbeat()
+	p.join(s, c)
+	for {
+		s.awaitMessage()
+		kind, data, err := s.conn.ReadMessage()
+		if err != nil {
+			s.end(endOf(err))
+			break
+		}
+		if kind != websocket.TextMessage {
+			s.log.Debug("binary message ignored", "remote", s.remote(), "bytes", len(data))
+			continue
+		}
+		m, err := parseMessage(data)
+		if err != nil {
+			s.log.Debug("message ignored", "remote", s.remote(), "reason", err.Error())
+			continue
+		}
+		p.handle(m)
+	}
+	reason := s.reason()
+	p.leave(reason)
+	if reason == errTooBig {
+		s.discardRest()
+	}
+	s.conn.Close()
+	s.writer.Wait()
+}
+
+// awaitMessage allows the peer silenceLimit for its next message, unless the session has ended.
+func (s *session) awaitMessage() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended == nil {
+		s.conn.SetReadDeadline(time.Now().Add(silenceLimit))
+	}
+}
+
+func endOf(err error) error {
+	var closed *websocket.CloseError
+	switch {
+	case errors.Is(err, websocket.ErrReadLimit):
+		return errTooBig
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return errPeerSilent
+	case errors.As(err, &closed) && closed.Code != websocket.CloseAbnormalClosure:
+		return errPeerClosed
+	}
+	return errPeerLost
+}
+
+// end stops the session for a reason, of which the first counts: nothing is queued from now on and the reader wakes
+// up. It never waits: it is called under the registry's lock, too.
+func (s *session) end(reason error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.endLocked(reason, time.Now())
+}
+
+func (s *session) endLocked(reason error, readUntil time.Time) {
+	if s.ended != nil {
+		return
+	}
+	s.ended = reason
+	s.heartbeat.Stop()
+	s.conn.SetReadDeadline(readUntil)
+}
+
+func (s *session) reason() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ended
+}
+
+// goodbye sends the close frame behind what is queued, and leaves the peer goodbyeLimit to answer it.
+func (s *session) goodbye() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.queueLocked(nil)
+	s.endLocked(errShutdown, time.Now().Add(goodbyeLimit))
+}
+
+// discardRest reads on for a moment after a message that was too long: closing a socket with unread data resets it,
+// and the peer would not see the close frame that tells it why.
+func (s *session) discardRest() {
+	raw := s.conn.NetConn()
+	raw.SetReadDeadline(time.Now().Add(time.Second))
+	io.CopyN(io.Discard, raw, 256<<20)
+}
+
+// send queues a message. It never waits: a peer whose queue is full is disconnected.
+func (s *session) send(m message) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.queueLocked(m.format())
+}
+
+func (s *session) queueLocked(payload []byte) {
+	if s.ended != nil {
+		return
+	}
+	if s.queued+len(payload) > maxQueuedBytes {
+		s.endLocked(errQueueFull, time.Now())
+		return
+	}
+	if len(s.queue) == 0 {
+		s.oldest = time.Now()
+	}
+	s.queue = append(s.queue, payload)
+	s.queued += len(payload)
+	if !s.writing {
+		s.writing = true
+		s.writer.Go(s.write)
+	}
+}
+
+// write is the writer: it ends when the queue is empty.
+func (s *session) write() {
+	for {
+		batch, oldest := s.takeQueue()
+		if batch == nil {
+			return
+		}
+		s.conn.SetWriteDeadline(oldest.Add(sendLimit))
+		for _, payload := range batch {
+			if err := s.writeOne(payload, oldest.Add(sendLimit)); err != nil {
+				if errors.Is(err, os.ErrDeadlineExceeded) {
+					s.end(errPeerSlow)
+				} else {
+					s.end(errPeerLost)
+				}
+				return // writing stays set: there is no writer after a failed one
+			}
+		}
+	}
+}
+
+func (s *session) writeOne(payload []byte, deadline time.Time) error {
+	if payload == nil {
+		frame := websocket.FormatCloseMessage(websocket.CloseGoingAway, "")
+		return s.conn.WriteControl(websocket.CloseMessage, frame, deadline)
+	}
+	return s.conn.WriteMessage(websocket.TextMessage, payload)
+}
+
+// takeQueue takes all that is queued; when there is nothing the writer is over.
+func (s *session) takeQueue() (batch [][]byte, oldest time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	batch, s.queue, s.queued = s.queue, nil, 0
+	s.writing = batch != nil
+	return batch, s.oldest
+}
+
+func (s *session) startHeartbeat() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.heartbeat = time.AfterFunc(heartbeatEvery, s.beat)
+}
+
+func (s *session) beat() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.queueLocked(message{method: "HEARTBEAT"}.format())
+	if s.ended == nil {
+		s.heartbeat.Reset(heartbeatEvery)
+	}
+}
+
+func (s *session) remote() string {
+	if addr := s.conn.RemoteAddr(); addr != nil {
+		return addr.String()
+	}
+	return ""
+}
+
