@@ -1,0 +1,355 @@
+package main
+
+// The environment, read once into one immutable, checked Config.
+//
+// Rules: loadConfig is the table of all variables, each name stands there in full
+// and is looked up whatever the others say. Values are trimmed of white space, and
+// a variable set to nothing counts as not set. Every fault is found in one go and
+// names its variable; a value that is or may hold a secret is never quoted.
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/joho/godotenv"
+)
+
+const (
+	maxPort           = 65535
+	maxIDLength       = 1024  // bytes; an id travels in headers and in 64 KiB messages
+	maxReloadInterval = 86400 // seconds, one day
+)
+
+// Secret is a value that must not be seen. It prints as "***" with every verb of fmt,
+// in slog and in JSON; an empty one stays empty. fmt cannot reach the methods of an
+// unexported field: a struct with such a Secret needs a Format of its own before
+// it may be printed, as commandsAuth has.
+type Secret string
+
+// Reveal returns the value itself, for use and not for display.
+func (s Secret) Reveal() string { return string(s) }
+
+func (s Secret) String() string {
+	if s == "" {
+		return ""
+	}
+	return "***"
+}
+
+func (s Secret) GoString() string             { return s.String() }
+func (s Secret) LogValue() slog.Value         { return slog.StringValue(s.String()) }
+func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// Format covers the verbs that String does not: %d would show the value.
+func (s Secret) Format(f fmt.State, _ rune) { fmt.Fprint(f, s.String()) }
+
+// commandsAuth is what a caller of the commands API has to present.
+type commandsAuth struct {
+	scheme string // "" (open), "Basic" or "Bearer"
+	user   string // of Basic
+	secret Secret // the password of Basic or the token of Bearer
+}
+
+// Format shows the scheme alone.
+func (a commandsAuth) Format(f fmt.State, _ rune) { fmt.Fprint(f, a.scheme) }
+
+// Config is the whole configuration. It is not changed after loadConfig.
+type Config struct {
+	HTTPPort    int    // 0: the system chooses
+	BindAddress string // IP address without brackets, or host name; "" is every interface
+
+	SSLPort         int    // 0: the system chooses
+	SSLCert, SSLKey string // files; both are set, or HTTPS is off
+	SSLCheckReload  time.Duration
+
+	ControlSecret Secret // "": any peer may connect
+	LogRequests   bool
+	LogDebug      bool
+	IDMaxLength   int // bytes
+	DataDir       string
+
+	// The URLs may hold credentials; "" is not set.
+	// Auth is the whole value of the Authorization header; "" is no header.
+	KeyVerificationURL  Secret
+	KeyVerificationAuth Secret
+	EventCallbackURL    Secret
+	EventCallbackAuth   Secret
+
+	CommandsAuth commandsAuth
+}
+
+// loadConfig reads the configuration through getenv and nothing else. The error joins
+// all faults, one line each, and can be shown to anybody.
+func loadConfig(getenv func(string) string) (*Config, error) {
+	env := &environment{getenv: getenv}
+	cfg := &Config{
+		HTTPPort:    env.number("HTTP_PORT", 80, 0, maxPort),
+		BindAddress: env.bindAddress("BIND_ADDRESS"),
+
+		SSLPort:        env.number("SSL_PORT", 443, 0, maxPort),
+		SSLCert:        env.path("SSL_CERT", ""),
+		SSLKey:         env.path("SSL_KEY", ""),
+		SSLCheckReload: time.Duration(env.number("SSL_CHECK_RELOAD_SECONDS", 60, 1, maxReloadInterval)) * time.Second,
+
+		ControlSecret: Secret(env.read("CONTROL_SECRET").value),
+		LogRequests:   env.yesNo("LOG_REQUESTS", true),
+		LogDebug:      env.yesNo("LOG_DEBUG", false),
+		IDMaxLength:   env.number("ID_MAX_LENGTH", 128, 1, maxIDLength),
+		DataDir:       env.path("DATA_DIR", "data"),
+
+		KeyVerificationURL: env.url("KEY_VERIFICATION_URL"),
+		KeyVerificationAuth: env.outgoingAuth(authVariables{
+			scheme:   env.read("KEY_VERIFICATION_AUTH"),
+			user:     env.read("KEY_VERIFICATION_AUTH_USER"),
+			password: env.either("KEY_VERIFICATION_PASSWORD", "KEY_VERIFICATION_AUTH_PASSWORD"),
+			token:    env.read("KEY_VERIFICATION_AUTH_TOKEN"),
+			custom:   env.read("KEY_VERIFICATION_AUTH_CUSTOM"),
+		}),
+
+		EventCallbackURL: env.url("EVENT_CALLBACK_URL"),
+		EventCallbackAuth: env.outgoingAuth(authVariables{
+			scheme:   env.read("EVENT_CALLBACK_AUTH"),
+			user:     env.read("EVENT_CALLBACK_AUTH_USER"),
+			password: env.either("EVENT_CALLBACK_PASSWORD", "EVENT_CALLBACK_AUTH_PASSWORD"),
+			token:    env.read("EVENT_CALLBACK_AUTH_TOKEN"),
+			custom:   env.read("EVENT_CALLBACK_AUTH_CUSTOM"),
+		}),
+
+		CommandsAuth: env.commandsAuth(authVariables{
+			scheme:   env.read("COMMANDS_API_AUTH"),
+			user:     env.read("COMMANDS_API_AUTH_USER"),
+			password: env.read("COMMANDS_API_AUTH_PASSWORD"),
+			token:    env.read("COMMANDS_API_AUTH_TOKEN"),
+		}),
+	}
+
+	switch {
+	case cfg.SSLCert == "" && cfg.SSLKey != "":
+		env.fault("SSL_CERT", "must be set too, because SSL_KEY is")
+	case cfg.SSLCert != "" && cfg.SSLKey == "":
+		env.fault("SSL_KEY", "must be set too, because SSL_CERT is")
+	case cfg.SSLCert != "" && cfg.SSLPort != 0 && cfg.SSLPort == cfg.HTTPPort:
+		env.fault("SSL_PORT", "must differ from HTTP_PORT, both are %d", cfg.SSLPort)
+	}
+
+	if len(env.faults) > 0 {
+		return nil, errors.Join(env.faults...)
+	}
+	return cfg, nil
+}
+
+// environment reads variables and collects what is wrong with them.
+// After a fault its methods return a value that nobody will use.
+type environment struct {
+	getenv func(string) string
+	faults []error
+}
+
+type variable struct{ name, value string }
+
+type authVariables struct{ scheme, user, password, token, custom variable }
+
+func (e *environment) fault(name, format string, args ...any) {
+	e.faults = append(e.faults, fmt.Errorf("%s: %s", name, fmt.Sprintf(format, args...)))
+}
+
+func (e *environment) read(name string) variable {
+	return variable{name, strings.TrimSpace(e.getenv(name))}
+}
+
+// either reads a variable that has two names, the first being the one to recommend.
+func (e *environment) either(name, alias string) variable {
+	first, second := e.read(name), e.read(alias)
+	if first.value == "" {
+		first.value = second.value
+	} else if second.value != "" && second.value != first.value {
+		e.fault(name, "differs from %s, set one of them", alias)
+	}
+	return first
+}
+
+func (e *environment) number(name string, def, low, high int) int {
+	v := e.read(name)
+	if v.value == "" {
+		return def
+	}
+	n, err := strconv.Atoi(v.value)
+	if err != nil || n < low || n > high {
+		e.fault(name, "must be a whole number from %d to %d, not %q", low, high, v.value)
+		return 0
+	}
+	return n
+}
+
+func (e *environment) yesNo(name string, def bool) bool {
+	switch v := e.read(name); strings.ToUpper(v.value) {
+	case "":
+		return def
+	case "YES":
+		return true
+	case "NO":
+		return false
+	default:
+		e.fault(name, "must be YES or NO, not %q", v.value)
+		return false
+	}
+}
+
+// path does not quote the value: a key pasted in place of its file's name would be shown,
+// here or by whoever opens the file.
+func (e *environment) path(name, def string) string {
+	v := e.read(name)
+	if v.value == "" {
+		return def
+	}
+	if hasControl(v.value) {
+		e.fault(name, "must be a path, without line breaks or other control characters")
+	}
+	return v.value
+}
+
+func (e *environment) bindAddress(name string) string {
+	v := e.read(name)
+	if v.value == "" {
+		return ""
+	}
+	inner, opened := strings.CutPrefix(v.value, "[")
+	inner, closed := strings.CutSuffix(inner, "]")
+	ip, err := netip.ParseAddr(inner)
+	bare, bracketed := !opened && !closed, opened && closed
+	switch {
+	case err == nil && (bare || bracketed && ip.Is6()):
+		return inner
+	case bare && isHostName(inner):
+		return inner
+	}
+	e.fault(name, "must be an IP address or a host name, without a port, not %q", v.value)
+	return ""
+}
+
+// isHostName follows RFC 1123, section 2.1, and takes the underscore too, which container
+// networks use. A name whose last label is a number is a broken IPv4 address.
+func isHostName(name string) bool {
+	if len(name) > 253 {
+		return false
+	}
+	labels := strings.Split(name, ".")
+	for _, label := range labels {
+		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
+			return false
+		}
+		for _, c := range []byte(label) {
+			if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '_') {
+				return false
+			}
+		}
+	}
+	return strings.Trim(labels[len(labels)-1], "0123456789") != ""
+}
+
+func (e *environment) url(name string) Secret {
+	v := e.read(name)
+	if v.value == "" {
+		return ""
+	}
+	u, err := url.Parse(v.value)
+	switch {
+	case err != nil: // the error quotes the value
+		e.fault(name, "cannot be read as a URL")
+	case u.Scheme != "http" && u.Scheme != "https", u.Hostname() == "":
+		e.fault(name, "must be an absolute URL: http:// or https:// and a host")
+	case u.Port() != "":
+		if port, err := strconv.Atoi(u.Port()); err != nil || port < 1 || port > maxPort {
+			e.fault(name, "must have a port from 1 to %d", maxPort)
+		}
+	}
+	return Secret(v.value)
+}
+
+// outgoingAuth returns the whole value of the Authorization header that a request to
+// the application carries, "" for none.
+func (e *environment) outgoingAuth(a authVariables) Secret {
+	switch strings.ToLower(a.scheme.value) {
+	case "":
+		return ""
+	case "basic":
+		e.checkBasic(a)
+		pair := a.user.value + ":" + a.password.value
+		return Secret("Basic " + base64.StdEncoding.EncodeToString([]byte(pair))) // RFC 7617, section 2
+	case "bearer":
+		e.checkPart("Bearer", a.token)
+		return Secret("Bearer " + a.token.value)
+	case "custom":
+		e.checkPart("Custom", a.custom)
+		return Secret(a.custom.value)
+	}
+	e.fault(a.scheme.name, "must be Basic, Bearer or Custom")
+	return ""
+}
+
+func (e *environment) commandsAuth(a authVariables) commandsAuth {
+	switch strings.ToLower(a.scheme.value) {
+	case "":
+		return commandsAuth{}
+	case "basic":
+		e.checkBasic(a)
+		return commandsAuth{scheme: "Basic", user: a.user.value, secret: Secret(a.password.value)}
+	case "bearer":
+		e.checkPart("Bearer", a.token)
+		return commandsAuth{scheme: "Bearer", secret: Secret(a.token.value)}
+	}
+	e.fault(a.scheme.name, "must be Basic or Bearer")
+	return commandsAuth{}
+}
+
+// checkBasic holds a user and a password against RFC 7617, section 2: the first colon
+// ends the user name, and neither part may hold control characters.
+func (e *environment) checkBasic(a authVariables) {
+	e.checkPart("Basic", a.user)
+	e.checkPart("Basic", a.password)
+	if strings.Contains(a.user.value, ":") {
+		e.fault(a.user.name, "must not hold a colon")
+	}
+}
+
+func (e *environment) checkPart(scheme string, part variable) {
+	if part.value == "" {
+		e.fault(part.name, "must be set for %s authorization", scheme)
+	}
+	if hasControl(part.value) {
+		e.fault(part.name, "must not hold control characters")
+	}
+}
+
+func hasControl(s string) bool { return strings.ContainsFunc(s, unicode.IsControl) }
+
+// withDotEnv returns a getenv that takes from the file at path, if there is one, what
+// lookup does not know. A variable that lookup knows is never filled in, even if it is
+// empty. The error names the path and shows nothing of the contents.
+func withDotEnv(path string, lookup func(string) (string, bool)) (func(string) string, error) {
+	file, err := godotenv.Read(path)
+	_, nameless := file[""] // how godotenv takes "=value", and a last line without "="
+	var pathErr *fs.PathError
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case errors.As(err, &pathErr):
+		return nil, fmt.Errorf("read settings: %w", pathErr)
+	case err != nil, nameless: // a parse error quotes lines of the file
+		return nil, fmt.Errorf("read settings: %s has a line that is not NAME=value, or an open quote", path)
+	}
+	return func(name string) string {
+		if value, ok := lookup(name); ok {
+			return value
+		}
+		return file[name]
+	}, nil
+}

@@ -1,0 +1,408 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/joho/godotenv"
+)
+
+// hidden stands in every value that no fault and no log may show.
+const hidden = "hunter2"
+
+type settings map[string]string
+
+func (s settings) get(name string) string { return s[name] }
+
+func diffConfig(want, got *Config) string {
+	return cmp.Diff(want, got, cmp.AllowUnexported(commandsAuth{}))
+}
+
+func defaultConfig() *Config {
+	return &Config{
+		HTTPPort:       80,
+		SSLPort:        443,
+		SSLCheckReload: time.Minute,
+		LogRequests:    true,
+		IDMaxLength:    128,
+		DataDir:        "data",
+	}
+}
+
+func TestConfigAcceptedValues(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name string
+		env  settings
+		want func(*Config)
+	}{
+		{"nothing set", settings{}, func(*Config) {}},
+		{"blank counts as not set",
+			settings{"HTTP_PORT": "", "BIND_ADDRESS": " ", "LOG_REQUESTS": "\t", "DATA_DIR": " ", "EVENT_CALLBACK_URL": " ", "COMMANDS_API_AUTH": " "},
+			func(*Config) {}},
+		{"values are trimmed",
+			settings{"HTTP_PORT": " 8080\n", "DATA_DIR": " /var/lib/x y ", "CONTROL_SECRET": " s3 cret\r\n"},
+			func(c *Config) { c.HTTPPort, c.DataDir, c.ControlSecret = 8080, "/var/lib/x y", "s3 cret" }},
+		{"lowest numbers",
+			settings{"HTTP_PORT": "0", "SSL_PORT": "0", "SSL_CERT": "c.pem", "SSL_KEY": "k.pem", "SSL_CHECK_RELOAD_SECONDS": "1", "ID_MAX_LENGTH": "1"},
+			func(c *Config) {
+				c.HTTPPort, c.SSLPort, c.SSLCert, c.SSLKey = 0, 0, "c.pem", "k.pem"
+				c.SSLCheckReload, c.IDMaxLength = time.Second, 1
+			}},
+		{"highest numbers",
+			settings{"HTTP_PORT": "65535", "SSL_PORT": "65535", "SSL_CHECK_RELOAD_SECONDS": "86400", "ID_MAX_LENGTH": "1024"},
+			func(c *Config) {
+				c.HTTPPort, c.SSLPort, c.SSLCheckReload, c.IDMaxLength = 65535, 65535, 24*time.Hour, 1024
+			}},
+		{"YES and NO in any case", settings{"LOG_REQUESTS": "no", "LOG_DEBUG": "Yes"},
+			func(c *Config) { c.LogRequests, c.LogDebug = false, true }},
+		{"URLs", settings{"KEY_VERIFICATION_URL": "HTTPS://u:p@[::1]:65535/a?b=c", "EVENT_CALLBACK_URL": "http://app"},
+			func(c *Config) {
+				c.KeyVerificationURL, c.EventCallbackURL = "HTTPS://u:p@[::1]:65535/a?b=c", "http://app"
+			}},
+		{"the example of RFC 7617", settings{"KEY_VERIFICATION_AUTH": "Basic", "KEY_VERIFICATION_AUTH_USER": "Aladdin", "KEY_VERIFICATION_PASSWORD": "open sesame"},
+			func(c *Config) { c.KeyVerificationAuth = "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==" }},
+		{"a password may hold colons, under its other name too", settings{"EVENT_CALLBACK_AUTH": "BASIC", "EVENT_CALLBACK_AUTH_USER": "a", "EVENT_CALLBACK_AUTH_PASSWORD": "b:c"},
+			func(c *Config) { c.EventCallbackAuth = "Basic YTpiOmM=" }},
+		{"both names of the password, alike", settings{"EVENT_CALLBACK_AUTH": "basic", "EVENT_CALLBACK_AUTH_USER": "a", "EVENT_CALLBACK_PASSWORD": "b:c", "EVENT_CALLBACK_AUTH_PASSWORD": "b:c "},
+			func(c *Config) { c.EventCallbackAuth = "Basic YTpiOmM=" }},
+		{"Bearer and Custom",
+			settings{"KEY_VERIFICATION_AUTH": "bearer", "KEY_VERIFICATION_AUTH_TOKEN": "t", "EVENT_CALLBACK_AUTH": "CUSTOM", "EVENT_CALLBACK_AUTH_CUSTOM": "ApiKey k=1"},
+			func(c *Config) { c.KeyVerificationAuth, c.EventCallbackAuth = "Bearer t", "ApiKey k=1" }},
+		{"commands API with Basic", settings{"COMMANDS_API_AUTH": "bAsIc", "COMMANDS_API_AUTH_USER": "u", "COMMANDS_API_AUTH_PASSWORD": "p", "COMMANDS_API_AUTH_TOKEN": "unused"},
+			func(c *Config) { c.CommandsAuth = commandsAuth{"Basic", "u", "p"} }},
+		{"commands API with Bearer", settings{"COMMANDS_API_AUTH": "bearer", "COMMANDS_API_AUTH_TOKEN": "t"},
+			func(c *Config) { c.CommandsAuth = commandsAuth{"Bearer", "", "t"} }},
+		{"the same port without TLS", settings{"HTTP_PORT": "443"}, func(c *Config) { c.HTTPPort = 443 }},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			want := defaultConfig()
+			tt.want(want)
+			got, err := loadConfig(tt.env.get)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := diffConfig(want, got); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestConfigBindAddress(t *testing.T) {
+	t.Parallel()
+	for value, want := range map[string]string{
+		"127.0.0.1":        "127.0.0.1",
+		"::":               "::",
+		"[::1]":            "::1",
+		"fe80::1%eth0":     "fe80::1%eth0",
+		"localhost":        "localhost",
+		"node-1.my_net.io": "node-1.my_net.io",
+	} {
+		cfg, err := loadConfig(settings{"BIND_ADDRESS": value}.get)
+		if err != nil {
+			t.Errorf("%q: %v", value, err)
+		} else if cfg.BindAddress != want {
+			t.Errorf("%q is stored as %q, want %q", value, cfg.BindAddress, want)
+		}
+	}
+	for _, value := range []string{
+		"*", "[::1", "::1]", "[127.0.0.1]", "[localhost]", "[]", "256.0.0.1", "1.2.3", "80", ":80", "localhost:80",
+		"127.0.0.1:80", "http://localhost", "a b", "a..b", "-a", "a-", "ä", "a\nb", "a\x00b", strings.Repeat("a", 64), strings.Repeat("a.", 127) + "a",
+	} {
+		wantFaults(t, settings{"BIND_ADDRESS": value}, "BIND_ADDRESS")
+	}
+}
+
+// wantFaults checks that loading fails with one line for each of the names, in this order,
+// and that no line shows a hidden value.
+func wantFaults(t *testing.T, env settings, names ...string) {
+	t.Helper()
+	cfg, err := loadConfig(env.get)
+	if err == nil {
+		t.Errorf("%q is accepted", env)
+		return
+	}
+	if cfg != nil {
+		t.Errorf("%q gives a configuration beside its faults", env)
+	}
+	var got []string
+	for line := range strings.SplitSeq(err.Error(), "\n") {
+		name, _, _ := strings.Cut(line, ": ")
+		got = append(got, name)
+	}
+	if diff := cmp.Diff(names, got); diff != "" {
+		t.Errorf("%q: %v\n%s", env, err, diff)
+	}
+	if strings.Contains(err.Error(), hidden) {
+		t.Errorf("a fault shows a secret: %v", err)
+	}
+}
+
+func TestConfigFaults(t *testing.T) {
+	t.Parallel()
+	for name, values := range map[string][]string{
+		"HTTP_PORT":                {"-1", "65536", "http", "8080.5", "0x50", "99999999999999999999", "80 81", "8\x000"},
+		"SSL_PORT":                 {"-1", "65536", "x"},
+		"SSL_CHECK_RELOAD_SECONDS": {"0", "-1", "86401", "1m", "9223372036854775808"},
+		"ID_MAX_LENGTH":            {"0", "-1", "1025", "many"},
+		"LOG_REQUESTS":             {"true", "1", "Y"},
+		"LOG_DEBUG":                {"false", "YES NO"},
+		"DATA_DIR":                 {"a\x00b"},
+		"KEY_VERIFICATION_URL": {
+			hidden, "/" + hidden, "//" + hidden, "http:" + hidden, "http://", "http:///" + hidden, "http://u:" + hidden + "@", "http://:80/?" + hidden,
+			"ftp://u:" + hidden + "@app", "app:80/" + hidden, "http://app:port/" + hidden, "http://app:65536/" + hidden, "http://app:0/" + hidden,
+			"http://app/%zz" + hidden, "http://app/\n" + hidden, "http://a b/" + hidden, "http://[::1/" + hidden,
+		},
+		"EVENT_CALLBACK_URL":    {hidden, "ws://app/" + hidden},
+		"KEY_VERIFICATION_AUTH": {"Digest", "Bearer " + hidden, "YES"},
+		"EVENT_CALLBACK_AUTH":   {"Digest"},
+		"COMMANDS_API_AUTH":     {"Custom", "Bearer " + hidden},
+	} {
+		for _, value := range values {
+			wantFaults(t, settings{name: value}, name)
+		}
+	}
+}
+
+func TestConfigFaultsOfTLSVariables(t *testing.T) {
+	t.Parallel()
+	wantFaults(t, settings{"SSL_CERT": "c"}, "SSL_KEY")
+	wantFaults(t, settings{"SSL_KEY": "k"}, "SSL_CERT")
+	wantFaults(t, settings{"SSL_CERT": "c", "SSL_KEY": "k", "HTTP_PORT": "443"}, "SSL_PORT")
+	wantFaults(t, settings{"SSL_CERT": "c", "SSL_KEY": "-----BEGIN\n" + hidden}, "SSL_KEY")
+}
+
+func TestConfigFaultsOfAuthorization(t *testing.T) {
+	t.Parallel()
+	for _, purpose := range []struct{ auth, password string }{
+		{"KEY_VERIFICATION_AUTH", "KEY_VERIFICATION_PASSWORD"},
+		{"EVENT_CALLBACK_AUTH", "EVENT_CALLBACK_PASSWORD"},
+		{"COMMANDS_API_AUTH", "COMMANDS_API_AUTH_PASSWORD"},
+	} {
+		auth, user, token, password := purpose.auth, purpose.auth+"_USER", purpose.auth+"_TOKEN", purpose.password
+		wantFaults(t, settings{auth: "Basic"}, user, password)
+		wantFaults(t, settings{auth: "Basic", user: "u"}, password)
+		wantFaults(t, settings{auth: "Basic", password: hidden}, user)
+		wantFaults(t, settings{auth: "Basic", user: "u:v", password: hidden}, user)
+		wantFaults(t, settings{auth: "Basic", user: "u\x00v", password: hidden}, user)
+		wantFaults(t, settings{auth: "Basic", user: "u", password: hidden + "\n" + hidden}, password)
+		wantFaults(t, settings{auth: "Bearer"}, token)
+		wantFaults(t, settings{auth: "Bearer", token: hidden + "\r\nX: y"}, token)
+	}
+	for _, auth := range []string{"KEY_VERIFICATION_AUTH", "EVENT_CALLBACK_AUTH"} {
+		wantFaults(t, settings{auth: "Custom"}, auth+"_CUSTOM")
+		wantFaults(t, settings{auth: "Custom", auth + "_CUSTOM": hidden + "\x7f" + hidden}, auth+"_CUSTOM")
+	}
+	wantFaults(t, settings{"KEY_VERIFICATION_PASSWORD": hidden, "KEY_VERIFICATION_AUTH_PASSWORD": hidden + "x"}, "KEY_VERIFICATION_PASSWORD")
+	wantFaults(t, settings{"EVENT_CALLBACK_PASSWORD": hidden, "EVENT_CALLBACK_AUTH_PASSWORD": hidden + "x"}, "EVENT_CALLBACK_PASSWORD")
+}
+
+func TestConfigReportsAllFaultsAtOnce(t *testing.T) {
+	t.Parallel()
+	wantFaults(t, settings{
+		"HTTP_PORT":                      "x",
+		"BIND_ADDRESS":                   "*",
+		"SSL_PORT":                       "x",
+		"SSL_CERT":                       "c",
+		"SSL_CHECK_RELOAD_SECONDS":       "0",
+		"CONTROL_SECRET":                 hidden,
+		"LOG_REQUESTS":                   "x",
+		"LOG_DEBUG":                      "x",
+		"ID_MAX_LENGTH":                  "0",
+		"DATA_DIR":                       "\x00",
+		"KEY_VERIFICATION_URL":           hidden,
+		"KEY_VERIFICATION_AUTH":          "Basic",
+		"KEY_VERIFICATION_PASSWORD":      hidden,
+		"KEY_VERIFICATION_AUTH_PASSWORD": "other",
+		"EVENT_CALLBACK_URL":             hidden,
+		"EVENT_CALLBACK_AUTH":            "Custom",
+		"COMMANDS_API_AUTH":              "Bearer",
+	},
+		"HTTP_PORT", "BIND_ADDRESS", "SSL_PORT", "SSL_CHECK_RELOAD_SECONDS", "LOG_REQUESTS", "LOG_DEBUG", "ID_MAX_LENGTH", "DATA_DIR",
+		"KEY_VERIFICATION_URL", "KEY_VERIFICATION_PASSWORD", "KEY_VERIFICATION_AUTH_USER",
+		"EVENT_CALLBACK_URL", "EVENT_CALLBACK_AUTH_CUSTOM", "COMMANDS_API_AUTH_TOKEN", "SSL_KEY")
+}
+
+// askedNames returns the names that loadConfig looks up, sorted.
+func askedNames() []string {
+	asked := map[string]bool{}
+	_, _ = loadConfig(func(name string) string { asked[name] = true; return "" })
+	return slices.Sorted(maps.Keys(asked))
+}
+
+func TestEnvExampleListsEveryVariableWithItsDefault(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile(".env.example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if active, err := godotenv.UnmarshalBytes(text); err != nil || len(active) > 0 {
+		t.Errorf("as it stands the file sets %v, error %v; want nothing", active, err)
+	}
+	var assignments strings.Builder
+	for line := range strings.Lines(string(text)) {
+		if !strings.HasPrefix(line, "# ") {
+			assignments.WriteString(strings.TrimPrefix(line, "#"))
+		}
+	}
+	example, err := godotenv.Unmarshal(assignments.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(askedNames(), slices.Sorted(maps.Keys(example))); diff != "" {
+		t.Error(diff)
+	}
+	for name, want := range map[string]string{
+		"HTTP_PORT": "80", "SSL_PORT": "443", "SSL_CHECK_RELOAD_SECONDS": "60", "LOG_REQUESTS": "YES", "LOG_DEBUG": "NO", "ID_MAX_LENGTH": "128", "DATA_DIR": "data",
+	} {
+		if example[name] != want {
+			t.Errorf("%s=%s, want the default %s", name, example[name], want)
+		}
+	}
+	cfg, err := loadConfig(settings(example).get)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := diffConfig(defaultConfig(), cfg); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestDotEnvFillsInWhatTheEnvironmentLeavesOut(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), ".env")
+	writeDotEnv(t, path, "HTTP_PORT=8080\nSSL_PORT=8443\n# note\nCONTROL_SECRET='pa$$ #1'\nDATA_DIR=other")
+	getenv, err := withDotEnv(path, func(name string) (string, bool) {
+		value, ok := settings{"HTTP_PORT": "9090", "DATA_DIR": ""}[name]
+		return value, ok
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{
+		"HTTP_PORT":      "9090", // the environment wins
+		"DATA_DIR":       "",     // also when it is set to nothing
+		"SSL_PORT":       "8443",
+		"CONTROL_SECRET": "pa$$ #1",
+		"BIND_ADDRESS":   "",
+	} {
+		if got := getenv(name); got != want {
+			t.Errorf("%s is %q, want %q", name, got, want)
+		}
+	}
+}
+
+func TestDotEnvMayBeMissing(t *testing.T) {
+	t.Parallel()
+	getenv, err := withDotEnv(filepath.Join(t.TempDir(), ".env"), func(name string) (string, bool) { return name + " of the environment", true })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := getenv("A"); got != "A of the environment" {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestDotEnvFaultNamesThePathAndNotTheContents(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for i, contents := range []string{
+		"KEY " + hidden + "\nA=b\n",
+		"A-B=" + hidden + "\n",
+		"A='" + hidden + "\n",
+		"A=b\n" + hidden,
+		"=" + hidden,
+	} {
+		path := filepath.Join(dir, fmt.Sprint(i, ".env"))
+		writeDotEnv(t, path, contents)
+		wantDotEnvFault(t, path)
+	}
+	wantDotEnvFault(t, dir) // a directory cannot be read as a file
+}
+
+func writeDotEnv(t *testing.T, path, contents string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(contents), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func wantDotEnvFault(t *testing.T, path string) {
+	t.Helper()
+	_, err := withDotEnv(path, func(string) (string, bool) { return "", false })
+	switch {
+	case err == nil:
+		t.Errorf("%s is accepted", path)
+	case !strings.Contains(err.Error(), path), strings.Contains(err.Error(), hidden):
+		t.Errorf("%s: %v", path, err)
+	}
+}
+
+func TestSecretsAreNeverShown(t *testing.T) {
+	t.Parallel()
+	secret := Secret(hidden)
+	cfg := defaultConfig()
+	cfg.ControlSecret = secret
+	cfg.KeyVerificationURL, cfg.KeyVerificationAuth = secret, secret
+	cfg.EventCallbackURL, cfg.EventCallbackAuth = secret, secret
+	cfg.CommandsAuth = commandsAuth{"Basic", "u", secret}
+
+	shown := map[string]string{}
+	for name, value := range map[string]any{
+		"alone": secret, "pointer": &secret, "list": []Secret{secret}, "map": map[string]Secret{"a": secret},
+		"commandsAuth": cfg.CommandsAuth, "Config": *cfg, "*Config": cfg,
+	} {
+		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d", "%t", "%10.3s"} {
+			shown[name+" "+verb] = fmt.Sprintf(verb, value)
+		}
+		encoded, err := json.Marshal(value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		shown[name+" JSON"] = string(encoded)
+		var text, object bytes.Buffer
+		for _, log := range []*slog.Logger{slog.New(slog.NewTextHandler(&text, nil)), slog.New(slog.NewJSONHandler(&object, nil))} {
+			log.Info("shown", "value", value, slog.Group("group", "value", value))
+		}
+		shown[name+" slog text"], shown[name+" slog JSON"] = text.String(), object.String()
+	}
+	for how, text := range shown {
+		lower := strings.ToLower(text)
+		if strings.Contains(lower, hidden) || strings.Contains(lower, fmt.Sprintf("%x", hidden)) {
+			t.Errorf("%s shows the secret: %s", how, text)
+		}
+		if !strings.HasPrefix(how, "commandsAuth") && !strings.Contains(text, "***") {
+			t.Errorf("%s does not say that there is a secret: %s", how, text)
+		}
+	}
+}
+
+func TestSecretRevealsItsValueAndEmptyStaysEmpty(t *testing.T) {
+	t.Parallel()
+	if got := Secret(hidden).Reveal(); got != hidden {
+		t.Errorf("Reveal gives %q", got)
+	}
+	if got := Secret(hidden).GoString() + Secret(hidden).String(); got != "******" {
+		t.Errorf("GoString and String give %q", got)
+	}
+	empty := Secret("")
+	if got := fmt.Sprintf("%v%s%#v", empty, empty, empty) + empty.LogValue().String(); got != "" {
+		t.Errorf("an empty secret prints as %q", got)
+	}
+	if encoded, err := json.Marshal(empty); err != nil || string(encoded) != `""` {
+		t.Errorf("an empty secret is encoded as %s, error %v", encoded, err)
+	}
+}
