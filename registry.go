@@ -39,9 +39,9 @@ type eventLog interface {
 
 // encodeJob is what an encoder is told of a stream. sourceURI holds the stream key: it is never logged.
 type encodeJob struct {
-	channel, streamID                string
-	sourceType, sourceURI            string
-	resolutions, record, previews   string
+	channel, streamID             string
+	sourceType, sourceURI         string
+	resolutions, record, previews string
 }
 
 // event is something the application is told. Events with the same queue are delivered strictly in order.

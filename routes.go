@@ -3,11 +3,13 @@ package main
 // The whole URL table, the middleware in front of it and the limits of the HTTP servers.
 
 import (
+	"bufio"
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -82,13 +84,6 @@ func newHTTPServer(handler http.Handler, log *slog.Logger) *http.Server {
 	}
 }
 
-// commandsAuth is what the commands API asks of its callers.
-type commandsAuth struct {
-	scheme string // "", "Basic" or "Bearer"; "" lets everybody in
-	user   string
-	secret Secret // the password or the token
-}
-
 // authorize lets a request through that carries the configured credentials (RFC 7617, RFC 6750).
 func authorize(auth commandsAuth, next http.HandlerFunc) http.HandlerFunc {
 	if auth.scheme == "" {
@@ -149,6 +144,12 @@ type statusRecorder struct {
 func (s *statusRecorder) WriteHeader(status int) {
 	s.status = status
 	s.ResponseWriter.WriteHeader(status)
+}
+
+// Hijack is for the WebSocket upgrade, whose status the log shows as 101.
+func (s *statusRecorder) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	s.status = http.StatusSwitchingProtocols
+	return http.NewResponseController(s.ResponseWriter).Hijack()
 }
 
 // Unwrap is for http.ResponseController.

@@ -243,4 +243,3 @@ func (s *session) remote() string {
 	}
 	return ""
 }
-

@@ -207,7 +207,7 @@ func TestBrokenCertificateKeepsTheOldOneAndIsLoggedOncePerFault(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	log := &logBuffer{}
+	log := newLogBuffer()
 	w := certificateWatch{certificate: c, log: slog.New(slog.NewTextHandler(log, nil))}
 	checkThrice := func(step string, wantBroken, wantLoaded int) {
 		t.Helper()
@@ -393,7 +393,7 @@ func serveCertificateFiles(t *testing.T, certFile, keyFile string, every time.Du
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &certificateServer{t: t, certFile: certFile, keyFile: keyFile, address: listener.Addr().String(), log: &logBuffer{}}
+	s := &certificateServer{t: t, certFile: certFile, keyFile: keyFile, address: listener.Addr().String(), log: newLogBuffer()}
 	ctx, stop := context.WithCancel(t.Context())
 	var running sync.WaitGroup
 	running.Go(func() {
@@ -469,26 +469,6 @@ func (s *certificateServer) await(what string, done func() bool) {
 		}
 	}
 }
-
-// logBuffer is a log that may be read while it is written.
-type logBuffer struct {
-	mu   sync.Mutex
-	text bytes.Buffer // guarded by mu
-}
-
-func (b *logBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.Write(p)
-}
-
-func (b *logBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.String()
-}
-
-func (b *logBuffer) count(message string) int { return strings.Count(b.String(), message) }
 
 // testPair is a self-signed certificate and its key in PEM form.
 type testPair struct {

@@ -1,0 +1,162 @@
+package main
+
+// Asks the application whether a key may publish on a channel, and what the stream may have.
+//
+// Rules: an answer is final, only silence is retried; the whole of it takes 15 s at most, because the streaming server
+// gives up at 20 s; the application gets at most 512 of these requests at once, so a slow one holds up nothing else.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	verifyTimeout     = 15 * time.Second // of one verification, its retries included
+	verifyDelay       = 100 * time.Millisecond
+	maxVerifyDelay    = 2 * time.Second
+	maxVerifyRequests = 512     // to the application at once
+	maxUserIPBytes    = 8 << 10 // an address is far shorter; servers refuse longer headers
+)
+
+var (
+	errKeyDenied = errors.New("the application denied the key")
+	errNoAnswer  = errors.New("the application did not answer in time")
+)
+
+// keyVerifier asks the application. Any number of goroutines may use it.
+type keyVerifier struct {
+	// Set once.
+	client *appClient // nil without a URL: every key is valid
+	log    *slog.Logger
+	turns  chan struct{} // holds one item for each request in flight
+
+	mu sync.Mutex
+	// Guarded by mu.
+	unreachable bool
+	lastSilence time.Time // see silent
+}
+
+func newKeyVerifier(cfg *Config, log *slog.Logger) *keyVerifier {
+	v := &keyVerifier{log: log, turns: make(chan struct{}, maxVerifyRequests)}
+	if cfg.KeyVerificationURL != "" {
+		v.client = newAppClient(cfg.KeyVerificationURL, cfg.KeyVerificationAuth, maxVerifyRequests)
+	}
+	return v
+}
+
+// verify returns what the application allows a stream of this channel and key. Only status 200 accepts.
+//
+// Errors: errKeyDenied if the application answered with another status, errNoAnswer if it did not answer within 15 s,
+// ctx's own error as soon as ctx ends.
+func (v *keyVerifier) verify(ctx context.Context, channel, key, userIP string) (profile, error) {
+	if v.client == nil {
+		return profile{}, nil
+	}
+	header := http.Header{}
+	header.Set("x-streaming-channel", headerValue(channel))
+	header.Set("x-streaming-key", headerValue(key))
+	header.Set("x-user-ip", headerValue(userIP[:min(len(userIP), maxUserIPBytes)]))
+
+	whole, cancel := context.WithTimeout(ctx, verifyTimeout)
+	defer cancel()
+	for attempt := 1; ; attempt++ {
+		asked := time.Now()
+		status, reply, err := v.ask(whole, header)
+		if err == nil {
+			if v.answered(asked) {
+				v.log.Info("key verification gets answers from the application again")
+			}
+			if status != http.StatusOK {
+				return profile{}, fmt.Errorf("%w: status %d", errKeyDenied, status)
+			}
+			return v.readProfile(channel, reply), nil
+		}
+		if ctx.Err() != nil {
+			return profile{}, ctx.Err()
+		}
+		// One failed request is no silence: on an ordinary day an idle connection that was just closed makes one fail.
+		if (attempt > 1 || whole.Err() != nil) && v.silent() {
+			v.log.Warn("key verification gets no answer from the application", "error", err)
+		}
+		select {
+		case <-time.After(verifyBackoff(attempt, rand.Float64())):
+		case <-whole.Done():
+			if ctx.Err() != nil {
+				return profile{}, ctx.Err()
+			}
+			return profile{}, fmt.Errorf("%w: %v", errNoAnswer, err)
+		}
+	}
+}
+
+// ask makes one request when its turn comes.
+func (v *keyVerifier) ask(ctx context.Context, header http.Header) (status int, reply http.Header, err error) {
+	select {
+	case v.turns <- struct{}{}:
+		defer func() { <-v.turns }()
+		return v.client.post(ctx, header)
+	case <-ctx.Done():
+		return 0, nil, fmt.Errorf("%d requests are waiting for the application: %w", maxVerifyRequests, ctx.Err())
+	}
+}
+
+// verifyBackoff is the delay after the given attempt (1 is the first): exponential with full jitter, so anything from
+// nothing to a bound that doubles from 100 ms to 2 s. random is from [0, 1).
+func verifyBackoff(attempt int, random float64) time.Duration {
+	bound := min(verifyDelay<<min(attempt-1, 10), maxVerifyDelay)
+	return time.Duration(random * float64(bound))
+}
+
+// silent records that a request went without an answer, and tells whether that is a change.
+func (v *keyVerifier) silent() (changed bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	changed = !v.unreachable
+	v.unreachable, v.lastSilence = true, time.Now()
+	return changed
+}
+
+// answered records an answer to what was asked at the given time, and tells whether that is a change. What was asked
+// before the last silence does not count, or an application that answers one of many requests would seem to come and
+// go with each.
+func (v *keyVerifier) answered(asked time.Time) (changed bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	changed = v.unreachable && asked.After(v.lastSilence)
+	if changed {
+		v.unreachable = false
+	}
+	return changed
+}
+
+// readProfile reads the headers of an accepting reply. What it cannot read is left out with a warning.
+func (v *keyVerifier) readProfile(channel string, reply http.Header) profile {
+	// A list may come in several header lines (RFC 9110, 5.3).
+	resolutions, dropped := parseResolutions(strings.Join(reply.Values("x-resolutions"), ","))
+	if len(dropped) > 0 {
+		v.log.Warn("entries of x-resolutions cannot be used and are dropped", "channel", channel, "entries", dropped)
+	}
+	images, ok := parsePreviews(reply.Get("x-previews"))
+	if !ok {
+		v.log.Warn("x-previews cannot be read, there are no previews", "channel", channel, "value", shortened(reply.Get("x-previews")))
+	}
+	record := reply.Get("x-record")
+	if !parseRecord(record) && record != "" && !strings.EqualFold(record, "false") {
+		v.log.Warn("x-record is neither true nor false, there is no recording", "channel", channel, "value", shortened(record))
+	}
+	return profile{resolutions: resolutions, record: parseRecord(record), previews: images}
+}
+
+// close gives up the idle connections to the application.
+func (v *keyVerifier) close() {
+	if v.client != nil {
+		v.client.close()
+	}
+}

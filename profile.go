@@ -1,0 +1,173 @@
+package main
+
+// What the application allows a stream: the resolutions to encode, whether to record, whether to make preview images.
+// Parsing and formatting only: no I/O, no logging. What cannot be read is handed back for the caller to warn about.
+// A parsed value always formats to something that parses to the same value again.
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+const (
+	maxResolutions  = 64 // kept of one header; the rest is dropped
+	maxDroppedNamed = 8  // named one by one; the rest is counted
+	maxNamedBytes   = 64 // of a value that is named in a warning
+)
+
+// profile is what the application allows one stream. No resolutions means ORIGINAL,
+// so the zero value is what a stream gets that nothing is said about.
+type profile struct {
+	resolutions []resolution
+	record      bool
+	previews    previews
+}
+
+// resolution is one encoding of a stream. The zero value is ORIGINAL: the video as it comes.
+type resolution struct {
+	width, height int // pixels
+	fps           int // frames per second; 0 = as it comes
+	kbps          int // kbit/s; 0 = left to the encoder
+}
+
+// previews asks for an image of the given size every so many seconds. The zero value is False: none.
+type previews struct {
+	width, height int // pixels
+	seconds       int
+}
+
+// parseResolutions reads the x-resolutions header: entries `{W}x{H}[-{FPS}][~{KBIT/S}]` or ORIGINAL (any case),
+// separated by commas, with blanks allowed around entries, numbers and signs. Numbers are from 1 to 2^31-1.
+// Empty entries are skipped (RFC 9110, 5.6.1.2) and repeated ones kept once.
+//
+// Entries that cannot be read, and those after the first 64 kept, are left out. dropped names the first 8 of them, each
+// cut to 64 bytes, and ends with a count of the others: it is short enough to be logged whatever the header holds.
+func parseResolutions(header string) (list []resolution, dropped []string) {
+	unnamed := 0
+	for entry := range strings.SplitSeq(header, ",") {
+		entry = trimBlanks(entry)
+		if entry == "" {
+			continue
+		}
+		r, ok := parseResolution(entry)
+		switch {
+		case ok && slices.Contains(list, r):
+		case ok && len(list) < maxResolutions:
+			list = append(list, r)
+		case len(dropped) < maxDroppedNamed:
+			dropped = append(dropped, shortened(entry))
+		default:
+			unnamed++
+		}
+	}
+	if unnamed > 0 {
+		dropped = append(dropped, fmt.Sprintf("and %d more", unnamed))
+	}
+	return list, dropped
+}
+
+func parseResolution(entry string) (r resolution, ok bool) {
+	if strings.EqualFold(entry, "ORIGINAL") {
+		return resolution{}, true
+	}
+	rest, kbps, hasKbps := strings.Cut(entry, "~")
+	size, fps, hasFPS := strings.Cut(rest, "-")
+	if r.width, r.height, ok = parseSize(size); !ok {
+		return resolution{}, false
+	}
+	if hasFPS {
+		if r.fps, ok = parsePositive(fps); !ok {
+			return resolution{}, false
+		}
+	}
+	if hasKbps {
+		if r.kbps, ok = parsePositive(kbps); !ok {
+			return resolution{}, false
+		}
+	}
+	return r, true
+}
+
+func (r resolution) String() string {
+	if r == (resolution{}) {
+		return "ORIGINAL"
+	}
+	text := fmt.Sprintf("%dx%d", r.width, r.height)
+	if r.fps > 0 {
+		text += fmt.Sprintf("-%d", r.fps)
+	}
+	if r.kbps > 0 {
+		text += fmt.Sprintf("~%d", r.kbps)
+	}
+	return text
+}
+
+// formatResolutions gives the form ENCODE-START carries, such as "1280x720-30~2500,ORIGINAL". An empty list is "ORIGINAL".
+func formatResolutions(list []resolution) string {
+	if len(list) == 0 {
+		return resolution{}.String()
+	}
+	texts := make([]string, len(list))
+	for i, r := range list {
+		texts[i] = r.String()
+	}
+	return strings.Join(texts, ",")
+}
+
+// parsePreviews reads the x-previews header: `{W}x{H}, {SECONDS}`, or False in any case. An empty header is False too.
+// What cannot be read counts as False, and ok tells that it could not be read.
+func parsePreviews(header string) (p previews, ok bool) {
+	header = trimBlanks(header)
+	if header == "" || strings.EqualFold(header, "False") {
+		return previews{}, true
+	}
+	size, seconds, _ := strings.Cut(header, ",")
+	if p.width, p.height, ok = parseSize(size); !ok {
+		return previews{}, false
+	}
+	if p.seconds, ok = parsePositive(seconds); !ok {
+		return previews{}, false
+	}
+	return p, true
+}
+
+// String gives the form ENCODE-START carries: "{W}x{H},{SECONDS}" or "False".
+func (p previews) String() string {
+	if p == (previews{}) {
+		return "False"
+	}
+	return fmt.Sprintf("%dx%d,%d", p.width, p.height, p.seconds)
+}
+
+// parseRecord reads the x-record header: only true, in any case, asks for a recording.
+func parseRecord(header string) bool {
+	return strings.EqualFold(trimBlanks(header), "true")
+}
+
+func parseSize(text string) (width, height int, ok bool) {
+	w, h, _ := strings.Cut(text, "x")
+	width, okWidth := parsePositive(w)
+	height, okHeight := parsePositive(h)
+	return width, height, okWidth && okHeight
+}
+
+// parsePositive reads 1 to 2^31-1, which a peer in any language can hold.
+func parsePositive(text string) (int, bool) {
+	n, err := strconv.ParseUint(trimBlanks(text), 10, 31)
+	return int(n), err == nil && n > 0
+}
+
+// trimBlanks removes what RFC 9110 calls optional white space.
+func trimBlanks(text string) string {
+	return strings.Trim(text, " \t")
+}
+
+// shortened makes a value of unknown length fit to be named in a warning.
+func shortened(value string) string {
+	if len(value) <= maxNamedBytes {
+		return value
+	}
+	return value[:maxNamedBytes] + "…"
+}
