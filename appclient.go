@@ -3,8 +3,8 @@ package main
 // HTTP towards the application, for key verification and event callbacks alike: a connection pool for each purpose,
 // limits on everything the application controls, authorization, and errors that can be logged.
 //
-// Rules: a status line is an answer, whatever its body does; redirects, proxies and cookies do not exist; nothing is
-// retried here; no error or log line holds the URL, the authorization, or a byte the application sent.
+// Rules: a status is an answer, whatever the body does; redirects, proxies and cookies do not exist; nothing is retried
+// here; an error holds nothing of the URL but its host, nothing of the request's headers and nothing of the reply.
 
 import (
 	"context"
@@ -34,7 +34,7 @@ var (
 	errBrokenReply = errors.New("the application's reply broke off or cannot be read")
 )
 
-// appClient posts to one URL of the application. Any number of goroutines may use it.
+// appClient posts to one URL of the application, which may be http or https. Any number of goroutines may use it.
 type appClient struct {
 	// Set once.
 	url           Secret

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"slices"
+	"time"
 )
 
 // commands are the handlers of the API. They are called behind the authorization of routes.go.
@@ -36,7 +37,7 @@ func (a *commands) close(w http.ResponseWriter, r *http.Request) {
 }
 
 func (a *commands) report(w http.ResponseWriter, _ *http.Request) {
-	report := a.coordinator.registry.report()
+	report := a.coordinator.registry.report(time.Now())
 	slices.SortFunc(report.ActiveStreams, func(x, y streamReport) int { return cmp.Compare(x.Channel, y.Channel) })
 	slices.SortFunc(report.StreamingServers, func(x, y serverReport) int { return cmp.Compare(x.ID, y.ID) })
 	slices.SortFunc(report.Encoders, func(x, y encoderReport) int { return cmp.Compare(x.ID, y.ID) })

@@ -85,6 +85,10 @@ type Config struct {
 	EventCallbackAuth   Secret
 
 	CommandsAuth commandsAuth
+
+	EncoderFailover    bool
+	EncoderWait        time.Duration
+	StreamStartTimeout time.Duration
 }
 
 // loadConfig reads the configuration through getenv and nothing else. The error joins

@@ -17,8 +17,12 @@ import (
 )
 
 const (
-	// answerWithin bounds a publish request from its arrival to its answer; peers give up at 20 s.
-	answerWithin = 15 * time.Second
+	// answerWithin bounds a publish request from its arrival to its answer, key verification and waiting for a slot
+	// included: peers give up at 20 s.
+	answerWithin = 18 * time.Second
+
+	// expireEvery is how exactly the registry's time limits are kept.
+	expireEvery = 250 * time.Millisecond
 
 	// maxPendingPublishes bounds the publish requests that wait for the application, over all sockets.
 	maxPendingPublishes = 16384
@@ -26,7 +30,6 @@ const (
 
 var (
 	errBadID     = errors.New("channel or key is malformed")
-	errStopping  = errors.New("coordinator is stopping")
 	errTooMany   = errors.New("too many publish requests at once")
 	errNotKept   = errors.New("events can't be kept")
 	errUnknownID = errors.New("malformed stream ID")
@@ -57,45 +60,69 @@ func newCoordinator(cfg *Config, log *slog.Logger, verifier *keyVerifier, events
 	return &coordinator{
 		idMaxLength: cfg.IDMaxLength,
 		log:         log,
-		registry:    newRegistry(firstID, rand.Text, events),
-		verifier:    verifier,
-		events:      events,
+		registry: newRegistry(firstID, rand.Text, events, limits{
+			failover:     cfg.EncoderFailover,
+			encoderWait:  cfg.EncoderWait,
+			startTimeout: cfg.StreamStartTimeout,
+		}),
+		verifier: verifier,
+		events:   events,
 	}
 }
 
-// stop denies publish requests from now on, and waits for those that are under way. The control sockets, whose
-// end ends their requests, have to be closed first or meanwhile.
-func (c *coordinator) stop() { c.stopping.Store(true) }
+// keepTime enforces the registry's time limits until ctx ends.
+func (c *coordinator) keepTime(ctx context.Context) {
+	tick := time.NewTicker(expireEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			c.tell(c.registry.expire(time.Now()))
+		case <-ctx.Done():
+			return
+		}
+	}
+}
 
+// stop denies publish requests from now on, those that wait included.
+func (c *coordinator) stop() {
+	c.stopping.Store(true)
+	c.tell(c.registry.stop())
+}
+
+// wait returns when no publish request is under way any more: once stopped and all control sockets gone, at once.
 func (c *coordinator) wait() { c.publishes.Wait() }
 
 // joinServer takes in a streaming server that has connected.
 func (c *coordinator) joinServer(s *server) {
-	c.registry.joinServer(s)
+	c.registry.joinServer(s, time.Now())
 	c.log.Info("streaming server connected", "session", s.id, "type", s.serverType, "ip", s.ip, "port", s.port, "ssl", s.ssl)
 }
 
 // leaveServer is called once when the connection of a streaming server is gone.
-func (c *coordinator) leaveServer(s *server) {
-	c.registry.leaveServer(s)
+func (c *coordinator) leaveServer(s *server, reason error) {
+	c.log.Info("streaming server disconnected", "session", s.id, "reason", reason.Error())
+	c.tell(c.registry.leaveServer(s, time.Now()))
 }
 
 // joinEncoder takes in an encoder by its first REGISTER.
 func (c *coordinator) joinEncoder(peer encoderPeer, capacity int) *encoder {
-	e := c.registry.joinEncoder(peer, capacity)
+	e, notices := c.registry.joinEncoder(peer, capacity, time.Now())
 	c.log.Info("encoder registered", "session", e.id, "capacity", capacity)
+	c.tell(notices)
 	return e
 }
 
 // resizeEncoder is every later REGISTER.
 func (c *coordinator) resizeEncoder(e *encoder, capacity int) {
-	c.registry.resize(e, capacity)
 	c.log.Info("encoder changed its capacity", "session", e.id, "capacity", capacity)
+	c.tell(c.registry.resize(e, capacity, time.Now()))
 }
 
 // leaveEncoder is called once when the connection of a registered encoder is gone.
-func (c *coordinator) leaveEncoder(e *encoder) {
-	c.registry.leaveEncoder(e, time.Now())
+func (c *coordinator) leaveEncoder(e *encoder, reason error) {
+	c.log.Info("encoder disconnected", "session", e.id, "reason", reason.Error())
+	c.tell(c.registry.leaveEncoder(e, time.Now()))
 }
 
 // publish answers a publish request, with accept or deny on the server's peer, within answerWithin. It returns at
@@ -110,11 +137,10 @@ func (c *coordinator) publish(ctx context.Context, s *server, req publishRequest
 		c.deny(s, req, errTooMany)
 		return
 	}
+	arrived := time.Now()
 	c.publishes.Go(func() {
 		defer c.pending.Add(-1)
-		ctx, cancel := context.WithTimeout(ctx, answerWithin)
-		defer cancel()
-		if err := c.verifyAndClaim(ctx, s, req); err != nil {
+		if err := c.verifyAndClaim(ctx, s, req, arrived.Add(answerWithin)); err != nil {
 			c.deny(s, req, err)
 		}
 	})
@@ -135,30 +161,24 @@ func (c *coordinator) mayAsk(req publishRequest) error {
 	return nil
 }
 
-func (c *coordinator) verifyAndClaim(ctx context.Context, s *server, req publishRequest) error {
+func (c *coordinator) verifyAndClaim(ctx context.Context, s *server, req publishRequest, answerBy time.Time) error {
 	allowed, err := c.verifier.verify(ctx, req.channel, req.key, req.userIP)
 	if err != nil {
 		return err
 	}
-	switch {
-	case c.stopping.Load():
-		return errStopping
-	case c.events.keeping() != nil:
+	if c.events.keeping() != nil {
 		return errNotKept
 	}
-	st, err := c.registry.claim(s, req.requestID, encodeJob{
+	notices, err := c.registry.claim(s, req.requestID, encodeJob{
 		channel:     req.channel,
 		sourceType:  s.serverType,
 		sourceURI:   s.sourceURI(req.channel, req.key),
 		resolutions: formatResolutions(allowed.resolutions),
 		record:      recordArgument(allowed.record),
 		previews:    allowed.previews.String(),
-	})
-	if err != nil {
-		return err
-	}
-	c.log.Info("stream started", "channel", st.channel, "stream", st.id, "session", s.id, "encoder", st.encoder.id)
-	return nil
+	}, answerBy, time.Now())
+	c.tell(notices)
+	return err
 }
 
 func (c *coordinator) deny(s *server, req publishRequest, reason error) {
@@ -167,43 +187,89 @@ func (c *coordinator) deny(s *server, req publishRequest, reason error) {
 	if !c.validID(channel) {
 		channel = "(malformed)"
 	}
-	c.log.Info("publish denied", "channel", channel, "session", s.id, "reason", reason.Error())
+	c.tell([]notice{{kind: noteDenied, channel: channel, server: s.id, reason: reason}})
 }
 
 // endPublish is PUBLISH-END.
 func (c *coordinator) endPublish(s *server, channel, streamID string) {
-	if c.registry.end(s, channel, streamID) {
-		c.log.Info("publisher ended", "channel", channel, "stream", streamID, "session", s.id)
-	} else {
+	notices, own := c.registry.end(s, channel, streamID, time.Now())
+	if !own {
 		c.notItsOwn("PUBLISH-END", s.id, channel, streamID)
 	}
+	c.tell(notices)
 }
 
 // announce is STREAM-AVAILABLE. Of available the caller fills in the names and what the encoder said.
 func (c *coordinator) announce(e *encoder, available event) {
 	available.at = time.Now()
-	if c.registry.announce(e, available) {
-		c.log.Debug("stream available", "channel", available.channel, "stream", available.streamID, "type", available.streamType, "resolution", available.resolution)
-	} else {
+	notices, own := c.registry.announce(e, available)
+	if !own {
 		c.notItsOwn("STREAM-AVAILABLE", e.id, available.channel, available.streamID)
+		return
 	}
+	c.log.Debug("stream available", "channel", available.channel, "stream", available.streamID, "type", available.streamType, "resolution", available.resolution)
+	c.tell(notices)
 }
 
 // finish is STREAM-CLOSED. errorCode and errorMessage are the encoder's words, empty if it had no trouble.
 func (c *coordinator) finish(e *encoder, channel, streamID, errorCode, errorMessage string) {
-	if !c.registry.finish(e, channel, streamID, time.Now()) {
+	notices, own := c.registry.finish(e, channel, streamID, time.Now())
+	if !own {
 		c.notItsOwn("STREAM-CLOSED", e.id, channel, streamID)
 		return
 	}
 	if errorCode != "" || errorMessage != "" {
-		c.log.Warn("encoder failed a stream", "channel", channel, "stream", streamID, "encoder", e.id, "code", errorCode, "message", errorMessage)
-		return
+		c.log.Warn("encoder reports a failed stream", "channel", channel, "stream", streamID, "encoder", e.id, "code", loggable(errorCode), "message", loggable(errorMessage))
 	}
-	c.log.Info("stream closed", "channel", channel, "stream", streamID, "encoder", e.id)
+	c.tell(notices)
+}
+
+// drain and undrain are the operator's: see the registry's.
+
+func (c *coordinator) drain(id uint64, move bool) error {
+	notices, err := c.registry.drain(id, move, time.Now())
+	if err == nil {
+		c.log.Info("draining", "session", id, "move", move)
+	}
+	c.tell(notices)
+	return err
+}
+
+func (c *coordinator) undrain(id uint64) error {
+	notices, err := c.registry.undrain(id, time.Now())
+	if err == nil {
+		c.log.Info("back in service", "session", id)
+	}
+	c.tell(notices)
+	return err
+}
+
+// tell writes what the registry has noted to the log.
+func (c *coordinator) tell(notices []notice) {
+	for _, n := range notices {
+		switch n.kind {
+		case noteStarted:
+			c.log.Info("stream started", "channel", n.channel, "stream", n.stream, "session", n.server, "encoder", n.encoder)
+		case noteDenied:
+			c.log.Info("publish denied", "channel", n.channel, "session", n.server, "reason", n.reason.Error())
+		case noteEnded:
+			c.log.Info("publisher ended", "channel", n.channel, "stream", n.stream, "session", n.server)
+		case noteKilled:
+			c.log.Warn("publisher killed", "channel", n.channel, "stream", n.stream, "session", n.server, "reason", n.reason.Error())
+		case noteKillIgnored:
+			c.log.Warn("publisher forgotten", "channel", n.channel, "stream", n.stream, "session", n.server, "reason", n.reason.Error())
+		case noteMoved:
+			c.log.Info("stream moved to another encoder", "channel", n.channel, "stream", n.stream, "previous", n.previous, "encoder", n.encoder)
+		case noteClosed:
+			c.log.Info("stream closed", "channel", n.channel, "stream", n.stream, "encoder", n.encoder)
+		case noteSetAside:
+			c.log.Warn("encoder set aside", "encoder", n.encoder, "reason", n.reason.Error())
+		}
+	}
 }
 
 func (c *coordinator) notItsOwn(method string, id uint64, channel, streamID string) {
-	c.log.Debug("message about a stream that is not the sender's own", "method", method, "session", id, "channel", channel, "stream", streamID)
+	c.log.Debug("message about a stream that is not the sender's own", "method", method, "session", id, "channel", loggable(channel), "stream", loggable(streamID))
 }
 
 // closeStream is the application's command. streamID is an ID or "*". Errors: errBadID, errUnknownID for what
@@ -215,7 +281,7 @@ func (c *coordinator) closeStream(channel, streamID string) error {
 	if streamID != "*" && !isToken(streamID, maxStreamIDLength) {
 		return errUnknownID
 	}
-	killed := c.registry.kill(channel, streamID)
+	killed := c.registry.kill(channel, streamID, time.Now())
 	c.log.Info("close command", "channel", channel, "stream", streamID, "killed", killed)
 	return nil
 }
@@ -236,6 +302,28 @@ func isToken(s string, max int) bool {
 		}
 	}
 	return true
+}
+
+// loggable cuts down what a peer said to what may stand in a log: encoders quote source URIs, which hold keys, in
+// their messages.
+func loggable(text string) string {
+	const longest = 256
+	if len(text) > longest {
+		text = text[:longest] + "…"
+	}
+	for from := 0; ; {
+		i := strings.Index(text[from:], "://")
+		if i < 0 {
+			return text
+		}
+		start := from + i + len("://")
+		end := start + len(text[start:])
+		if j := strings.IndexAny(text[start:], " \t\r\n\"'"); j >= 0 {
+			end = start + j
+		}
+		text = text[:start] + "***" + text[end:]
+		from = start + len("***")
+	}
 }
 
 func recordArgument(record bool) string {

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	stdlog "log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -33,6 +34,7 @@ const (
 func main() {
 	ctx, release := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	context.AfterFunc(ctx, release) // a second signal ends the process at once
+	stdlog.SetOutput(io.Discard) // net/http quotes there what servers send unasked, which may hold a key
 	getenv, err := withDotEnv(".env", os.LookupEnv)
 	if err == nil {
 		err = run(ctx, getenv, os.Stderr)
@@ -71,6 +73,7 @@ func run(ctx context.Context, getenv func(string) string, stderr io.Writer) (err
 
 	warnOpenDoors(cfg, log)
 	verifier := newKeyVerifier(cfg, log)
+	defer verifier.close()
 	coordinator := newCoordinator(cfg, log, verifier, events)
 	control := newControlSockets(cfg, coordinator, log)
 	server := newHTTPServer(newRoutes(cfg, log, &commands{coordinator}, control), log)
@@ -85,6 +88,7 @@ func run(ctx context.Context, getenv func(string) string, stderr io.Writer) (err
 		background.Go(func() { cert.watch(watching, cfg.SSLCheckReload, log) })
 	}
 	events.start()
+	background.Go(func() { coordinator.keepTime(watching) })
 	for _, l := range listeners {
 		log.Info("listening", "scheme", l.scheme, "addr", l.Addr().String())
 		background.Go(func() {

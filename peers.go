@@ -29,8 +29,7 @@ func (p *serverPeerSession) join(s *session, c *coordinator) {
 
 func (p *serverPeerSession) leave(reason error) {
 	p.cancel()
-	p.c.leaveServer(p.server)
-	p.log.Info("streaming server disconnected", "session", p.server.id, "reason", reason.Error())
+	p.c.leaveServer(p.server, reason)
 }
 
 func (p *serverPeerSession) handle(m message) {
@@ -81,8 +80,7 @@ func (p *encoderPeerSession) leave(reason error) {
 		p.log.Info("encoder disconnected before it registered", "remote", p.remote(), "reason", reason.Error())
 		return
 	}
-	p.c.leaveEncoder(p.encoder)
-	p.log.Info("encoder disconnected", "session", p.encoder.id, "reason", reason.Error())
+	p.c.leaveEncoder(p.encoder, reason)
 }
 
 func (p *encoderPeerSession) handle(m message) {
@@ -106,7 +104,7 @@ func (p *encoderPeerSession) handle(m message) {
 			startTime:  m.get("Start-Time"),
 		}
 		if !complete(available) {
-			p.log.Debug("incomplete message ignored", "method", m.method, "session", p.encoder.id, "channel", channel, "stream", streamID)
+			p.log.Debug("incomplete message ignored", "method", m.method, "session", p.encoder.id, "channel", loggable(channel), "stream", loggable(streamID))
 			return
 		}
 		p.c.announce(p.encoder, available)
@@ -121,7 +119,7 @@ func (p *encoderPeerSession) handle(m message) {
 func (p *encoderPeerSession) register(capacity string) {
 	n, err := strconv.ParseInt(capacity, 10, 32)
 	if err != nil {
-		p.log.Warn("encoder gives no capacity that can be used", "remote", p.remote(), "capacity", capacity)
+		p.log.Warn("encoder gives no capacity that can be used", "remote", p.remote(), "capacity", loggable(capacity))
 		return
 	}
 	n = max(n, -1)
@@ -162,8 +160,8 @@ func handleCommon(m message, log *slog.Logger, id uint64) {
 	switch m.method {
 	case "HEARTBEAT":
 	case "ERROR":
-		log.Warn("peer reports an error", "session", id, "code", m.get("Error-Code"), "message", m.get("Error-Message"))
+		log.Warn("peer reports an error", "session", id, "code", loggable(m.get("Error-Code")), "message", loggable(m.get("Error-Message")))
 	default:
-		log.Debug("unknown method ignored", "session", id, "method", m.method)
+		log.Debug("unknown method ignored", "session", id, "method", loggable(m.method))
 	}
 }

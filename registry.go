@@ -1,21 +1,28 @@
 package main
 
-// Who is connected and which streams live. The registry alone holds the cluster's state, behind one mutex.
+// Who is connected and what is live. The registry alone holds the cluster's state, behind one mutex.
 // No I/O, no clock, no logging: every operation is one transition, and what follows from it (orders to peers,
-// events) is handed over before the lock is let go, so that effects leave in the order of their transitions.
-// Streams, servers and encoders are known by identity: whoever holds an old one can't touch its successor.
+// events) is handed over before the lock is let go, so that effects leave in the order of their transitions. What
+// is worth a log line comes back as notices. Publications, streams, servers and encoders are known by identity:
+// whoever holds an old one can't touch its successor.
+//
+// Here: the state, joining and leaving. lives.go has the life of publications and streams, placement.go the choice of
+// encoders and the queue for them, failover.go the way from one encoder to another, snapshot.go copies for reports.
 
 import (
+	"container/list"
 	"errors"
-	"strings"
 	"sync"
 	"time"
 )
 
 var (
-	errChannelBusy = errors.New("channel is live already")
-	errNoEncoder   = errors.New("no encoder has a free slot")
-	errPeerGone    = errors.New("streaming server is gone")
+	errChannelBusy   = errors.New("channel is live already")
+	errNoEncoder     = errors.New("no encoder has a free slot")
+	errPeerGone      = errors.New("streaming server is gone")
+	errDraining      = errors.New("streaming server is draining")
+	errStopping      = errors.New("coordinator is stopping")
+	errUnknownMember = errors.New("no such session")
 )
 
 // serverPeer takes the orders to a streaming server. Its methods are called under the registry's lock:
@@ -67,352 +74,225 @@ type server struct {
 	port       int
 	ssl        bool
 	peer       serverPeer
+	since      time.Time
 
 	// guarded by registry.mu
-	gone    bool
-	streams map[*stream]struct{} // its live ones
+	gone         bool
+	draining     bool
+	publications map[*publication]struct{}
 }
 
 // encoder is a registered encoder.
 type encoder struct {
 	// set once
-	id   uint64
-	peer encoderPeer
+	id    uint64
+	peer  encoderPeer
+	since time.Time
 
 	// guarded by registry.mu
 	gone     bool
 	capacity int                  // negative: no limit
 	streams  map[*stream]struct{} // live and closing: each holds one slot
+	draining bool                 // takes no new stream
+	failures int                  // streams in a row that it failed right after their start
+	asideTil time.Time            // not chosen before, if another has a slot
 }
 
-func (e *encoder) load() int { return len(e.streams) }
+// publication is a publisher that is live on a channel, whatever encoders have its stream in the course of time.
+type publication struct {
+	// set once
+	channel     string
+	publisherID string // the first stream ID: what the streaming server knows the publisher by
+	server      *server
+	job         encodeJob
+	since       time.Time
 
-func (e *encoder) hasFreeSlot() bool { return e.capacity < 0 || e.load() < e.capacity }
+	// guarded by registry.mu
+	id          string        // stream ID towards the application: of current, or of the last one while there is none
+	current     *stream       // nil while the publication waits for another encoder
+	successor   *stream       // has been started to take over from current and has announced no HLS-LIVE yet
+	waiting     *list.Element // in registry.waiting, or nil
+	losses      []time.Time   // of encoders, within the last minute
+	failedMoves int
+	killedAt    time.Time // when the application closed it, or zero
+}
 
-// stream is one encoding of a publication: live until its publisher or its encoder ends it, then closing until
+// stream is one encoding of a publication: live until the publication or the encoder ends it, then closing until
 // the encoder is done with it. A closed stream is in no map any more.
 type stream struct {
 	// set once
-	channel, id string
-	server      *server
-	encoder     *encoder
+	id       string
+	pub      *publication
+	encoder  *encoder
+	previous string // stream ID that it took over from
+	started  time.Time
 
 	// guarded by registry.mu
-	closing bool
-	lastSeq uint64 // of its events; 0: the application does not know of it
+	closing   bool
+	lastSeq   uint64 // of its events; 0: nothing was announced
+	announced []announcement
+}
+
+// announcement is a kind of output that an encoder has announced for a stream.
+type announcement struct{ streamType, resolution string }
+
+// limits are the registry's rules that an operator can set.
+type limits struct {
+	failover     bool          // move an RTMP publication whose encoder is lost
+	encoderWait  time.Duration // for a free slot; 0: not at all
+	startTimeout time.Duration // for the first announcement of a stream; 0: none
 }
 
 type registry struct {
 	// set once
+	limits      limits
 	newStreamID func() string
 	events      eventLog
 
 	mu sync.Mutex
 	// guarded by mu
-	lastID   uint64 // of servers and encoders
-	servers  map[uint64]*server
-	encoders map[uint64]*encoder
-	channels map[string]*stream // the live stream of each channel
-	streams  map[string]*stream // live and closing, by stream ID
-	slots    slotCount
+	stopping     bool
+	lastID       uint64 // of servers and encoders
+	servers      map[uint64]*server
+	encoders     map[uint64]*encoder
+	moving       map[*encoder]struct{}   // drained, and to be emptied
+	channels     map[string]*publication // the live publication of each channel
+	streams      map[string]*stream      // live and closing, by stream ID
+	closing      int                     // how many of streams are closing
+	slots        slotCount
+	waiting      list.List // of *waiter, in the order of arrival
+	waitingCount int       // publish requests among them
+	killed       map[*publication]struct{}
+	started      []*stream // in the order of their start, while startTimeout is not over
+	notices      []notice
 }
 
-// slotCount is kept up with every transition, so that asking for it costs the same with any number of streams.
-type slotCount struct {
-	used      int
-	capacity  int // of the encoders with a limit
-	unlimited int // encoders without one
+// notice is something that the operator may want to read: what happened, to whom.
+type notice struct {
+	kind            noticeKind
+	channel, stream string
+	previous        string // stream ID
+	server, encoder uint64
+	reason          error
+}
+
+type noticeKind int
+
+const (
+	noteStarted     noticeKind = iota // a publication, with its first stream
+	noteDenied                        // a publish request that had waited
+	noteEnded                         // a publication
+	noteKilled                        // a publication, by the coordinator itself
+	noteKillIgnored                   // a publication that the application had closed
+	noteMoved                         // a publication, to another encoder
+	noteClosed                        // a stream
+	noteSetAside                      // an encoder
+)
+
+func (r *registry) noteLocked(n notice) { r.notices = append(r.notices, n) }
+
+func (r *registry) takeNoticesLocked() []notice {
+	notices := r.notices
+	r.notices = nil
+	return notices
 }
 
 // newRegistry returns an empty registry. The identities of servers and encoders count up from firstID.
-func newRegistry(firstID uint64, newStreamID func() string, events eventLog) *registry {
+func newRegistry(firstID uint64, newStreamID func() string, events eventLog, limits limits) *registry {
 	return &registry{
+		limits:      limits,
 		newStreamID: newStreamID,
 		events:      events,
 		lastID:      firstID - 1,
 		servers:     map[uint64]*server{},
 		encoders:    map[uint64]*encoder{},
-		channels:    map[string]*stream{},
+		moving:      map[*encoder]struct{}{},
+		channels:    map[string]*publication{},
 		streams:     map[string]*stream{},
+		killed:      map[*publication]struct{}{},
 	}
 }
 
 // joinServer takes in a streaming server and gives it its identity.
-func (r *registry) joinServer(s *server) {
+func (r *registry) joinServer(s *server, now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.lastID++
 	s.id = r.lastID
-	s.streams = map[*stream]struct{}{}
+	s.since = now
+	s.publications = map[*publication]struct{}{}
 	r.servers[s.id] = s
 }
 
 // joinEncoder takes in an encoder that has registered and gives it its identity.
-func (r *registry) joinEncoder(peer encoderPeer, capacity int) *encoder {
+func (r *registry) joinEncoder(peer encoderPeer, capacity int, now time.Time) (*encoder, []notice) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.lastID++
-	e := &encoder{id: r.lastID, peer: peer, capacity: capacity, streams: map[*stream]struct{}{}}
+	e := &encoder{id: r.lastID, peer: peer, capacity: capacity, since: now, streams: map[*stream]struct{}{}}
 	r.encoders[e.id] = e
 	r.slots.add(capacity)
-	return e
+	r.settleLocked(now)
+	return e, r.takeNoticesLocked()
 }
 
 // resize changes the capacity of an encoder; its load stays, even if it is above the new capacity.
-func (r *registry) resize(e *encoder, capacity int) {
+func (r *registry) resize(e *encoder, capacity int, now time.Time) []notice {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if e.gone {
-		return
+		return nil
 	}
 	r.slots.remove(e.capacity)
 	r.slots.add(capacity)
 	e.capacity = capacity
+	r.settleLocked(now)
+	return r.takeNoticesLocked()
 }
 
-// leaveServer forgets a streaming server; its live streams go over to closing.
-func (r *registry) leaveServer(s *server) {
+// leaveServer forgets a streaming server; its publications end and what it had asked for is forgotten.
+func (r *registry) leaveServer(s *server, now time.Time) []notice {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if s.gone {
-		return
+		return nil
 	}
 	s.gone = true
 	delete(r.servers, s.id)
-	for st := range s.streams {
-		r.endLocked(st)
+	r.forgetRequestsLocked(s)
+	for p := range s.publications {
+		r.endLocked(p)
 	}
+	r.settleLocked(now)
+	return r.takeNoticesLocked()
 }
 
-// leaveEncoder forgets an encoder; all its streams are closed, publishers of live ones are killed.
-func (r *registry) leaveEncoder(e *encoder, now time.Time) {
+// leaveEncoder forgets an encoder: all its streams are closed, publications that were live on it are moved or killed.
+func (r *registry) leaveEncoder(e *encoder, now time.Time) []notice {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if e.gone {
-		return
+		return nil
 	}
 	e.gone = true
+	delete(r.encoders, e.id)
+	delete(r.moving, e)
+	r.slots.remove(e.capacity)
 	for st := range e.streams {
 		r.closeLocked(st, now)
-	}
-	delete(r.encoders, e.id)
-	r.slots.remove(e.capacity)
-}
-
-// channelIsLive tells whether a publish request for the channel would be denied whatever its key is.
-func (r *registry) channelIsLive(channel string) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.channels[channel] != nil
-}
-
-// claim makes a channel live: it takes the channel and an encoder's slot, accepts the request and starts the
-// encoding. job comes without a stream ID. Errors, each leaving nothing behind: errPeerGone, errChannelBusy,
-// errNoEncoder.
-func (r *registry) claim(s *server, requestID string, job encodeJob) (*stream, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if s.gone {
-		return nil, errPeerGone
-	}
-	if r.channels[job.channel] != nil {
-		return nil, errChannelBusy
-	}
-	e := r.chooseEncoderLocked()
-	if e == nil {
-		return nil, errNoEncoder
-	}
-	job.channel = strings.Clone(job.channel) // the message it is cut from need not stay in memory
-	job.streamID = r.newStreamID()
-	st := &stream{channel: job.channel, id: job.streamID, server: s, encoder: e}
-	r.channels[st.channel] = st
-	r.streams[st.id] = st
-	s.streams[st] = struct{}{}
-	e.streams[st] = struct{}{}
-	r.slots.used++
-	s.peer.accept(requestID, st.channel, st.id)
-	e.peer.start(job)
-	return st, nil
-}
-
-// chooseEncoderLocked returns the encoder with a free slot and the least load, nil if there is none. Of equal
-// loads the larger free share wins, which is the larger capacity; then the one that came first.
-func (r *registry) chooseEncoderLocked() *encoder {
-	var best *encoder
-	for _, e := range r.encoders {
-		if e.hasFreeSlot() && (best == nil || preferred(e, best)) {
-			best = e
+		if !st.closing {
+			r.lostLocked(st, true, errEncoderGone, now)
 		}
 	}
-	return best
+	r.settleLocked(now)
+	return r.takeNoticesLocked()
 }
 
-func preferred(a, b *encoder) bool {
-	if a.load() != b.load() {
-		return a.load() < b.load()
-	}
-	if a.load() > 0 && a.capacity != b.capacity { // an idle encoder is all free, whatever its size
-		return a.capacity < 0 || (b.capacity >= 0 && a.capacity > b.capacity)
-	}
-	return a.id < b.id
-}
-
-// end is PUBLISH-END: the channel is free at once, the slot stays busy until the encoder is done.
-// It reports whether the stream was the server's own live one; if not, nothing changes.
-func (r *registry) end(s *server, channel, streamID string) bool {
+// stop is the beginning of the coordinator's end: nothing new is let in, nothing is moved any more.
+func (r *registry) stop() []notice {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	st := r.channels[channel]
-	if st == nil || st.id != streamID || st.server != s {
-		return false
-	}
-	r.endLocked(st)
-	return true
-}
-
-// endLocked takes a live stream over to closing.
-func (r *registry) endLocked(st *stream) {
-	st.closing = true
-	delete(r.channels, st.channel)
-	delete(st.server.streams, st)
-	st.encoder.peer.stop(st.channel, st.id)
-}
-
-// announce is STREAM-AVAILABLE. Of available the caller sets what the encoder said and the time.
-// It reports whether the stream is the encoder's own and not closed; if not, nothing changes.
-func (r *registry) announce(e *encoder, available event) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	st := r.streams[available.streamID]
-	if st == nil || st.channel != available.channel || st.encoder != e {
-		return false
-	}
-	st.lastSeq++
-	available.channel, available.streamID, available.queue, available.seq = st.channel, st.id, st.id, st.lastSeq
-	r.events.append(available)
-	return true
-}
-
-// finish is STREAM-CLOSED: the stream is closed, its slot free; the publisher of a live one is killed.
-// It reports whether the stream was the encoder's own; if not, nothing changes.
-func (r *registry) finish(e *encoder, channel, streamID string, now time.Time) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	st := r.streams[streamID]
-	if st == nil || st.channel != channel || st.encoder != e {
-		return false
-	}
-	r.closeLocked(st, now)
-	return true
-}
-
-// closeLocked takes a live or closing stream over to closed. It is the one place where a slot becomes free.
-func (r *registry) closeLocked(st *stream, now time.Time) {
-	if !st.closing {
-		delete(r.channels, st.channel)
-		delete(st.server.streams, st)
-		st.server.peer.kill(st.channel, st.id)
-	}
-	delete(r.streams, st.id)
-	delete(st.encoder.streams, st)
-	r.slots.used--
-	if st.lastSeq > 0 {
-		st.lastSeq++
-		r.events.append(event{queue: st.id, channel: st.channel, streamID: st.id, seq: st.lastSeq, closed: true, at: now})
-	}
-}
-
-// kill tells the publisher of the channel's live stream to stop, if the ID is its own or "*". The stream lives
-// on until the streaming server says that it ended. It reports whether there was one to kill.
-func (r *registry) kill(channel, streamID string) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	st := r.channels[channel]
-	if st == nil || (streamID != st.id && streamID != "*") {
-		return false
-	}
-	st.server.peer.kill(st.channel, st.id)
-	return true
-}
-
-func (c *slotCount) add(capacity int) {
-	if capacity < 0 {
-		c.unlimited++
-	} else {
-		c.capacity += capacity
-	}
-}
-
-func (c *slotCount) remove(capacity int) {
-	if capacity < 0 {
-		c.unlimited--
-	} else {
-		c.capacity -= capacity
-	}
-}
-
-// capacityReport is the answer to GET /commands/capacity; capacity -1 means no limit.
-type capacityReport struct {
-	Load         int `json:"load"`
-	Capacity     int `json:"capacity"`
-	EncoderCount int `json:"encoderCount"`
-}
-
-func (r *registry) capacity() capacityReport {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	c := capacityReport{Load: r.slots.used, Capacity: r.slots.capacity, EncoderCount: len(r.encoders)}
-	if r.slots.unlimited > 0 {
-		c.Capacity = -1
-	}
-	return c
-}
-
-// clusterReport is the answer to GET /commands/report.
-type clusterReport struct {
-	ActiveStreams    []streamReport  `json:"activeStreams"`
-	StreamingServers []serverReport  `json:"streamingServers"`
-	Encoders         []encoderReport `json:"encoders"`
-}
-
-type streamReport struct {
-	Channel      string `json:"channel"`
-	StreamID     string `json:"streamId"`
-	StreamServer uint64 `json:"streamServer"`
-	Encoder      uint64 `json:"encoder"`
-}
-
-type serverReport struct {
-	ID         uint64 `json:"id"`
-	IP         string `json:"ip"`
-	Port       int    `json:"port"`
-	SSL        bool   `json:"ssl"`
-	ServerType string `json:"serverType"`
-}
-
-type encoderReport struct {
-	ID       uint64 `json:"id"`
-	Capacity int    `json:"capacity"`
-	Load     int    `json:"load"`
-}
-
-// report copies the state; the caller sorts and encodes it without the lock.
-func (r *registry) report() clusterReport {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	c := clusterReport{
-		ActiveStreams:    make([]streamReport, 0, len(r.channels)),
-		StreamingServers: make([]serverReport, 0, len(r.servers)),
-		Encoders:         make([]encoderReport, 0, len(r.encoders)),
-	}
-	for _, st := range r.channels {
-		c.ActiveStreams = append(c.ActiveStreams, streamReport{st.channel, st.id, st.server.id, st.encoder.id})
-	}
-	for _, s := range r.servers {
-		c.StreamingServers = append(c.StreamingServers, serverReport{s.id, s.ip, s.port, s.ssl, s.serverType})
-	}
-	for _, e := range r.encoders {
-		c.Encoders = append(c.Encoders, encoderReport{e.id, e.capacity, e.load()})
-	}
-	return c
+	r.stopping = true
+	r.denyWaitingLocked(errStopping)
+	return r.takeNoticesLocked()
 }

@@ -1,0 +1,120 @@
+package main
+
+// How a publication goes from one encoder to another: failover, when it has lost its encoder, and moves, when an
+// encoder is drained for maintenance. The work gets a new stream ID each time, since two encoders must never write
+// the same path. Only RTMP sources can be moved: a WebSocket source loses the container's header at the first pull,
+// so that a second encoder can't decode it. Part of the registry, under its rules.
+
+import "time"
+
+const (
+	// A publication that loses maxLosses encoders within lossWindow is the likely cause and is killed.
+	maxLosses  = 3
+	lossWindow = time.Minute
+
+	movesAtOnce    = 4 // of one encoder
+	maxFailedMoves = 3 // of one publication; then it stays where it is
+)
+
+func (p *publication) movable() bool { return p.server.serverType == "RTMP" && p.killedAt.IsZero() }
+
+// lostLocked is called when a live stream was closed under its publication. mayMove tells whether another encoder may
+// fare better; if not, or if there can be no other, the publication is killed.
+func (r *registry) lostLocked(st *stream, mayMove bool, reason error, now time.Time) {
+	p := st.pub
+	switch {
+	case p.successor == st: // the current one goes on
+		p.successor = nil
+		p.failedMoves++
+		return
+	case p.successor != nil: // it takes over before its time
+		p.current, p.id, p.successor = p.successor, p.successor.id, nil
+		return
+	}
+	p.current = nil
+	if r.stopping || !mayMove || !r.limits.failover || !p.movable() {
+		r.killAndEndLocked(p, reason)
+		return
+	}
+	if p.countLossLocked(now) >= maxLosses {
+		r.killAndEndLocked(p, errEncodersLost)
+		return
+	}
+	w := &waiter{pub: p, avoid: st.encoder}
+	if st.encoder.gone {
+		w.avoid = nil
+	}
+	if r.grantLocked(w, now) == nil {
+		return
+	}
+	if err := r.waitLocked(w, time.Time{}, now); err != nil {
+		r.killAndEndLocked(p, err)
+	}
+}
+
+func (p *publication) countLossLocked(now time.Time) int {
+	for len(p.losses) > 0 && now.Sub(p.losses[0]) > lossWindow {
+		p.losses = p.losses[1:]
+	}
+	p.losses = append(p.losses, now)
+	return len(p.losses)
+}
+
+// resumeLocked gives a publication that has lost its encoder to another one.
+func (r *registry) resumeLocked(p *publication, e *encoder, now time.Time) {
+	p.current = r.startLocked(p, e, r.newStreamID(), now)
+	r.noteLocked(notice{kind: noteMoved, channel: p.channel, stream: p.current.id, previous: p.id, server: p.server.id, encoder: e.id})
+	p.id = p.current.id
+}
+
+// moveOnLocked starts as many moves as may be under way for each encoder that is drained with moving.
+func (r *registry) moveOnLocked(now time.Time) {
+	for e := range r.moving {
+		r.moveSomeLocked(e, now)
+	}
+}
+
+func (r *registry) moveSomeLocked(e *encoder, now time.Time) {
+	underWay := 0
+	for st := range e.streams {
+		if p := st.pub; p.current == st && p.successor != nil {
+			underWay++
+		}
+	}
+	for st := range e.streams {
+		p := st.pub
+		if underWay >= movesAtOnce {
+			return
+		}
+		if st.closing || p.current != st || p.successor != nil || !p.movable() || p.failedMoves >= maxFailedMoves {
+			continue
+		}
+		other := r.chooseLocked(&waiter{pub: p}, now)
+		if other == nil {
+			return
+		}
+		p.successor = r.startLocked(p, other, r.newStreamID(), now)
+		underWay++
+	}
+}
+
+// handOverLocked ends a move: the successor has announced its HLS-LIVE, the encoding before it is stopped.
+func (r *registry) handOverLocked(p *publication) {
+	old := p.current
+	p.current, p.id, p.successor, p.failedMoves = p.successor, p.successor.id, nil, 0
+	r.stopLocked(old)
+	r.noteLocked(notice{kind: noteMoved, channel: p.channel, stream: p.id, previous: old.id, server: p.server.id, encoder: p.current.encoder.id})
+}
+
+// neverStartedLocked ends a stream that has announced nothing in time, and with it its publication, unless that is
+// still served by another encoder.
+func (r *registry) neverStartedLocked(st *stream) {
+	p := st.pub
+	if p.successor == st {
+		p.successor = nil
+		p.failedMoves++
+		r.stopLocked(st)
+		return
+	}
+	r.killAndEndLocked(p, errNeverStarted)
+}

@@ -1,0 +1,466 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// newTestVerifier returns a verifier for the URL and what it logs. The log may be read when nothing is verified any more.
+func newTestVerifier(t *testing.T, target string) (*keyVerifier, *bytes.Buffer) {
+	var logged bytes.Buffer
+	log := slog.New(slog.NewTextHandler(&logged, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	v := newKeyVerifier(&Config{KeyVerificationURL: Secret(target), KeyVerificationAuth: "Bearer t0ken"}, log)
+	t.Cleanup(v.close)
+	return v, &logged
+}
+
+// bareReply is the wire form of a reply without a body.
+func bareReply(status int) string {
+	return fmt.Sprintf("HTTP/1.1 %d Status\r\nContent-Length: 0\r\n\r\n", status)
+}
+
+func TestEveryKeyIsValidWithoutAURL(t *testing.T) {
+	t.Parallel()
+	v := newKeyVerifier(&Config{}, slog.New(slog.DiscardHandler))
+	defer v.close()
+	got, err := v.verify(t.Context(), "channel", "key", "192.0.2.1")
+	if diff := cmp.Diff(profile{}, got, cmp.AllowUnexported(profile{}, previews{})); diff != "" || err != nil {
+		t.Errorf("%s, %v", diff, err)
+	}
+}
+
+func TestApplicationIsToldChannelKeyAndAddress(t *testing.T) {
+	t.Parallel()
+	for userIP, want := range map[string]string{
+		"192.0.2.1":                           "192.0.2.1",
+		"2001:db8::1":                         "2001:db8::1",
+		"":                                    "",
+		"1\r\nx-streaming-key: other":         "1%0D%0Ax-streaming-key: other",
+		"é":                                   "%C3%A9",
+		strings.Repeat("1", maxUserIPBytes*2): strings.Repeat("1", maxUserIPBytes),
+	} {
+		var got atomic.Pointer[http.Request]
+		v, _ := newTestVerifier(t, startHTTPApp(t, func(_ http.ResponseWriter, r *http.Request) { got.Store(r) }))
+		if _, err := v.verify(t.Context(), "channel", "key", userIP); err != nil {
+			t.Fatal(err)
+		}
+		for name, want := range map[string]string{
+			"x-streaming-channel": "channel",
+			"x-streaming-key":     "key",
+			"x-user-ip":           want,
+			"authorization":       "Bearer t0ken",
+		} {
+			if got := got.Load().Header.Values(name); len(got) != 1 || got[0] != want {
+				t.Errorf("user IP %.40q: %s is %.40q", userIP, name, got)
+			}
+		}
+	}
+}
+
+func TestApplicationSaysWhatTheStreamMayHave(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		header http.Header
+		want   profile
+		warned []string
+	}{
+		"nothing": {},
+		"everything": {
+			header: http.Header{"X-Record": {"TRUE"}, "X-Previews": {"256x144, 3"}, "X-Resolutions": {"1280x720-30~2500, ORIGINAL"}},
+			want: profile{
+				resolutions: []resolution{{width: 1280, height: 720, fps: 30, kbps: 2500}, {}},
+				record:      true,
+				previews:    previews{width: 256, height: 144, seconds: 3},
+			},
+		},
+		"refusals": {
+			header: http.Header{"X-Record": {"False"}, "X-Previews": {"FALSE"}, "X-Resolutions": {"original"}},
+			want:   profile{resolutions: []resolution{{}}},
+		},
+		"two lines": {
+			header: http.Header{"X-Resolutions": {"640x360", "320x180"}},
+			want:   profile{resolutions: []resolution{{width: 640, height: 360}, {width: 320, height: 180}}},
+		},
+		"some of it unreadable": {
+			header: http.Header{"X-Resolutions": {"640x360, 720p, 0x0"}},
+			want:   profile{resolutions: []resolution{{width: 640, height: 360}}},
+			warned: []string{"720p", "0x0"},
+		},
+		"nothing readable": {
+			header: http.Header{"X-Record": {"yes please"}, "X-Previews": {"often"}, "X-Resolutions": {"720p"}},
+			warned: []string{"yes please", "often", "720p"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			v, logged := newTestVerifier(t, startHTTPApp(t, func(w http.ResponseWriter, _ *http.Request) {
+				for name, values := range test.header {
+					w.Header()[name] = values
+				}
+			}))
+			got, err := v.verify(t.Context(), "channel", "s3cret", "")
+			if diff := cmp.Diff(test.want, got, cmp.AllowUnexported(profile{}, resolution{}, previews{})); diff != "" || err != nil {
+				t.Errorf("%s, %v", diff, err)
+			}
+			for _, value := range test.warned {
+				if !strings.Contains(logged.String(), value) {
+					t.Errorf("no warning names %q: %s", value, logged)
+				}
+			}
+			if len(test.warned) == 0 && logged.Len() > 0 || strings.Contains(logged.String(), "s3cret") {
+				t.Errorf("logged %s", logged)
+			}
+		})
+	}
+}
+
+func TestWarningsStaySmallAndOnTheirLines(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("level=ERROR msg=forged,", 2000)
+	v, logged := newTestVerifier(t, startHTTPApp(t, func(w http.ResponseWriter, _ *http.Request) {
+		for _, name := range []string{"x-record", "x-previews", "x-resolutions"} {
+			w.Header().Set(name, long[:15_000])
+		}
+	}))
+	if _, err := v.verify(t.Context(), "channel", "key", ""); err != nil {
+		t.Fatal(err)
+	}
+	if lines := strings.Count(logged.String(), "\n"); lines != 3 || logged.Len() > 2000 {
+		t.Errorf("logged %d lines, %d bytes: %s", lines, logged.Len(), logged)
+	}
+	if strings.Contains(logged.String(), " level=ERROR") && !strings.Contains(logged.String(), `"level=ERROR`) {
+		t.Errorf("not quoted: %s", logged)
+	}
+}
+
+func TestAnAnswerIsFinal(t *testing.T) {
+	t.Parallel()
+	for status, want := range map[int]error{
+		200: nil,
+		101: errKeyDenied, 201: errKeyDenied, 202: errKeyDenied, 204: errKeyDenied, 206: errKeyDenied, 299: errKeyDenied,
+		301: errKeyDenied, 302: errKeyDenied, 304: errKeyDenied, 307: errKeyDenied, 308: errKeyDenied,
+		400: errKeyDenied, 401: errKeyDenied, 403: errKeyDenied, 404: errKeyDenied, 408: errKeyDenied, 429: errKeyDenied, 431: errKeyDenied,
+		500: errKeyDenied, 502: errKeyDenied, 503: errKeyDenied, 504: errKeyDenied, 999: errKeyDenied,
+	} {
+		t.Run(fmt.Sprint(status), func(t *testing.T) {
+			t.Parallel()
+			var asked atomic.Int64
+			v, logged := newTestVerifier(t, startRawApp(t, func(conn *net.TCPConn) {
+				asked.Add(1)
+				_, _ = fmt.Fprintf(conn, "HTTP/1.1 %d Status\r\nLocation: /\r\nRetry-After: 0\r\nConnection: close\r\n\r\n", status)
+			}))
+			if _, err := v.verify(t.Context(), "channel", "key", ""); !errors.Is(err, want) {
+				t.Errorf("got %v", err)
+			}
+			if asked.Load() != 1 || logged.Len() > 0 {
+				t.Errorf("asked %d times, logged %q", asked.Load(), logged)
+			}
+		})
+	}
+}
+
+func TestNoAnswerIsRetried(t *testing.T) {
+	t.Parallel()
+	for name, fail := range map[string]func(*net.TCPConn){
+		"closed":        func(*net.TCPConn) {},
+		"reset":         func(conn *net.TCPConn) { _ = conn.SetLinger(0) },
+		"half a status": func(conn *net.TCPConn) { _, _ = io.WriteString(conn, "HTTP/1.1 200") },
+		"no HTTP":       func(conn *net.TCPConn) { _, _ = io.WriteString(conn, "nonsense\r\n\r\n") },
+		"only hints":    func(conn *net.TCPConn) { _, _ = io.WriteString(conn, "HTTP/1.1 103 Early Hints\r\n\r\n") },
+		"huge headers": func(conn *net.TCPConn) {
+			_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nx-a: "+strings.Repeat("a", maxReplyHeaderBytes)+"\r\n\r\n")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var asked atomic.Int64
+			v, _ := newTestVerifier(t, startRawApp(t, func(conn *net.TCPConn) {
+				if asked.Add(1) <= 2 {
+					fail(conn)
+				} else {
+					_, _ = io.WriteString(conn, bareReply(200))
+				}
+			}))
+			if _, err := v.verify(t.Context(), "channel", "key", ""); err != nil || asked.Load() != 3 {
+				t.Errorf("asked %d times: %v", asked.Load(), err)
+			}
+		})
+	}
+}
+
+func TestVerifyGivesUpAfterFifteenSeconds(t *testing.T) {
+	t.Parallel()
+	refuse := func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("connection refused") }
+	for name, test := range map[string]struct {
+		dial              func(context.Context, string, string) (net.Conn, error)
+		fewest, mostAsked int64
+	}{
+		"silent application":  {nil, 2, 2}, // 10 s, a delay, the rest
+		"refused connections": {refuse, 8, 1000},
+		"dialling hangs": {func(ctx context.Context, _, _ string) (net.Conn, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}, 2, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				v, logged := newTestVerifier(t, "http://user:s3cret@app.example/?s3cret")
+				pipeApp(t, v.client, func(*http.Request) string { return "" })
+				dial := v.client.transport.DialContext
+				if test.dial != nil {
+					dial = test.dial
+				}
+				var asked atomic.Int64
+				v.client.transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+					asked.Add(1)
+					return dial(ctx, network, address)
+				}
+				start := time.Now()
+				_, err := v.verify(t.Context(), "channel", "s3cret", "")
+				if !errors.Is(err, errNoAnswer) || errors.Is(err, context.DeadlineExceeded) || time.Since(start) != 15*time.Second {
+					t.Errorf("got %v after %s", err, time.Since(start))
+				}
+				if asked.Load() < test.fewest || asked.Load() > test.mostAsked {
+					t.Errorf("asked %d times", asked.Load())
+				}
+				if strings.Count(logged.String(), "\n") != 1 || strings.Contains(logged.String()+err.Error(), "s3cret") {
+					t.Errorf("logged %q, error %q", logged, err)
+				}
+			})
+		})
+	}
+}
+
+func TestLateAnswerOfARetryStillCounts(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		v, _ := newTestVerifier(t, "http://app.example/")
+		var asked atomic.Int64
+		pipeApp(t, v.client, func(*http.Request) string {
+			if asked.Add(1) == 1 {
+				return ""
+			}
+			time.Sleep(4 * time.Second)
+			return bareReply(200)
+		})
+		start := time.Now()
+		_, err := v.verify(t.Context(), "channel", "key", "")
+		if took := time.Since(start); err != nil || took < 14*time.Second || took > 15*time.Second {
+			t.Errorf("got %v after %s", err, took)
+		}
+	})
+}
+
+func TestVerifyEndsAtOnceWithItsContext(t *testing.T) {
+	t.Parallel()
+	for name, prepare := range map[string]func(*testing.T, *keyVerifier){
+		"awaiting the answer": func(t *testing.T, v *keyVerifier) {
+			pipeApp(t, v.client, func(*http.Request) string { return "" })
+		},
+		"between attempts": func(_ *testing.T, v *keyVerifier) {
+			v.client.transport.DialContext = func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("refused") }
+		},
+		"awaiting its turn": func(_ *testing.T, v *keyVerifier) {
+			for range maxVerifyRequests {
+				v.turns <- struct{}{}
+			}
+		},
+	} {
+		for end, want := range map[string]error{"cancel": context.Canceled, "deadline": context.DeadlineExceeded} {
+			t.Run(name+", "+end, func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					v, _ := newTestVerifier(t, "http://app.example/")
+					prepare(t, v)
+					ctx, cancel := context.WithCancel(t.Context())
+					if want == context.DeadlineExceeded {
+						ctx, cancel = context.WithTimeout(t.Context(), 5*time.Second)
+					} else {
+						time.AfterFunc(5*time.Second, cancel)
+					}
+					defer cancel()
+					start := time.Now()
+					_, err := v.verify(ctx, "channel", "key", "")
+					if !errors.Is(err, want) || errors.Is(err, errNoAnswer) || time.Since(start) != 5*time.Second {
+						t.Errorf("got %v after %s", err, time.Since(start))
+					}
+				})
+			})
+		}
+	}
+}
+
+func TestRequestsAtOnceAreBounded(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		v, _ := newTestVerifier(t, "http://app.example/")
+		var now, most atomic.Int64
+		pipeApp(t, v.client, func(*http.Request) string {
+			if n := now.Add(1); n > most.Load() {
+				most.Store(n)
+			}
+			time.Sleep(4 * time.Second)
+			now.Add(-1)
+			return bareReply(200)
+		})
+		var callers sync.WaitGroup
+		var accepted, unanswered atomic.Int64
+		for range 4 * maxVerifyRequests {
+			callers.Go(func() {
+				switch _, err := v.verify(t.Context(), "channel", "key", ""); {
+				case err == nil:
+					accepted.Add(1)
+				case errors.Is(err, errNoAnswer):
+					unanswered.Add(1)
+				}
+			})
+		}
+		start := time.Now()
+		callers.Wait()
+		if most.Load() > maxVerifyRequests || time.Since(start) != 15*time.Second {
+			t.Errorf("%d at once, over after %s", most.Load(), time.Since(start))
+		}
+		// Three rounds of 4 s end within 15 s, the fourth does not.
+		if accepted.Load() != 3*maxVerifyRequests || unanswered.Load() != maxVerifyRequests {
+			t.Errorf("%d accepted, %d without an answer", accepted.Load(), unanswered.Load())
+		}
+	})
+}
+
+func TestSlowAnswerDelaysNoOther(t *testing.T) {
+	t.Parallel()
+	asked := make(chan struct{})
+	target := startHTTPApp(t, func(_ http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("x-streaming-channel") == "slow" {
+			close(asked)
+			<-r.Context().Done()
+		}
+	})
+	v, _ := newTestVerifier(t, target)
+	ctx, cancel := context.WithCancel(t.Context())
+	slow := make(chan error, 1)
+	go func() {
+		_, err := v.verify(ctx, "slow", "key", "")
+		slow <- err
+	}()
+	<-asked
+	if _, err := v.verify(t.Context(), "fast", "key", ""); err != nil {
+		t.Error(err)
+	}
+	cancel()
+	if err := <-slow; !errors.Is(err, context.Canceled) {
+		t.Errorf("slow: %v", err)
+	}
+}
+
+func TestOutageIsLoggedOncePerChange(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		v, logged := newTestVerifier(t, "http://app.example/")
+		var broken atomic.Bool
+		pipeApp(t, v.client, func(*http.Request) string {
+			if broken.Load() {
+				return "nonsense\r\n\r\n"
+			}
+			return bareReply(200)
+		})
+		verifyMany := func(want error) {
+			var callers sync.WaitGroup
+			for range 20 {
+				callers.Go(func() {
+					if _, err := v.verify(t.Context(), "channel", "key", ""); !errors.Is(err, want) {
+						t.Errorf("got %v", err)
+					}
+				})
+			}
+			callers.Wait()
+			time.Sleep(time.Second)
+		}
+		for range 3 {
+			verifyMany(nil)
+			broken.Store(true)
+			verifyMany(errNoAnswer)
+			verifyMany(errNoAnswer)
+			broken.Store(false)
+			verifyMany(nil)
+		}
+		lost := strings.Count(logged.String(), "level=WARN")
+		back := strings.Count(logged.String(), "level=INFO")
+		if lost != 3 || back != 3 || strings.Count(logged.String(), "\n") != 6 {
+			t.Errorf("three outages are logged as %s", logged)
+		}
+	})
+}
+
+func TestAnswerToAnOlderRequestEndsNoOutage(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		v, logged := newTestVerifier(t, "http://app.example/")
+		pipeApp(t, v.client, func(r *http.Request) string {
+			if r.Header.Get("x-streaming-channel") != "slow" {
+				return "nonsense\r\n\r\n"
+			}
+			time.Sleep(5 * time.Second)
+			return bareReply(200)
+		})
+		var callers sync.WaitGroup
+		for channel, want := range map[string]error{"slow": nil, "other": errNoAnswer} {
+			callers.Go(func() {
+				if _, err := v.verify(t.Context(), channel, "key", ""); !errors.Is(err, want) {
+					t.Errorf("%s: %v", channel, err)
+				}
+			})
+		}
+		callers.Wait()
+		if strings.Count(logged.String(), "\n") != 1 {
+			t.Errorf("one outage is logged as %s", logged)
+		}
+	})
+}
+
+func TestOneFailedAttemptIsNoOutage(t *testing.T) {
+	t.Parallel()
+	var asked atomic.Int64
+	v, logged := newTestVerifier(t, startRawApp(t, func(conn *net.TCPConn) {
+		if asked.Add(1)%2 == 0 {
+			_, _ = io.WriteString(conn, bareReply(200))
+		}
+	}))
+	for range 5 {
+		if _, err := v.verify(t.Context(), "channel", "key", ""); err != nil {
+			t.Error(err)
+		}
+	}
+	if logged.Len() > 0 {
+		t.Errorf("logged %s", logged)
+	}
+}
+
+func TestVerifyBackoffDoublesWithFullJitter(t *testing.T) {
+	t.Parallel()
+	for attempt, bound := range map[int]time.Duration{
+		1: 100 * time.Millisecond, 2: 200 * time.Millisecond, 3: 400 * time.Millisecond, 4: 800 * time.Millisecond,
+		5: 1600 * time.Millisecond, 6: 2 * time.Second, 7: 2 * time.Second, 64: 2 * time.Second, 1 << 40: 2 * time.Second,
+	} {
+		for random, want := range map[float64]time.Duration{0: 0, 0.5: bound / 2, 0.75: bound / 4 * 3} {
+			if got := verifyBackoff(attempt, random); got != want {
+				t.Errorf("attempt %d, random %g: got %s, want %s", attempt, random, got, want)
+			}
+		}
+	}
+}

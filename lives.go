@@ -1,0 +1,205 @@
+package main
+
+// The life of publications and streams, from the claim of a channel to the last word of an encoder. Part of the
+// registry, under its rules.
+
+import (
+	"slices"
+	"strings"
+	"time"
+)
+
+// maxAnnounced bounds what is remembered of a stream's outputs; real encoders have about a dozen.
+const maxAnnounced = 32
+
+// channelIsLive tells whether a publish request for the channel would be denied whatever its key is.
+func (r *registry) channelIsLive(channel string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.channels[channel] != nil
+}
+
+// claim makes a channel live: it takes the channel and an encoder's slot, accepts the request and starts the
+// encoding. If there is no slot, the request waits for one up to limits.encoderWait and until answerBy at the latest,
+// and is then answered by a later transition. job comes without a stream ID. Errors, each leaving nothing behind and
+// nothing said: errStopping, errPeerGone, errDraining, errChannelBusy, errNoEncoder.
+func (r *registry) claim(s *server, requestID string, job encodeJob, answerBy, now time.Time) ([]notice, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case r.stopping:
+		return nil, errStopping
+	case s.gone:
+		return nil, errPeerGone
+	}
+	job.channel = strings.Clone(job.channel) // the message it is cut from need not stay in memory
+	w := &waiter{server: s, requestID: requestID, job: job}
+	if err := r.grantLocked(w, now); err != errNoEncoder {
+		return r.takeNoticesLocked(), err
+	}
+	return nil, r.waitLocked(w, answerBy, now)
+}
+
+// publishLocked makes a granted request's channel live.
+func (r *registry) publishLocked(w *waiter, e *encoder, now time.Time) {
+	p := &publication{channel: w.job.channel, server: w.server, job: w.job, since: now}
+	r.channels[p.channel] = p
+	p.server.publications[p] = struct{}{}
+	p.publisherID = r.newStreamID()
+	p.server.peer.accept(w.requestID, p.channel, p.publisherID)
+	p.current = r.startLocked(p, e, p.publisherID, now)
+	p.id = p.publisherID
+	r.noteLocked(notice{kind: noteStarted, channel: p.channel, stream: p.id, server: p.server.id, encoder: e.id})
+}
+
+// startLocked takes a slot of the encoder and starts an encoding on it. It is the one place where a slot is taken.
+func (r *registry) startLocked(p *publication, e *encoder, id string, now time.Time) *stream {
+	st := &stream{id: id, pub: p, encoder: e, previous: p.id, started: now}
+	r.streams[st.id] = st
+	e.streams[st] = struct{}{}
+	r.slots.used++
+	job := p.job
+	job.streamID = st.id
+	e.peer.start(job)
+	if r.limits.startTimeout > 0 {
+		r.started = append(r.started, st)
+	}
+	return st
+}
+
+// end is PUBLISH-END: the channel is free at once, the slot stays busy until the encoder is done.
+// It reports whether the stream ID was that of the server's own live publisher; if not, nothing changes.
+func (r *registry) end(s *server, channel, streamID string, now time.Time) ([]notice, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	p := r.channels[channel]
+	if p == nil || p.publisherID != streamID || p.server != s {
+		return nil, false
+	}
+	r.endLocked(p)
+	r.settleLocked(now)
+	return r.takeNoticesLocked(), true
+}
+
+// endLocked ends a publication: the channel is free, its streams go over to closing.
+func (r *registry) endLocked(p *publication) {
+	delete(r.channels, p.channel)
+	delete(p.server.publications, p)
+	delete(r.killed, p)
+	r.stopWaitingLocked(p)
+	if p.current != nil {
+		r.stopLocked(p.current)
+	}
+	if p.successor != nil {
+		r.stopLocked(p.successor)
+	}
+	p.current, p.successor = nil, nil
+	r.noteLocked(notice{kind: noteEnded, channel: p.channel, stream: p.id, server: p.server.id})
+}
+
+// killAndEndLocked ends a publication from our side.
+func (r *registry) killAndEndLocked(p *publication, reason error) {
+	p.server.peer.kill(p.channel, p.publisherID)
+	r.noteLocked(notice{kind: noteKilled, channel: p.channel, stream: p.id, server: p.server.id, reason: reason})
+	r.endLocked(p)
+}
+
+// stopLocked takes a live stream over to closing.
+func (r *registry) stopLocked(st *stream) {
+	st.closing = true
+	r.closing++
+	st.encoder.peer.stop(st.pub.channel, st.id)
+}
+
+// announce is STREAM-AVAILABLE. Of available the caller sets the names, what the encoder said and the time.
+// It reports whether the stream is the encoder's own and not closed; if not, nothing changes.
+func (r *registry) announce(e *encoder, available event) ([]notice, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	st := r.ownStreamLocked(e, available.channel, available.streamID)
+	if st == nil {
+		return nil, false
+	}
+	e.failures, e.asideTil = 0, time.Time{}
+	st.rememberLocked(announcement{available.streamType, available.resolution})
+	r.appendEventLocked(st, available)
+	if st == st.pub.successor && available.streamType == "HLS-LIVE" {
+		r.handOverLocked(st.pub)
+		r.settleLocked(available.at)
+	}
+	return r.takeNoticesLocked(), true
+}
+
+func (r *registry) appendEventLocked(st *stream, ev event) {
+	st.lastSeq++
+	ev.queue, ev.channel, ev.streamID, ev.seq, ev.previous = st.pub.publisherID, st.pub.channel, st.id, st.lastSeq, st.previous
+	r.events.append(ev)
+}
+
+// rememberLocked keeps each kind of output once, for those who look at the stream.
+func (st *stream) rememberLocked(a announcement) {
+	if len(st.announced) < maxAnnounced && !slices.Contains(st.announced, a) {
+		st.announced = append(st.announced, announcement{strings.Clone(a.streamType), strings.Clone(a.resolution)})
+	}
+}
+
+// finish is STREAM-CLOSED: the stream is closed, its slot free. If the encoder ended a live stream by itself, the
+// publication is moved or killed. It reports whether the stream was the encoder's own; if not, nothing changes.
+func (r *registry) finish(e *encoder, channel, streamID string, now time.Time) ([]notice, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	st := r.ownStreamLocked(e, channel, streamID)
+	if st == nil {
+		return nil, false
+	}
+	r.closeLocked(st, now)
+	if !st.closing {
+		r.countFailureLocked(st, now)
+		r.lostLocked(st, st.lastSeq > 0, errEncoderFailed, now)
+	}
+	r.settleLocked(now)
+	return r.takeNoticesLocked(), true
+}
+
+func (r *registry) ownStreamLocked(e *encoder, channel, streamID string) *stream {
+	st := r.streams[streamID]
+	if st == nil || st.encoder != e || st.pub.channel != channel {
+		return nil
+	}
+	return st
+}
+
+// closeLocked takes a stream over to closed. It is the one place where a slot becomes free.
+func (r *registry) closeLocked(st *stream, now time.Time) {
+	if st.closing {
+		r.closing--
+	}
+	delete(r.streams, st.id)
+	delete(st.encoder.streams, st)
+	r.slots.used--
+	if st.lastSeq > 0 {
+		r.appendEventLocked(st, event{closed: true, at: now})
+	}
+	r.noteLocked(notice{kind: noteClosed, channel: st.pub.channel, stream: st.id, encoder: st.encoder.id})
+}
+
+// kill tells the publisher of the channel's live publication to stop, if the ID is its current one or "*". It lives
+// on until the streaming server says that it ended, for killPatience at the most. It reports whether there was one.
+func (r *registry) kill(channel, streamID string, now time.Time) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	p := r.channels[channel]
+	if p == nil || !p.isKnownByLocked(streamID) {
+		return false
+	}
+	p.server.peer.kill(p.channel, p.publisherID)
+	if p.killedAt.IsZero() {
+		p.killedAt = now
+		r.killed[p] = struct{}{}
+	}
+	return true
+}
+
+func (p *publication) isKnownByLocked(streamID string) bool {
+	return streamID == "*" || streamID == p.id || p.successor != nil && streamID == p.successor.id
+}

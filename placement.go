@@ -1,0 +1,320 @@
+package main
+
+// Which encoder gets a stream, and who waits for one: the choice, the queue of those who wait, maintenance (drain),
+// and the guard against encoders that fail what they are given. Part of the registry, under its rules.
+
+import (
+	"container/list"
+	"errors"
+	"time"
+)
+
+const (
+	maxWaitingRequests = 1000
+
+	// killPatience is how long a publication lives on after STREAM-KILL if its streaming server says nothing.
+	killPatience = 30 * time.Second
+
+	// The flap guard: an encoder that failed so many streams in a row, each within earlyFailure of its start and
+	// with nothing announced, is set aside for a time that doubles with each further failure.
+	failuresInARow = 3
+	earlyFailure   = 10 * time.Second
+	firstAside     = 10 * time.Second
+	longestAside   = 5 * time.Minute
+
+	// provenAfter is how long an encoder has to be connected to be preferred for a publication that lost another,
+	// so that one that comes and goes in a loop does not take it down with it.
+	provenAfter = 10 * time.Second
+)
+
+var (
+	errWaitedInVain  = errors.New("no encoder had a free slot in time")
+	errNeverStarted  = errors.New("encoder announced nothing in time")
+	errKillIgnored   = errors.New("streaming server did not answer STREAM-KILL")
+	errEncodersLost  = errors.New("three encoders lost within a minute: the stream itself is the likely cause")
+	errEncoderFailed = errors.New("encoder ended the stream")
+	errEncoderGone   = errors.New("encoder is gone")
+)
+
+// slotCount is kept up with every transition, so that asking for it costs the same with any number of streams.
+type slotCount struct {
+	used      int
+	capacity  int // of the encoders with a limit
+	unlimited int // encoders without one
+}
+
+func (c *slotCount) add(capacity int) {
+	if capacity < 0 {
+		c.unlimited++
+	} else {
+		c.capacity += capacity
+	}
+}
+
+func (c *slotCount) remove(capacity int) {
+	if capacity < 0 {
+		c.unlimited--
+	} else {
+		c.capacity -= capacity
+	}
+}
+
+func (e *encoder) load() int { return len(e.streams) }
+
+func (e *encoder) hasFreeSlot() bool { return e.capacity < 0 || e.load() < e.capacity }
+
+// chooseLocked returns the encoder with a free slot and the least load, nil if there is none; one that is set aside
+// only if there is no other. A publication that has lost an encoder gets a proven one if there is one.
+func (r *registry) chooseLocked(w *waiter, now time.Time) *encoder {
+	var best *encoder
+	for _, e := range r.encoders {
+		if e.draining || !e.hasFreeSlot() || e == w.avoid {
+			continue
+		}
+		if best == nil || w.preferred(e, best, now) {
+			best = e
+		}
+	}
+	return best
+}
+
+func (w *waiter) preferred(a, b *encoder, now time.Time) bool {
+	if x, y := now.Before(a.asideTil), now.Before(b.asideTil); x != y {
+		return y
+	}
+	if w.pub != nil {
+		if x, y := now.Sub(a.since) >= provenAfter, now.Sub(b.since) >= provenAfter; x != y {
+			return x
+		}
+	}
+	return lessLoaded(a, b)
+}
+
+// lessLoaded orders encoders by load. Of equal loads the larger free share wins, which is the larger capacity; then
+// the one that came first.
+func lessLoaded(a, b *encoder) bool {
+	if a.load() != b.load() {
+		return a.load() < b.load()
+	}
+	if a.load() > 0 && a.capacity != b.capacity { // an idle encoder is all free, whatever its size
+		return a.capacity < 0 || (b.capacity >= 0 && a.capacity > b.capacity)
+	}
+	return a.id < b.id
+}
+
+// waiter is who asks for a slot: a publish request, or a publication that has lost its encoder.
+type waiter struct {
+	// a publish request
+	server    *server
+	requestID string
+	job       encodeJob
+
+	// a publication
+	pub   *publication
+	avoid *encoder // the one that failed it
+
+	due time.Time
+}
+
+// grantLocked gives a slot to who asks for one. Errors: errDraining, errChannelBusy, errNoEncoder.
+func (r *registry) grantLocked(w *waiter, now time.Time) error {
+	if w.pub == nil {
+		switch {
+		case w.server.draining:
+			return errDraining
+		case r.channels[w.job.channel] != nil:
+			return errChannelBusy
+		}
+	}
+	e := r.chooseLocked(w, now)
+	if e == nil {
+		return errNoEncoder
+	}
+	if w.pub == nil {
+		r.publishLocked(w, e, now)
+	} else {
+		r.resumeLocked(w.pub, e, now)
+	}
+	return nil
+}
+
+// waitLocked puts who found no slot behind the others who wait. errNoEncoder if there is no waiting.
+func (r *registry) waitLocked(w *waiter, answerBy, now time.Time) error {
+	if r.limits.encoderWait == 0 || r.stopping {
+		return errNoEncoder
+	}
+	w.due = now.Add(r.limits.encoderWait)
+	if w.pub != nil {
+		w.pub.waiting = r.waiting.PushBack(w)
+		return nil
+	}
+	if r.waitingCount == maxWaitingRequests {
+		return errNoEncoder
+	}
+	if answerBy.Before(w.due) {
+		w.due = answerBy
+	}
+	r.waitingCount++
+	r.waiting.PushBack(w)
+	return nil
+}
+
+func (r *registry) removeWaiterLocked(el *list.Element) *waiter {
+	w := r.waiting.Remove(el).(*waiter)
+	if w.pub != nil {
+		w.pub.waiting = nil
+	} else {
+		r.waitingCount--
+	}
+	return w
+}
+
+func (r *registry) stopWaitingLocked(p *publication) {
+	if p.waiting != nil {
+		r.removeWaiterLocked(p.waiting)
+	}
+}
+
+// forgetRequestsLocked drops the waiting requests of a streaming server that is gone.
+func (r *registry) forgetRequestsLocked(s *server) {
+	r.eachWaiterLocked(func(el *list.Element, w *waiter) {
+		if w.pub == nil && w.server == s {
+			r.removeWaiterLocked(el)
+		}
+	})
+}
+
+func (r *registry) denyWaitingLocked(reason error) {
+	r.eachWaiterLocked(func(el *list.Element, w *waiter) {
+		if w.pub == nil {
+			r.denyLocked(r.removeWaiterLocked(el), reason)
+		}
+	})
+}
+
+func (r *registry) denyLocked(w *waiter, reason error) {
+	w.server.peer.deny(w.requestID, w.job.channel)
+	r.noteLocked(notice{kind: noteDenied, channel: w.job.channel, server: w.server.id, reason: reason})
+}
+
+// eachWaiterLocked calls f for each in the order of arrival; f may remove the one it is called for.
+func (r *registry) eachWaiterLocked(f func(*list.Element, *waiter)) {
+	for el := r.waiting.Front(); el != nil; {
+		next := el.Next()
+		f(el, el.Value.(*waiter))
+		el = next
+	}
+}
+
+// settleLocked is called when slots may have become free: it serves those who wait, then goes on with moves.
+func (r *registry) settleLocked(now time.Time) {
+	if r.stopping {
+		return
+	}
+	for el := r.waiting.Front(); el != nil; {
+		next, w := el.Next(), el.Value.(*waiter)
+		err := r.grantLocked(w, now)
+		if err == errNoEncoder {
+			if w.avoid == nil {
+				break // nor is there one for those behind
+			}
+		} else {
+			r.removeWaiterLocked(el)
+			if err != nil {
+				r.denyLocked(w, err)
+			}
+		}
+		el = next
+	}
+	r.moveOnLocked(now)
+}
+
+// countFailureLocked is the flap guard's part of a stream that its encoder ended by itself.
+func (r *registry) countFailureLocked(st *stream, now time.Time) {
+	e := st.encoder
+	if st.lastSeq > 0 || now.Sub(st.started) > earlyFailure {
+		return
+	}
+	e.failures++
+	if e.failures < failuresInARow {
+		return
+	}
+	aside := longestAside
+	if doublings := e.failures - failuresInARow; doublings < 5 {
+		aside = min(firstAside<<doublings, longestAside)
+	}
+	e.asideTil = now.Add(aside)
+	r.noteLocked(notice{kind: noteSetAside, encoder: e.id, reason: errEncoderFailed})
+}
+
+// expire does what is due: it ends waiting, starting and killing that took too long. The coordinator calls it a few
+// times a second.
+func (r *registry) expire(now time.Time) []notice {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.eachWaiterLocked(func(el *list.Element, w *waiter) {
+		if now.Before(w.due) {
+			return
+		}
+		if w.pub != nil {
+			r.killAndEndLocked(w.pub, errWaitedInVain)
+		} else {
+			r.denyLocked(r.removeWaiterLocked(el), errWaitedInVain)
+		}
+	})
+	for p := range r.killed {
+		if now.Sub(p.killedAt) >= killPatience {
+			r.noteLocked(notice{kind: noteKillIgnored, channel: p.channel, stream: p.id, server: p.server.id, reason: errKillIgnored})
+			r.endLocked(p)
+		}
+	}
+	for len(r.started) > 0 && now.Sub(r.started[0].started) >= r.limits.startTimeout {
+		st := r.started[0]
+		r.started[0] = nil
+		r.started = r.started[1:]
+		if r.streams[st.id] == st && !st.closing && st.lastSeq == 0 {
+			r.neverStartedLocked(st)
+		}
+	}
+	r.settleLocked(now)
+	return r.takeNoticesLocked()
+}
+
+// drain takes a streaming server or an encoder out of service: it gets nothing new and keeps what it has. With move
+// the live streams of an encoder go to others. Errors: errUnknownMember.
+func (r *registry) drain(id uint64, move bool, now time.Time) ([]notice, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if s := r.servers[id]; s != nil {
+		s.draining = true
+		return nil, nil
+	}
+	e := r.encoders[id]
+	if e == nil {
+		return nil, errUnknownMember
+	}
+	e.draining = true
+	if move {
+		r.moving[e] = struct{}{}
+	}
+	r.settleLocked(now)
+	return r.takeNoticesLocked(), nil
+}
+
+// undrain puts it back into service; moves that are under way are finished. Errors: errUnknownMember.
+func (r *registry) undrain(id uint64, now time.Time) ([]notice, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if s := r.servers[id]; s != nil {
+		s.draining = false
+		return nil, nil
+	}
+	e := r.encoders[id]
+	if e == nil {
+		return nil, errUnknownMember
+	}
+	e.draining = false
+	delete(r.moving, e)
+	r.settleLocked(now)
+	return r.takeNoticesLocked(), nil
+}

@@ -1,0 +1,160 @@
+package main
+
+// Copies of the registry's state for those who ask: the answers of the commands API. The lock is held for copying
+// only; sorting and encoding are the caller's.
+
+import (
+	"strings"
+	"time"
+)
+
+// capacityReport is the answer to GET /commands/capacity; capacity -1 means no limit.
+type capacityReport struct {
+	Load         int `json:"load"`
+	Capacity     int `json:"capacity"`
+	EncoderCount int `json:"encoderCount"`
+}
+
+func (r *registry) capacity() capacityReport {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.capacityLocked()
+}
+
+func (r *registry) capacityLocked() capacityReport {
+	c := capacityReport{Load: r.slots.used, Capacity: r.slots.capacity, EncoderCount: len(r.encoders)}
+	if r.slots.unlimited > 0 {
+		c.Capacity = -1
+	}
+	return c
+}
+
+// clusterReport is the answer to GET /commands/report.
+type clusterReport struct {
+	ActiveStreams    []streamReport  `json:"activeStreams"`
+	StreamingServers []serverReport  `json:"streamingServers"`
+	Encoders         []encoderReport `json:"encoders"`
+	WaitingRequests  int             `json:"waitingRequests"`
+}
+
+// streamReport is a live publication under its current stream ID. While it waits for an encoder, that is 0.
+type streamReport struct {
+	Channel      string `json:"channel"`
+	StreamID     string `json:"streamId"`
+	StreamServer uint64 `json:"streamServer"`
+	Encoder      uint64 `json:"encoder"`
+}
+
+type serverReport struct {
+	ID         uint64    `json:"id"`
+	IP         string    `json:"ip"`
+	Port       int       `json:"port"`
+	SSL        bool      `json:"ssl"`
+	ServerType string    `json:"serverType"`
+	Since      time.Time `json:"since"`
+	Streams    int       `json:"streams"`
+	Draining   bool      `json:"draining"`
+}
+
+type encoderReport struct {
+	ID       uint64    `json:"id"`
+	Capacity int       `json:"capacity"`
+	Load     int       `json:"load"`
+	Since    time.Time `json:"since"`
+	Draining bool      `json:"draining"`
+	Moving   bool      `json:"moving"`   // its streams are being taken to other encoders
+	SetAside bool      `json:"setAside"` // by the flap guard
+}
+
+func (r *registry) report(now time.Time) clusterReport {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c := clusterReport{
+		ActiveStreams:    make([]streamReport, 0, len(r.channels)),
+		StreamingServers: make([]serverReport, 0, len(r.servers)),
+		Encoders:         make([]encoderReport, 0, len(r.encoders)),
+		WaitingRequests:  r.waitingCount,
+	}
+	for _, p := range r.channels {
+		c.ActiveStreams = append(c.ActiveStreams, streamReport{p.channel, p.id, p.server.id, p.encoderIDLocked()})
+	}
+	for _, s := range r.servers {
+		c.StreamingServers = append(c.StreamingServers, serverReport{s.id, s.ip, s.port, s.ssl, s.serverType, s.since, len(s.publications), s.draining})
+	}
+	for _, e := range r.encoders {
+		_, moving := r.moving[e]
+		c.Encoders = append(c.Encoders, encoderReport{e.id, e.capacity, e.load(), e.since, e.draining, moving, now.Before(e.asideTil)})
+	}
+	return c
+}
+
+func (p *publication) encoderIDLocked() uint64 {
+	if p.current == nil {
+		return 0
+	}
+	return p.current.encoder.id
+}
+
+// totals are the figures of the cluster in one look.
+type totals struct {
+	Live             int            `json:"live"`    // publications
+	Closing          int            `json:"closing"` // streams
+	WaitingRequests  int            `json:"waitingRequests"`
+	Slots            capacityReport `json:"slots"`
+	StreamingServers int            `json:"streamingServers"`
+}
+
+func (r *registry) totals() totals {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return totals{len(r.channels), r.closing, r.waitingCount, r.capacityLocked(), len(r.servers)}
+}
+
+// streamRow is a stream as the dashboard lists it. A publication that waits for an encoder has a row, too.
+type streamRow struct {
+	Channel      string    `json:"channel"`
+	StreamID     string    `json:"streamId"`
+	State        string    `json:"state"` // live, starting (a successor that has not taken over), waiting, closing
+	StreamServer uint64    `json:"streamServer"`
+	Encoder      uint64    `json:"encoder"`
+	Since        time.Time `json:"since"`     // the publisher is live
+	Announced    []string  `json:"announced"` // "HLS-LIVE 1280x720-30"
+
+	announced []announcement
+}
+
+// streamRows copies all streams; the announcements are shared, for they are only ever appended to.
+func (r *registry) streamRows() []streamRow {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	rows := make([]streamRow, 0, len(r.streams)+r.waiting.Len()-r.waitingCount)
+	for _, st := range r.streams {
+		row := streamRow{st.pub.channel, st.id, "live", st.pub.server.id, st.encoder.id, st.pub.since, nil, st.announced}
+		switch {
+		case st.closing:
+			row.State = "closing"
+		case st.pub.successor == st:
+			row.State = "starting"
+		}
+		rows = append(rows, row)
+	}
+	for el := r.waiting.Front(); el != nil; el = el.Next() {
+		if p := el.Value.(*waiter).pub; p != nil {
+			rows = append(rows, streamRow{p.channel, p.id, "waiting", p.server.id, 0, p.since, nil, nil})
+		}
+	}
+	return rows
+}
+
+// matches tells whether a search for q finds the row.
+func (row *streamRow) matches(q string) bool {
+	return strings.Contains(row.Channel, q) || strings.Contains(row.StreamID, q)
+}
+
+// describeAnnounced fills in Announced, which is left out while rows are searched and sorted.
+func (row *streamRow) describeAnnounced() {
+	row.Announced = make([]string, len(row.announced))
+	for i, a := range row.announced {
+		row.Announced[i] = a.streamType + " " + a.resolution
+	}
+}
