@@ -34,7 +34,7 @@ const (
 func main() {
 	ctx, release := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	context.AfterFunc(ctx, release) // a second signal ends the process at once
-	stdlog.SetOutput(io.Discard) // net/http quotes there what servers send unasked, which may hold a key
+	stdlog.SetOutput(io.Discard)    // net/http quotes there what servers send unasked, which may hold a key
 	getenv, err := withDotEnv(".env", os.LookupEnv)
 	if err == nil {
 		err = run(ctx, getenv, os.Stderr)
