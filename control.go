@@ -24,6 +24,7 @@ type controlSockets struct {
 	// set once
 	secret      Secret
 	coordinator *coordinator
+	max         int // connections at once
 	log         *slog.Logger
 	upgrader    websocket.Upgrader
 
@@ -35,10 +36,11 @@ type controlSockets struct {
 	sessions map[*session]struct{}
 }
 
-func newControlSockets(cfg *Config, c *coordinator, log *slog.Logger) *controlSockets {
+func newControlSockets(cfg *Config, c *coordinator, max int, log *slog.Logger) *controlSockets {
 	return &controlSockets{
 		secret:      cfg.ControlSecret,
 		coordinator: c,
+		max:         max,
 		log:         log,
 		upgrader: websocket.Upgrader{
 			// Small buffers, because there are many peers and their messages are short: see docs/performance.md.
@@ -83,6 +85,11 @@ func (cs *controlSockets) serveStreamingServer(w http.ResponseWriter, r *http.Re
 // serve upgrades the request and hands the connection to a goroutine of its own: a handler that stayed would keep
 // the request's buffers with it.
 func (cs *controlSockets) serve(w http.ResponseWriter, r *http.Request, p controlPeer) {
+	if cs.full() {
+		cs.log.Warn("control connection refused", "remote", r.RemoteAddr, "path", r.URL.Path, "reason", "too many connections")
+		writeError(w, http.StatusServiceUnavailable, "too many connections")
+		return
+	}
 	conn, err := cs.upgrader.Upgrade(w, r, nil)
 	if err != nil {
 		cs.log.Debug("no websocket upgrade", "remote", r.RemoteAddr, "reason", err.Error())
@@ -183,6 +190,13 @@ func (cs *controlSockets) add(s *session) bool {
 	cs.sessions[s] = struct{}{}
 	cs.running.Add(1)
 	return true
+}
+
+// full may be a few connections late when many come at once.
+func (cs *controlSockets) full() bool {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	return len(cs.sessions) >= cs.max
 }
 
 func (cs *controlSockets) remove(s *session) {

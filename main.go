@@ -75,8 +75,9 @@ func run(ctx context.Context, getenv func(string) string, stderr io.Writer) (err
 	verifier := newKeyVerifier(cfg, log)
 	defer verifier.close()
 	coordinator := newCoordinator(cfg, log, verifier, events)
-	control := newControlSockets(cfg, coordinator, log)
-	server := newHTTPServer(newRoutes(cfg, log, &commands{coordinator}, control), log)
+	limits := systemLimits()
+	control := newControlSockets(cfg, coordinator, limits.control, log)
+	server := newHTTPServer(newRoutes(cfg, log, &commands{coordinator}, control), newDoor(limits.visitors), log)
 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

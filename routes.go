@@ -72,9 +72,9 @@ func welcome(w http.ResponseWriter, _ *http.Request) {
 
 // newHTTPServer sets the limits that hold until a request is answered or its connection became a control socket,
 // which sets its own deadlines.
-func newHTTPServer(handler http.Handler, log *slog.Logger) *http.Server {
-	return &http.Server{
-		Handler:           handler,
+func newHTTPServer(handler http.Handler, door *door, log *slog.Logger) *http.Server {
+	server := &http.Server{
+		Handler:           door.serving(handler),
 		ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout:       20 * time.Second,
 		WriteTimeout:      60 * time.Second,
@@ -82,6 +82,8 @@ func newHTTPServer(handler http.Handler, log *slog.Logger) *http.Server {
 		MaxHeaderBytes:    32 << 10,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
+	door.guard(server)
+	return server
 }
 
 // authorize lets a request through that carries the configured credentials (RFC 7617, RFC 6750).
