@@ -1,0 +1,243 @@
+// Events and announced streams on disk (bbolt), so that no crash loses them.
+//
+// Two buckets: "events" holds the undelivered events under (queue number, position), "queues" one record per queue with
+// the range of positions in use and the queue's announced streams (a stream-available was recorded, its stream-closed
+// was not), each with the sequence number of its last event. Queues are numbered in order of creation, so new keys stay
+// near the right edge of both trees, and a start reads the queue records only. A record goes when nothing of its queue
+// waits and no stream of it is announced.
+//
+// Positions are given by the caller: committing a group twice leaves the same as committing it once, which makes it safe
+// to repeat a commit whose error came after the data had reached the disk.
+package main
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+)
+
+const (
+	outboxFile     = "outbox.db"
+	outboxVersion  = 1
+	outboxLockWait = time.Second
+
+	metaBucket   = "meta"
+	queuesBucket = "queues"
+	eventsBucket = "events"
+	versionKey   = "version"
+
+	// The file's pages count as resident memory once they were touched through bbolt's mapping. Above this size they are
+	// given back every releaseEvery; the next touch finds them in the page cache.
+	releaseAbove = 16 << 20
+	releaseEvery = 500 * time.Millisecond
+
+	// Up to this many free pages the free list is written with each commit, which saves a scan of the whole file at the
+	// next start. A longer one, left behind by an outage, would cost more with every commit than the scan does once.
+	freePagesSynced = 2000
+)
+
+// errUnreadable says that an event is not in the outbox or does not decode: reading it again will not help.
+var errUnreadable = errors.New("unreadable event in the outbox")
+
+// group is what one transaction writes.
+type group struct {
+	appended  []queuedEvent
+	delivered []deliveredMark
+}
+
+type queuedEvent struct {
+	queue    *queue
+	position uint32
+	event    event
+}
+
+// deliveredMark says that the events of a queue before position head are delivered.
+type deliveredMark struct {
+	queue uint64
+	head  uint32
+}
+
+type outbox struct {
+	db *bbolt.DB
+
+	// owned by the one goroutine that commits
+	released time.Time
+}
+
+// openOutbox opens or creates the outbox in dir. A second process on the same directory gets an error within
+// outboxLockWait.
+func openOutbox(dir string) (*outbox, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("create the directory of the outbox: %w", err)
+	}
+	path := filepath.Join(dir, outboxFile)
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{
+		Timeout:        outboxLockWait,
+		FreelistType:   bbolt.FreelistMapType,
+		NoFreelistSync: true,
+		NoStatistics:   true,
+	})
+	if errors.Is(err, bolterrors.ErrTimeout) {
+		return nil, fmt.Errorf("the outbox in directory %s is in use by another process: %w", dir, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open the outbox %s: %w", path, err)
+	}
+	o := &outbox{db: db}
+	if err := errors.Join(o.prepare(), syncDirectory(dir)); err != nil {
+		return nil, errors.Join(fmt.Errorf("prepare the outbox %s: %w", path, err), db.Close())
+	}
+	return o, nil
+}
+
+func (o *outbox) prepare() error {
+	err := o.db.View(func(tx *bbolt.Tx) error {
+		meta := tx.Bucket([]byte(metaBucket))
+		if meta == nil {
+			return os.ErrNotExist
+		}
+		if version := meta.Get([]byte(versionKey)); len(version) != 1 || version[0] != outboxVersion {
+			return fmt.Errorf("its format has version %d, this program reads version %d", version, outboxVersion)
+		}
+		return nil
+	})
+	if !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return o.db.Update(func(tx *bbolt.Tx) error {
+		_, queuesErr := tx.CreateBucket([]byte(queuesBucket))
+		_, eventsErr := tx.CreateBucket([]byte(eventsBucket))
+		meta, metaErr := tx.CreateBucket([]byte(metaBucket))
+		if err := errors.Join(queuesErr, eventsErr, metaErr); err != nil {
+			return err
+		}
+		return meta.Put([]byte(versionKey), []byte{outboxVersion})
+	})
+}
+
+// syncDirectory makes a new file's name durable.
+func syncDirectory(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// load calls each with every queue record, in order of creation.
+func (o *outbox) load(each func(number uint64, record queueRecord)) error {
+	defer o.release()
+	return o.db.View(func(tx *bbolt.Tx) error {
+		return tx.Bucket([]byte(queuesBucket)).ForEach(func(key, value []byte) error {
+			record, err := decodeQueueRecord(value)
+			if err != nil || len(key) != 8 {
+				return fmt.Errorf("record of queue %x: %w", key, err)
+			}
+			each(binary.BigEndian.Uint64(key), record)
+			return nil
+		})
+	})
+}
+
+// commit makes a group durable in one transaction, all of it or nothing, and returns the names of the queues that ended
+// with it. Only one goroutine may call it.
+func (o *outbox) commit(g group) (ended []string, err error) {
+	err = o.db.Update(func(tx *bbolt.Tx) error {
+		queues, events := tx.Bucket([]byte(queuesBucket)), tx.Bucket([]byte(eventsBucket))
+		queues.FillPercent, events.FillPercent = 0.9, 0.9
+		for _, appended := range g.appended {
+			if err := putEvent(queues, events, appended); err != nil {
+				return err
+			}
+		}
+		for _, mark := range g.delivered {
+			name, err := removeDelivered(queues, events, mark)
+			if err != nil {
+				return err
+			}
+			if name != "" {
+				ended = append(ended, name)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("commit to the outbox: %w", err)
+	}
+	if time.Since(o.released) >= releaseEvery {
+		o.release()
+	}
+	return ended, nil
+}
+
+func putEvent(queues, events *bbolt.Bucket, appended queuedEvent) error {
+	record := queueRecord{name: appended.event.queue, head: appended.position}
+	if value := queues.Get(queueKey(appended.queue.number)); value != nil {
+		var err error
+		if record, err = decodeQueueRecord(value); err != nil {
+			return err
+		}
+	}
+	if record.head == record.tail || record.tail == 0 {
+		record.headAt = appended.event.at
+	}
+	record.tail = appended.position + 1
+	record.note(appended.event)
+	if err := events.Put(eventKey(appended.queue.number, appended.position), encodeEvent(appended.event)); err != nil {
+		return err
+	}
+	return queues.Put(queueKey(appended.queue.number), record.encode())
+}
+
+// removeDelivered returns the queue's name when the queue has ended with it.
+func removeDelivered(queues, events *bbolt.Bucket, mark deliveredMark) (ended string, err error) {
+	value := queues.Get(queueKey(mark.queue))
+	if value == nil {
+		return "", nil
+	}
+	record, err := decodeQueueRecord(value)
+	if err != nil {
+		return "", err
+	}
+	for ; record.head < mark.head; record.head++ {
+		if err := events.Delete(eventKey(mark.queue, record.head)); err != nil {
+			return "", err
+		}
+	}
+	if record.head == record.tail && len(record.announced) == 0 {
+		return record.name, queues.Delete(queueKey(mark.queue))
+	}
+	if next := events.Get(eventKey(mark.queue, record.head)); next != nil {
+		if event, err := decodeEvent(next); err == nil {
+			record.headAt = event.at
+		}
+	}
+	return "", queues.Put(queueKey(mark.queue), record.encode())
+}
+
+// read returns one undelivered event. errUnreadable means that it can never be read.
+func (o *outbox) read(queue uint64, position uint32) (found event, err error) {
+	err = o.db.View(func(tx *bbolt.Tx) error {
+		value := tx.Bucket([]byte(eventsBucket)).Get(eventKey(queue, position))
+		if value == nil {
+			return errUnreadable
+		}
+		found, err = decodeEvent(value)
+		return err
+	})
+	return found, err
+}
+
+func (o *outbox) close() error { return o.db.Close() }
+
+func queueKey(number uint64) []byte { return binary.BigEndian.AppendUint64(nil, number) }
+
+func eventKey(queue uint64, position uint32) []byte {
+	return binary.BigEndian.AppendUint32(queueKey(queue), position)
+}

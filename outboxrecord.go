@@ -1,0 +1,141 @@
+// How events and queue records look in the outbox: fields one after the other, numbers as varints, strings with their
+// length before them. The format has one version for the whole file (outboxVersion).
+package main
+
+import (
+	"encoding/binary"
+	"slices"
+	"time"
+)
+
+// queueRecord is what the outbox knows about a queue.
+type queueRecord struct {
+	name       string
+	head, tail uint32 // events at head <= position < tail are undelivered
+	headAt     time.Time
+	announced  []announcedStream
+}
+
+// announcedStream is a stream of which the application was, or will be, told that it is available, and whose end is
+// not recorded.
+type announcedStream struct {
+	channel, streamID, previous string
+	lastSeq                     uint64
+}
+
+// note keeps the announced streams up to date with an event that joins the queue.
+func (r *queueRecord) note(ev event) {
+	i := slices.IndexFunc(r.announced, func(s announcedStream) bool { return s.streamID == ev.streamID })
+	switch {
+	case ev.closed && i >= 0:
+		r.announced = slices.Delete(r.announced, i, i+1)
+	case ev.closed:
+	case i >= 0:
+		r.announced[i].lastSeq = ev.seq
+	default:
+		r.announced = append(r.announced, announcedStream{channel: ev.channel, streamID: ev.streamID, previous: ev.previous, lastSeq: ev.seq})
+	}
+}
+
+func (r *queueRecord) encode() []byte {
+	b := make([]byte, 0, 160)
+	b = appendString(b, r.name)
+	b = binary.AppendUvarint(b, uint64(r.head))
+	b = binary.AppendUvarint(b, uint64(r.tail))
+	b = appendTime(b, r.headAt)
+	b = binary.AppendUvarint(b, uint64(len(r.announced)))
+	for _, s := range r.announced {
+		b = appendString(b, s.channel)
+		b = appendString(b, s.streamID)
+		b = appendString(b, s.previous)
+		b = binary.AppendUvarint(b, s.lastSeq)
+	}
+	return b
+}
+
+func decodeQueueRecord(b []byte) (queueRecord, error) {
+	f := fields{rest: string(b)}
+	r := queueRecord{name: f.text(), head: uint32(f.number()), tail: uint32(f.number()), headAt: f.time()}
+	for n := f.number(); n > 0 && !f.broken; n-- {
+		r.announced = append(r.announced, announcedStream{channel: f.text(), streamID: f.text(), previous: f.text(), lastSeq: f.number()})
+	}
+	return r, f.err()
+}
+
+func encodeEvent(ev event) []byte {
+	var closed uint64
+	if ev.closed {
+		closed = 1
+	}
+	b := make([]byte, 0, 256)
+	b = binary.AppendUvarint(b, closed)
+	b = appendTime(b, ev.at)
+	b = binary.AppendUvarint(b, ev.seq)
+	for _, s := range []string{ev.channel, ev.streamID, ev.previous, ev.streamType, ev.resolution, ev.indexFile, ev.startTime} {
+		b = appendString(b, s)
+	}
+	return b
+}
+
+// decodeEvent gives the event without its queue.
+func decodeEvent(b []byte) (event, error) {
+	f := fields{rest: string(b)}
+	ev := event{
+		closed: f.number() == 1, at: f.time(), seq: f.number(),
+		channel: f.text(), streamID: f.text(), previous: f.text(),
+		streamType: f.text(), resolution: f.text(), indexFile: f.text(), startTime: f.text(),
+	}
+	return ev, f.err()
+}
+
+func appendString(b []byte, s string) []byte {
+	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
+}
+
+func appendTime(b []byte, t time.Time) []byte { return binary.AppendVarint(b, t.UnixMilli()) }
+
+// fields reads a record from its front. After a broken field all others are zero.
+type fields struct {
+	rest   string
+	broken bool
+}
+
+func (f *fields) number() (n uint64) {
+	for shift := 0; shift < 64; shift += 7 {
+		if f.rest == "" {
+			break
+		}
+		c := f.rest[0]
+		f.rest = f.rest[1:]
+		n |= uint64(c&0x7f) << shift
+		if c < 0x80 {
+			return n
+		}
+	}
+	f.rest, f.broken = "", true
+	return 0
+}
+
+func (f *fields) text() string {
+	n := f.number()
+	if n > uint64(len(f.rest)) {
+		f.rest, f.broken = "", true
+		return ""
+	}
+	s := f.rest[:n]
+	f.rest = f.rest[n:]
+	return s
+}
+
+// time reads a zigzag varint, as encoding/binary writes signed numbers.
+func (f *fields) time() time.Time {
+	n := f.number()
+	return time.UnixMilli(int64(n>>1) ^ -int64(n&1))
+}
+
+func (f *fields) err() error {
+	if f.broken || f.rest != "" {
+		return errUnreadable
+	}
+	return nil
+}

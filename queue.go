@@ -1,0 +1,118 @@
+// What delivery keeps in memory of the events of one publication, and the two ways it lists queues: in order of arrival
+// and by a key. A queue costs about 100 bytes however many events wait in it: they stay on disk.
+package main
+
+import (
+	"container/heap"
+	"math"
+)
+
+// queue is a run of events that are delivered strictly in order. Events at positions head <= p < end are committed and
+// undelivered; the one at head is the only one that is ever in flight.
+type queue struct {
+	// set once
+	number uint64
+	name   uint64 // hash
+
+	// owned by the writer
+	tail uint32 // position of the next event
+
+	// guarded by delivery.mu
+	head, end uint32
+	attempt   int32  // tries of the event at head that failed
+	changed   bool   // head has moved since the writer last asked
+	cached    *event // the event at head, if it need not be read from disk
+	next      *queue // in the queueList that it stands in
+	key       [2]int64
+	place     [2]int32
+}
+
+// The keys of a queue, and its places in the heaps ordered by them (notPlaced: not in that heap).
+const (
+	byDue = iota // when to try again, Unix nanoseconds
+	byAge        // when the event at head happened, Unix nanoseconds
+
+	notPlaced = -1
+)
+
+func newQueue(number, name uint64) *queue {
+	return &queue{number: number, name: name, place: [2]int32{notPlaced, notPlaced}}
+}
+
+// queueList is first in, first out. A queue stands in at most one.
+type queueList struct{ first, last *queue }
+
+func (l *queueList) push(q *queue) {
+	if l.last == nil {
+		l.first = q
+	} else {
+		l.last.next = q
+	}
+	l.last = q
+}
+
+// pop takes the first queue; nil when there is none.
+func (l *queueList) pop() *queue {
+	q := l.first
+	if q == nil {
+		return nil
+	}
+	l.first, q.next = q.next, nil
+	if l.first == nil {
+		l.last = nil
+	}
+	return q
+}
+
+func (l *queueList) empty() bool { return l.first == nil }
+
+// queueHeap has the queue with the smallest key first.
+type queueHeap struct {
+	which int
+	list  []*queue
+}
+
+// set puts a queue in, or moves it, under the given key.
+func (h *queueHeap) set(q *queue, key int64) {
+	q.key[h.which] = key
+	if place := q.place[h.which]; place != notPlaced {
+		heap.Fix(h, int(place))
+	} else {
+		heap.Push(h, q)
+	}
+}
+
+func (h *queueHeap) remove(q *queue) {
+	if place := q.place[h.which]; place != notPlaced {
+		heap.Remove(h, int(place))
+	}
+}
+
+// smallest is the first key, or the largest there is when the heap is empty.
+func (h *queueHeap) smallest() int64 {
+	if len(h.list) == 0 {
+		return math.MaxInt64
+	}
+	return h.list[0].key[h.which]
+}
+
+func (h *queueHeap) Len() int           { return len(h.list) }
+func (h *queueHeap) Less(i, j int) bool { return h.list[i].key[h.which] < h.list[j].key[h.which] }
+
+func (h *queueHeap) Swap(i, j int) {
+	h.list[i], h.list[j] = h.list[j], h.list[i]
+	h.list[i].place[h.which], h.list[j].place[h.which] = int32(i), int32(j)
+}
+
+func (h *queueHeap) Push(q any) {
+	q.(*queue).place[h.which] = int32(len(h.list))
+	h.list = append(h.list, q.(*queue))
+}
+
+func (h *queueHeap) Pop() any {
+	last := len(h.list) - 1
+	q := h.list[last]
+	h.list[last], h.list = nil, h.list[:last]
+	q.place[h.which] = notPlaced
+	return q
+}
