@@ -21,7 +21,7 @@ const (
 	commitEvery    = 5 * time.Millisecond  // pause between commits under load
 	removalsGather = 50 * time.Millisecond // removals alone wait this long for company: nothing waits for them
 	commitRetry    = time.Second
-	maxGroup       = 4096 // events in one commit, at most
+	maxGroup       = 1024 // events added by one commit, and removed by it, at most
 )
 
 // eventStore keeps events durably. The outbox is one; tests use others.
@@ -260,7 +260,11 @@ func (c *callbacks) writeGroup() error {
 		c.unwritten.appended = append(c.unwritten.appended, queuedEvent{queue: q, position: q.tail, event: ev})
 		q.tail++
 	}
-	c.unwritten.delivered = c.delivery.takeDelivered(c.unwritten.delivered)
+	marks, more := c.delivery.takeDelivered(maxGroup - len(c.unwritten.delivered))
+	if more {
+		signal(c.wakeRemoval)
+	}
+	c.unwritten.delivered = append(c.unwritten.delivered, marks...)
 	if len(c.unwritten.appended) == 0 && len(c.unwritten.delivered) == 0 {
 		return nil
 	}
@@ -289,7 +293,7 @@ func (c *callbacks) writeAll() error {
 func (c *callbacks) allWritten() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return len(c.appended) == 0
+	return len(c.appended) == 0 && !c.delivery.unmarked()
 }
 
 // takeAppended takes over the first events in memory, at most limit.

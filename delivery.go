@@ -22,6 +22,7 @@ const (
 	maxInFlight    = 256
 	maxRetrying    = maxInFlight / 2
 	answerTimeout  = 10 * time.Second
+	eventsPerTurn  = 16
 	pacedEvery     = 10 * time.Millisecond // between tries while the application fails
 	maxCached      = 1024                  // events kept in memory although committed, to be sent without reading them back
 	eventTimeStyle = "2006-01-02T15:04:05.000Z07:00"
@@ -47,7 +48,7 @@ type delivery struct {
 	due            queueList       // it was, and may be tried again now
 	waiting        queueHeap       // it was, and has to wait
 	aged           queueHeap       // all queues with undelivered events
-	changed        []*queue
+	changed        []*queue        // their head has moved on from what the writer knows
 	cached         int
 	inFlight       int
 	retrying       int // of those in flight
@@ -68,7 +69,7 @@ func newDelivery(post postFunc, read func(uint64, uint32) (event, error), log *s
 func (d *delivery) resume(q *queue, record queueRecord) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	q.head, q.end = record.head, record.tail
+	q.marked, q.head, q.end = record.head, record.head, record.tail
 	if q.head < q.end {
 		d.aged.set(q, record.headAt.UnixNano())
 		d.fresh.push(q)
@@ -97,16 +98,29 @@ func (d *delivery) committed(events []queuedEvent) {
 	d.launchLocked(time.Now().UnixNano())
 }
 
-// takeDelivered appends a mark for each queue whose head has moved since the last call.
-func (d *delivery) takeDelivered(marks []deliveredMark) []deliveredMark {
+// takeDelivered gives marks for queues whose head has moved since they were last given, for at most limit events in all.
+// more says that there are others.
+func (d *delivery) takeDelivered(limit int) (marks []deliveredMark, more bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, q := range d.changed {
-		q.changed = false
-		marks = append(marks, deliveredMark{queue: q.number, head: q.head})
+	for limit > 0 && len(d.changed) > 0 {
+		q := d.changed[len(d.changed)-1]
+		n := min(q.head-q.marked, uint32(limit))
+		q.marked += n
+		limit -= int(n)
+		marks = append(marks, deliveredMark{queue: q.number, head: q.marked})
+		if q.marked == q.head {
+			d.changed = d.changed[:len(d.changed)-1]
+		}
 	}
-	d.changed = d.changed[:0]
-	return marks
+	return marks, len(d.changed) > 0
+}
+
+// unmarked says that takeDelivered has something to give.
+func (d *delivery) unmarked() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.changed) > 0
 }
 
 // oldest is when the oldest undelivered event happened, as far as events were looked at; zero when there is none.
@@ -181,6 +195,7 @@ type try struct {
 	position uint32
 	cached   *event
 	attempt  int // 1 for the first
+	turn     int // events of this queue tried one after the other before this one
 }
 
 // nextLocked takes the next queue whose event may be sent, if there is one and a slot is free.
@@ -213,8 +228,10 @@ func (d *delivery) nextLocked(now int64) (try, bool) {
 
 // readyLocked says that there is an event to send and a slot for it.
 func (d *delivery) readyLocked() bool {
-	return d.ctx != nil && d.ctx.Err() == nil && d.inFlight < maxInFlight && (!d.fresh.empty() || d.retryReadyLocked())
+	return d.runningLocked() && d.inFlight < maxInFlight && (!d.fresh.empty() || d.retryReadyLocked())
 }
+
+func (d *delivery) runningLocked() bool { return d.ctx != nil && d.ctx.Err() == nil }
 
 func (d *delivery) retryReadyLocked() bool { return !d.due.empty() && d.retrying < maxRetrying }
 
@@ -272,7 +289,7 @@ func (d *delivery) finish(t try, at time.Time, delivered bool, wait time.Duratio
 		news = d.health.failed(q.number, t.attempt, now)
 		d.waitLocked(q, now.Add(wait))
 	}
-	next, more := d.releaseLocked(t, now)
+	next, more := d.releaseLocked(t, delivered, now)
 	return next, more, news
 }
 
@@ -303,21 +320,18 @@ func (d *delivery) finishUnread(t try, lost bool, wait time.Duration, now time.T
 		}
 		d.waitLocked(t.queue, now.Add(wait))
 	}
-	next, more = d.releaseLocked(t, now)
+	next, more = d.releaseLocked(t, lost, now)
 	return next, more, first
 }
 
 // passHeadLocked steps over the event at head, which the writer then removes.
 func (d *delivery) passHeadLocked(q *queue) {
-	q.head++
-	q.attempt = 0
-	if !q.changed {
-		q.changed = true
+	if q.marked == q.head {
 		d.changed = append(d.changed, q)
 	}
-	if q.head < q.end {
-		d.fresh.push(q)
-	} else {
+	q.head++
+	q.attempt = 0
+	if q.head == q.end {
 		d.aged.remove(q)
 	}
 }
@@ -331,10 +345,20 @@ func (d *delivery) waitLocked(q *queue, until time.Time) {
 }
 
 // releaseLocked gives the slot of a try back and takes the next one, for this worker and for as many as there is room.
-func (d *delivery) releaseLocked(t try, now time.Time) (try, bool) {
+// A queue whose event has passed goes on for some events, which lie together on disk, before it is the turn of others.
+func (d *delivery) releaseLocked(t try, passed bool, now time.Time) (try, bool) {
 	d.inFlight--
 	if t.attempt > 1 {
 		d.retrying--
+	}
+	q := t.queue
+	if passed && q.head < q.end {
+		if t.turn < eventsPerTurn && d.runningLocked() {
+			d.inFlight++
+			d.launchLocked(now.UnixNano())
+			return try{queue: q, position: q.head, attempt: 1, turn: t.turn + 1}, true
+		}
+		d.fresh.push(q)
 	}
 	next, more := d.nextLocked(now.UnixNano())
 	d.launchLocked(now.UnixNano())

@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -32,14 +33,17 @@ const (
 	eventsBucket = "events"
 	versionKey   = "version"
 
-	// The file's pages count as resident memory once they were touched through bbolt's mapping. Above this size they are
-	// given back every releaseEvery; the next touch finds them in the page cache.
+	// The file's pages count as resident memory once they were touched through bbolt's mapping, and the system maps up to
+	// 16 for one touch. In a file above this size they are given back after so many events were read or written; the next
+	// touch finds them in the page cache.
 	releaseAbove = 16 << 20
-	releaseEvery = 500 * time.Millisecond
+	releaseAfter = 512
 
-	// Up to this many free pages the free list is written with each commit, which saves a scan of the whole file at the
-	// next start. A longer one, left behind by an outage, would cost more with every commit than the scan does once.
-	freePagesSynced = 2000
+	// The list of free pages is written with each commit, which saves the next start a scan of all used pages. After an
+	// outage the list is long, and what it then costs each commit is more than a scan: it is left out when it has more
+	// than freePagesListed entries, unless more than pagesScanned pages would have to be scanned, and held in memory.
+	freePagesListed = 2000
+	pagesScanned    = 16_000
 )
 
 // errUnreadable says that an event is not in the outbox or does not decode: reading it again will not help.
@@ -66,8 +70,7 @@ type deliveredMark struct {
 type outbox struct {
 	db *bbolt.DB
 
-	// owned by the one goroutine that commits
-	released time.Time
+	touched atomic.Int64 // events read or written since the last release
 }
 
 // openOutbox opens or creates the outbox in dir. A second process on the same directory gets an error within
@@ -80,8 +83,7 @@ func openOutbox(dir string) (*outbox, error) {
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{
 		Timeout:        outboxLockWait,
 		FreelistType:   bbolt.FreelistMapType,
-		NoFreelistSync: true,
-		NoStatistics:   true,
+		NoFreelistSync: true, // for the opening; commit decides anew each time
 	})
 	if errors.Is(err, bolterrors.ErrTimeout) {
 		return nil, fmt.Errorf("the outbox in directory %s is in use by another process: %w", dir, err)
@@ -148,7 +150,9 @@ func (o *outbox) load(each func(number uint64, record queueRecord)) error {
 // commit makes a group durable in one transaction, all of it or nothing, and returns the names of the queues that ended
 // with it. Only one goroutine may call it.
 func (o *outbox) commit(g group) (ended []string, err error) {
+	var pages int
 	err = o.db.Update(func(tx *bbolt.Tx) error {
+		pages = int(tx.Size()) / o.db.Info().PageSize
 		queues, events := tx.Bucket([]byte(queuesBucket)), tx.Bucket([]byte(eventsBucket))
 		queues.FillPercent, events.FillPercent = 0.9, 0.9
 		for _, appended := range g.appended {
@@ -170,10 +174,17 @@ func (o *outbox) commit(g group) (ended []string, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("commit to the outbox: %w", err)
 	}
-	if time.Since(o.released) >= releaseEvery {
+	o.touch(len(g.appended) + len(g.delivered))
+	free := o.db.Stats().FreePageN
+	o.db.NoFreelistSync = free > freePagesListed && pages-free < pagesScanned
+	return ended, nil
+}
+
+// touch counts events read or written, and gives memory back when there were many.
+func (o *outbox) touch(events int) {
+	if o.touched.Add(int64(events)) >= releaseAfter {
 		o.release()
 	}
-	return ended, nil
 }
 
 func putEvent(queues, events *bbolt.Bucket, appended queuedEvent) error {
@@ -223,6 +234,7 @@ func removeDelivered(queues, events *bbolt.Bucket, mark deliveredMark) (ended st
 
 // read returns one undelivered event. errUnreadable means that it can never be read.
 func (o *outbox) read(queue uint64, position uint32) (found event, err error) {
+	o.touch(1)
 	err = o.db.View(func(tx *bbolt.Tx) error {
 		value := tx.Bucket([]byte(eventsBucket)).Get(eventKey(queue, position))
 		if value == nil {

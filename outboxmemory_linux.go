@@ -1,20 +1,22 @@
 package main
 
 import (
-	"os"
 	"syscall"
-	"time"
+
+	"go.etcd.io/bbolt"
 )
 
-// release gives the touched pages of a large outbox back to the system; they stay in its page cache. Only the goroutine
-// that commits may call it, between transactions, for it alone moves the mapping; reads may go on meanwhile, since
-// dropping pages of a shared file mapping loses nothing.
+// release gives the touched pages of a large outbox back to the system; they stay in its page cache. It is done inside a
+// read transaction, which keeps bbolt from moving its mapping meanwhile, and only for the part that the transaction says
+// is in use: the file may be longer than the mapping. Others may go on reading, since dropping pages of a shared file
+// mapping loses nothing.
 func (o *outbox) release() {
-	o.released = time.Now()
-	stat, err := os.Stat(o.db.Path())
-	if err != nil || stat.Size() < releaseAbove {
-		return
-	}
+	o.touched.Store(0)
 	// It is a hint: an error changes nothing but the memory in use.
-	_, _, _ = syscall.Syscall(syscall.SYS_MADVISE, o.db.Info().Data, uintptr(stat.Size()), syscall.MADV_DONTNEED)
+	_ = o.db.View(func(tx *bbolt.Tx) error {
+		if tx.Size() >= releaseAbove {
+			_, _, _ = syscall.Syscall(syscall.SYS_MADVISE, o.db.Info().Data, uintptr(tx.Size()), syscall.MADV_DONTNEED)
+		}
+		return nil
+	})
 }

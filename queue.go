@@ -18,9 +18,9 @@ type queue struct {
 	tail uint32 // position of the next event
 
 	// guarded by delivery.mu
+	marked    uint32 // the writer knows of what is delivered before this position
 	head, end uint32
 	attempt   int32  // tries of the event at head that failed
-	changed   bool   // head has moved since the writer last asked
 	cached    *event // the event at head, if it need not be read from disk
 	next      *queue // in the queueList that it stands in
 	key       [2]int64

@@ -1,0 +1,164 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// COORDINATOR_TEST_EVENTS sets how many events TestMemoryStaysFlatHoweverManyEventsWait lets wait: 1000000 is the figure
+// to reach.
+const scaleVariable = "COORDINATOR_TEST_EVENTS"
+
+// The test starts this binary again for each shape, so that what is measured is one coordinator's memory only.
+const scaleChild = "COORDINATOR_TEST_SCALE_CHILD"
+
+func TestMemoryStaysFlatHoweverManyEventsWait(t *testing.T) {
+	if streams := os.Getenv(scaleChild); streams != "" {
+		playOutage(t, scaleEvents(t), mustAtoi(t, streams))
+		return
+	}
+	if testing.Short() {
+		t.Skip("takes some seconds")
+	}
+	t.Parallel()
+	for _, streams := range []int{10, 1000, scaleEvents(t) / 4} {
+		t.Run(fmt.Sprintf("streams=%d", streams), func(t *testing.T) {
+			child := exec.Command(os.Args[0], "-test.run=^TestMemoryStaysFlatHoweverManyEventsWait$", "-test.v")
+			child.Env = append(os.Environ(), scaleChild+"="+strconv.Itoa(streams))
+			out, err := child.CombinedOutput()
+			for line := range strings.Lines(string(out)) {
+				if strings.Contains(line, "_test.go") {
+					t.Log(strings.TrimSpace(line))
+				}
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
+// playOutage lets events wait, starts anew with them, and delivers them. It sleeps between looks at a counter: nothing
+// tells of the moment when the last event is on disk.
+func playOutage(t *testing.T, events, streams int) {
+	dir := t.TempDir()
+	var back atomic.Bool
+	answer := func(context.Context, http.Header) (int, http.Header, error) {
+		if !back.Load() {
+			return 0, nil, errUnreachable
+		}
+		return 200, nil, nil
+	}
+	c := startedCallbacks(t, openedOutbox(t, dir), answer)
+	measure := startMeasuring(t)
+	appendOutage(c, events, streams)
+	for c.inMemory() > 0 {
+		time.Sleep(time.Millisecond)
+	}
+	size, err := os.Stat(filepath.Join(dir, outboxFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	measure(fmt.Sprintf("%d events of %d streams appended, file %d MiB", events, streams, size.Size()>>20))
+	if err := c.drain(stopped()); err != nil {
+		t.Fatal(err)
+	}
+	c = nil
+	debug.FreeOSMemory() // a new process would start empty
+
+	measure = startMeasuring(t)
+	c = resumedCallbacks(t, openedOutbox(t, dir), answer)
+	if ready := measure("ready again"); ready > 5*time.Second {
+		t.Errorf("ready only after %v", ready)
+	}
+	if pending, _ := c.stats(); pending != events {
+		t.Errorf("%d events pending", pending)
+	}
+	back.Store(true)
+	measure = startMeasuring(t)
+	c.start()
+	drained(t, c)
+	measure("delivered")
+}
+
+// appendOutage plays streams that come and go, 1,000 at a time.
+func appendOutage(c *callbacks, events, streams int) {
+	const live = 1000
+	perStream := events / streams
+	for first := 0; first < streams; first += live {
+		for seq := 1; seq <= perStream; seq++ {
+			for s := first; s < min(first+live, streams); s++ {
+				ev := availableEvent(fmt.Sprintf("01234567-89ab-cdef-0123-%012d", s), seq)
+				ev.closed = seq == perStream
+				c.append(ev)
+			}
+			for c.inMemory() > 10_000 {
+				time.Sleep(time.Millisecond)
+			}
+		}
+	}
+}
+
+// startMeasuring returns a function that reports the time and the most memory used since.
+func startMeasuring(t *testing.T) func(what string) time.Duration {
+	if err := os.WriteFile("/proc/self/clear_refs", []byte("5"), 0); err != nil { // resets VmHWM
+		t.Skip("no /proc here:", err)
+	}
+	began := time.Now()
+	return func(what string) time.Duration {
+		took := time.Since(began)
+		most := residentBytes(t, "VmHWM")
+		t.Logf("%s in %v; resident at most %d MiB, now %d MiB, of that %d MiB not of files", what, took.Round(time.Millisecond),
+			most>>20, residentBytes(t, "VmRSS")>>20, residentBytes(t, "RssAnon")>>20)
+		if most > 150<<20 {
+			t.Errorf("%d MiB resident", most>>20)
+		}
+		return took
+	}
+}
+
+func (c *callbacks) inMemory() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.appended)
+}
+
+func scaleEvents(t *testing.T) int {
+	if value := os.Getenv(scaleVariable); value != "" {
+		return mustAtoi(t, value)
+	}
+	return 100_000
+}
+
+func mustAtoi(t *testing.T, value string) int {
+	n, err := strconv.Atoi(value)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// residentBytes reads one line of /proc/self/status.
+func residentBytes(t *testing.T, name string) int {
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(status)) {
+		if value, ok := strings.CutPrefix(line, name+":"); ok {
+			return mustAtoi(t, strings.Fields(value)[0]) << 10
+		}
+	}
+	t.Fatal("no", name)
+	return 0
+}
