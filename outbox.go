@@ -134,14 +134,15 @@ func syncDirectory(dir string) error {
 
 // load calls each with every queue record, in order of creation.
 func (o *outbox) load(each func(number uint64, record queueRecord)) error {
-	defer o.release()
 	return o.db.View(func(tx *bbolt.Tx) error {
+		defer o.release(tx)
 		return tx.Bucket([]byte(queuesBucket)).ForEach(func(key, value []byte) error {
 			record, err := decodeQueueRecord(value)
 			if err != nil || len(key) != 8 {
 				return fmt.Errorf("record of queue %x: %w", key, err)
 			}
 			each(binary.BigEndian.Uint64(key), record)
+			o.touch(tx, 1)
 			return nil
 		})
 	})
@@ -156,15 +157,17 @@ func (o *outbox) commit(g group) (ended []string, err error) {
 		queues, events := tx.Bucket([]byte(queuesBucket)), tx.Bucket([]byte(eventsBucket))
 		queues.FillPercent, events.FillPercent = 0.9, 0.9
 		for _, appended := range g.appended {
+			o.touch(tx, 1)
 			if err := putEvent(queues, events, appended); err != nil {
 				return err
 			}
 		}
 		for _, mark := range g.delivered {
-			name, err := removeDelivered(queues, events, mark)
+			name, removed, err := removeDelivered(queues, events, mark)
 			if err != nil {
 				return err
 			}
+			o.touch(tx, removed)
 			if name != "" {
 				ended = append(ended, name)
 			}
@@ -174,16 +177,16 @@ func (o *outbox) commit(g group) (ended []string, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("commit to the outbox: %w", err)
 	}
-	o.touch(len(g.appended) + len(g.delivered))
 	free := o.db.Stats().FreePageN
 	o.db.NoFreelistSync = free > freePagesListed && pages-free < pagesScanned
 	return ended, nil
 }
 
-// touch counts events read or written, and gives memory back when there were many.
-func (o *outbox) touch(events int) {
-	if o.touched.Add(int64(events)) >= releaseAfter {
-		o.release()
+// touch counts records read or written, and gives memory back when there were many.
+func (o *outbox) touch(tx *bbolt.Tx, records int) {
+	if o.touched.Add(int64(records)) >= releaseAfter {
+		o.touched.Store(0)
+		o.release(tx)
 	}
 }
 
@@ -206,36 +209,37 @@ func putEvent(queues, events *bbolt.Bucket, appended queuedEvent) error {
 	return queues.Put(queueKey(appended.queue.number), record.encode())
 }
 
-// removeDelivered returns the queue's name when the queue has ended with it.
-func removeDelivered(queues, events *bbolt.Bucket, mark deliveredMark) (ended string, err error) {
+// removeDelivered returns the queue's name when the queue has ended with it, and how many events it removed.
+func removeDelivered(queues, events *bbolt.Bucket, mark deliveredMark) (ended string, removed int, err error) {
 	value := queues.Get(queueKey(mark.queue))
 	if value == nil {
-		return "", nil
+		return "", 0, nil
 	}
 	record, err := decodeQueueRecord(value)
 	if err != nil {
-		return "", err
+		return "", removed, err
 	}
 	for ; record.head < mark.head; record.head++ {
 		if err := events.Delete(eventKey(mark.queue, record.head)); err != nil {
-			return "", err
+			return "", removed, err
 		}
+		removed++
 	}
 	if record.head == record.tail && len(record.announced) == 0 {
-		return record.name, queues.Delete(queueKey(mark.queue))
+		return record.name, removed, queues.Delete(queueKey(mark.queue))
 	}
 	if next := events.Get(eventKey(mark.queue, record.head)); next != nil {
 		if event, err := decodeEvent(next); err == nil {
 			record.headAt = event.at
 		}
 	}
-	return "", queues.Put(queueKey(mark.queue), record.encode())
+	return "", removed, queues.Put(queueKey(mark.queue), record.encode())
 }
 
 // read returns one undelivered event. errUnreadable means that it can never be read.
 func (o *outbox) read(queue uint64, position uint32) (found event, err error) {
-	o.touch(1)
 	err = o.db.View(func(tx *bbolt.Tx) error {
+		o.touch(tx, 1)
 		value := tx.Bucket([]byte(eventsBucket)).Get(eventKey(queue, position))
 		if value == nil {
 			return errUnreadable

@@ -2,5 +2,7 @@
 
 package main
 
+import "go.etcd.io/bbolt"
+
 // release does nothing here: pages of the mapping are left to the system.
-func (o *outbox) release() {}
+func (o *outbox) release(*bbolt.Tx) {}
