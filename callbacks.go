@@ -158,7 +158,7 @@ func (c *callbacks) append(ev event) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.appended = append(c.appended, ev)
-	signal(c.wake)
+	poke(c.wake)
 }
 
 // keeping is nil as long as events can be kept. Otherwise a stream must not begin, and the error says why.
@@ -215,9 +215,9 @@ func (c *callbacks) drainFirst(ctx context.Context) error {
 // eventDelivered is told by the delivery after each 200.
 func (c *callbacks) eventDelivered() {
 	if c.undelivered.Add(-1) == 0 {
-		signal(c.allDone)
+		poke(c.allDone)
 	}
-	signal(c.wakeRemoval)
+	poke(c.wakeRemoval)
 }
 
 // write is the writer goroutine.
@@ -234,7 +234,7 @@ func (c *callbacks) write() {
 		c.report(err)
 		if err != nil {
 			c.pause(commitRetry, nil)
-			signal(c.wake)
+			poke(c.wake)
 		} else {
 			c.pause(commitEvery, nil)
 		}
@@ -262,7 +262,7 @@ func (c *callbacks) writeGroup() error {
 	}
 	marks, more := c.delivery.takeDelivered(maxGroup - len(c.unwritten.delivered))
 	if more {
-		signal(c.wakeRemoval)
+		poke(c.wakeRemoval)
 	}
 	c.unwritten.delivered = append(c.unwritten.delivered, marks...)
 	if len(c.unwritten.appended) == 0 && len(c.unwritten.delivered) == 0 {
@@ -306,7 +306,7 @@ func (c *callbacks) takeAppended(limit int) []event {
 		return taken
 	}
 	c.appended = taken[limit:]
-	signal(c.wake)
+	poke(c.wake)
 	return taken[:limit:limit]
 }
 
@@ -335,7 +335,7 @@ func (c *callbacks) report(err error) {
 	}
 }
 
-func signal(wake chan struct{}) {
+func poke(wake chan struct{}) {
 	select {
 	case wake <- struct{}{}:
 	default:

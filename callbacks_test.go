@@ -61,7 +61,7 @@ func TestEachEventSaysWhatTheContractAsksFor(t *testing.T) {
 func TestAnEventIsSentOnlyAfterItsCommit(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		store, app := &faultyStore{eventStore: newMemoryStore()}, newApplication()
+		store, app := &faultyStore{eventStore: newMemoryStore()}, newEventRecorder()
 		release := make(chan struct{})
 		store.beforeCommit = func() error { <-release; return nil }
 		c := startedCallbacks(t, store, app.post)
@@ -80,7 +80,7 @@ func TestEventsOfAStreamStayInOrderWhateverFails(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		const streams, each = 300, 20
-		app := newApplication()
+		app := newEventRecorder()
 		app.answer = func(ctx context.Context, _ string, _ http.Header) (int, http.Header, error) {
 			time.Sleep(rand.N(50 * time.Millisecond))
 			switch rand.IntN(10) {
@@ -111,7 +111,7 @@ func TestEventsOfAStreamStayInOrderWhateverFails(t *testing.T) {
 func TestEventsOfOneQueueStayInOrderAcrossItsStreams(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		app := newApplication()
+		app := newEventRecorder()
 		var tries atomic.Int64
 		app.answer = func(context.Context, string, http.Header) (int, http.Header, error) {
 			if tries.Add(1)%2 == 1 {
@@ -137,7 +137,7 @@ func TestEventsOfOneQueueStayInOrderAcrossItsStreams(t *testing.T) {
 func TestARetryComesWithinItsBackoffAndNeverEnds(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		app := newApplication()
+		app := newEventRecorder()
 		var at []time.Time
 		app.answer = func(context.Context, string, http.Header) (int, http.Header, error) {
 			if at = append(at, time.Now()); len(at) <= 400 {
@@ -165,7 +165,7 @@ func TestARetryComesWithinItsBackoffAndNeverEnds(t *testing.T) {
 func TestRetryAfterIsTheLeastWait(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		app := newApplication()
+		app := newEventRecorder()
 		var at []time.Time
 		app.answer = func(context.Context, string, http.Header) (int, http.Header, error) {
 			if at = append(at, time.Now()); len(at) == 1 {
@@ -188,7 +188,7 @@ func TestRetryAfterIsTheLeastWait(t *testing.T) {
 func TestNoAnswerWithinTenSecondsIsNone(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		app := newApplication()
+		app := newEventRecorder()
 		var gaveUp time.Duration
 		app.answer = func(ctx context.Context, id string, _ http.Header) (int, http.Header, error) {
 			if app.tries(id) > 1 {
@@ -214,7 +214,7 @@ func TestNoAnswerWithinTenSecondsIsNone(t *testing.T) {
 func TestHangingStreamsDoNotSlowOthers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		app := newApplication()
+		app := newEventRecorder()
 		app.answer = func(ctx context.Context, id string, _ http.Header) (int, http.Header, error) {
 			if strings.HasPrefix(id, "hangs") {
 				<-ctx.Done()
@@ -250,7 +250,7 @@ func TestAnOutageIsPacedAndItsEndIsNot(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		const streams = 20_000
-		app := newApplication()
+		app := newEventRecorder()
 		var back atomic.Bool
 		var tries atomic.Int64
 		app.answer = func(context.Context, string, http.Header) (int, http.Header, error) {
@@ -282,7 +282,7 @@ func TestAnOutageIsPacedAndItsEndIsNot(t *testing.T) {
 func TestTheLogTellsOfAnOutageOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		app := newApplication()
+		app := newEventRecorder()
 		var back atomic.Bool
 		app.answer = func(context.Context, string, http.Header) (int, http.Header, error) {
 			if back.Load() {
@@ -318,7 +318,7 @@ func TestTheLogTellsOfAnOutageOnce(t *testing.T) {
 func TestADiskThatFillsUpLosesNothing(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		store, app := &faultyStore{eventStore: newMemoryStore()}, newApplication()
+		store, app := &faultyStore{eventStore: newMemoryStore()}, newEventRecorder()
 		var full atomic.Bool
 		var commits atomic.Int64
 		store.beforeCommit = func() error {
@@ -368,7 +368,7 @@ func TestADiskThatFillsUpLosesNothing(t *testing.T) {
 func TestACommitThatFailsAfterItReachedTheDiskIsRepeatedSafely(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		kept, app := newMemoryStore(), newApplication()
+		kept, app := newMemoryStore(), newEventRecorder()
 		store := &faultyStore{eventStore: kept}
 		store.afterCommit = func() error {
 			if rand.IntN(2) == 0 {
@@ -400,7 +400,7 @@ func TestACommitThatFailsAfterItReachedTheDiskIsRepeatedSafely(t *testing.T) {
 func TestAReadThatFailsIsTriedAgain(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		store, app := newMemoryStore(), newApplication()
+		store, app := newMemoryStore(), newEventRecorder()
 		c := resumedCallbacks(t, store, app.post)
 		appendAll(c, lifeOf("s", 9)...)
 		if err := c.drain(stopped()); err != nil {
@@ -422,7 +422,7 @@ func TestAReadThatFailsIsTriedAgain(t *testing.T) {
 func TestADamagedEventHoldsUpNobody(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		store, app := newMemoryStore(), newApplication()
+		store, app := newMemoryStore(), newEventRecorder()
 		c := resumedCallbacks(t, store, app.post)
 		appendAll(c, lifeOf("s", 2)...)
 		if err := c.drain(stopped()); err != nil {
@@ -441,7 +441,7 @@ func TestADamagedEventHoldsUpNobody(t *testing.T) {
 func TestStatsTellWhatWaitsAndSinceWhen(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		app := newApplication()
+		app := newEventRecorder()
 		var back atomic.Bool
 		app.answer = func(context.Context, string, http.Header) (int, http.Header, error) {
 			if back.Load() {
@@ -472,7 +472,7 @@ func TestStatsTellWhatWaitsAndSinceWhen(t *testing.T) {
 func TestDrainKeepsForTheNextStartWhatItCannotDeliver(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		store, app := newMemoryStore(), newApplication()
+		store, app := newMemoryStore(), newEventRecorder()
 		app.answer = func(ctx context.Context, _ string, _ http.Header) (int, http.Header, error) {
 			<-ctx.Done()
 			return 0, nil, ctx.Err()

@@ -13,19 +13,16 @@ import (
 	"math"
 	"math/rand/v2"
 	"net/http"
-	"strconv"
 	"sync"
 	"time"
 )
 
 const (
-	maxInFlight    = 256
-	maxRetrying    = maxInFlight / 2
-	answerTimeout  = 10 * time.Second
-	eventsPerTurn  = 16
-	pacedEvery     = 10 * time.Millisecond // between tries while the application fails
-	maxCached      = 1024                  // events kept in memory although committed, to be sent without reading them back
-	eventTimeStyle = "2006-01-02T15:04:05.000Z07:00"
+	maxInFlight   = 256
+	maxRetrying   = maxInFlight / 2
+	eventsPerTurn = 16
+	pacedEvery    = 10 * time.Millisecond // between tries while the application fails
+	maxCached     = 1024                  // events kept in memory although committed, to be sent without reading them back
 )
 
 type postFunc func(ctx context.Context, header http.Header) (status int, reply http.Header, err error)
@@ -249,9 +246,7 @@ func (d *delivery) send(ctx context.Context, t try) (try, bool) {
 		return d.readFailed(t, err)
 	}
 	began := time.Now()
-	postCtx, cancel := context.WithTimeout(ctx, answerTimeout)
-	status, reply, err := d.post(postCtx, eventHeader(ev))
-	cancel()
+	status, reply, err := d.post(ctx, eventHeader(ev))
 	if err != nil && ctx.Err() != nil {
 		return try{}, false // stopping: not the application's fault
 	}
@@ -276,11 +271,11 @@ func (d *delivery) eventOf(t try) (event, error) {
 }
 
 // finish notes how a try ended and takes the next one.
-func (d *delivery) finish(t try, at time.Time, delivered bool, wait time.Duration, now time.Time) (try, bool, notice) {
+func (d *delivery) finish(t try, at time.Time, delivered bool, wait time.Duration, now time.Time) (try, bool, healthNews) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	q := t.queue
-	var news notice
+	var news healthNews
 	d.aged.set(q, at.UnixNano())
 	if delivered {
 		news = d.health.succeeded(q.number)
@@ -340,7 +335,7 @@ func (d *delivery) waitLocked(q *queue, until time.Time) {
 	q.attempt++
 	d.waiting.set(q, until.UnixNano())
 	if d.waiting.list[0] == q {
-		signal(d.kick)
+		poke(d.kick)
 	}
 }
 
@@ -363,12 +358,12 @@ func (d *delivery) releaseLocked(t try, passed bool, now time.Time) (try, bool) 
 	next, more := d.nextLocked(now.UnixNano())
 	d.launchLocked(now.UnixNano())
 	if d.health.failing() {
-		signal(d.kick) // run paces from here
+		poke(d.kick) // run paces from here
 	}
 	return next, more
 }
 
-func (d *delivery) report(news notice, ev event, status int, err error) {
+func (d *delivery) report(news healthNews, ev event, status int, err error) {
 	log := d.log
 	if err != nil {
 		log = log.With("err", err)
@@ -395,29 +390,4 @@ func resultName(delivered bool, err error) string {
 		return "unanswered"
 	}
 	return "refused"
-}
-
-// eventHeader is what the application reads. The event ID is the same whenever the event is sent.
-func eventHeader(ev event) http.Header {
-	header := make(http.Header, 12)
-	set := func(name, value string) { header[http.CanonicalHeaderKey(name)] = []string{headerValue(value)} }
-	set("x-streaming-channel", ev.channel)
-	set("x-streaming-id", ev.streamID)
-	set("x-event-id", ev.streamID+"-"+strconv.FormatUint(ev.seq, 10))
-	set("x-event-time", ev.at.UTC().Format(eventTimeStyle))
-	if ev.previous != "" {
-		set("x-previous-streaming-id", ev.previous)
-	}
-	if ev.closed {
-		set("x-event-type", "stream-closed")
-		return header
-	}
-	set("x-event-type", "stream-available")
-	set("x-stream-type", ev.streamType)
-	set("x-resolution", ev.resolution)
-	set("x-index-file", ev.indexFile)
-	if ev.startTime != "" {
-		set("x-start-time", ev.startTime)
-	}
-	return header
 }

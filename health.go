@@ -13,11 +13,11 @@ const (
 	streamsReported   = 100 // streams whose end of failing will be reported, at most
 )
 
-// notice is a change worth a log line.
-type notice int
+// healthNews is a change worth a log line.
+type healthNews int
 
 const (
-	nothingNew notice = iota
+	nothingNew healthNews = iota
 	applicationFails
 	applicationWorks
 	streamFails
@@ -36,7 +36,7 @@ type health struct {
 // failing says that nothing was taken for so many tries that more of them are a burden and no help.
 func (h *health) failing() bool { return h.inRow >= failingAfter }
 
-func (h *health) succeeded(queue uint64) notice {
+func (h *health) succeeded(queue uint64) healthNews {
 	h.inRow = 0
 	_, streamReported := h.streams[queue]
 	delete(h.streams, queue)
@@ -51,7 +51,7 @@ func (h *health) succeeded(queue uint64) notice {
 }
 
 // failed notes that an event of the queue was not taken, attempt times by now.
-func (h *health) failed(queue uint64, attempt int, now time.Time) notice {
+func (h *health) failed(queue uint64, attempt int, now time.Time) healthNews {
 	h.inRow++
 	if h.failing() {
 		if h.reported || now.Sub(h.reportedAt) < reportEvery {

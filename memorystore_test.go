@@ -126,9 +126,9 @@ func (s *memoryStore) read(queue uint64, position uint32) (event, error) {
 
 func (s *memoryStore) close() error { return nil }
 
-// application records what it is told and checks the order while it is told. answer decides about each request; nil
+// eventRecorder stands for the application: it records what it is told and checks the order while it is told. answer decides about each request; nil
 // says 200 to all.
-type application struct {
+type eventRecorder struct {
 	answer func(ctx context.Context, id string, header http.Header) (status int, reply http.Header, err error)
 
 	mu       sync.Mutex
@@ -143,13 +143,15 @@ type application struct {
 	changed  chan struct{}
 }
 
-func newApplication() *application {
-	return &application{seen: map[string]int{}, told: map[string]http.Header{}, takenIDs: map[string]bool{}, flying: map[string]int{}, changed: make(chan struct{}, 1)}
+func newEventRecorder() *eventRecorder {
+	return &eventRecorder{seen: map[string]int{}, told: map[string]http.Header{}, takenIDs: map[string]bool{}, flying: map[string]int{}, changed: make(chan struct{}, 1)}
 }
 
 var errUnreachable = errors.New("connection refused")
 
-func (a *application) post(ctx context.Context, header http.Header) (int, http.Header, error) {
+func (a *eventRecorder) post(ctx context.Context, header http.Header) (int, http.Header, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout) // as appClient has it
+	defer cancel()
 	stream, id := header.Get("x-streaming-id"), header.Get("x-event-id")
 	a.arrived(stream, id, header)
 	status, reply, err := http.StatusOK, http.Header(nil), error(nil)
@@ -160,7 +162,7 @@ func (a *application) post(ctx context.Context, header http.Header) (int, http.H
 	return status, reply, err
 }
 
-func (a *application) arrived(stream, id string, header http.Header) {
+func (a *eventRecorder) arrived(stream, id string, header http.Header) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.seen[id]++
@@ -179,7 +181,7 @@ func (a *application) arrived(stream, id string, header http.Header) {
 	}
 }
 
-func (a *application) left(stream, id string, taken bool) {
+func (a *eventRecorder) left(stream, id string, taken bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.flying[stream]--
@@ -188,11 +190,11 @@ func (a *application) left(stream, id string, taken bool) {
 		a.takenIDs[id] = true
 		a.taken = append(a.taken, id)
 	}
-	signal(a.changed)
+	poke(a.changed)
 }
 
 // await returns once as many different events were taken.
-func (a *application) await(t testing.TB, count int) {
+func (a *eventRecorder) await(t testing.TB, count int) {
 	t.Helper()
 	deadline := time.After(time.Hour)
 	for {
@@ -207,19 +209,19 @@ func (a *application) await(t testing.TB, count int) {
 	}
 }
 
-func (a *application) count() int {
+func (a *eventRecorder) count() int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return len(a.taken)
 }
 
-func (a *application) tries(id string) int {
+func (a *eventRecorder) tries(id string) int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.seen[id]
 }
 
-func (a *application) check(t testing.TB) {
+func (a *eventRecorder) check(t testing.TB) {
 	t.Helper()
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -231,7 +233,7 @@ func (a *application) check(t testing.TB) {
 	}
 }
 
-func (a *application) order() []string {
+func (a *eventRecorder) order() []string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return slices.Clone(a.taken)

@@ -124,7 +124,7 @@ func FuzzDecodingDamagedRecords(f *testing.F) {
 
 func TestAnnouncedStreamsAreClosedAtTheNextStart(t *testing.T) {
 	t.Parallel()
-	dir, app := t.TempDir(), newApplication()
+	dir, app := t.TempDir(), newEventRecorder()
 	c := startedCallbacks(t, openedOutbox(t, dir), app.post)
 	appendAll(c, availableEvent("told", 1), availableEvent("told", 2))
 	appendAll(c, lifeOf("over", 1)...)
@@ -190,7 +190,7 @@ func TestNoCrashLosesOrReordersEvents(t *testing.T) {
 // checks that each event that was committed was taken, that none was taken out of order, that a repeat is the same event,
 // and that each stream that was begun is closed by its last event.
 func crashAndResume(t *testing.T, lives int, store eventStore, atCrash func(eventStore) eventStore) {
-	app := newApplication()
+	app := newEventRecorder()
 	closedWith := map[string]string{} // last event ID by stream
 	committed := map[string]bool{}
 	var mu sync.Mutex
@@ -316,7 +316,7 @@ func (s recordingStore) commit(g group) ([]string, error) {
 
 func TestTenThousandEventsOpenNoMoreConnectionsThanAreInFlight(t *testing.T) {
 	t.Parallel()
-	app := newApplication()
+	app := newEventRecorder()
 	var opened atomic.Int64
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		status, _, _ := app.post(r.Context(), r.Header)
