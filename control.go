@@ -97,6 +97,7 @@ func (cs *controlSockets) serve(w http.ResponseWriter, r *http.Request, p contro
 	}
 	s := newSession(conn, cs.log)
 	if !cs.add(s) {
+		s.end(errShutdown)
 		conn.Close()
 		return
 	}

@@ -61,14 +61,16 @@ type session struct {
 	heartbeat *time.Timer
 }
 
+// newSession starts the heartbeat: every session has to be run, or ended.
 func newSession(conn *websocket.Conn, log *slog.Logger) *session {
 	conn.SetReadLimit(maxMessageBytes)
-	return &session{conn: conn, log: log}
+	s := &session{conn: conn, log: log}
+	s.startHeartbeat()
+	return s
 }
 
 // run is the reader. It returns when the connection is gone, and with it all that belonged to it.
 func (s *session) run(p controlPeer, c *coordinator) {
-	s.startHeartbeat()
 	p.join(s, c)
 	for {
 		s.awaitMessage()
