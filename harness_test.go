@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -67,6 +68,23 @@ func (l *logBuffer) await(t testing.TB, parts ...string) string {
 		case <-changed:
 		case <-timeout:
 			t.Fatalf("no log line with %q in:\n%s", parts, text)
+		}
+	}
+}
+
+// awaitLines waits until at least n lines hold the part.
+func (l *logBuffer) awaitLines(t testing.TB, n int, part string) {
+	t.Helper()
+	timeout := time.After(patience)
+	for {
+		text, changed := l.snapshot()
+		if strings.Count(text, part) >= n {
+			return
+		}
+		select {
+		case <-changed:
+		case <-timeout:
+			t.Fatalf("fewer than %d lines with %q in:\n%s", n, part, text)
 		}
 	}
 }
@@ -193,6 +211,27 @@ func (d *daemon) awaitLoad(load int) {
 		}
 		return sum == load
 	})
+}
+
+// awaitServers waits until so many streaming servers are connected.
+func (d *daemon) awaitServers(n int) clusterReport {
+	d.t.Helper()
+	return d.awaitReport(fmt.Sprintf("%d streaming servers", n), func(r clusterReport) bool { return len(r.StreamingServers) == n })
+}
+
+// awaitLive waits until the live streams are as given, channel by channel.
+func (d *daemon) awaitLive(want map[string]string) {
+	d.t.Helper()
+	d.awaitReport(fmt.Sprintf("live streams %v", want), func(r clusterReport) bool { return maps.Equal(want, r.live()) })
+}
+
+// live maps channels to their stream IDs.
+func (r clusterReport) live() map[string]string {
+	live := map[string]string{}
+	for _, s := range r.ActiveStreams {
+		live[s.Channel] = s.StreamID
+	}
+	return live
 }
 
 // testPeer is a streaming server or an encoder.
@@ -322,8 +361,8 @@ func (p *testPeer) awaitGone() error {
 // quiet proves that nothing was said to a streaming server up to now: its own denial is the next it hears.
 func (p *testPeer) quiet() {
 	p.t.Helper()
-	p.send("PUBLISH-REQUEST", "Request-ID", "quiet?", "Stream-Channel", "!", "Stream-Key", "!")
-	p.expect("PUBLISH-DENY", "Request-ID", "quiet?")
+	p.request("quiet?", "!")
+	p.expectDenied("quiet?")
 }
 
 // register connects an encoder and waits until it is in the report.
@@ -347,10 +386,28 @@ func (d *daemon) register(capacity int) (*testPeer, uint64) {
 	return p, id
 }
 
+// request asks to publish; the request's ID is "r-" and the channel.
+func (p *testPeer) request(channel, key string) {
+	p.t.Helper()
+	p.send("PUBLISH-REQUEST", "Request-ID", "r-"+channel, "Stream-Channel", channel, "Stream-Key", key, "User-IP", "10.0.0.1")
+}
+
+// expectDenied takes the denial of what request asked.
+func (p *testPeer) expectDenied(channel string) {
+	p.t.Helper()
+	p.expect("PUBLISH-DENY", "Request-ID", "r-"+channel, "Stream-Channel", channel)
+}
+
+// end is the publisher's end of a stream.
+func (p *testPeer) end(channel, id string) {
+	p.t.Helper()
+	p.send("PUBLISH-END", "Stream-Channel", channel, "Stream-ID", id)
+}
+
 // publish makes a channel live and returns its stream ID; the encoder has taken its ENCODE-START.
 func publish(server, encoder *testPeer, channel string) string {
 	server.t.Helper()
-	server.send("PUBLISH-REQUEST", "Request-ID", "r-"+channel, "Stream-Channel", channel, "Stream-Key", "key", "User-IP", "10.0.0.1")
+	server.request(channel, "key")
 	id := server.expect("PUBLISH-ACCEPT", "Request-ID", "r-"+channel, "Stream-Channel", channel).get("Stream-ID")
 	encoder.expect("ENCODE-START", "Stream-Channel", channel, "Stream-ID", id)
 	return id
@@ -399,6 +456,21 @@ func (a *application) answerKeys(h http.HandlerFunc) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.onKey = h
+}
+
+// holdKeysOf makes the answer about a channel wait for release. Other channels are answered at once.
+func (a *application) holdKeysOf(channel string) (release func()) {
+	released := make(chan struct{})
+	a.answerKeys(func(_ http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("x-streaming-channel") != channel {
+			return
+		}
+		select {
+		case <-released:
+		case <-r.Context().Done():
+		}
+	})
+	return sync.OnceFunc(func() { close(released) })
 }
 
 func (a *application) answerEvents(h http.HandlerFunc) {

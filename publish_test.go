@@ -1,0 +1,387 @@
+package main
+
+// Publish requests: who is let in, where the stream goes, and that nobody waits for another.
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestPublishIsDeniedWithoutAskingTheApplication(t *testing.T) {
+	t.Parallel()
+	app := newApplication(t)
+	d := startDaemon(t, app.variables("ID_MAX_LENGTH=8")...)
+	server := d.dialPeer("rtmp")
+	encoder, _ := d.register(-1)
+	publish(server, encoder, "busy")
+	publish(server, encoder, "longest8")
+	asked := len(app.awaitKeys(2))
+
+	for _, test := range []struct{ name, channel, key string }{
+		{"empty channel", "", "key"},
+		{"empty key", "chan", ""},
+		{"channel too long", "longest-9", "key"},
+		{"key too long", "chan", "123456789"},
+		{"channel with a slash", "a/b", "key"},
+		{"key with a space", "chan", "k y"},
+		{"key with a slash", "chan", "../k"},
+		{"channel with a percent sign", "a%2f", "key"},
+		{"channel of other letters", "añb", "key"},
+		{"channel with a NUL", "a\x00b", "key"},
+		{"star", "*", "key"},
+		{"channel is live", "busy", "key"},
+	} {
+		server.request(test.channel, test.key)
+		got := server.expect("PUBLISH-DENY")
+		wantChannel := strings.ReplaceAll(test.channel, "\x00", "")
+		if got.get("Request-ID") != "r-"+wantChannel || got.get("Stream-Channel") != wantChannel {
+			t.Errorf("%s: denied with %q", test.name, got.args)
+		}
+	}
+	server.send("PUBLISH-REQUEST") // no arguments at all
+	server.expect("PUBLISH-DENY", "Request-ID", "", "Stream-Channel", "")
+
+	if keys, _, _ := app.snapshot(); len(keys) != asked {
+		t.Errorf("the application was asked %d times more", len(keys)-asked)
+	}
+	d.awaitLoad(2)
+}
+
+func TestPublishIsDeniedUnlessTheApplicationAnswers200(t *testing.T) {
+	t.Parallel()
+	app := newApplication(t)
+	d := startDaemon(t, app.variables()...)
+	server := d.dialPeer("rtmp")
+	encoder, _ := d.register(-1)
+	for i, status := range []int{201, 204, 301, 302, 307, 400, 401, 403, 404, 429, 500, 503} {
+		app.answerKeys(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Location", "/verify")
+			w.WriteHeader(status)
+		})
+		channel := fmt.Sprint("status-", status)
+		server.request(channel, "key")
+		server.expectDenied(channel)
+		if keys, _, _ := app.snapshot(); len(keys) != i+1 {
+			t.Fatalf("after status %d the application was asked %d times, want %d", status, len(keys), i+1)
+		}
+	}
+	app.answerKeys(nil)
+	publish(server, encoder, "status-200")
+	d.awaitLoad(1)
+}
+
+func TestPublishIsDeniedWhileNoEncoderHasASlot(t *testing.T) {
+	t.Parallel()
+	d := startDaemon(t)
+	server := d.dialPeer("rtmp")
+	denied := func(channel string) {
+		t.Helper()
+		server.request(channel, "key")
+		server.expectDenied(channel)
+	}
+	denied("no-encoder")
+
+	encoder := d.dialPeer("hls")
+	encoder.send("HEARTBEAT")
+	denied("before-register")
+	encoder.send("REGISTER", "Capacity", "0")
+	d.awaitReport("the encoder", func(r clusterReport) bool { return len(r.Encoders) == 1 })
+	denied("capacity-zero")
+
+	encoder.send("REGISTER", "Capacity", "1")
+	d.awaitReport("the new capacity", func(r clusterReport) bool { return r.Encoders[0].Capacity == 1 })
+	id := publish(server, encoder, "fits")
+	denied("encoder-full")
+	server.end("fits", id)
+	encoder.expect("ENCODE-STOP", "Stream-ID", id)
+	denied("slot-busy-until-closed")
+	encoder.closed("fits", id)
+	d.awaitLoad(0)
+	publish(server, encoder, "free-again")
+}
+
+func TestSlowAnswerDelaysNoOtherRequestOfTheSocket(t *testing.T) {
+	t.Parallel()
+	app := newApplication(t)
+	release := app.holdKeysOf("slow")
+	d := startDaemon(t, app.variables()...)
+	server := d.dialPeer("rtmp")
+	encoder, _ := d.register(-1)
+
+	server.request("slow", "key")
+	const others = 100
+	for i := range others {
+		server.request(fmt.Sprint("quick-", i), "key")
+	}
+	accepted := map[string]bool{}
+	for range others {
+		accepted[server.expect("PUBLISH-ACCEPT").get("Request-ID")] = true
+		encoder.expect("ENCODE-START")
+	}
+	if len(accepted) != others || accepted["r-slow"] {
+		t.Errorf("%d requests accepted, slow among them: %v", len(accepted), accepted["r-slow"])
+	}
+	release()
+	server.expect("PUBLISH-ACCEPT", "Request-ID", "r-slow")
+	encoder.expect("ENCODE-START", "Stream-Channel", "slow")
+}
+
+func TestOneOfManyRequestsForAChannelGetsIt(t *testing.T) {
+	t.Parallel()
+	app := newApplication(t)
+	release := app.holdKeysOf("wanted")
+	d := startDaemon(t, app.variables()...)
+	servers := []*testPeer{d.dialPeer("rtmp"), d.dialPeer("wss")}
+	encoder, _ := d.register(-1)
+	const each = 20
+	for _, server := range servers {
+		for range each {
+			server.request("wanted", "key")
+		}
+	}
+	app.awaitKeys(2 * each)
+	release()
+	accepted := 0
+	for _, server := range servers {
+		for range each {
+			select {
+			case m := <-server.in:
+				if m.method == "PUBLISH-ACCEPT" {
+					accepted++
+				} else if m.method != "PUBLISH-DENY" {
+					t.Errorf("got %s", m.method)
+				}
+			case <-time.After(patience):
+				t.Fatal("a request is not answered")
+			}
+		}
+	}
+	if accepted != 1 {
+		t.Errorf("%d requests accepted, want 1", accepted)
+	}
+	encoder.expect("ENCODE-START", "Stream-Channel", "wanted")
+	d.awaitLoad(1)
+}
+
+func TestPublisherWhoseSocketClosesDuringVerificationLeavesNothingBehind(t *testing.T) {
+	t.Parallel()
+	app := newApplication(t)
+	given := make(chan context.Context, 1)
+	app.answerKeys(func(_ http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("x-streaming-key") == "slow" {
+			given <- r.Context()
+			<-r.Context().Done() // the question is withdrawn: nobody waits for its answer
+		}
+	})
+	d := startDaemon(t, app.variables()...)
+	leaving, staying := d.dialPeer("rtmp"), d.dialPeer("rtmp")
+	encoder, _ := d.register(1)
+
+	leaving.request("show", "slow")
+	asked := <-given
+	leaving.conn.Close()
+	select {
+	case <-asked.Done():
+	case <-time.After(patience):
+		t.Fatal("the question outlives its publisher")
+	}
+	d.awaitServers(1)
+	d.awaitLoad(0)
+	publish(staying, encoder, "show") // its ENCODE-START is the first the encoder hears of
+	d.awaitLoad(1)
+}
+
+func TestStreamSourceIsWhereTheServerSaidItIs(t *testing.T) {
+	t.Parallel()
+	d := startDaemon(t)
+	encoder, _ := d.register(-1)
+	for i, test := range []struct {
+		endpoint         string
+		header           []string
+		wantType, wantAt string
+	}{
+		{"rtmp", nil, "RTMP", "rtmp://127.0.0.1:1935"},
+		{"wss", nil, "WS", "ws://127.0.0.1:80"},
+		{"rtmp", []string{"x-external-ip", "10.1.2.3"}, "RTMP", "rtmp://10.1.2.3:1935"},
+		{"rtmp", []string{"x-external-ip", "10.1.2.3", "x-ssl-use", "true"}, "RTMP", "rtmps://10.1.2.3:1935"},
+		{"wss", []string{"x-external-ip", "10.1.2.3", "x-ssl-use", "TRUE"}, "WS", "wss://10.1.2.3:80"},
+		{"wss", []string{"x-external-ip", "10.1.2.3", "x-ssl-use", "false", "x-custom-port", "8080"}, "WS", "ws://10.1.2.3:8080"},
+		{"rtmp", []string{"x-external-ip", "2001:db8::7", "x-custom-port", "1936"}, "RTMP", "rtmp://[2001:db8::7]:1936"},
+		{"wss", []string{"x-external-ip", "[2001:db8::7]", "x-ssl-use", "true", "x-custom-port", "65535"}, "WS", "wss://[2001:db8::7]:65535"},
+		{"rtmp", []string{"x-external-ip", "ingest-1.example.org"}, "RTMP", "rtmp://ingest-1.example.org:1935"},
+	} {
+		server := d.dialPeer(test.endpoint, test.header...)
+		channel := fmt.Sprint("chan-", i)
+		server.request(channel, "k3y")
+		server.expect("PUBLISH-ACCEPT")
+		encoder.expect("ENCODE-START", "Stream-Channel", channel, "Stream-Source-Type", test.wantType,
+			"Stream-Source-URI", test.wantAt+"/"+channel+"/k3y", "Resolutions", "ORIGINAL", "Record", "False", "Previews", "False")
+	}
+}
+
+func TestStreamGoesToTheLeastLoadedEncoderAndTiesToTheLargerFreeShare(t *testing.T) {
+	t.Parallel()
+	d := startDaemon(t)
+	server := d.dialPeer("rtmp")
+	_, small := d.register(2)
+	_, large := d.register(4)
+	_, none := d.register(0)
+	var got []uint64
+	for i := range 6 {
+		channel := fmt.Sprint("chan-", i)
+		server.request(channel, "key")
+		server.expect("PUBLISH-ACCEPT")
+		for _, s := range d.report().ActiveStreams {
+			if s.Channel == channel {
+				got = append(got, s.Encoder)
+			}
+		}
+	}
+	if diff := cmp.Diff([]uint64{small, large, large, small, large, large}, got); diff != "" {
+		t.Errorf("encoders of %d (2), %d (4), %d (0) (-want +got):\n%s", small, large, none, diff)
+	}
+	server.request("full", "key")
+	server.expectDenied("full")
+}
+
+func TestEncoderWithoutALimitMakesTheCapacityInfinite(t *testing.T) {
+	t.Parallel()
+	d := startDaemon(t)
+	server := d.dialPeer("rtmp")
+	capacity := func(want string) {
+		t.Helper()
+		if _, body := d.call("GET", "/commands/capacity"); strings.TrimSpace(body) != want {
+			t.Errorf("capacity %s, want %s", body, want)
+		}
+	}
+	capacity(`{"load":0,"capacity":0,"encoderCount":0}`)
+	limited, _ := d.register(3)
+	capacity(`{"load":0,"capacity":3,"encoderCount":1}`)
+	unlimited, _ := d.register(-7)
+	capacity(`{"load":0,"capacity":-1,"encoderCount":2}`)
+	publish(server, limited, "first")
+	for i := range 5 { // one to be level, and from there on ties and the larger free share
+		server.request(fmt.Sprint("next-", i), "key")
+		server.expect("PUBLISH-ACCEPT")
+	}
+	capacity(`{"load":6,"capacity":-1,"encoderCount":2}`)
+	unlimited.conn.Close()
+	d.awaitReport("one encoder", func(r clusterReport) bool { return len(r.Encoders) == 1 })
+	if _, body := d.call("GET", "/commands/capacity"); !strings.Contains(body, `"capacity":3,"encoderCount":1`) {
+		t.Errorf("capacity after the unlimited encoder left: %s", body)
+	}
+}
+
+func TestRepeatedRegisterChangesTheCapacityAndKeepsTheLoad(t *testing.T) {
+	t.Parallel()
+	d := startDaemon(t)
+	server := d.dialPeer("rtmp")
+	encoder, id := d.register(2)
+	publish(server, encoder, "first")
+	publish(server, encoder, "second")
+	for _, capacity := range []int{5, 1, -1, 0} {
+		encoder.send("REGISTER", "Capacity", fmt.Sprint(capacity))
+		report := d.awaitReport("the new capacity", func(r clusterReport) bool { return r.Encoders[0].Capacity == capacity })
+		if diff := cmp.Diff([]encoderReport{{id, capacity, 2}}, report.Encoders); diff != "" {
+			t.Error(diff)
+		}
+	}
+	server.request("third", "key")
+	server.expectDenied("third")
+	for _, nonsense := range []string{"", "abc", "1.5", "99999999999999999999", "-99999999999999999999", "0x10", "１"} {
+		encoder.send("REGISTER", "Capacity", nonsense)
+	}
+	d.logs.awaitLines(t, 7, "encoder gives no capacity")
+	if diff := cmp.Diff([]encoderReport{{id, 0, 2}}, d.report().Encoders); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestStreamKillNeverOvertakesPublishAccept(t *testing.T) {
+	t.Parallel()
+	d := startDaemon(t)
+	server := d.dialPeer("rtmp")
+	encoder, _ := d.register(-1)
+	const streams = 300
+	for i := range streams {
+		server.request(fmt.Sprint("chan-", i), "key")
+	}
+	for range streams { // an encoder that fails each stream the moment it is told of it
+		m := encoder.expect("ENCODE-START")
+		encoder.closed(m.get("Stream-Channel"), m.get("Stream-ID"))
+	}
+	accepted := map[string]bool{}
+	for range 2 * streams {
+		select {
+		case m := <-server.in:
+			id := m.get("Stream-ID")
+			if m.method == "STREAM-KILL" && !accepted[id] {
+				t.Fatalf("STREAM-KILL of %s before its PUBLISH-ACCEPT", id)
+			}
+			accepted[id] = true
+		case <-time.After(patience):
+			t.Fatal("not every stream was accepted and killed")
+		}
+	}
+}
+
+// TestStreamEndsOnlyAfterItsPublisherIsAccepted holds the race open: the encoder's failure is already waiting while
+// the publisher is being accepted. Were the acceptance handed over after the lock, the kill would come first.
+func TestStreamEndsOnlyAfterItsPublisherIsAccepted(t *testing.T) {
+	t.Parallel()
+	encoder := &hastyEncoder{failed: make(chan struct{})}
+	publisher := &hesitantPublisher{killed: make(chan struct{})}
+	r := newRegistry(1, func() string { return "id" }, publisher)
+	encoder.fail = func(job encodeJob) {
+		defer close(encoder.failed)
+		r.finish(encoder.self, job.channel, job.streamID, time.Now())
+	}
+	s := &server{peer: publisher}
+	r.joinServer(s)
+	encoder.self = r.joinEncoder(encoder, 1)
+	if _, err := r.claim(s, "1", encodeJob{channel: "chan"}); err != nil {
+		t.Fatal(err)
+	}
+	<-encoder.failed
+	if diff := cmp.Diff([]string{"accept", "kill"}, publisher.said); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// hastyEncoder fails every stream at once.
+type hastyEncoder struct {
+	self   *encoder
+	fail   func(encodeJob)
+	failed chan struct{}
+}
+
+func (e *hastyEncoder) start(job encodeJob) { go e.fail(job) }
+func (e *hastyEncoder) stop(_, _ string)    {}
+
+// hesitantPublisher gives a kill the time to come before the acceptance, if there is any way for it.
+type hesitantPublisher struct {
+	killed chan struct{}
+	said   []string
+}
+
+func (p *hesitantPublisher) accept(_, _, _ string) {
+	select {
+	case <-p.killed:
+	case <-time.After(20 * time.Millisecond):
+	}
+	p.said = append(p.said, "accept")
+}
+
+func (p *hesitantPublisher) kill(_, _ string) {
+	p.said = append(p.said, "kill")
+	close(p.killed)
+}
+
+func (p *hesitantPublisher) deny(_, _ string) {}
+func (p *hesitantPublisher) append(event)     {}
