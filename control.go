@@ -143,7 +143,10 @@ func checkToken(token string, secret Secret, subject string) error {
 
 // setAddress takes the address that encoders reach the streaming server at from the handshake.
 func (srv *server) setAddress(r *http.Request) error {
-	if ip := strings.Trim(r.Header.Get("x-external-ip"), "[]"); ip != "" {
+	if ip := r.Header.Get("x-external-ip"); ip != "" {
+		if strings.HasPrefix(ip, "[") && strings.HasSuffix(ip, "]") {
+			ip = ip[1 : len(ip)-1]
+		}
 		if !isAddress(ip) {
 			return errors.New("x-external-ip is no address")
 		}
