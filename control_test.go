@@ -1,0 +1,368 @@
+package main
+
+// Control sockets: who is let in, and what bad input gets. Nothing a peer says is another peer's trouble.
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+	"github.com/google/go-cmp/cmp"
+	"github.com/gorilla/websocket"
+)
+
+const testSecret = "control-secret"
+
+func signToken(t testing.TB, method jwt.SigningMethod, key any, claims jwt.MapClaims) string {
+	t.Helper()
+	token, err := jwt.NewWithClaims(method, claims).SignedString(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return token
+}
+
+func controlToken(t testing.TB, subject string) string {
+	return signToken(t, jwt.SigningMethodHS256, []byte(testSecret), jwt.MapClaims{"sub": subject})
+}
+
+func TestControlTokens(t *testing.T) {
+	t.Parallel()
+	secret := []byte(testSecret)
+	in := func(d time.Duration) int64 { return time.Now().Add(d).Unix() }
+	hs256 := func(claims jwt.MapClaims) string { return signToken(t, jwt.SigningMethodHS256, secret, claims) }
+	good := controlToken(t, "rtmp-control")
+	parts := strings.Split(good, ".")
+	d := startDaemon(t, "CONTROL_SECRET="+testSecret)
+
+	for _, test := range []struct {
+		name, endpoint, token string
+		want                  int
+	}{
+		{"rtmp", "rtmp", good, 101},
+		{"wss", "wss", controlToken(t, "wss-control"), 101},
+		{"hls", "hls", controlToken(t, "hls-control"), 101},
+		{"not yet expired", "rtmp", hs256(jwt.MapClaims{"sub": "rtmp-control", "exp": in(time.Hour), "nbf": in(-time.Hour), "iat": in(-time.Hour)}), 101},
+		{"claims nobody asked for", "rtmp", hs256(jwt.MapClaims{"sub": "rtmp-control", "aud": "x", "iss": "y", "more": []int{1}}), 101},
+		{"missing", "rtmp", "", 403},
+		{"garbage", "rtmp", "garbage", 403},
+		{"dots", "rtmp", "..", 403},
+		{"garbage in three parts", "rtmp", "a.b.c", 403},
+		{"no signature", "rtmp", parts[0] + "." + parts[1] + ".", 403},
+		{"subject of another endpoint", "hls", good, 403},
+		{"subject in another case", "rtmp", controlToken(t, "RTMP-control"), 403},
+		{"no subject", "rtmp", hs256(jwt.MapClaims{}), 403},
+		{"numeric subject", "rtmp", hs256(jwt.MapClaims{"sub": 5}), 403},
+		{"list of subjects", "rtmp", hs256(jwt.MapClaims{"sub": []string{"rtmp-control"}}), 403},
+		{"expired", "rtmp", hs256(jwt.MapClaims{"sub": "rtmp-control", "exp": in(-time.Minute)}), 403},
+		{"expired in 1970", "rtmp", hs256(jwt.MapClaims{"sub": "rtmp-control", "exp": 0}), 403},
+		{"exp is no number", "rtmp", hs256(jwt.MapClaims{"sub": "rtmp-control", "exp": "never"}), 403},
+		{"not yet valid", "rtmp", hs256(jwt.MapClaims{"sub": "rtmp-control", "nbf": in(time.Hour)}), 403},
+		{"another secret", "rtmp", signToken(t, jwt.SigningMethodHS256, []byte("guess"), jwt.MapClaims{"sub": "rtmp-control"}), 403},
+		{"empty secret", "rtmp", signToken(t, jwt.SigningMethodHS256, []byte{}, jwt.MapClaims{"sub": "rtmp-control"}), 403},
+		{"HS384", "rtmp", signToken(t, jwt.SigningMethodHS384, secret, jwt.MapClaims{"sub": "rtmp-control"}), 403},
+		{"HS512", "rtmp", signToken(t, jwt.SigningMethodHS512, secret, jwt.MapClaims{"sub": "rtmp-control"}), 403},
+		{"alg none", "rtmp", signToken(t, jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, jwt.MapClaims{"sub": "rtmp-control"}), 403},
+		{"alg none with a signature", "rtmp", base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"none"}`)) + "." + parts[1] + "." + parts[2], 403},
+		{"5 KiB, else good", "rtmp", hs256(jwt.MapClaims{"sub": "rtmp-control", "pad": strings.Repeat("x", 5<<10)}), 403},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			var header []string
+			if test.token != "" {
+				header = []string{"x-control-auth-token", test.token}
+			}
+			_, res, err := dialControl(t, "ws://"+d.addr+"/ws/control/"+test.endpoint, nil, header...)
+			if res == nil {
+				t.Fatal(err)
+			}
+			if res.StatusCode != test.want {
+				t.Fatalf("status %d, want %d", res.StatusCode, test.want)
+			}
+			if test.want == 403 {
+				wantJSONError(t, res)
+			}
+		})
+	}
+}
+
+func TestRefusedTokenOpensNothing(t *testing.T) {
+	t.Parallel()
+	d := startDaemon(t, "CONTROL_SECRET="+testSecret)
+	forged := signToken(t, jwt.SigningMethodHS256, []byte("guess"), jwt.MapClaims{"sub": "rtmp-control"})
+	if _, res, err := dialControl(t, "ws://"+d.addr+"/ws/control/rtmp", nil, "x-control-auth-token", forged); err == nil || res == nil || res.StatusCode != 403 {
+		t.Fatalf("forged token: %v %v", res, err)
+	}
+	d.logs.await(t, "control connection refused", "path=/ws/control/rtmp")
+	if report := d.report(); len(report.StreamingServers) != 0 {
+		t.Errorf("report: %+v", report)
+	}
+	if strings.Contains(d.logs.String(), forged) {
+		t.Error("the token is in the log")
+	}
+}
+
+func TestWithoutASecretNoTokenIsLookedAt(t *testing.T) {
+	t.Parallel()
+	d := startDaemon(t)
+	d.logs.await(t, "CONTROL_SECRET is not set")
+	d.dialPeer("rtmp", "x-control-auth-token", "garbage")
+	d.dialPeer("wss", "x-control-auth-token", strings.Repeat("x", 5<<10))
+	d.dialPeer("hls")
+	d.awaitServers(2)
+}
+
+func TestUpgradeThatCannotBeIsRefusedWithAReason(t *testing.T) {
+	t.Parallel()
+	d := startDaemon(t)
+	upgrade := []string{"Connection", "Upgrade", "Upgrade", "websocket", "Sec-WebSocket-Version", "13", "Sec-WebSocket-Key", "AAAAAAAAAAAAAAAAAAAAAA=="}
+	without := func(name string) (header []string) {
+		for i := 0; i < len(upgrade); i += 2 {
+			if upgrade[i] != name {
+				header = append(header, upgrade[i], upgrade[i+1])
+			}
+		}
+		return header
+	}
+	for _, test := range []struct {
+		name   string
+		method string
+		header []string
+		want   int
+	}{
+		{"no WebSocket headers", "GET", nil, 400},
+		{"no Connection", "GET", without("Connection"), 400},
+		{"no Upgrade", "GET", without("Upgrade"), 400},
+		{"no version", "GET", without("Sec-WebSocket-Version"), 400},
+		{"no key", "GET", without("Sec-WebSocket-Key"), 400},
+		{"bad key", "GET", append(without("Sec-WebSocket-Key"), "Sec-WebSocket-Key", "short"), 400},
+		{"POST", "POST", upgrade, 405},
+		{"foreign Origin", "GET", append(upgrade[:8:8], "Origin", "https://evil.example.org"), 403},
+		{"Origin null", "GET", append(upgrade[:8:8], "Origin", "null"), 403},
+		{"external address is no address", "GET", append(upgrade[:8:8], "x-external-ip", "10.0.0.1/evil"), 400},
+		{"external address with a port", "GET", append(upgrade[:8:8], "x-external-ip", "10.0.0.1:99"), 400},
+		{"external address with a user", "GET", append(upgrade[:8:8], "x-external-ip", "user@host"), 400},
+		{"external address with a zone", "GET", append(upgrade[:8:8], "x-external-ip", "fe80::1%eth0"), 400},
+		{"external address of brackets", "GET", append(upgrade[:8:8], "x-external-ip", "[]"), 400},
+		{"external address half in brackets", "GET", append(upgrade[:8:8], "x-external-ip", "[::1"), 400},
+		{"external address too long", "GET", append(upgrade[:8:8], "x-external-ip", strings.Repeat("a.", 127)), 400},
+		{"port 0", "GET", append(upgrade[:8:8], "x-custom-port", "0"), 400},
+		{"port 65536", "GET", append(upgrade[:8:8], "x-custom-port", "65536"), 400},
+		{"port -1", "GET", append(upgrade[:8:8], "x-custom-port", "-1"), 400},
+		{"port +80", "GET", append(upgrade[:8:8], "x-custom-port", "+80"), 400},
+		{"port is no number", "GET", append(upgrade[:8:8], "x-custom-port", "http"), 400},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			res, body := d.request(test.method, "/ws/control/rtmp", test.header...)
+			if res.StatusCode != test.want {
+				t.Fatalf("status %d %s, want %d", res.StatusCode, body, test.want)
+			}
+			res.Body = io.NopCloser(strings.NewReader(body))
+			wantJSONError(t, res)
+		})
+	}
+}
+
+func wantJSONError(t *testing.T, res *http.Response) {
+	t.Helper()
+	var answer struct{ Error string }
+	err := json.NewDecoder(res.Body).Decode(&answer)
+	if err != nil || answer.Error == "" || res.Header.Get("Content-Type") != "application/json" {
+		t.Errorf("no JSON error: %q %v", answer.Error, err)
+	}
+}
+
+func TestCompressionIsNotNegotiated(t *testing.T) {
+	t.Parallel()
+	d := startDaemon(t)
+	dialer := &websocket.Dialer{HandshakeTimeout: patience, EnableCompression: true}
+	_, res, err := dialControl(t, "ws://"+d.addr+"/ws/control/rtmp", dialer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if extensions := res.Header.Values("Sec-WebSocket-Extensions"); len(extensions) != 0 {
+		t.Errorf("extensions %q", extensions)
+	}
+}
+
+func TestMessageOfExactly64KiBPassesAndOneByteMoreCloses(t *testing.T) {
+	t.Parallel()
+	d := startDaemon(t)
+	server := d.dialPeer("rtmp")
+	message := func(size int) string {
+		head := "PUBLISH-REQUEST\nRequest-ID:fits\nStream-Channel:!\n\n"
+		return head + strings.Repeat("x", size-len(head))
+	}
+	if err := server.sendRaw(websocket.TextMessage, message(65536)); err != nil {
+		t.Fatal(err)
+	}
+	server.expect("PUBLISH-DENY", "Request-ID", "fits")
+	if err := server.sendRaw(websocket.TextMessage, message(65537)); err != nil {
+		t.Fatal(err)
+	}
+	if err := server.awaitGone(); !websocket.IsCloseError(err, websocket.CloseMessageTooBig) {
+		t.Errorf("closed with %v, want status 1009", err)
+	}
+	d.logs.await(t, "streaming server disconnected", "64 KiB")
+	d.awaitServers(0)
+}
+
+func TestHugeMessageIsRefusedByItsFirstFrame(t *testing.T) {
+	t.Parallel()
+	d := startDaemon(t)
+	server := d.dialPeer("rtmp")
+	if err := sendHugeFrame(server.conn, 1<<40); err != nil { // announced, not sent
+		t.Fatal(err)
+	}
+	if err := server.awaitGone(); !websocket.IsCloseError(err, websocket.CloseMessageTooBig) {
+		t.Errorf("closed with %v, want status 1009", err)
+	}
+}
+
+// sendHugeFrame sends the header of a text frame of the given length (RFC 6455, 5.2), with a mask of zeros.
+func sendHugeFrame(conn *websocket.Conn, length uint64) error {
+	header := binary.BigEndian.AppendUint64([]byte{0x81, 0xff}, length)
+	_, err := conn.NetConn().Write(append(header, 0, 0, 0, 0))
+	return err
+}
+
+func TestGarbageIsIgnoredWithADebugLine(t *testing.T) {
+	t.Parallel()
+	d := startDaemon(t)
+	server := d.dialPeer("rtmp")
+	encoder, _ := d.register(1)
+	id := publish(server, encoder, "show")
+	garbage := []string{
+		"", "\n", "\n\n\n", " \r\n", "\x00", ":", "NOTHING", "GET / HTTP/1.1\r\nHost: x\r\n\r\n", "{\"method\":\"REGISTER\"}",
+		"\xff\xfe", "PUBLISH-END\nStream-Channel:\xc3\x28", "PUBLISH-END", "PUBLISH-END\nStream-Channel", "PUBLISH-END\n:::\n",
+		"STREAM-CLOSED\nStream-Channel:show", "STREAM-AVAILABLE\nStream-Channel:show\nStream-ID:" + id + "\nStream-Type:NONSENSE\nResolution:1x1\nIndex-file:x",
+		strings.Repeat("A", 60000), strings.Repeat("A:b\n", 15000), "ERROR\nError-Code:\x1b[31m\nError-Message:line\rline",
+	}
+	for _, p := range []*testPeer{server, encoder} {
+		for _, text := range garbage {
+			if err := p.sendRaw(websocket.TextMessage, text); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := p.sendRaw(websocket.BinaryMessage, "STREAM-CLOSED\nStream-Channel:show\nStream-ID:"+id+"\n"); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.sendRaw(websocket.BinaryMessage, "PUBLISH-END\nStream-Channel:show\nStream-ID:"+id+"\n"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d.logs.awaitLines(t, 4, "binary message ignored")
+	d.logs.await(t, "message ignored", "not UTF-8")
+	d.logs.await(t, "message ignored", "no method")
+	d.logs.await(t, "unknown method ignored", "method=NOTHING")
+	d.awaitLive(map[string]string{"show": id})
+	d.awaitLoad(1)
+	server.quiet()
+	server.end("show", id)
+	encoder.expect("ENCODE-STOP", "Stream-ID", id) // and nothing before it
+}
+
+func TestPeersSayOnlyWhatTheirKindMaySay(t *testing.T) {
+	t.Parallel()
+	d := startDaemon(t)
+	server := d.dialPeer("rtmp")
+	encoder, _ := d.register(1)
+	id := publish(server, encoder, "show")
+
+	server.send("REGISTER", "Capacity", "8")
+	server.closed("show", id)
+	server.available("show", id, "HLS-LIVE", "1x1", "x")
+	encoder.request("other", "key")
+	encoder.end("show", id)
+	for _, method := range []string{"REGISTER", "STREAM-CLOSED", "STREAM-AVAILABLE", "PUBLISH-REQUEST", "PUBLISH-END"} {
+		d.logs.await(t, "unknown method ignored", "method="+method)
+	}
+	unregistered := d.dialPeer("hls")
+	unregistered.closed("show", id)
+	d.logs.awaitLines(t, 2, "method=STREAM-CLOSED")
+
+	d.awaitLive(map[string]string{"show": id})
+	if report := d.report(); len(report.Encoders) != 1 || report.Encoders[0].Load != 1 {
+		t.Errorf("encoders %+v", report.Encoders)
+	}
+	server.quiet()
+}
+
+func TestValuesThatAreEchoedCannotAddLines(t *testing.T) {
+	t.Parallel()
+	d := startDaemon(t)
+	server := d.dialPeer("rtmp")
+	server.send("PUBLISH-REQUEST", "Request-ID", "a\rStream-ID:b\x00c\x7fd\u0085e\x1b", "Stream-Channel", "no\tchannel")
+	got := server.expect("PUBLISH-DENY")
+	want := []argument{{"Request-ID", "aStream-ID:bcde"}, {"Stream-Channel", "nochannel"}}
+	if diff := cmp.Diff(want, got.args, cmp.AllowUnexported(argument{})); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestPeerThatDoesNotReadIsCutWhileOthersGoOn(t *testing.T) {
+	t.Parallel()
+	d := startDaemon(t)
+	server := d.dialPeer("rtmp")
+	encoder, _ := d.register(-1)
+	dialer := websocket.Dialer{HandshakeTimeout: patience, NetDial: func(network, addr string) (net.Conn, error) {
+		conn, err := net.Dial(network, addr)
+		if err == nil {
+			err = conn.(*net.TCPConn).SetReadBuffer(4 << 10)
+		}
+		return conn, err
+	}}
+	deaf, _, err := dialer.Dial("ws://"+d.addr+"/ws/control/rtmp", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer deaf.Close()
+
+	request := []byte("PUBLISH-REQUEST\nRequest-ID:" + strings.Repeat("x", 60000)) // each is answered with a denial as long
+	deaf.SetWriteDeadline(time.Now().Add(patience))
+	for i := 0; err == nil; i++ {
+		if err = deaf.WriteMessage(websocket.TextMessage, request); i%50 == 0 {
+			channel := fmt.Sprint("meanwhile-", i)
+			publish(server, encoder, channel)
+		}
+	}
+	var timeout net.Error
+	if errors.As(err, &timeout) && timeout.Timeout() {
+		t.Error("the deaf peer is still connected")
+	}
+	line := d.logs.await(t, "streaming server disconnected")
+	if !strings.Contains(line, errQueueFull.Error()) && !strings.Contains(line, errPeerSlow.Error()) {
+		t.Error(line)
+	}
+	publish(server, encoder, "afterwards")
+}
+
+func TestAbsurdNumberOfHeadersIsRefused(t *testing.T) {
+	t.Parallel()
+	d := startDaemon(t)
+	conn, err := net.Dial("tcp", d.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(patience))
+	go func() { // the answer comes before all of it is read
+		conn.Write([]byte("GET /ws/control/rtmp HTTP/1.1\r\nHost: x\r\n"))
+		conn.Write(bytes.Repeat([]byte("X-Pad: "+strings.Repeat("x", 1000)+"\r\n"), 64))
+	}()
+	status := make([]byte, len("HTTP/1.1 431"))
+	if _, err := io.ReadFull(conn, status); err != nil || string(status) != "HTTP/1.1 431" {
+		t.Errorf("answer %q %v, want 431", status, err)
+	}
+}
