@@ -9,7 +9,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
-	"os"
+	"net"
 	"sync"
 	"time"
 
@@ -113,12 +113,18 @@ func endOf(err error) error {
 	switch {
 	case errors.Is(err, websocket.ErrReadLimit):
 		return errTooBig
-	case errors.Is(err, os.ErrDeadlineExceeded):
+	case isTimeout(err):
 		return errPeerSilent
 	case errors.As(err, &closed) && closed.Code != websocket.CloseAbnormalClosure:
 		return errPeerClosed
 	}
 	return errPeerLost
+}
+
+// isTimeout asks for the behaviour, because the library hides os.ErrDeadlineExceeded.
+func isTimeout(err error) bool {
+	var timeout net.Error
+	return errors.As(err, &timeout) && timeout.Timeout()
 }
 
 // end stops the session for a reason, of which the first counts: nothing is queued from now on and the reader wakes
@@ -196,7 +202,7 @@ func (s *session) write() {
 		s.conn.SetWriteDeadline(oldest.Add(sendLimit))
 		for _, payload := range batch {
 			if err := s.writeOne(payload, oldest.Add(sendLimit)); err != nil {
-				if errors.Is(err, os.ErrDeadlineExceeded) {
+				if isTimeout(err) {
 					s.end(errPeerSlow)
 				} else {
 					s.end(errPeerLost)
