@@ -1,0 +1,386 @@
+package main
+
+// Control connections in time. The HTTP server and its peers are real, the network is a pipe and the clock is fake:
+// a minute of silence takes no time, and what must happen within 10 s is measured exactly. A pipe has no buffer, so
+// a peer that does not read holds up the very next write.
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/gorilla/websocket"
+)
+
+// fakeNet is a control plane inside a synctest bubble.
+type fakeNet struct {
+	t           *testing.T
+	logs        *logBuffer
+	verifier    *keyVerifier
+	coordinator *coordinator
+	control     *controlSockets
+	conns       chan net.Conn
+	closed      chan struct{}
+	closing     sync.Once
+	start       time.Time
+}
+
+func newFakeNet(t *testing.T, variables ...string) *fakeNet {
+	t.Helper()
+	cfg, err := loadConfig(func(name string) string {
+		for _, v := range variables {
+			if value, found := strings.CutPrefix(v, name+"="); found {
+				return value
+			}
+		}
+		return ""
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &fakeNet{t: t, logs: newLogBuffer(), conns: make(chan net.Conn), closed: make(chan struct{}), start: time.Now()}
+	log := slog.New(slog.NewTextHandler(n.logs, nil))
+	events, err := newCallbacks(cfg, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.verifier = newKeyVerifier(cfg, log)
+	n.coordinator = newCoordinator(cfg, log, n.verifier, events)
+	n.control = newControlSockets(cfg, n.coordinator, log)
+	server := newHTTPServer(newRoutes(cfg, log, &commands{n.coordinator}, n.control), log)
+	var serving sync.WaitGroup
+	serving.Go(func() { server.Serve(n) })
+	t.Cleanup(func() {
+		n.coordinator.stop()
+		server.Close()
+		n.control.close()
+		n.coordinator.wait()
+		serving.Wait()
+	})
+	return n
+}
+
+// Accept, Close and Addr make it a net.Listener.
+
+func (n *fakeNet) Accept() (net.Conn, error) {
+	select {
+	case conn := <-n.conns:
+		return conn, nil
+	case <-n.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (n *fakeNet) Close() error {
+	n.closing.Do(func() { close(n.closed) })
+	return nil
+}
+
+func (n *fakeNet) Addr() net.Addr { return &net.TCPAddr{} }
+
+// dial connects a peer that reads nothing by itself.
+func (n *fakeNet) dial(endpoint string) *websocket.Conn {
+	n.t.Helper()
+	dialer := websocket.Dialer{NetDial: func(string, string) (net.Conn, error) {
+		ours, theirs := net.Pipe()
+		n.conns <- theirs
+		return ours, nil
+	}}
+	conn, _, err := dialer.Dial("ws://coordinator/ws/control/"+endpoint, http.Header{"x-external-ip": {"10.0.0.1"}})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	n.t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+// dialPeer connects a peer that reads everything.
+func (n *fakeNet) dialPeer(endpoint string) *testPeer {
+	p := &testPeer{t: n.t, conn: n.dial(endpoint), in: make(chan message, 1024)}
+	go p.read()
+	return p
+}
+
+// register connects an encoder without a limit, which the registry knows when it returns.
+func (n *fakeNet) register() *testPeer {
+	p := n.dialPeer("hls")
+	p.send("REGISTER", "Capacity", "-1")
+	synctest.Wait()
+	return p
+}
+
+func (n *fakeNet) wantNow(what string, want time.Duration) {
+	n.t.Helper()
+	if got := time.Since(n.start); got != want {
+		n.t.Errorf("%s after %v, want %v", what, got, want)
+	}
+}
+
+// wait lets time pass, and all that it sets in motion come to rest.
+func (n *fakeNet) wait(d time.Duration) {
+	<-time.After(d)
+	synctest.Wait()
+}
+
+func (n *fakeNet) wantConnected(servers, encoders, streams int) {
+	n.t.Helper()
+	synctest.Wait()
+	r := n.coordinator.registry.report()
+	if len(r.StreamingServers) != servers || len(r.Encoders) != encoders || len(r.ActiveStreams) != streams {
+		n.t.Errorf("after %v: %d servers, %d encoders and %d streams, want %d, %d and %d", time.Since(n.start),
+			len(r.StreamingServers), len(r.Encoders), len(r.ActiveStreams), servers, encoders, streams)
+	}
+}
+
+func TestHeartbeatIsSentEvery20Seconds(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newFakeNet(t)
+		conn := n.dial("rtmp")
+		for i := range 30 { // ten minutes
+			_, data, err := conn.ReadMessage()
+			if err != nil || string(data) != "HEARTBEAT\n" {
+				t.Fatalf("got %q %v", data, err)
+			}
+			n.wantNow("heartbeat", time.Duration(i+1)*20*time.Second)
+			if err := conn.WriteMessage(websocket.TextMessage, []byte("HEARTBEAT")); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
+
+func TestPeerIsDroppedAfter60SecondsOfSilenceAndItsStreamsEnd(t *testing.T) {
+	t.Parallel()
+	for name, lastWords := range map[string]func(*testPeer) error{
+		"nothing at all": func(*testPeer) error { return nil },
+		"half a message": func(p *testPeer) error {
+			_, err := p.conn.NetConn().Write([]byte{0x81, 0xfe, 0x01, 0x00, 0, 0, 0, 0, 'P', 'U'})
+			return err
+		},
+		"pings, which are no messages": func(p *testPeer) error {
+			for range 2 {
+				if err := p.conn.WriteControl(websocket.PingMessage, nil, time.Now().Add(time.Second)); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				n := newFakeNet(t)
+				server, encoder := n.dialPeer("rtmp"), n.register()
+				id := publish(server, encoder, "show")
+				for range 5 {
+					n.wait(50 * time.Second)
+					encoder.send("HEARTBEAT")
+					server.send("HEARTBEAT")
+				}
+				n.wait(10 * time.Second)
+				if err := lastWords(server); err != nil {
+					t.Fatal(err)
+				}
+				n.wait(40 * time.Second)
+				encoder.send("HEARTBEAT")
+				n.wait(10*time.Second - 1)
+				n.wantConnected(1, 1, 1)
+				n.wait(1)
+				n.wantConnected(0, 1, 0)
+				n.logs.await(t, "streaming server disconnected", "silent for 60 s")
+				encoder.expect("ENCODE-STOP", "Stream-Channel", "show", "Stream-ID", id)
+				n.wantNow("ENCODE-STOP", 310*time.Second)
+				server.awaitGone()
+			})
+		})
+	}
+}
+
+func TestSilentEncoderIsDroppedAndItsPublishersKilled(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newFakeNet(t)
+		server, encoder := n.dialPeer("wss"), n.register()
+		id := publish(server, encoder, "show")
+		n.wait(30 * time.Second)
+		server.send("HEARTBEAT")
+		n.wait(30 * time.Second)
+		n.wantConnected(1, 0, 0)
+		server.expect("STREAM-KILL", "Stream-Channel", "show", "Stream-ID", id)
+		encoder.awaitGone()
+	})
+}
+
+func TestPeerThatDoesNotReadIsCutWithin10Seconds(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newFakeNet(t)
+		deaf, server, encoder := n.dial("rtmp"), n.dialPeer("rtmp"), n.register()
+		n.wait(5 * time.Second)
+		deny := []byte("PUBLISH-REQUEST\nRequest-ID:1\n")
+		if err := deaf.WriteMessage(websocket.TextMessage, deny); err != nil {
+			t.Fatal(err)
+		}
+		n.wait(8 * time.Second)
+		if err := deaf.WriteMessage(websocket.TextMessage, deny); err != nil { // that it speaks is no excuse
+			t.Fatal(err)
+		}
+		publish(server, encoder, "meanwhile")
+		n.wantConnected(2, 1, 1)
+		n.wait(2 * time.Second)
+		n.wantConnected(1, 1, 1)
+		n.logs.await(t, "streaming server disconnected", "does not read")
+		publish(server, encoder, "afterwards")
+	})
+}
+
+func TestHeartbeatThatIsNotReadCutsAPeer(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newFakeNet(t)
+		n.dial("rtmp")
+		n.wait(20 * time.Second)
+		n.wantConnected(1, 0, 0)
+		n.wait(10 * time.Second)
+		n.wantConnected(0, 0, 0)
+	})
+}
+
+func TestPeerWithAFullQueueIsCutAtOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newFakeNet(t)
+		deaf := n.dial("rtmp")
+		request := []byte("PUBLISH-REQUEST\nRequest-ID:" + strings.Repeat("x", 60000))
+		var err error
+		sent := 0
+		for ; err == nil && sent <= maxQueuedBytes/60000+3; sent++ {
+			err = deaf.WriteMessage(websocket.TextMessage, request)
+		}
+		if err == nil || sent < maxQueuedBytes/(60000+100) {
+			t.Errorf("after %d messages: %v", sent, err)
+		}
+		n.wantConnected(0, 0, 0)
+		n.wantNow("the cut", 0)
+		n.logs.await(t, "streaming server disconnected", "send queue is full")
+	})
+}
+
+func TestGoodbyeReachesAPeerBehindWhatIsQueuedForIt(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newFakeNet(t)
+		conn := n.dial("rtmp")
+		for range 3 {
+			if err := conn.WriteMessage(websocket.TextMessage, []byte("PUBLISH-REQUEST\nRequest-ID:1\n")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		synctest.Wait()
+		stopped := n.stopControl()
+		for range 3 {
+			if _, data, err := conn.ReadMessage(); err != nil || !strings.HasPrefix(string(data), "PUBLISH-DENY\n") {
+				t.Fatalf("got %q %v", data, err)
+			}
+		}
+		if _, _, err := conn.ReadMessage(); !websocket.IsCloseError(err, websocket.CloseGoingAway) {
+			t.Errorf("closed with %v, want status 1001", err)
+		}
+		<-stopped
+		n.wantNow("the end", 0)
+	})
+}
+
+func TestGoodbyeToADeafPeerTakes2Seconds(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newFakeNet(t)
+		n.dial("rtmp")
+		busy := n.dial("wss")
+		if err := busy.WriteMessage(websocket.TextMessage, []byte("PUBLISH-REQUEST\n")); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		<-n.stopControl()
+		n.wantNow("the end", goodbyeLimit)
+		n.wantConnected(0, 0, 0)
+	})
+}
+
+func TestPeerThatTalksOnIsGoneWithin2SecondsOfTheGoodbye(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newFakeNet(t)
+		conn := n.dial("rtmp")
+		var peer sync.WaitGroup
+		peer.Go(func() {
+			for conn.WriteMessage(websocket.TextMessage, []byte("HEARTBEAT")) == nil {
+				<-time.After(100 * time.Millisecond)
+			}
+		})
+		peer.Go(func() { io.Copy(io.Discard, conn.NetConn()) }) // takes the close frame and does not answer it
+		synctest.Wait()
+		<-n.stopControl()
+		n.wantNow("the end", goodbyeLimit)
+		peer.Wait()
+	})
+}
+
+func TestConnectionThatComesDuringTheGoodbyeIsClosed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newFakeNet(t)
+		n.control.close()
+		p := n.dialPeer("rtmp")
+		p.awaitGone()
+		n.wantNow("the end", 0)
+		n.wantConnected(0, 0, 0)
+	})
+}
+
+func (n *fakeNet) stopControl() (stopped chan struct{}) {
+	stopped = make(chan struct{})
+	go func() {
+		defer close(stopped)
+		n.control.close()
+	}()
+	return stopped
+}
+
+func TestPublishRequestWithoutAnAnswerIsDeniedWithin16Seconds(t *testing.T) {
+	t.Parallel()
+	for name, dial := range map[string]func(context.Context, string, string) (net.Conn, error){
+		"connection refused": func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("refused") },
+		"no answer": func(ctx context.Context, _, _ string) (net.Conn, error) {
+			ours, theirs := net.Pipe()
+			context.AfterFunc(ctx, func() { theirs.Close() })
+			return ours, nil
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				n := newFakeNet(t, "KEY_VERIFICATION_URL=http://application/verify")
+				n.verifier.client.transport.DialContext = dial
+				server := n.dialPeer("rtmp")
+				n.register()
+				server.request("show", "key")
+				server.expectDenied("show")
+				if took := time.Since(n.start); took < 10*time.Second || took > 16*time.Second {
+					t.Errorf("denied after %v", took)
+				}
+				n.wantConnected(1, 1, 0)
+				n.verifier.close()
+			})
+		})
+	}
+}
