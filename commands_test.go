@@ -1,0 +1,318 @@
+package main
+
+// The commands API: every row of its table, who may use it, and what wrong requests get.
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestWelcomeNamesProgramAndVersion(t *testing.T) {
+	t.Parallel()
+	d := startDaemon(t, "COMMANDS_API_AUTH=Bearer", "COMMANDS_API_AUTH_TOKEN=t0ken")
+	if status, body := d.call("GET", "/"); status != 200 || body != programName+" "+version+"\n" {
+		t.Errorf("%d %q", status, body)
+	}
+}
+
+func TestReportOfAnEmptyClusterHasEmptyLists(t *testing.T) {
+	t.Parallel()
+	d := startDaemon(t)
+	res, body := d.request("GET", "/commands/report")
+	if want := `{"activeStreams":[],"streamingServers":[],"encoders":[]}` + "\n"; body != want {
+		t.Errorf("report %s, want %s", body, want)
+	}
+	wantJSONHeaders(t, res)
+}
+
+func wantJSONHeaders(t *testing.T, res *http.Response) {
+	t.Helper()
+	if got := res.Header.Get("Content-Type"); got != "application/json" {
+		t.Errorf("Content-Type %q", got)
+	}
+	if got := res.Header.Get("Cache-Control"); got != "no-store" {
+		t.Errorf("Cache-Control %q", got)
+	}
+}
+
+func TestReportShowsStreamsServersAndEncodersByTheirIDs(t *testing.T) {
+	t.Parallel()
+	d := startDaemon(t)
+	rtmp := d.dialPeer("rtmp", "x-external-ip", "10.0.0.1")
+	first := d.awaitServers(1).StreamingServers[0].ID
+	wss := d.dialPeer("wss", "x-external-ip", "2001:db8::1", "x-custom-port", "8443", "x-ssl-use", "true")
+	second := d.awaitServers(2).StreamingServers[1].ID
+	limited, limitedID := d.register(4)
+	b := publish(rtmp, limited, "b")
+	unlimited, unlimitedID := d.register(-1)
+	a := publish(wss, unlimited, "a")
+	closing := publish(rtmp, unlimited, "closing")
+	rtmp.end("closing", closing)
+	unlimited.expect("ENCODE-STOP", "Stream-ID", closing)
+
+	want := clusterReport{ // sorted by channel or ID; a closing stream holds its slot and is no active one
+		ActiveStreams:    []streamReport{{"a", a, second, unlimitedID}, {"b", b, first, limitedID}},
+		StreamingServers: []serverReport{{first, "10.0.0.1", 1935, false, "RTMP"}, {second, "2001:db8::1", 8443, true, "WS"}},
+		Encoders:         []encoderReport{{limitedID, 4, 1}, {unlimitedID, -1, 2}},
+	}
+	_, body := d.call("GET", "/commands/report")
+	wantBody, err := json.Marshal(want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(wantBody)+"\n", body); diff != "" {
+		t.Error("report (-want +got):\n", diff)
+	}
+	for _, name := range []string{`"channel":"a"`, `"streamId":"`, `"streamServer":`, `"encoder":`, `"id":`, `"ip":"10.0.0.1"`, `"port":1935`, `"ssl":false`, `"serverType":"RTMP"`, `"capacity":4`, `"load":1`} {
+		if !strings.Contains(body, name) {
+			t.Errorf("no %s in %s", name, body)
+		}
+	}
+	for _, id := range []uint64{first, second, limitedID, unlimitedID} {
+		if id == 0 || id >= 1<<53 {
+			t.Errorf("id %d is not a number that JSON's readers can hold", id)
+		}
+	}
+}
+
+func TestIDsOfALaterProcessAreNewOnes(t *testing.T) {
+	t.Parallel()
+	before := startDaemon(t)
+	_, old := before.register(1)
+	if err := before.stop(); err != nil {
+		t.Fatal(err)
+	}
+	after := startDaemon(t)
+	if _, id := after.register(1); id <= old {
+		t.Errorf("id %d after %d", id, old)
+	}
+}
+
+func TestCloseAnswers200AlsoWhenThereIsNothingToClose(t *testing.T) {
+	t.Parallel()
+	d := startDaemon(t)
+	for _, id := range []string{"*", "ABC-123_x"} {
+		res, body := d.request("POST", "/commands/close", "X-Streaming-Channel", "nobody", "X-STREAMING-ID", id)
+		if res.StatusCode != 200 || body != "{}\n" {
+			t.Errorf("%d %s", res.StatusCode, body)
+		}
+		wantJSONHeaders(t, res)
+	}
+}
+
+func TestCloseRefusesWhatCannotBeAStreamAndSaysWhy(t *testing.T) {
+	t.Parallel()
+	d := startDaemon(t, "ID_MAX_LENGTH=8")
+	for _, test := range []struct {
+		name   string
+		header []string
+		reason string // is a part of
+	}{
+		{"no headers", nil, "x-streaming-channel"},
+		{"no channel", []string{"x-streaming-id", "*"}, "x-streaming-channel"},
+		{"no id", []string{"x-streaming-channel", "chan"}, "x-streaming-id"},
+		{"empty channel", []string{"x-streaming-channel", "", "x-streaming-id", "*"}, "x-streaming-channel"},
+		{"empty id", []string{"x-streaming-channel", "chan", "x-streaming-id", ""}, "x-streaming-id"},
+		{"two channels", []string{"x-streaming-channel", "a", "x-streaming-channel", "b", "x-streaming-id", "*"}, "x-streaming-channel"},
+		{"two ids", []string{"x-streaming-channel", "a", "x-streaming-id", "*", "x-streaming-id", "*"}, "x-streaming-id"},
+		{"channel of other characters", []string{"x-streaming-channel", "a/b", "x-streaming-id", "*"}, "channel"},
+		{"channel too long", []string{"x-streaming-channel", "123456789", "x-streaming-id", "*"}, "channel"},
+		{"star for a channel", []string{"x-streaming-channel", "*", "x-streaming-id", "*"}, "channel"},
+		{"id of other characters", []string{"x-streaming-channel", "chan", "x-streaming-id", "**"}, "stream ID"},
+		{"id too long", []string{"x-streaming-channel", "chan", "x-streaming-id", strings.Repeat("x", 129)}, "stream ID"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			res, body := d.request("POST", "/commands/close", test.header...)
+			wantRefusal(t, res, body, 400, test.reason)
+		})
+	}
+}
+
+func wantRefusal(t *testing.T, res *http.Response, body string, status int, reason string) {
+	t.Helper()
+	var answer map[string]string
+	err := json.Unmarshal([]byte(body), &answer)
+	if res.StatusCode != status || err != nil || len(answer) != 1 || !strings.Contains(answer["error"], reason) {
+		t.Errorf("%d %s, want %d with an error that says %q", res.StatusCode, body, status, reason)
+	}
+	wantJSONHeaders(t, res)
+}
+
+func TestUnknownPathsAndWrongMethodsAreRefused(t *testing.T) {
+	t.Parallel()
+	d := startDaemon(t)
+	for _, test := range []struct {
+		method, path string
+		status       int
+		allow        string
+	}{
+		{"GET", "/nothing", 404, ""},
+		{"GET", "/commands", 404, ""},
+		{"GET", "/commands/", 404, ""},
+		{"GET", "/commands/capacity/", 404, ""},
+		{"POST", "/Commands/Close", 404, ""},
+		{"GET", "/ws/control/other", 404, ""},
+		{"POST", "/", 405, "GET, HEAD"},
+		{"POST", "/commands/capacity", 405, "GET, HEAD"},
+		{"DELETE", "/commands/report", 405, "GET, HEAD"},
+		{"OPTIONS", "/commands/report", 405, "GET, HEAD"},
+		{"GET", "/commands/close", 405, "POST"},
+		{"HEAD", "/commands/close", 405, "POST"},
+		{"PUT", "/commands/close", 405, "POST"},
+		{"POST", "/ws/control/hls", 405, "GET, HEAD"},
+		{"BREW", "/commands/capacity", 405, "GET, HEAD"},
+	} {
+		t.Run(test.method+" "+test.path, func(t *testing.T) {
+			t.Parallel()
+			res, body := d.request(test.method, test.path)
+			if got := res.Header.Get("Allow"); got != test.allow {
+				t.Errorf("Allow %q, want %q", got, test.allow)
+			}
+			if test.method == "HEAD" {
+				body = `{"error":"left out"}` // an answer to HEAD has no body
+			}
+			wantRefusal(t, res, body, test.status, "")
+		})
+	}
+	if res, body := d.request("HEAD", "/commands/capacity"); res.StatusCode != 200 || body != "" {
+		t.Errorf("HEAD: %d %q", res.StatusCode, body)
+	}
+}
+
+func basic(pair string) string { return "Basic " + base64.StdEncoding.EncodeToString([]byte(pair)) }
+
+func TestCommandsAuthorization(t *testing.T) {
+	t.Parallel()
+	basicMode := []string{"COMMANDS_API_AUTH=bAsIc", "COMMANDS_API_AUTH_USER=admin", "COMMANDS_API_AUTH_PASSWORD=p:ss wörd"}
+	bearerMode := []string{"COMMANDS_API_AUTH=BEARER", "COMMANDS_API_AUTH_TOKEN=t0ken"}
+	for _, mode := range []struct {
+		name      string
+		variables []string
+		challenge string
+		good, bad []string // values of Authorization; "" is no header
+	}{
+		{"open", nil, "", []string{"", "Basic nonsense", "Bearer nonsense"}, nil},
+		{
+			"Basic", basicMode, `Basic realm="coordinator", charset="UTF-8"`,
+			[]string{basic("admin:p:ss wörd"), strings.Replace(basic("admin:p:ss wörd"), "Basic", "bASIC", 1)},
+			[]string{"", "Basic", "Basic ", "Basic !!!", basic(""), basic(":"), basic("admin"), basic("admin:"), basic("admin:p"), basic("admin:p:ss wörd "), basic("Admin:p:ss wörd"), basic(":p:ss wörd"), "Bearer p:ss wörd", "p:ss wörd"},
+		},
+		{
+			"Bearer", bearerMode, `Bearer realm="coordinator"`,
+			[]string{"Bearer t0ken", "bearer t0ken", "BEARER  t0ken"},
+			[]string{"", "Bearer", "Bearer ", "Bearer t0ke", "Bearer t0kenn", "Bearer T0KEN", "Bearer t0ken x", "Bearer\tt0ken", "Token t0ken", "t0ken", basic("t0ken:"), basic(":t0ken")},
+		},
+	} {
+		t.Run(mode.name, func(t *testing.T) {
+			t.Parallel()
+			d := startDaemon(t, mode.variables...)
+			for _, command := range []struct{ method, path string }{{"GET", "/commands/capacity"}, {"GET", "/commands/report"}, {"POST", "/commands/close"}} {
+				ask := func(value string) (*http.Response, string) {
+					header := []string{"x-streaming-channel", "chan", "x-streaming-id", "*"}
+					if value != "" {
+						header = append(header, "Authorization", value)
+					}
+					return d.request(command.method, command.path, header...)
+				}
+				for _, value := range mode.good {
+					if res, body := ask(value); res.StatusCode != 200 {
+						t.Errorf("%s with %q: %d %s", command.path, value, res.StatusCode, body)
+					}
+				}
+				for _, value := range mode.bad {
+					res, body := ask(value)
+					wantRefusal(t, res, body, 401, "authorization")
+					if got := res.Header.Get("WWW-Authenticate"); got != mode.challenge {
+						t.Errorf("WWW-Authenticate %q, want %q", got, mode.challenge)
+					}
+				}
+			}
+			if open := mode.name == "open"; open != (d.logs.count("COMMANDS_API_AUTH is not set") == 1) {
+				t.Errorf("warning of an open API: %v", !open)
+			}
+		})
+	}
+}
+
+func TestUnauthorizedCloseClosesNothing(t *testing.T) {
+	t.Parallel()
+	log := newLogBuffer()
+	cfg := &Config{IDMaxLength: 8, CommandsAuth: commandsAuth{scheme: "Bearer", secret: "t0ken"}}
+	killed := make(chan string, 1)
+	r := newRegistry(1, func() string { return "id" }, nil)
+	r.joinEncoder(quietEncoder{}, 1)
+	s := &server{peer: killList(killed)}
+	r.joinServer(s)
+	if _, err := r.claim(s, "1", encodeJob{channel: "chan"}); err != nil {
+		t.Fatal(err)
+	}
+	c := newCoordinator(cfg, newLogger(cfg, log), nil, nil)
+	c.registry = r
+	routes := newRoutes(cfg, newLogger(cfg, log), &commands{c}, newControlSockets(cfg, c, newLogger(cfg, log)))
+	for _, authorization := range []string{"", "Bearer guess", "Bearer t0ken"} {
+		req := httptest.NewRequest("POST", "/commands/close", nil)
+		req.Header.Set("Authorization", authorization)
+		req.Header.Set("x-streaming-channel", "chan")
+		req.Header.Set("x-streaming-id", "*")
+		routes.ServeHTTP(httptest.NewRecorder(), req)
+		if allowed := authorization == "Bearer t0ken"; allowed != (len(killed) == 1) {
+			t.Errorf("with %q: %d kills", authorization, len(killed))
+		}
+	}
+}
+
+type quietEncoder struct{}
+
+func (quietEncoder) start(encodeJob)     {}
+func (quietEncoder) stop(string, string) {}
+
+type killList chan string
+
+func (killList) accept(_, _, _ string) {}
+func (killList) deny(_, _ string)      {}
+func (k killList) kill(_, id string)   { k <- id }
+
+// FuzzAuthorizationHeader: whatever the header is, only the credentials themselves open the door.
+func FuzzAuthorizationHeader(f *testing.F) {
+	for _, seed := range []string{"", "Basic", "Basic ", basic("user:secret"), basic("user:secret\x00"), "bearer secret", "Bearer  secret", "Bearer secret ", "Bearer\tsecret", "Basic =", "\xff"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, value string) {
+		r := &http.Request{Header: http.Header{"Authorization": {value}}}
+		scheme, rest, _ := strings.Cut(value, " ")
+		pair, err := base64.StdEncoding.DecodeString(rest)
+		for _, test := range []struct {
+			auth commandsAuth
+			want bool
+		}{
+			{commandsAuth{}, true},
+			{commandsAuth{scheme: "Basic", user: "user", secret: "secret"}, strings.EqualFold(scheme, "basic") && err == nil && string(pair) == "user:secret"},
+			{commandsAuth{scheme: "Bearer", secret: "secret"}, strings.EqualFold(scheme, "bearer") && strings.TrimLeft(rest, " ") == "secret"},
+		} {
+			if got := test.auth.allows(r); got != test.want {
+				t.Errorf("%s with %q: %v, want %v", test.auth.scheme, value, got, test.want)
+			}
+		}
+	})
+}
+
+func TestHalfARequestIsGivenUp(t *testing.T) {
+	t.Parallel()
+	server := newHTTPServer(http.NotFoundHandler(), newLogger(&Config{}, newLogBuffer()))
+	for name, limit := range map[string]time.Duration{
+		"ReadHeaderTimeout": server.ReadHeaderTimeout, "ReadTimeout": server.ReadTimeout,
+		"WriteTimeout": server.WriteTimeout, "IdleTimeout": server.IdleTimeout,
+	} {
+		if limit <= 0 || limit > time.Minute {
+			t.Errorf("%s is %v", name, limit)
+		}
+	}
+}
