@@ -162,6 +162,10 @@ func handleCommon(m message, log *slog.Logger, id uint64) {
 	case "ERROR":
 		log.Warn("peer reports an error", "session", id, "code", loggable(m.get("Error-Code")), "message", loggable(m.get("Error-Message")))
 	default:
-		log.Debug("unknown method ignored", "session", id, "method", loggable(m.method))
+		method := m.method
+		if !isToken(method, 64) {
+			method = "(malformed)" // a message without its first line may begin with a key
+		}
+		log.Debug("unknown method ignored", "session", id, "method", method)
 	}
 }
