@@ -147,7 +147,7 @@ func TestEncoderThatFailsAStreamFreesChannelAndSlot(t *testing.T) {
 	id := publish(server, encoder, "bad-source")
 	encoder.send("STREAM-CLOSED", "Stream-Channel", "bad-source", "Stream-ID", id, "Error-Code", "SOURCE", "Error-Message", "cannot be opened")
 	server.expect("STREAM-KILL", "Stream-Channel", "bad-source", "Stream-ID", id)
-	d.logs.await(t, "encoder failed a stream", "code=SOURCE", `message="cannot be opened"`)
+	d.logs.await(t, "encoder reports a failed stream", "code=SOURCE", `message="cannot be opened"`)
 	server.end("bad-source", id) // as peers do after a STREAM-KILL
 	publish(server, encoder, "bad-source")
 	d.awaitLoad(1)

@@ -287,10 +287,8 @@ func TestRepeatedRegisterChangesTheCapacityAndKeepsTheLoad(t *testing.T) {
 	publish(server, encoder, "second")
 	for _, capacity := range []int{5, 1, -1, 0} {
 		encoder.send("REGISTER", "Capacity", fmt.Sprint(capacity))
-		report := d.awaitReport("the new capacity", func(r clusterReport) bool { return r.Encoders[0].Capacity == capacity })
-		if diff := cmp.Diff([]encoderReport{{id, capacity, 2}}, report.Encoders); diff != "" {
-			t.Error(diff)
-		}
+		d.awaitReport("the new capacity", func(r clusterReport) bool { return r.Encoders[0].Capacity == capacity })
+		wantEncoder(t, d, id, capacity, 2)
 	}
 	server.request("third", "key")
 	server.expectDenied("third")
@@ -298,8 +296,15 @@ func TestRepeatedRegisterChangesTheCapacityAndKeepsTheLoad(t *testing.T) {
 		encoder.send("REGISTER", "Capacity", nonsense)
 	}
 	d.logs.awaitLines(t, 7, "encoder gives no capacity")
-	if diff := cmp.Diff([]encoderReport{{id, 0, 2}}, d.report().Encoders); diff != "" {
-		t.Error(diff)
+	wantEncoder(t, d, id, 0, 2)
+}
+
+// wantEncoder wants the report to show this one and no other.
+func wantEncoder(t *testing.T, d *daemon, id uint64, capacity, load int) {
+	t.Helper()
+	got := d.report().Encoders
+	if len(got) != 1 || got[0].ID != id || got[0].Capacity != capacity || got[0].Load != load {
+		t.Errorf("encoders %+v, want %d with capacity %d and load %d", got, id, capacity, load)
 	}
 }
 
@@ -337,15 +342,15 @@ func TestStreamEndsOnlyAfterItsPublisherIsAccepted(t *testing.T) {
 	t.Parallel()
 	encoder := &hastyEncoder{failed: make(chan struct{})}
 	publisher := &hesitantPublisher{killed: make(chan struct{})}
-	r := newRegistry(1, func() string { return "id" }, publisher)
+	r := newRegistry(1, func() string { return "id" }, publisher, limits{})
 	encoder.fail = func(job encodeJob) {
 		defer close(encoder.failed)
 		r.finish(encoder.self, job.channel, job.streamID, time.Now())
 	}
 	s := &server{peer: publisher}
-	r.joinServer(s)
-	encoder.self = r.joinEncoder(encoder, 1)
-	if _, err := r.claim(s, "1", encodeJob{channel: "chan"}); err != nil {
+	r.joinServer(s, time.Now())
+	encoder.self, _ = r.joinEncoder(encoder, 1, time.Now())
+	if _, err := r.claim(s, "1", encodeJob{channel: "chan"}, time.Now(), time.Now()); err != nil {
 		t.Fatal(err)
 	}
 	<-encoder.failed

@@ -1,0 +1,416 @@
+package main
+
+// The real binary as a process: its environment, its signals, its exit status and what it writes.
+
+import (
+	"crypto/tls"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+	"github.com/gorilla/websocket"
+)
+
+func TestProcess(t *testing.T) {
+	t.Parallel()
+	binary := filepath.Join(t.TempDir(), "coordinator")
+	build := exec.Command("go", "build", "-buildvcs=false", "-o", binary, ".")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for name, story := range map[string]func(*testing.T, string){
+		"dot env fills in and the environment wins":       dotEnvFillsIn,
+		"all faults are reported before a port is opened": faultsAreReported,
+		"a taken port ends the start":                     takenPortEndsTheStart,
+		"a missing certificate ends the start":            missingCertificateEndsTheStart,
+		"SIGTERM ends it cleanly in under 10 s":           sigtermEndsIt,
+		"a second signal ends it at once":                 secondSignalEndsIt,
+		"HTTPS beside HTTP outlives a certificate swap":   certificateIsSwapped,
+		"LOG_REQUESTS and LOG_DEBUG are honoured":         logSwitches,
+		"no secret reaches the log":                       noSecretReachesTheLog,
+		"a message of 64 MiB takes no memory":             hugeMessageTakesNoMemory,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			story(t, binary)
+		})
+	}
+}
+
+// process is a running binary in a directory of its own.
+type process struct {
+	*daemon
+	cmd   *exec.Cmd
+	dir   string
+	ended chan struct{} // closed when it has exited
+}
+
+// launch starts the binary in dir with nothing but the given variables in its environment.
+func launch(t *testing.T, binary, dir string, variables ...string) *process {
+	t.Helper()
+	p := &process{daemon: &daemon{t: t, logs: newLogBuffer()}, cmd: exec.Command(binary), dir: dir, ended: make(chan struct{})}
+	p.cmd.Dir, p.cmd.Env, p.cmd.Stderr = dir, variables, p.logs
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		defer close(p.ended)
+		p.cmd.Wait() // the status is in cmd.ProcessState
+	}()
+	t.Cleanup(func() {
+		p.cmd.Process.Kill()
+		<-p.ended
+	})
+	return p
+}
+
+// serve launches the binary on ports that the system chooses and waits until it listens.
+func serve(t *testing.T, binary string, variables ...string) *process {
+	t.Helper()
+	p := launch(t, binary, t.TempDir(), append([]string{"HTTP_PORT=0", "SSL_PORT=0", "BIND_ADDRESS=127.0.0.1"}, variables...)...)
+	p.addr = p.listening("http")
+	return p
+}
+
+func (p *process) listening(scheme string) string {
+	p.t.Helper()
+	return attribute(p.logs.await(p.t, "msg=listening", "scheme="+scheme+" "), "addr")
+}
+
+func (p *process) signal(s os.Signal) {
+	p.t.Helper()
+	if err := p.cmd.Process.Signal(s); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+func (p *process) awaitExit(status int) {
+	p.t.Helper()
+	select {
+	case <-p.ended:
+	case <-time.After(patience):
+		p.t.Fatalf("does not end:\n%s", p.logs)
+	}
+	if got := p.cmd.ProcessState.ExitCode(); got != status {
+		p.t.Fatalf("exit status %d, want %d:\n%s", got, status, p.logs)
+	}
+}
+
+func dotEnvFillsIn(t *testing.T, binary string) {
+	dir := t.TempDir()
+	writeFile(t, filepath.Join(dir, ".env"), []byte("HTTP_PORT=nonsense\nBIND_ADDRESS=127.0.0.1\nCOMMANDS_API_AUTH=Bearer\nCOMMANDS_API_AUTH_TOKEN=from-the-file\n"))
+	p := launch(t, binary, dir, "HTTP_PORT=0", "COMMANDS_API_AUTH_TOKEN=from-the-environment")
+	p.addr = p.listening("http")
+	for token, want := range map[string]int{"from-the-file": 401, "from-the-environment": 200} {
+		if status, _ := p.call("GET", "/commands/capacity", "Authorization", "Bearer "+token); status != want {
+			t.Errorf("token %s: %d, want %d", token, status, want)
+		}
+	}
+}
+
+func faultsAreReported(t *testing.T, binary string) {
+	taken := takenPort(t)
+	p := launch(t, binary, t.TempDir(), "BIND_ADDRESS=127.0.0.1", "HTTP_PORT="+taken, "SSL_PORT=-1", "SSL_KEY=only-the-key", "LOG_DEBUG=maybe",
+		"ID_MAX_LENGTH=0", "SSL_CHECK_RELOAD_SECONDS=soon", "KEY_VERIFICATION_URL=ftp://x", "EVENT_CALLBACK_AUTH=Digest", "COMMANDS_API_AUTH=Basic")
+	p.awaitExit(1)
+	for _, name := range []string{"SSL_PORT", "SSL_CERT", "LOG_DEBUG", "ID_MAX_LENGTH", "SSL_CHECK_RELOAD_SECONDS", "KEY_VERIFICATION_URL",
+		"EVENT_CALLBACK_AUTH", "COMMANDS_API_AUTH_USER", "COMMANDS_API_AUTH_PASSWORD"} {
+		if p.logs.count(name+":") != 1 {
+			t.Errorf("%s is not named once", name)
+		}
+	}
+	if p.logs.count("HTTP_PORT") > 0 || p.logs.count("listening") > 0 {
+		t.Error("the port was tried")
+	}
+	if t.Failed() {
+		t.Log(p.logs)
+	}
+}
+
+// takenPort returns a port of 127.0.0.1 that stays taken until the test ends.
+func takenPort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
+}
+
+func takenPortEndsTheStart(t *testing.T, binary string) {
+	taken := takenPort(t)
+	p := launch(t, binary, t.TempDir(), "BIND_ADDRESS=127.0.0.1", "HTTP_PORT="+taken)
+	p.awaitExit(1)
+	p.logs.await(t, "HTTP_PORT", taken, "in use")
+
+	dir := t.TempDir()
+	newTestPair(t, 1).write(t, dir)
+	p = launch(t, binary, dir, "BIND_ADDRESS=127.0.0.1", "HTTP_PORT=0", "SSL_PORT="+taken, "SSL_CERT=tls.crt", "SSL_KEY=tls.key")
+	p.awaitExit(1)
+	p.logs.await(t, "SSL_PORT", taken, "in use")
+}
+
+func missingCertificateEndsTheStart(t *testing.T, binary string) {
+	p := launch(t, binary, t.TempDir(), "BIND_ADDRESS=127.0.0.1", "HTTP_PORT=0", "SSL_PORT=0", "SSL_CERT=missing.crt", "SSL_KEY=missing.key")
+	p.awaitExit(1)
+	p.logs.await(t, "missing.crt")
+	if p.logs.count("listening") > 0 {
+		t.Error("it listened")
+	}
+}
+
+// hangingApplication takes requests and answers none of them until they are given up.
+func hangingApplication(t *testing.T) *application {
+	app := newApplication(t)
+	hang := func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
+	app.answerKeys(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("x-streaming-channel") == "hanging" {
+			hang(w, r)
+		}
+	})
+	app.answerEvents(hang)
+	return app
+}
+
+// busyProcess has live peers, of whom one does not read, and requests to the application that hang.
+func busyProcess(t *testing.T, binary string) (*process, *testPeer) {
+	t.Helper()
+	app := hangingApplication(t)
+	p := serve(t, binary, app.variables()...)
+	server := p.dialPeer("rtmp")
+	deaf, _, err := websocket.DefaultDialer.Dial("ws://"+p.addr+"/ws/control/wss", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { deaf.Close() })
+	encoder, _ := p.register(-1)
+	id := publish(server, encoder, "show")
+	encoder.available("show", id, "HLS-LIVE", "1x1", "live.m3u8")
+	server.request("hanging", "key")
+	app.awaitKeys(2)
+	if _, err := net.Dial("tcp", p.addr); err != nil { // a connection on which nothing is asked
+		t.Fatal(err)
+	}
+	return p, server
+}
+
+func sigtermEndsIt(t *testing.T, binary string) {
+	p, server := busyProcess(t, binary)
+	start := time.Now()
+	p.signal(syscall.SIGTERM)
+	if err := server.awaitGone(); !websocket.IsCloseError(err, websocket.CloseGoingAway) {
+		t.Errorf("peer lost its connection with %v, want status 1001", err)
+	}
+	p.awaitExit(0)
+	if took := time.Since(start); took > 10*time.Second {
+		t.Errorf("took %v", took)
+	}
+}
+
+func secondSignalEndsIt(t *testing.T, binary string) {
+	p, _ := busyProcess(t, binary)
+	p.signal(syscall.SIGINT)
+	p.logs.await(t, "stopping")
+	again := time.NewTicker(5 * time.Millisecond) // the first of them may still meet the handler
+	defer again.Stop()
+	for {
+		select {
+		case <-p.ended:
+			if s := p.cmd.ProcessState.Sys().(syscall.WaitStatus); !s.Signaled() || s.Signal() != syscall.SIGINT {
+				t.Errorf("ended by %v, want the second signal", p.cmd.ProcessState)
+			}
+			return
+		case <-again.C:
+			if err := p.cmd.Process.Signal(syscall.SIGINT); err != nil && !errors.Is(err, os.ErrProcessDone) {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+func certificateIsSwapped(t *testing.T, binary string) {
+	dir := t.TempDir()
+	newTestPair(t, 1).write(t, dir)
+	p := launch(t, binary, dir, "HTTP_PORT=0", "SSL_PORT=0", "BIND_ADDRESS=127.0.0.1", "SSL_CERT=tls.crt", "SSL_KEY=tls.key", "SSL_CHECK_RELOAD_SECONDS=86400")
+	p.addr = p.listening("http")
+	secure := p.listening("https")
+	dialer := &websocket.Dialer{HandshakeTimeout: patience, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
+	connect := func(endpoint string) *testPeer {
+		t.Helper()
+		peer, _, err := dialControl(t, "wss://"+secure+"/ws/control/"+endpoint, dialer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return peer
+	}
+	before, plain := connect("rtmp"), p.dialPeer("rtmp")
+	s := &certificateServer{t: t, address: secure, log: p.logs}
+	s.wantServed(1)
+
+	next := newTestPair(t, 2)
+	replaceFile(t, filepath.Join(dir, "tls.crt"), next.cert)
+	replaceFile(t, filepath.Join(dir, "tls.key"), next.key)
+	s.awaitServed(2)
+	after := connect("hls")
+	after.send("REGISTER", "Capacity", "3")
+	p.awaitReport("the encoder", func(r clusterReport) bool { return len(r.Encoders) == 1 })
+	for i, server := range []*testPeer{before, plain, connect("wss")} {
+		publish(server, after, fmt.Sprint("chan-", i))
+	}
+}
+
+func logSwitches(t *testing.T, binary string) {
+	for _, test := range []struct {
+		variables       []string
+		requests, debug bool
+	}{
+		{nil, true, false},
+		{[]string{"LOG_REQUESTS=no", "LOG_DEBUG=yes"}, false, true},
+		{[]string{"LOG_REQUESTS=YES", "LOG_DEBUG=NO"}, true, false},
+	} {
+		p := serve(t, binary, test.variables...)
+		p.call("GET", "/commands/capacity?private=1")
+		server := p.dialPeer("rtmp")
+		server.send("NONSENSE")
+		server.quiet()
+		p.signal(syscall.SIGTERM)
+		p.awaitExit(0)
+		if got := p.logs.count("msg=request method=GET path=/commands/capacity status=200") == 1; got != test.requests {
+			t.Errorf("%v: request logged: %v", test.variables, got)
+		}
+		if got := p.logs.count("level=DEBUG") > 0; got != test.debug {
+			t.Errorf("%v: debug lines: %v", test.variables, got)
+		}
+		if p.logs.count("private") > 0 {
+			t.Errorf("%v: a query is in the log", test.variables)
+		}
+	}
+}
+
+func noSecretReachesTheLog(t *testing.T, binary string) {
+	app := newApplication(t)
+	app.answerKeys(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("x-streaming-channel") == "denied" {
+			w.WriteHeader(http.StatusForbidden)
+		}
+	})
+	var refused atomic.Bool
+	app.answerEvents(func(w http.ResponseWriter, _ *http.Request) {
+		if !refused.Swap(true) {
+			w.WriteHeader(http.StatusServiceUnavailable) // so that one is sent again
+		}
+	})
+	withSecrets := func(path string) string {
+		return strings.Replace(app.server.URL, "http://", "http://url-user:s3cret-url@", 1) + path + "?token=s3cret-query"
+	}
+	p := serve(t, binary, "LOG_DEBUG=YES", "LOG_REQUESTS=YES", "CONTROL_SECRET="+testSecret,
+		"KEY_VERIFICATION_URL="+withSecrets("/verify"), "KEY_VERIFICATION_AUTH=Basic", "KEY_VERIFICATION_AUTH_USER=app", "KEY_VERIFICATION_PASSWORD=s3cret-verify",
+		"EVENT_CALLBACK_URL="+withSecrets("/event"), "EVENT_CALLBACK_AUTH=Custom", "EVENT_CALLBACK_AUTH_CUSTOM=Key s3cret-event",
+		"COMMANDS_API_AUTH=Bearer", "COMMANDS_API_AUTH_TOKEN=s3cret-command")
+	dial := func(endpoint, subject string) *testPeer {
+		return p.dialPeer(endpoint, "x-control-auth-token", controlToken(t, subject), "x-external-ip", "10.0.0.1")
+	}
+	server, encoder := dial("rtmp", "rtmp-control"), dial("hls", "hls-control")
+	encoder.send("REGISTER", "Capacity", "rtmp://10.0.0.1:1935/show/s3cret-key")
+	encoder.send("REGISTER", "Capacity", "-1")
+	p.logs.await(t, "encoder registered")
+
+	request := func(channel, key, answer string) string {
+		t.Helper()
+		server.request(channel, key)
+		return server.expect(answer).get("Stream-ID")
+	}
+	request("denied", "s3cret-key", "PUBLISH-DENY")
+	request("show", "s3cret key of two words", "PUBLISH-DENY")
+	request("rtmp://10.0.0.1/show/s3cret-key", "s3cret-key", "PUBLISH-DENY")
+	id := request("show", "s3cret-key", "PUBLISH-ACCEPT")
+	source := encoder.expect("ENCODE-START").get("Stream-Source-URI")
+	request("show", "s3cret-key", "PUBLISH-DENY")
+	encoder.available("show", id, "HLS-LIVE", "1x1", "live.m3u8")
+	for _, peer := range []*testPeer{server, encoder} {
+		peer.send("ERROR", "Error-Code", source, "Error-Message", "cannot open '"+source+"'")
+		peer.sendRaw(websocket.TextMessage, "Stream-Key: s3cret-key\nStream-Channel: show\n")
+		peer.sendRaw(websocket.TextMessage, "PUBLISH-END\nStream-Channel: "+source+"\nStream-ID: "+source+"\n")
+		peer.sendRaw(websocket.TextMessage, "STREAM-CLOSED\nStream-Channel: "+source+"\nStream-ID: "+source+"\n")
+		peer.sendRaw(websocket.TextMessage, "\xff s3cret-key")
+	}
+	encoder.send("STREAM-AVAILABLE", "Stream-Channel", source, "Stream-ID", source)
+	encoder.send("STREAM-CLOSED", "Stream-Channel", "show", "Stream-ID", id, "Error-Code", source, "Error-Message", "Error opening input "+source+": refused")
+	server.expect("STREAM-KILL")
+	server.end("show", id)
+	app.awaitEvents(2)
+
+	forged := signToken(t, jwt.SigningMethodHS256, []byte("guess"), jwt.MapClaims{"sub": "s3cret-subject"})
+	if _, _, err := dialControl(t, "ws://"+p.addr+"/ws/control/rtmp", nil, "x-control-auth-token", forged); err == nil {
+		t.Error("a forged token was taken")
+	}
+	for _, header := range [][]string{{"Authorization", "Bearer s3cret-command"}, {"Authorization", "Bearer s3cret-guess"}, {"Authorization", basic("s3cret-user:x")}} {
+		p.call("GET", "/commands/report?token=s3cret-query", header...)
+		p.call("POST", "/commands/close", append(header, "x-streaming-channel", "s3cret/key", "x-streaming-id", "s3cret key")...)
+	}
+	p.signal(syscall.SIGTERM)
+	p.awaitExit(0)
+	text := p.logs.String()
+	encoded := base64.StdEncoding.EncodeToString([]byte("app:s3cret-verify"))
+	for _, secret := range []string{"s3cret", testSecret, encoded, forged, source, "rtmp://10.0.0.1:1935"} {
+		for line := range strings.Lines(text) {
+			if strings.Contains(strings.ToLower(line), strings.ToLower(secret)) {
+				t.Errorf("%s is in the log: %s", secret, line)
+			}
+		}
+	}
+}
+
+func hugeMessageTakesNoMemory(t *testing.T, binary string) {
+	p := serve(t, binary)
+	server := p.dialPeer("rtmp")
+	server.quiet()
+	before := p.peakMemory()
+	const size = 64 << 20
+	for range 3 {
+		peer := p.dialPeer("rtmp")
+		if err := sendHugeFrame(peer.conn, size); err != nil {
+			t.Fatal(err)
+		}
+		chunk := make([]byte, 1<<20)
+		for range size / len(chunk) {
+			if _, err := peer.conn.NetConn().Write(chunk); err != nil {
+				break // the coordinator need not take it all
+			}
+		}
+		peer.awaitGone()
+	}
+	if grown := p.peakMemory() - before; grown > 8<<20 {
+		t.Errorf("memory grew by %d KiB", grown>>10)
+	}
+	server.quiet()
+}
+
+// peakMemory is the most memory the process ever held, in bytes.
+func (p *process) peakMemory() int {
+	p.t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+	if errors.Is(err, os.ErrNotExist) {
+		p.t.Skip("this system does not tell how much memory a process holds")
+	}
+	_, rest, _ := strings.Cut(string(status), "VmHWM:")
+	kib, _, _ := strings.Cut(strings.TrimSpace(rest), " ")
+	n, err := strconv.Atoi(kib)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return n << 10
+}
