@@ -23,9 +23,6 @@ import (
 )
 
 const (
-	programName = "coordinator"
-	version     = "0.1.0"
-
 	// The parts of a stop, one after the other; with what is between them they stay under 10 s.
 	finishRequests = 2 * time.Second
 	deliverEvents  = 4 * time.Second

@@ -16,6 +16,11 @@ import (
 	"time"
 )
 
+const (
+	programName = "coordinator"
+	version     = "0.1.0"
+)
+
 // methods is what one path answers to. GET serves HEAD, too (RFC 9110, 9.1).
 type methods map[string]http.HandlerFunc
 
