@@ -158,11 +158,3 @@ func variablesOf(markdown string) []string {
 	}
 	return slices.Sorted(maps.Keys(names))
 }
-
-func TestVariablesAreFoundInTables(t *testing.T) {
-	t.Parallel()
-	text := "# `NO_HEADING`\n\n| name | default |\n|---|---|\n| `B_B` / `A_A` | `NO` |\n|`C_C`, x|\n| `lower` | |\n\nand `NO_TEXT`\n"
-	if diff := cmp.Diff([]string{"A_A", "B_B", "C_C"}, variablesOf(text)); diff != "" {
-		t.Error(diff)
-	}
-}
