@@ -3,16 +3,16 @@ package main
 // The environment, read once into one immutable, checked Config.
 //
 // Rules: loadConfig is the table of all variables, each name stands there in full
-// and is looked up whatever the others say. Values are trimmed of white space, and
-// a variable set to nothing counts as not set. Every fault is found in one go and
-// names its variable; a value that is or may hold a secret is never quoted.
+// (NAME_FILE of a secret NAME follows from it) and is looked up whatever the others
+// say. Values are trimmed of white space, and a variable set to nothing counts as not
+// set. Every fault is found in one go and names its variable; a value that is or may
+// hold a secret is never quoted.
 
 import (
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"net/netip"
 	"net/url"
 	"strconv"
@@ -27,40 +27,9 @@ const (
 	maxPort           = 65535
 	maxIDLength       = 1024  // bytes; an id travels in headers and in 64 KiB messages
 	maxReloadInterval = 86400 // seconds, one day
+	maxEncoderWait    = 15    // seconds; a publish request must be answered by then
+	maxStartTimeout   = 3600  // seconds
 )
-
-// Secret is a value that must not be seen. It prints as "***" with every verb of fmt,
-// in slog and in JSON; an empty one stays empty. fmt cannot reach the methods of an
-// unexported field: a struct with such a Secret needs a Format of its own before
-// it may be printed, as commandsAuth has.
-type Secret string
-
-// Reveal returns the value itself, for use and not for display.
-func (s Secret) Reveal() string { return string(s) }
-
-func (s Secret) String() string {
-	if s == "" {
-		return ""
-	}
-	return "***"
-}
-
-func (s Secret) GoString() string             { return s.String() }
-func (s Secret) LogValue() slog.Value         { return slog.StringValue(s.String()) }
-func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
-
-// Format covers the verbs that String does not: %d would show the value.
-func (s Secret) Format(f fmt.State, _ rune) { fmt.Fprint(f, s.String()) }
-
-// commandsAuth is what a caller of the commands API has to present.
-type commandsAuth struct {
-	scheme string // "" (open), "Basic" or "Bearer"
-	user   string // of Basic
-	secret Secret // the password of Basic or the token of Bearer
-}
-
-// Format shows the scheme alone.
-func (a commandsAuth) Format(f fmt.State, _ rune) { fmt.Fprint(f, a.scheme) }
 
 // Config is the whole configuration. It is not changed after loadConfig.
 type Config struct {
@@ -74,6 +43,7 @@ type Config struct {
 	ControlSecret Secret // "": any peer may connect
 	LogRequests   bool
 	LogDebug      bool
+	LogJSON       bool
 	IDMaxLength   int // bytes
 	DataDir       string
 
@@ -86,13 +56,13 @@ type Config struct {
 
 	CommandsAuth commandsAuth
 
-	EncoderFailover    bool
-	EncoderWait        time.Duration
-	StreamStartTimeout time.Duration
+	EncoderWait        time.Duration // how long a publish request may wait for a free slot
+	EncoderFailover    bool          // move the streams of a lost encoder to another
+	StreamStartTimeout time.Duration // until a stream announces something; 0: no limit
 }
 
-// loadConfig reads the configuration through getenv and nothing else. The error joins
-// all faults, one line each, and can be shown to anybody.
+// loadConfig reads the configuration through getenv, and the files that hold secrets.
+// The error joins all faults, one line each, and can be shown to anybody.
 func loadConfig(getenv func(string) string) (*Config, error) {
 	env := &environment{getenv: getenv}
 	cfg := &Config{
@@ -102,11 +72,12 @@ func loadConfig(getenv func(string) string) (*Config, error) {
 		SSLPort:        env.number("SSL_PORT", 443, 0, maxPort),
 		SSLCert:        env.path("SSL_CERT", ""),
 		SSLKey:         env.path("SSL_KEY", ""),
-		SSLCheckReload: time.Duration(env.number("SSL_CHECK_RELOAD_SECONDS", 60, 1, maxReloadInterval)) * time.Second,
+		SSLCheckReload: env.seconds("SSL_CHECK_RELOAD_SECONDS", 60, 1, maxReloadInterval),
 
-		ControlSecret: Secret(env.read("CONTROL_SECRET").value),
+		ControlSecret: Secret(env.secret("CONTROL_SECRET").value),
 		LogRequests:   env.yesNo("LOG_REQUESTS", true),
 		LogDebug:      env.yesNo("LOG_DEBUG", false),
+		LogJSON:       env.textOrJSON("LOG_FORMAT"),
 		IDMaxLength:   env.number("ID_MAX_LENGTH", 128, 1, maxIDLength),
 		DataDir:       env.path("DATA_DIR", "data"),
 
@@ -115,8 +86,8 @@ func loadConfig(getenv func(string) string) (*Config, error) {
 			scheme:   env.read("KEY_VERIFICATION_AUTH"),
 			user:     env.read("KEY_VERIFICATION_AUTH_USER"),
 			password: env.either("KEY_VERIFICATION_PASSWORD", "KEY_VERIFICATION_AUTH_PASSWORD"),
-			token:    env.read("KEY_VERIFICATION_AUTH_TOKEN"),
-			custom:   env.read("KEY_VERIFICATION_AUTH_CUSTOM"),
+			token:    env.secret("KEY_VERIFICATION_AUTH_TOKEN"),
+			custom:   env.secret("KEY_VERIFICATION_AUTH_CUSTOM"),
 		}),
 
 		EventCallbackURL: env.url("EVENT_CALLBACK_URL"),
@@ -124,16 +95,20 @@ func loadConfig(getenv func(string) string) (*Config, error) {
 			scheme:   env.read("EVENT_CALLBACK_AUTH"),
 			user:     env.read("EVENT_CALLBACK_AUTH_USER"),
 			password: env.either("EVENT_CALLBACK_PASSWORD", "EVENT_CALLBACK_AUTH_PASSWORD"),
-			token:    env.read("EVENT_CALLBACK_AUTH_TOKEN"),
-			custom:   env.read("EVENT_CALLBACK_AUTH_CUSTOM"),
+			token:    env.secret("EVENT_CALLBACK_AUTH_TOKEN"),
+			custom:   env.secret("EVENT_CALLBACK_AUTH_CUSTOM"),
 		}),
 
 		CommandsAuth: env.commandsAuth(authVariables{
 			scheme:   env.read("COMMANDS_API_AUTH"),
 			user:     env.read("COMMANDS_API_AUTH_USER"),
-			password: env.read("COMMANDS_API_AUTH_PASSWORD"),
-			token:    env.read("COMMANDS_API_AUTH_TOKEN"),
+			password: env.secret("COMMANDS_API_AUTH_PASSWORD"),
+			token:    env.secret("COMMANDS_API_AUTH_TOKEN"),
 		}),
+
+		EncoderWait:        env.seconds("ENCODER_WAIT_SECONDS", 0, 0, maxEncoderWait),
+		EncoderFailover:    env.yesNo("ENCODER_FAILOVER", true),
+		StreamStartTimeout: env.seconds("STREAM_START_TIMEOUT", 0, 0, maxStartTimeout),
 	}
 
 	switch {
@@ -158,7 +133,10 @@ type environment struct {
 	faults []error
 }
 
-type variable struct{ name, value string }
+type variable struct {
+	name, value string
+	faulty      bool // that its value is missing has been reported
+}
 
 type authVariables struct{ scheme, user, password, token, custom variable }
 
@@ -167,14 +145,15 @@ func (e *environment) fault(name, format string, args ...any) {
 }
 
 func (e *environment) read(name string) variable {
-	return variable{name, strings.TrimSpace(e.getenv(name))}
+	return variable{name: name, value: strings.TrimSpace(e.getenv(name))}
 }
 
-// either reads a variable that has two names, the first being the one to recommend.
+// either reads a secret that has two names, the first being the one to recommend.
 func (e *environment) either(name, alias string) variable {
-	first, second := e.read(name), e.read(alias)
+	first, second := e.secret(name), e.secret(alias)
 	if first.value == "" {
 		first.value = second.value
+		first.faulty = first.faulty || second.faulty
 	} else if second.value != "" && second.value != first.value {
 		e.fault(name, "differs from %s, set one of them", alias)
 	}
@@ -192,6 +171,19 @@ func (e *environment) number(name string, def, low, high int) int {
 		return 0
 	}
 	return n
+}
+
+func (e *environment) seconds(name string, def, low, high int) time.Duration {
+	return time.Duration(e.number(name, def, low, high)) * time.Second
+}
+
+func (e *environment) textOrJSON(name string) bool {
+	v := e.read(name)
+	format := strings.ToLower(v.value)
+	if format != "" && format != "text" && format != "json" {
+		e.fault(name, "must be text or json, not %q", v.value)
+	}
+	return format == "json"
 }
 
 func (e *environment) yesNo(name string, def bool) bool {
@@ -261,7 +253,7 @@ func isHostName(name string) bool {
 }
 
 func (e *environment) url(name string) Secret {
-	v := e.read(name)
+	v := e.secret(name)
 	if v.value == "" {
 		return ""
 	}
@@ -326,7 +318,7 @@ func (e *environment) checkBasic(a authVariables) {
 }
 
 func (e *environment) checkPart(scheme string, part variable) {
-	if part.value == "" {
+	if part.value == "" && !part.faulty {
 		e.fault(part.name, "must be set for %s authorization", scheme)
 	}
 	if hasControl(part.value) {

@@ -36,6 +36,8 @@ func defaultConfig() *Config {
 		LogRequests:    true,
 		IDMaxLength:    128,
 		DataDir:        "data",
+
+		EncoderFailover: true,
 	}
 }
 
@@ -54,18 +56,23 @@ func TestConfigAcceptedValues(t *testing.T) {
 			settings{"HTTP_PORT": " 8080\n", "DATA_DIR": " /var/lib/x y ", "CONTROL_SECRET": " s3 cret\r\n"},
 			func(c *Config) { c.HTTPPort, c.DataDir, c.ControlSecret = 8080, "/var/lib/x y", "s3 cret" }},
 		{"lowest numbers",
-			settings{"HTTP_PORT": "0", "SSL_PORT": "0", "SSL_CERT": "c.pem", "SSL_KEY": "k.pem", "SSL_CHECK_RELOAD_SECONDS": "1", "ID_MAX_LENGTH": "1"},
+			settings{"HTTP_PORT": "0", "SSL_PORT": "0", "SSL_CERT": "c.pem", "SSL_KEY": "k.pem", "SSL_CHECK_RELOAD_SECONDS": "1", "ID_MAX_LENGTH": "1",
+				"ENCODER_WAIT_SECONDS": "0", "STREAM_START_TIMEOUT": "0"},
 			func(c *Config) {
 				c.HTTPPort, c.SSLPort, c.SSLCert, c.SSLKey = 0, 0, "c.pem", "k.pem"
 				c.SSLCheckReload, c.IDMaxLength = time.Second, 1
 			}},
 		{"highest numbers",
-			settings{"HTTP_PORT": "65535", "SSL_PORT": "65535", "SSL_CHECK_RELOAD_SECONDS": "86400", "ID_MAX_LENGTH": "1024"},
+			settings{"HTTP_PORT": "65535", "SSL_PORT": "65535", "SSL_CHECK_RELOAD_SECONDS": "86400", "ID_MAX_LENGTH": "1024",
+				"ENCODER_WAIT_SECONDS": "15", "STREAM_START_TIMEOUT": "3600"},
 			func(c *Config) {
 				c.HTTPPort, c.SSLPort, c.SSLCheckReload, c.IDMaxLength = 65535, 65535, 24*time.Hour, 1024
+				c.EncoderWait, c.StreamStartTimeout = 15*time.Second, time.Hour
 			}},
-		{"YES and NO in any case", settings{"LOG_REQUESTS": "no", "LOG_DEBUG": "Yes"},
-			func(c *Config) { c.LogRequests, c.LogDebug = false, true }},
+		{"YES and NO in any case", settings{"LOG_REQUESTS": "no", "LOG_DEBUG": "Yes", "ENCODER_FAILOVER": "nO"},
+			func(c *Config) { c.LogRequests, c.LogDebug, c.EncoderFailover = false, true, false }},
+		{"logs as text", settings{"LOG_FORMAT": "Text"}, func(*Config) {}},
+		{"logs as JSON", settings{"LOG_FORMAT": "JSON"}, func(c *Config) { c.LogJSON = true }},
 		{"URLs", settings{"KEY_VERIFICATION_URL": "HTTPS://u:p@[::1]:65535/a?b=c", "EVENT_CALLBACK_URL": "http://app"},
 			func(c *Config) {
 				c.KeyVerificationURL, c.EventCallbackURL = "HTTPS://u:p@[::1]:65535/a?b=c", "http://app"
@@ -160,6 +167,10 @@ func TestConfigFaults(t *testing.T) {
 		"ID_MAX_LENGTH":            {"0", "-1", "1025", "many"},
 		"LOG_REQUESTS":             {"true", "1", "Y"},
 		"LOG_DEBUG":                {"false", "YES NO"},
+		"LOG_FORMAT":               {"xml", "YES", "text json"},
+		"ENCODER_WAIT_SECONDS":     {"-1", "16", "1s"},
+		"ENCODER_FAILOVER":         {"true", "ALWAYS"},
+		"STREAM_START_TIMEOUT":     {"-1", "3601", "off"},
 		"DATA_DIR":                 {"a\x00b"},
 		"KEY_VERIFICATION_URL": {
 			hidden, "/" + hidden, "//" + hidden, "http:" + hidden, "http://", "http:///" + hidden, "http://u:" + hidden + "@", "http://:80/?" + hidden,
@@ -267,6 +278,7 @@ func TestEnvExampleListsEveryVariableWithItsDefault(t *testing.T) {
 	}
 	for name, want := range map[string]string{
 		"HTTP_PORT": "80", "SSL_PORT": "443", "SSL_CHECK_RELOAD_SECONDS": "60", "LOG_REQUESTS": "YES", "LOG_DEBUG": "NO", "ID_MAX_LENGTH": "128", "DATA_DIR": "data",
+		"LOG_FORMAT": "text", "ENCODER_WAIT_SECONDS": "0", "ENCODER_FAILOVER": "YES", "STREAM_START_TIMEOUT": "0",
 	} {
 		if example[name] != want {
 			t.Errorf("%s=%s, want the default %s", name, example[name], want)

@@ -122,7 +122,11 @@ func newLogger(cfg *Config, stderr io.Writer) *slog.Logger {
 	if cfg.LogDebug {
 		level = slog.LevelDebug
 	}
-	return slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
+	options := &slog.HandlerOptions{Level: level}
+	if cfg.LogJSON {
+		return slog.New(slog.NewJSONHandler(stderr, options))
+	}
+	return slog.New(slog.NewTextHandler(stderr, options))
 }
 
 func warnOpenDoors(cfg *Config, log *slog.Logger) {

@@ -1,0 +1,95 @@
+package main
+
+// Values that must not be seen: how they are kept from being shown, and how they are read from a variable or from the
+// file that a variable names. No error shows a value, or a path, in whose place a value may have been pasted.
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"strings"
+)
+
+const maxSecretFileBytes = 64 << 10
+
+// Secret is a value that must not be seen. It prints as "***" with every verb of fmt,
+// in slog and in JSON; an empty one stays empty. fmt cannot reach the methods of an
+// unexported field: a struct with such a Secret needs a Format of its own before
+// it may be printed, as commandsAuth has.
+type Secret string
+
+// Reveal returns the value itself, for use and not for display.
+func (s Secret) Reveal() string { return string(s) }
+
+func (s Secret) String() string {
+	if s == "" {
+		return ""
+	}
+	return "***"
+}
+
+func (s Secret) GoString() string             { return s.String() }
+func (s Secret) LogValue() slog.Value         { return slog.StringValue(s.String()) }
+func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// Format covers the verbs that String does not: %d would show the value.
+func (s Secret) Format(f fmt.State, _ rune) { fmt.Fprint(f, s.String()) }
+
+// commandsAuth is what a caller of the commands API has to present.
+type commandsAuth struct {
+	scheme string // "" (open), "Basic" or "Bearer"
+	user   string // of Basic
+	secret Secret // the password of Basic or the token of Bearer
+}
+
+// Format shows the scheme alone.
+func (a commandsAuth) Format(f fmt.State, _ rune) { fmt.Fprint(f, a.scheme) }
+
+// secret reads a variable that may come from a file instead: NAME or NAME_FILE, not both. White space around what the
+// file holds is dropped, as it is around every value.
+func (e *environment) secret(name string) variable {
+	v, file := e.read(name), e.read(name+"_FILE")
+	switch {
+	case file.value == "":
+		return v
+	case v.value != "":
+		e.fault(file.name, "must not be set together with %s", name)
+	default:
+		value, err := readSecretFile(file.value)
+		if err == nil {
+			return variable{name: name, value: value}
+		}
+		e.fault(file.name, "%v", err)
+	}
+	return variable{name: name, faulty: true}
+}
+
+func readSecretFile(path string) (string, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return "", withoutPath(err)
+	}
+	defer file.Close()
+	content, err := io.ReadAll(io.LimitReader(file, maxSecretFileBytes+1))
+	value := strings.TrimSpace(string(content))
+	switch {
+	case err != nil:
+		return "", withoutPath(err)
+	case len(content) > maxSecretFileBytes:
+		return "", errors.New("names a file of more than 64 KiB")
+	case value == "":
+		return "", errors.New("names an empty file")
+	}
+	return value, nil
+}
+
+func withoutPath(err error) error {
+	var pathErr *fs.PathError
+	if errors.As(err, &pathErr) {
+		err = pathErr.Err
+	}
+	return fmt.Errorf("names a file that cannot be read: %w", err)
+}
