@@ -93,6 +93,17 @@ func (c *coordinator) stop() {
 // wait returns when no publish request is under way any more: once stopped and all control sockets gone, at once.
 func (c *coordinator) wait() { c.publishes.Wait() }
 
+// notReady returns the reasons why no new stream would be taken, whatever the application says; none if one would.
+func (c *coordinator) notReady() (reasons []string) {
+	if c.stopping.Load() {
+		reasons = append(reasons, errStopping.Error())
+	}
+	if c.events.keeping() != nil {
+		reasons = append(reasons, errNotKept.Error())
+	}
+	return reasons
+}
+
 // joinServer takes in a streaming server that has connected.
 func (c *coordinator) joinServer(s *server) {
 	c.registry.joinServer(s, time.Now())
