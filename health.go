@@ -1,78 +1,44 @@
-// How well the application takes events, seen over all tries: what is worth a log line, and whether tries must be paced.
-// Pure; delivery guards it with its lock and writes the lines after letting go of it.
 package main
 
-import "time"
+// Probes. /livez: the process answers, whatever becomes of application, peers or disk. /readyz: it would take a new
+// stream. Both are open to anybody and say no more than that; the reasons are told to who may use the commands API.
 
-const (
-	failingAfter      = 16               // failed tries in a row, over all streams, that make the application count as failing
-	reportEvery       = 30 * time.Second // at least this long between two reports that the application fails
-	streamReportAfter = 2                // failed tries of one event that are worth a line
-	streamReports     = 10               // streams reported as failing at most within streamReportSpan
-	streamReportSpan  = time.Minute
-	streamsReported   = 100 // streams whose end of failing will be reported, at most
+import (
+	"fmt"
+	"net/http"
 )
 
-// healthNews is a change worth a log line.
-type healthNews int
+func livez(w http.ResponseWriter, _ *http.Request) { writeText(w, http.StatusOK, "ok") }
 
-const (
-	nothingNew healthNews = iota
-	applicationFails
-	applicationWorks
-	streamFails
-	streamWorks
-)
-
-type health struct {
-	inRow        int       // failed tries since the last success
-	reported     bool      // that the application fails
-	reportedAt   time.Time // when last
-	streams      map[uint64]struct{}
-	spanStart    time.Time
-	reportedSpan int // streams reported since spanStart
-}
-
-// failing says that nothing was taken for so many tries that more of them are a burden and no help.
-func (h *health) failing() bool { return h.inRow >= failingAfter }
-
-func (h *health) succeeded(queue uint64) healthNews {
-	h.inRow = 0
-	_, streamReported := h.streams[queue]
-	delete(h.streams, queue)
-	switch {
-	case h.reported:
-		h.reported = false
-		return applicationWorks
-	case streamReported:
-		return streamWorks
-	}
-	return nothingNew
-}
-
-// failed notes that an event of the queue was not taken, attempt times by now.
-func (h *health) failed(queue uint64, attempt int, now time.Time) healthNews {
-	h.inRow++
-	if h.failing() {
-		if h.reported || now.Sub(h.reportedAt) < reportEvery {
-			return nothingNew
+// readyz is the handler of /readyz. With ?verbose it says why the answer is no, one reason a line.
+func readyz(c *coordinator, auth commandsAuth) http.HandlerFunc {
+	verbose := authorize(auth, func(w http.ResponseWriter, _ *http.Request) { writeReadiness(w, c.notReady(), true) })
+	return func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Query().Has("verbose") {
+			verbose(w, r)
+			return
 		}
-		h.reported, h.reportedAt = true, now
-		return applicationFails
+		writeReadiness(w, c.notReady(), false)
 	}
-	if _, known := h.streams[queue]; known || attempt < streamReportAfter || len(h.streams) >= streamsReported {
-		return nothingNew
+}
+
+func writeReadiness(w http.ResponseWriter, reasons []string, verbose bool) {
+	if len(reasons) == 0 {
+		writeText(w, http.StatusOK, "ready")
+		return
 	}
-	if now.Sub(h.spanStart) >= streamReportSpan {
-		h.spanStart, h.reportedSpan = now, 0
+	lines := []string{"not ready"}
+	if verbose {
+		lines = append(lines, reasons...)
 	}
-	if h.reportedSpan >= streamReports {
-		return nothingNew
+	writeText(w, http.StatusServiceUnavailable, lines...)
+}
+
+func writeText(w http.ResponseWriter, status int, lines ...string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	for _, line := range lines {
+		fmt.Fprintln(w, line)
 	}
-	h.reportedSpan++
-	if h.streams == nil {
-		h.streams = make(map[uint64]struct{})
-	}
-	h.streams[queue] = struct{}{}
-	return streamFails
 }

@@ -55,6 +55,8 @@ func newRoutes(cfg *Config, log *slog.Logger, api *commands, control *controlSoc
 
 	mux := http.NewServeMux()
 	mux.Handle("/{$}", methods{"GET": welcome})
+	mux.Handle("/livez", methods{"GET": livez})
+	mux.Handle("/readyz", methods{"GET": readyz(api.coordinator, cfg.CommandsAuth)})
 	mux.Handle("/commands/capacity", methods{"GET": protected(api.capacity)})
 	mux.Handle("/commands/report", methods{"GET": protected(api.report)})
 	mux.Handle("/commands/close", methods{"POST": protected(api.close)})
