@@ -1,0 +1,51 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+func TestSystemdIsToldOfReadinessAndOfTheStop(t *testing.T) {
+	t.Parallel()
+	for name, address := range map[string]string{
+		"path":     filepath.Join(t.TempDir(), "notify"),
+		"abstract": fmt.Sprintf("@coordinator-test-%d", os.Getpid()),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: address, Net: "unixgram"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer socket.Close()
+			wantState := func(want string) {
+				t.Helper()
+				buffer := make([]byte, 100)
+				socket.SetReadDeadline(time.Now().Add(patience))
+				n, err := socket.Read(buffer)
+				if got := string(buffer[:n]); err != nil || got != want {
+					t.Errorf("got %q, error %v, want %q", got, err, want)
+				}
+			}
+			d := startDaemon(t, "NOTIFY_SOCKET="+address)
+			wantState("READY=1")
+			if err := d.stop(); err != nil {
+				t.Error(err)
+			}
+			wantState("STOPPING=1")
+		})
+	}
+}
+
+func TestDaemonRunsOnWhenSystemdCannotBeTold(t *testing.T) {
+	t.Parallel()
+	d := startDaemon(t, "NOTIFY_SOCKET="+filepath.Join(t.TempDir(), "nobody"))
+	d.logs.await(t, "systemd is not told", "READY=1")
+	if status, _ := d.call("GET", "/livez"); status != 200 {
+		t.Errorf("livez: %d", status)
+	}
+}
