@@ -13,8 +13,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -329,23 +331,24 @@ func (e *environment) checkPart(scheme string, part variable) {
 func hasControl(s string) bool { return strings.ContainsFunc(s, unicode.IsControl) }
 
 // withDotEnv returns a getenv that takes from the file at path, if there is one, what
-// lookup does not know. A variable that lookup knows is never filled in, even if it is
-// empty. The error names the path and shows nothing of the contents.
-func withDotEnv(path string, lookup func(string) (string, bool)) (func(string) string, error) {
+// lookup does not know, and the names in the file, sorted. A variable that lookup knows
+// is never filled in, even if it is empty. The error names the path and shows nothing
+// of the contents.
+func withDotEnv(path string, lookup func(string) (string, bool)) (getenv func(string) string, names []string, err error) {
 	file, err := godotenv.Read(path)
 	_, nameless := file[""] // how godotenv takes "=value", and a last line without "="
 	var pathErr *fs.PathError
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 	case errors.As(err, &pathErr):
-		return nil, fmt.Errorf("read settings: %w", pathErr)
+		return nil, nil, fmt.Errorf("read settings: %w", pathErr)
 	case err != nil, nameless: // a parse error quotes lines of the file
-		return nil, fmt.Errorf("read settings: %s has a line that is not NAME=value, or an open quote", path)
+		return nil, nil, fmt.Errorf("read settings: %s has a line that is not NAME=value, or an open quote", path)
 	}
 	return func(name string) string {
 		if value, ok := lookup(name); ok {
 			return value
 		}
 		return file[name]
-	}, nil
+	}, slices.Sorted(maps.Keys(file)), nil
 }

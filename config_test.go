@@ -247,13 +247,6 @@ func TestConfigReportsAllFaultsAtOnce(t *testing.T) {
 		"EVENT_CALLBACK_URL", "EVENT_CALLBACK_AUTH_CUSTOM", "COMMANDS_API_AUTH_TOKEN", "SSL_KEY")
 }
 
-// askedNames returns the names that loadConfig looks up, sorted.
-func askedNames() []string {
-	asked := map[string]bool{}
-	_, _ = loadConfig(func(name string) string { asked[name] = true; return "" })
-	return slices.Sorted(maps.Keys(asked))
-}
-
 func TestEnvExampleListsEveryVariableWithItsDefault(t *testing.T) {
 	t.Parallel()
 	text, err := os.ReadFile(".env.example")
@@ -273,7 +266,7 @@ func TestEnvExampleListsEveryVariableWithItsDefault(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(askedNames(), slices.Sorted(maps.Keys(example))); diff != "" {
+	if diff := cmp.Diff(configNames(), slices.Sorted(maps.Keys(example))); diff != "" {
 		t.Error(diff)
 	}
 	for name, want := range map[string]string{
@@ -297,7 +290,7 @@ func TestDotEnvFillsInWhatTheEnvironmentLeavesOut(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), ".env")
 	writeDotEnv(t, path, "HTTP_PORT=8080\nSSL_PORT=8443\n# note\nCONTROL_SECRET='pa$$ #1'\nDATA_DIR=other")
-	getenv, err := withDotEnv(path, func(name string) (string, bool) {
+	getenv, names, err := withDotEnv(path, func(name string) (string, bool) {
 		value, ok := settings{"HTTP_PORT": "9090", "DATA_DIR": ""}[name]
 		return value, ok
 	})
@@ -315,11 +308,14 @@ func TestDotEnvFillsInWhatTheEnvironmentLeavesOut(t *testing.T) {
 			t.Errorf("%s is %q, want %q", name, got, want)
 		}
 	}
+	if diff := cmp.Diff([]string{"CONTROL_SECRET", "DATA_DIR", "HTTP_PORT", "SSL_PORT"}, names); diff != "" {
+		t.Error(diff)
+	}
 }
 
 func TestDotEnvMayBeMissing(t *testing.T) {
 	t.Parallel()
-	getenv, err := withDotEnv(filepath.Join(t.TempDir(), ".env"), func(name string) (string, bool) { return name + " of the environment", true })
+	getenv, _, err := withDotEnv(filepath.Join(t.TempDir(), ".env"), func(name string) (string, bool) { return name + " of the environment", true })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -354,7 +350,7 @@ func writeDotEnv(t *testing.T, path, contents string) {
 
 func wantDotEnvFault(t *testing.T, path string) {
 	t.Helper()
-	_, err := withDotEnv(path, func(string) (string, bool) { return "", false })
+	_, _, err := withDotEnv(path, func(string) (string, bool) { return "", false })
 	switch {
 	case err == nil:
 		t.Errorf("%s is accepted", path)

@@ -2,7 +2,7 @@
 // application that owns users and keys.
 package main
 
-// main calls run: wire, serve, stop in order.
+// main starts what the command line asks for: run, most of the time, which wires, serves and stops in order.
 
 import (
 	"context"
@@ -32,14 +32,8 @@ func main() {
 	ctx, release := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	context.AfterFunc(ctx, release) // a second signal ends the process at once
 	stdlog.SetOutput(io.Discard)    // net/http quotes there what servers send unasked, which may hold a key
-	getenv, err := withDotEnv(".env", os.LookupEnv)
-	if err == nil {
-		err = run(ctx, getenv, os.Stderr)
-	}
-	if err != nil {
-		fmt.Fprintf(os.Stderr, "%s: %v\n", programName, err)
-		os.Exit(1)
-	}
+	i := invocation{args: os.Args[1:], environ: os.Environ(), dotEnv: ".env", stdout: os.Stdout, stderr: os.Stderr}
+	os.Exit(i.execute(ctx))
 }
 
 // run is the daemon: it serves until ctx ends, then stops in order. Its errors are those of the start, of a listener
@@ -95,9 +89,16 @@ func run(ctx context.Context, getenv func(string) string, stderr io.Writer) (err
 			}
 		})
 	}
+	notify := func(state string) {
+		if err := notifySystemd(getenv, state); err != nil {
+			log.Warn("systemd is not told", "state", state, "error", err)
+		}
+	}
+	notify("READY=1")
 
 	<-ctx.Done()
 	log.Info("stopping")
+	notify("STOPPING=1")
 	coordinator.stop()
 	shutDown(server)
 	control.close()

@@ -68,7 +68,7 @@ func TestNoOtherVariableComesFromAFile(t *testing.T) {
 	for name := range secretVariables() {
 		want = append(want, name+"_FILE")
 	}
-	got := slices.DeleteFunc(askedNames(), func(name string) bool { return !strings.HasSuffix(name, "_FILE") })
+	got := slices.DeleteFunc(configNames(), func(name string) bool { return !strings.HasSuffix(name, "_FILE") })
 	slices.Sort(want)
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)

@@ -1,0 +1,222 @@
+package main
+
+// The command line: without a flag the daemon runs; each flag does one thing and ends.
+//
+// Rules: exit status 0 is done, 1 is a failure that is said on stderr, 2 is a command line that can't be understood.
+// What was asked for goes to stdout.
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+)
+
+const healthcheckLimit = 3 * time.Second
+
+// invocation is what a process is started with.
+type invocation struct {
+	args           []string // without the program's name
+	environ        []string // NAME=value
+	dotEnv         string   // path of the file that fills in what environ leaves out
+	stdout, stderr io.Writer
+}
+
+// execute carries out the command line and returns the exit status.
+func (i invocation) execute(ctx context.Context) int {
+	flags := flag.NewFlagSet(programName, flag.ContinueOnError)
+	flags.SetOutput(i.stderr)
+	flags.Usage = func() {
+		fmt.Fprintf(i.stderr, "Usage: %s [flag]\nWithout a flag it runs; environment variables and a .env file configure it.\n", programName)
+		flags.PrintDefaults()
+	}
+	showVersion := flags.Bool("version", false, "print the version")
+	check := flags.Bool("check", false, "check the configuration and print what would be used, without secrets")
+	healthcheck := flags.Bool("healthcheck", false, "ask the daemon that runs with this configuration whether it is alive")
+	var tokenSubject string
+	flags.Func("token", "print a control token, signed with CONTROL_SECRET, for a `peer`: rtmp, wss or hls", func(peer string) error {
+		if !slices.Contains([]string{"rtmp", "wss", "hls"}, peer) {
+			return errors.New("must be rtmp, wss or hls")
+		}
+		tokenSubject = peer + "-control"
+		return nil
+	})
+	switch err := flags.Parse(i.args); {
+	case errors.Is(err, flag.ErrHelp):
+		return 0
+	case err != nil:
+		return 2
+	case flags.NArg() > 0 || flags.NFlag() > 1:
+		fmt.Fprintln(i.stderr, "at most one flag, and nothing else")
+		flags.Usage()
+		return 2
+	}
+
+	var err error
+	switch {
+	case *showVersion:
+		fmt.Fprintln(i.stdout, programName, version)
+	case *check:
+		err = i.check()
+	case *healthcheck:
+		err = i.healthcheck(ctx)
+	case tokenSubject != "":
+		err = i.printToken(tokenSubject)
+	default:
+		err = i.serve(ctx)
+	}
+	if err != nil {
+		fmt.Fprintf(i.stderr, "%s: %v\n", programName, err)
+		return 1
+	}
+	return 0
+}
+
+func (i invocation) serve(ctx context.Context) error {
+	getenv, err := i.getenv()
+	if err != nil {
+		return err
+	}
+	return run(ctx, getenv, i.stderr)
+}
+
+// check prints what the daemon would use, as it would be written in a .env file, but for the secrets.
+func (i invocation) check() error {
+	cfg, err := i.config()
+	if err != nil {
+		return err
+	}
+	if _, err := configuredCertificate(cfg); err != nil {
+		return err
+	}
+	for _, setting := range []struct {
+		name  string
+		value any
+	}{
+		{"HTTP_PORT", cfg.HTTPPort},
+		{"BIND_ADDRESS", cfg.BindAddress},
+		{"SSL_PORT", cfg.SSLPort},
+		{"SSL_CERT", cfg.SSLCert},
+		{"SSL_KEY", cfg.SSLKey},
+		{"SSL_CHECK_RELOAD_SECONDS", cfg.SSLCheckReload.Seconds()},
+		{"CONTROL_SECRET", cfg.ControlSecret},
+		{"LOG_REQUESTS", either(cfg.LogRequests, "YES", "NO")},
+		{"LOG_DEBUG", either(cfg.LogDebug, "YES", "NO")},
+		{"LOG_FORMAT", either(cfg.LogJSON, "json", "text")},
+		{"ID_MAX_LENGTH", cfg.IDMaxLength},
+		{"DATA_DIR", cfg.DataDir},
+		{"KEY_VERIFICATION_URL", cfg.KeyVerificationURL},
+		{"KEY_VERIFICATION_AUTH", cfg.KeyVerificationAuth},
+		{"EVENT_CALLBACK_URL", cfg.EventCallbackURL},
+		{"EVENT_CALLBACK_AUTH", cfg.EventCallbackAuth},
+		{"COMMANDS_API_AUTH", cfg.CommandsAuth},
+		{"ENCODER_WAIT_SECONDS", cfg.EncoderWait.Seconds()},
+		{"ENCODER_FAILOVER", either(cfg.EncoderFailover, "YES", "NO")},
+		{"STREAM_START_TIMEOUT", cfg.StreamStartTimeout.Seconds()},
+	} {
+		fmt.Fprintf(i.stdout, "%s=%v\n", setting.name, setting.value)
+	}
+	return nil
+}
+
+func either(condition bool, yes, no string) string {
+	if condition {
+		return yes
+	}
+	return no
+}
+
+// healthcheck asks /livez of the daemon on this machine that runs with the same configuration.
+func (i invocation) healthcheck(ctx context.Context) error {
+	cfg, err := i.config()
+	if err != nil {
+		return err
+	}
+	if cfg.HTTPPort == 0 {
+		return errors.New("HTTP_PORT is 0: only the daemon knows its port")
+	}
+	ctx, cancel := context.WithTimeout(ctx, healthcheckLimit)
+	defer cancel()
+	address := net.JoinHostPort(reachable(cfg.BindAddress), strconv.Itoa(cfg.HTTPPort))
+	livez := url.URL{Scheme: "http", Host: address, Path: "/livez"}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, livez.String(), nil)
+	if err != nil {
+		return fmt.Errorf("healthcheck: %w", err)
+	}
+	reply, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(request) // no proxy, no redirects
+	if err != nil {
+		return fmt.Errorf("healthcheck: %w", err)
+	}
+	defer reply.Body.Close()
+	if reply.StatusCode != http.StatusOK {
+		return fmt.Errorf("healthcheck: status %d from %s", reply.StatusCode, address)
+	}
+	return nil
+}
+
+// reachable is where to find a listener on this machine: all interfaces include the loopback of IPv4, as Go listens.
+func reachable(bindAddress string) string {
+	if addr, err := netip.ParseAddr(bindAddress); bindAddress == "" || err == nil && addr.IsUnspecified() {
+		return "127.0.0.1"
+	}
+	return bindAddress
+}
+
+// printToken prints what a peer presents in x-control-auth-token (RFC 7519). It does not expire, as those that peers
+// make themselves.
+func (i invocation) printToken(subject string) error {
+	cfg, err := i.config()
+	if err != nil {
+		return err
+	}
+	if cfg.ControlSecret == "" {
+		return errors.New("CONTROL_SECRET is not set: peers connect without a token")
+	}
+	claims := jwt.RegisteredClaims{Subject: subject}
+	token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, claims).SignedString([]byte(cfg.ControlSecret.Reveal()))
+	if err != nil {
+		return fmt.Errorf("sign token: %w", err)
+	}
+	fmt.Fprintln(i.stdout, token)
+	return nil
+}
+
+func (i invocation) config() (*Config, error) {
+	getenv, err := i.getenv()
+	if err != nil {
+		return nil, err
+	}
+	return loadConfig(getenv)
+}
+
+// getenv joins the environment and the .env file, and warns of names in either that look like misspellings.
+func (i invocation) getenv() (func(string) string, error) {
+	environ := map[string]string{}
+	for _, pair := range i.environ {
+		name, value, _ := strings.Cut(pair, "=")
+		environ[name] = value
+	}
+	getenv, inFile, err := withDotEnv(i.dotEnv, func(name string) (string, bool) {
+		value, ok := environ[name]
+		return value, ok
+	})
+	if err != nil {
+		return nil, err
+	}
+	names := slices.Sorted(maps.Keys(environ))
+	log := newLogger(&Config{LogJSON: strings.EqualFold(strings.TrimSpace(getenv("LOG_FORMAT")), "json")}, i.stderr)
+	warnMisspelled(append(names, inFile...), log)
+	return getenv, nil
+}

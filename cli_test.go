@@ -1,0 +1,161 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"net"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/golang-jwt/jwt/v5"
+)
+
+// execute runs a command line with variables given as NAME=value.
+func execute(t *testing.T, flags string, environ ...string) (status int, stdout, stderr string) {
+	t.Helper()
+	var out, diagnostics bytes.Buffer
+	i := invocation{args: strings.Fields(flags), environ: environ, dotEnv: filepath.Join(t.TempDir(), ".env"), stdout: &out, stderr: &diagnostics}
+	status = i.execute(context.Background())
+	return status, out.String(), diagnostics.String()
+}
+
+func TestVersionIsPrinted(t *testing.T) {
+	t.Parallel()
+	if status, out, _ := execute(t, "-version", "HTTP_PORT=nonsense"); status != 0 || out != programName+" "+version+"\n" {
+		t.Errorf("%d %q", status, out)
+	}
+}
+
+func TestCommandLineThatCannotBeUnderstood(t *testing.T) {
+	t.Parallel()
+	for _, flags := range []string{"-x", "--port=80", "-token", "-token ftp", "-version -check", "-check more", "run", "-check=maybe"} {
+		status, out, diagnostics := execute(t, flags)
+		if status != 2 || out != "" || !strings.Contains(diagnostics, "Usage: coordinator") {
+			t.Errorf("%s: %d %q %q", flags, status, out, diagnostics)
+		}
+	}
+	if status, _, diagnostics := execute(t, "-help"); status != 0 || !strings.Contains(diagnostics, "-healthcheck") {
+		t.Errorf("-help: %d %q", status, diagnostics)
+	}
+}
+
+func TestCheckPrintsTheConfigurationWithoutSecrets(t *testing.T) {
+	t.Parallel()
+	status, out, diagnostics := execute(t, "-check",
+		"HTTP_PORT=8080", "CONTROL_SECRET="+hidden, "LOG_FORMAT=json", "SSL_CHECK_RELOAD_SECONDS=5", "ENCODER_FAILOVER=no",
+		"KEY_VERIFICATION_URL=http://u:"+hidden+"@app", "EVENT_CALLBACK_AUTH=Custom", "EVENT_CALLBACK_AUTH_CUSTOM="+hidden,
+		"COMMANDS_API_AUTH=basic", "COMMANDS_API_AUTH_USER=u", "COMMANDS_API_AUTH_PASSWORD="+hidden)
+	if status != 0 || diagnostics != "" {
+		t.Errorf("%d %q", status, diagnostics)
+	}
+	if strings.Contains(out, hidden) {
+		t.Errorf("a secret is shown: %s", out)
+	}
+	for _, line := range []string{
+		"HTTP_PORT=8080", "CONTROL_SECRET=***", "LOG_FORMAT=json", "SSL_CHECK_RELOAD_SECONDS=5", "ENCODER_FAILOVER=NO", "LOG_REQUESTS=YES",
+		"KEY_VERIFICATION_URL=***", "KEY_VERIFICATION_AUTH=", "EVENT_CALLBACK_AUTH=***", "COMMANDS_API_AUTH=Basic", "DATA_DIR=data",
+	} {
+		if !strings.Contains("\n"+out, "\n"+line+"\n") {
+			t.Errorf("%s is missing in:\n%s", line, out)
+		}
+	}
+	if lines, fields := strings.Count(out, "\n"), reflect.TypeFor[Config]().NumField(); lines != fields {
+		t.Errorf("%d settings are shown, the configuration has %d", lines, fields)
+	}
+}
+
+func TestCheckReportsAllFaults(t *testing.T) {
+	t.Parallel()
+	status, out, diagnostics := execute(t, "-check", "HTTP_PORT=x", "LOG_DEBUG=maybe", "CONTROL_SECERT=y")
+	if status != 1 || out != "" {
+		t.Errorf("%d %q", status, out)
+	}
+	for _, part := range []string{"HTTP_PORT: ", "LOG_DEBUG: ", "name=CONTROL_SECERT meant=CONTROL_SECRET"} {
+		if !strings.Contains(diagnostics, part) {
+			t.Errorf("%s is missing in %q", part, diagnostics)
+		}
+	}
+	if status, _, diagnostics := execute(t, "-check", "SSL_CERT=/nowhere/c", "SSL_KEY=/nowhere/k"); status != 1 || !strings.Contains(diagnostics, "/nowhere/c") {
+		t.Errorf("unreadable certificate: %d %q", status, diagnostics)
+	}
+}
+
+func TestTokenOpensItsControlEndpoint(t *testing.T) {
+	t.Parallel()
+	d := startDaemon(t, "CONTROL_SECRET="+hidden)
+	for _, peer := range []string{"rtmp", "wss", "hls"} {
+		status, out, diagnostics := execute(t, "-token "+peer, "CONTROL_SECRET="+hidden)
+		if status != 0 || diagnostics != "" {
+			t.Fatalf("%d %q", status, diagnostics)
+		}
+		token := strings.TrimSpace(out)
+		d.dialPeer(peer, "x-control-auth-token", token)
+		claims := jwt.MapClaims{}
+		if _, _, err := jwt.NewParser().ParseUnverified(token, claims); err != nil || len(claims) != 1 {
+			t.Errorf("claims are %v, error %v", claims, err)
+		}
+	}
+	if status, out, diagnostics := execute(t, "-token hls"); status != 1 || out != "" || !strings.Contains(diagnostics, "CONTROL_SECRET is not set") {
+		t.Errorf("without a secret: %d %q %q", status, out, diagnostics)
+	}
+}
+
+func TestHealthcheckAsksTheRunningDaemon(t *testing.T) {
+	t.Parallel()
+	d := startDaemon(t)
+	_, port, err := net.SplitHostPort(d.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, address := range []string{"127.0.0.1", "", "0.0.0.0", "::", "[::]", "localhost"} {
+		status, _, diagnostics := execute(t, "-healthcheck", "HTTP_PORT="+port, "BIND_ADDRESS="+address, "http_proxy=http://127.0.0.1:1")
+		if status != 0 {
+			t.Errorf("BIND_ADDRESS=%s: %d %q", address, status, diagnostics)
+		}
+	}
+	for _, environ := range [][]string{
+		{"HTTP_PORT=1", "BIND_ADDRESS=127.0.0.1"},
+		{"HTTP_PORT=1", "BIND_ADDRESS=fe80::1%lo"},
+		{"HTTP_PORT=0"},
+		{"HTTP_PORT=x"},
+	} {
+		if status, _, diagnostics := execute(t, "-healthcheck", environ...); status != 1 || diagnostics == "" {
+			t.Errorf("%v: %d %q", environ, status, diagnostics)
+		}
+	}
+}
+
+func TestHealthcheckGivesUpOnADaemonThatHangs(t *testing.T) {
+	t.Parallel()
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	_, port, _ := net.SplitHostPort(silent.Addr().String())
+	status, _, diagnostics := execute(t, "-healthcheck", "HTTP_PORT="+port)
+	if status != 1 || !strings.Contains(diagnostics, "deadline exceeded") {
+		t.Errorf("%d %q", status, diagnostics)
+	}
+}
+
+func TestDaemonThatCannotStartSaysWhyAndWhatMayBeMisspelled(t *testing.T) {
+	t.Parallel()
+	dotEnv := filepath.Join(t.TempDir(), ".env")
+	if err := os.WriteFile(dotEnv, []byte("EVENT_CALBACK_URL=http://app\nLOG_FORMAT=JSON\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var diagnostics bytes.Buffer
+	i := invocation{environ: []string{"HTTP_PORT=x"}, dotEnv: dotEnv, stderr: &diagnostics}
+	if status := i.execute(context.Background()); status != 1 {
+		t.Errorf("status %d", status)
+	}
+	for _, part := range []string{"HTTP_PORT: ", `"name":"EVENT_CALBACK_URL","meant":"EVENT_CALLBACK_URL"`} {
+		if !strings.Contains(diagnostics.String(), part) {
+			t.Errorf("%s is missing in %s", part, diagnostics.String())
+		}
+	}
+}
