@@ -1,6 +1,6 @@
 package main
 
-// Holds the README's table of variables against the code.
+// Holds the README against the code and the example.
 
 import (
 	"os"
@@ -30,5 +30,20 @@ func TestReadmeListsEveryVariableOnce(t *testing.T) {
 	slices.Sort(listed)
 	if diff := cmp.Diff(configNames(), listed); diff != "" {
 		t.Errorf("variables of the code (-) and of the README (+):\n%s", diff)
+	}
+}
+
+func TestReadmeShowsTheExampleApplicationAsItIs(t *testing.T) {
+	t.Parallel()
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	example, err := os.ReadFile("examples/application.py")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(readme), "```python\n"+string(example)+"```\n") {
+		t.Error("the README shows another application than examples/application.py")
 	}
 }
