@@ -140,7 +140,9 @@ func (s *session) endLocked(reason error, readUntil time.Time) {
 		return
 	}
 	s.ended = reason
-	s.heartbeat.Stop()
+	if s.heartbeat != nil { // nil before the reader has begun
+		s.heartbeat.Stop()
+	}
 	s.conn.SetReadDeadline(readUntil)
 }
 
@@ -233,7 +235,9 @@ func (s *session) takeQueue() (batch [][]byte, oldest time.Time) {
 func (s *session) startHeartbeat() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.heartbeat = time.AfterFunc(heartbeatEvery, s.beat)
+	if s.ended == nil {
+		s.heartbeat = time.AfterFunc(heartbeatEvery, s.beat)
+	}
 }
 
 func (s *session) beat() {
