@@ -1,0 +1,174 @@
+package main
+
+// What must hold in the registry between any two transitions, recounted from scratch.
+
+import (
+	"fmt"
+	"testing"
+)
+
+// checkInvariants holds the whole state against the rules and ends the test at the first look that finds faults.
+func checkInvariants(t testing.TB, r *registry) {
+	t.Helper()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c := &invariantCheck{r: r}
+	c.encoders()
+	c.servers()
+	c.streams()
+	c.publications()
+	c.waiting()
+	c.startTimes()
+	for _, fault := range c.faults {
+		t.Error("invariant broken: ", fault)
+	}
+	if t.Failed() {
+		t.FailNow()
+	}
+}
+
+// checkEmpty is checkInvariants once all peers are gone: nothing is left of them.
+func checkEmpty(t testing.TB, r *registry) {
+	t.Helper()
+	checkInvariants(t, r)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	left := fmt.Sprint("servers ", len(r.servers), " encoders ", len(r.encoders), " moving ", len(r.moving), " channels ", len(r.channels),
+		" streams ", len(r.streams), " closing ", r.closing, " slots ", r.slots, " waiting ", r.waiting.Len(), " requests ", r.waitingCount, " killed ", len(r.killed), " notices ", len(r.notices))
+	if want := "servers 0 encoders 0 moving 0 channels 0 streams 0 closing 0 slots {0 0 0} waiting 0 requests 0 killed 0 notices 0"; left != want {
+		t.Fatalf("left in the registry: %s", left)
+	}
+}
+
+type invariantCheck struct {
+	r      *registry
+	faults []string
+}
+
+func (c *invariantCheck) hold(ok bool, format string, args ...any) {
+	if !ok {
+		c.faults = append(c.faults, fmt.Sprintf(format, args...))
+	}
+}
+
+func (c *invariantCheck) encoders() {
+	var slots slotCount
+	load := 0
+	for id, e := range c.r.encoders {
+		c.hold(e.id == id && !e.gone, "encoder %d is in the map as %d, gone %v", e.id, id, e.gone)
+		load += len(e.streams)
+		if e.capacity < 0 {
+			slots.unlimited++
+		} else {
+			slots.capacity += e.capacity
+		}
+		for st := range e.streams {
+			c.hold(st.encoder == e && c.r.streams[st.id] == st, "stream %s is in the set of encoder %d, but is not its live stream", st.id, e.id)
+		}
+		c.hold(e.id <= c.r.lastID, "encoder %d is above the last identity %d", e.id, c.r.lastID)
+	}
+	slots.used = len(c.r.streams)
+	c.hold(load == len(c.r.streams), "loads are %d, streams %d", load, len(c.r.streams))
+	c.hold(c.r.slots == slots, "slots are counted as %+v, are %+v", c.r.slots, slots)
+	for e := range c.r.moving {
+		c.hold(c.r.encoders[e.id] == e && e.draining, "encoder %d is being emptied, connected %v, draining %v", e.id, c.r.encoders[e.id] == e, e.draining)
+	}
+}
+
+func (c *invariantCheck) servers() {
+	publications := 0
+	for id, s := range c.r.servers {
+		c.hold(s.id == id && !s.gone, "server %d is in the map as %d, gone %v", s.id, id, s.gone)
+		publications += len(s.publications)
+		for p := range s.publications {
+			c.hold(p.server == s && c.r.channels[p.channel] == p, "publication %s is in the set of server %d, but is not its live one", p.publisherID, s.id)
+		}
+	}
+	c.hold(publications == len(c.r.channels), "servers have %d publications, there are %d channels", publications, len(c.r.channels))
+}
+
+func (c *invariantCheck) streams() {
+	closing := 0
+	for id, st := range c.r.streams {
+		e, p := st.encoder, st.pub
+		_, inSet := e.streams[st]
+		c.hold(st.id == id && inSet && c.r.encoders[e.id] == e, "stream %s is in the map as %s, in its encoder's set %v, encoder connected %v", st.id, id, inSet, c.r.encoders[e.id] == e)
+		served := c.r.channels[p.channel] == p && (p.current == st || p.successor == st)
+		c.hold(served != st.closing, "stream %s: closing %v, serves a live publication %v", id, st.closing, served)
+		if st.closing {
+			closing++
+		}
+	}
+	c.hold(c.r.closing == closing, "closing are counted as %d, are %d", c.r.closing, closing)
+}
+
+func (c *invariantCheck) publications() {
+	moves := map[*encoder]int{}
+	for channel, p := range c.r.channels {
+		_, inSet := p.server.publications[p]
+		c.hold(p.channel == channel && inSet && c.r.servers[p.server.id] == p.server, "publication %s of channel %s: in the map as %s, in its server's set %v", p.publisherID, p.channel, channel, inSet)
+		_, killed := c.r.killed[p]
+		c.hold(killed != p.killedAt.IsZero(), "publication %s: killed at %v, in the set %v", p.publisherID, p.killedAt, killed)
+		c.hold(p.id != "" && p.publisherID != "", "publication of channel %s has no ID", channel)
+		c.hold((p.current != nil) != (p.waiting != nil) || p.current == nil && killed, "publication %s: current %v, waiting %v", p.publisherID, p.current != nil, p.waiting != nil)
+		c.hold(p.waiting == nil || !killed, "publication %s waits for an encoder though it was killed", p.publisherID)
+		if p.current != nil {
+			c.hold(c.r.streams[p.current.id] == p.current && p.current.pub == p && p.id == p.current.id, "publication %s is known as %s, its current stream %s", p.publisherID, p.id, p.current.id)
+		}
+		if p.successor != nil {
+			c.hold(p.current != nil && p.current.encoder != p.successor.encoder, "publication %s has a successor on the same encoder, or no current stream", p.publisherID)
+			c.hold(c.r.streams[p.successor.id] == p.successor && p.successor.pub == p, "publication %s has a successor that is not live", p.publisherID)
+			c.hold(p.server.serverType == "RTMP", "publication %s is moved from a %s source", p.publisherID, p.server.serverType)
+			moves[p.current.encoder]++
+		}
+		c.hold(p.server.serverType == "RTMP" || p.current != nil && p.current.id == p.publisherID, "publication %s of a %s source was moved", p.publisherID, p.server.serverType)
+	}
+	for e, n := range moves {
+		c.hold(n <= movesAtOnce, "encoder %d has %d moves under way", e.id, n)
+	}
+	for p := range c.r.killed {
+		c.hold(c.r.channels[p.channel] == p, "killed publication %s is not live", p.publisherID)
+	}
+}
+
+func (c *invariantCheck) waiting() {
+	requests := 0
+	for el := c.r.waiting.Front(); el != nil; el = el.Next() {
+		w := el.Value.(*waiter)
+		if w.pub != nil {
+			c.hold(w.pub.waiting == el && c.r.channels[w.pub.channel] == w.pub, "publication %s waits, but is not live or does not know it", w.pub.publisherID)
+		} else {
+			requests++
+			c.hold(c.r.servers[w.server.id] == w.server, "a request of server %d waits, which is gone", w.server.id)
+		}
+		e := c.wouldServe(w)
+		c.hold(e == nil, "%+v waits, encoder has a free slot", w)
+	}
+	c.hold(requests == c.r.waitingCount && requests <= maxWaitingRequests, "waiting requests are counted as %d, are %d", c.r.waitingCount, requests)
+	c.hold(c.r.limits.encoderWait > 0 || c.r.waiting.Len() == 0, "%d wait though there is no waiting", c.r.waiting.Len())
+}
+
+// wouldServe returns an encoder that could take on who waits now, nil if there is none.
+func (c *invariantCheck) wouldServe(w *waiter) *encoder {
+	if c.r.stopping || w.pub == nil && (w.server.draining || c.r.channels[w.job.channel] != nil) {
+		return nil
+	}
+	for _, e := range c.r.encoders {
+		if e != w.avoid && !e.draining && (e.capacity < 0 || len(e.streams) < e.capacity) {
+			return e
+		}
+	}
+	return nil
+}
+
+// startTimes: every stream whose start can still time out is looked after, the first due in front.
+func (c *invariantCheck) startTimes() {
+	known := map[*stream]bool{}
+	for i, st := range c.r.started {
+		known[st] = true
+		c.hold(i == 0 || !st.started.Before(c.r.started[i-1].started), "stream %s is not in the order of the starts", st.id)
+	}
+	for _, st := range c.r.streams {
+		c.hold(c.r.limits.startTimeout == 0 || known[st] || st.closing || st.lastSeq > 0, "the start of stream %s can't time out", st.id)
+	}
+}

@@ -1,0 +1,544 @@
+package main
+
+// The transitions of the registry one by one: choice of the encoder, claims, the ways a stream ends, who is told what
+// in which order, drain, flap guard, start timeout. failover_test.go has the way from one encoder to another.
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestEncoderWithLeastLoadIsChosen(t *testing.T) {
+	t.Parallel()
+	type member struct{ capacity, load int }
+	tests := []struct {
+		name     string
+		encoders []member
+		want     int // index, -1: none
+	}{
+		{"none there", nil, -1},
+		{"all full", []member{{1, 1}, {2, 2}}, -1},
+		{"capacity zero", []member{{0, 0}}, -1},
+		{"idle ones: the first", []member{{1, 0}, {100, 0}, {-1, 0}}, 0},
+		{"least load", []member{{100, 3}, {3, 2}}, 1},
+		{"a full one with the least load is passed over", []member{{1, 1}, {9, 4}}, 1},
+		{"same load: larger free share", []member{{4, 2}, {8, 2}, {6, 2}}, 1},
+		{"same load: no limit is the largest share", []member{{1000, 1}, {-1, 1}, {1000, 1}}, 1},
+		{"same load and capacity: the first", []member{{4, 1}, {4, 1}}, 0},
+		{"no limit, but more load", []member{{-1, 5}, {6, 4}}, 1},
+		{"no limit is never full", []member{{-1, 70}, {3, 3}}, 0},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			rig := newRegistryRig(t, limits{})
+			s := rig.server("s", "RTMP")
+			var encoders []*encoder
+			for i, m := range test.encoders {
+				e := rig.encoder(fmt.Sprint("e", i), m.load)
+				for j := range m.load {
+					rig.publish(s, fmt.Sprintf("ch-%d-%d", i, j))
+				}
+				rig.resize(e, 0) // so that the next one gets its own
+				encoders = append(encoders, e)
+			}
+			for i, m := range test.encoders {
+				rig.resize(encoders[i], m.capacity)
+			}
+			rig.forget()
+			err := rig.claim(s, "new")
+			if test.want < 0 {
+				if err != errNoEncoder {
+					t.Errorf("claim: %v, want errNoEncoder", err)
+				}
+				rig.expect()
+				return
+			}
+			id := fmt.Sprint("id", rig.lastID)
+			rig.expect("s accept r-new new "+id, fmt.Sprintf("e%d start new %s", test.want, id))
+		})
+	}
+}
+
+func TestClaimIsRefusedAndLeavesNothing(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name    string
+		prepare func(*registryRig, *server)
+		want    error
+	}{
+		{"channel is live", func(rig *registryRig, s *server) { rig.publish(s, "ch") }, errChannelBusy},
+		{"channel is live on another server", func(rig *registryRig, s *server) { rig.publish(rig.server("s2", "WS"), "ch") }, errChannelBusy},
+		{"no slot", func(rig *registryRig, s *server) { rig.publish(s, "a"); rig.publish(s, "b") }, errNoEncoder},
+		{"server gone", func(rig *registryRig, s *server) { rig.loseServer(s) }, errPeerGone},
+		{"server drained", func(rig *registryRig, s *server) { rig.drain(s.id, false) }, errDraining},
+		{"encoder drained", func(rig *registryRig, s *server) { rig.drain(s.id+1, false) }, errNoEncoder},
+		{"encoder gone", func(rig *registryRig, s *server) { rig.loseEncoder(rig.r.encoders[s.id+1]) }, errNoEncoder},
+		{"stopping", func(rig *registryRig, s *server) { rig.step(rig.r.stop()) }, errStopping},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			rig := newRegistryRig(t, limits{})
+			s := rig.server("s", "RTMP")
+			rig.encoder("e", 2)
+			test.prepare(rig, s)
+			before := rig.r.totals()
+			rig.forget()
+			if err := rig.claim(s, "ch"); err != test.want {
+				t.Errorf("claim: %v, want %v", err, test.want)
+			}
+			rig.expect()
+			if diff := cmp.Diff(before, rig.r.totals()); diff != "" {
+				t.Error("left behind (-before +after):\n", diff)
+			}
+		})
+	}
+}
+
+func TestJobReachesTheEncoderAsTheApplicationAllowedIt(t *testing.T) {
+	t.Parallel()
+	rig := newRegistryRig(t, limits{})
+	s, e := rig.server("s", "WS"), rig.encoder("e", 1)
+	want := encodeJob{channel: "ch", sourceType: "WS", sourceURI: "ws://h/ch/k", resolutions: "ORIGINAL", record: "True", previews: "False"}
+	if _, err := rig.r.claim(s, "7", want, rig.now, rig.now); err != nil {
+		t.Fatal(err)
+	}
+	want.streamID = "id1"
+	if diff := cmp.Diff([]encodeJob{want}, e.peer.(*recordingEncoder).jobs, cmp.AllowUnexported(encodeJob{})); diff != "" {
+		t.Error("job (-want +got):\n", diff)
+	}
+	rig.expect("s accept 7 ch id1", "e start ch id1")
+}
+
+func TestLifeOfAStream(t *testing.T) {
+	t.Parallel()
+	rig := newRegistryRig(t, limits{})
+	s, e := rig.server("s", "RTMP"), rig.encoder("e", 1)
+	rig.publish(s, "ch")
+	rig.available(e, "ch", "id1", "HLS-LIVE")
+	rig.expect("s accept r-ch ch id1", "e start ch id1", "event id1 1 HLS-LIVE")
+
+	rig.end(s, "ch", "id1")
+	rig.expect("e stop ch id1")
+	if got := rig.r.totals(); got.Live != 0 || got.Closing != 1 || got.Slots.Load != 1 {
+		t.Errorf("closing: %+v", got)
+	}
+	if rig.r.channelIsLive("ch") {
+		t.Error("the channel is not free after PUBLISH-END")
+	}
+	if err := rig.claim(s, "ch"); err != errNoEncoder {
+		t.Errorf("claim while the slot is busy: %v", err)
+	}
+
+	rig.available(e, "ch", "id1", "HLS-VOD")
+	rig.closed(e, "ch", "id1")
+	rig.expect("event id1 2 HLS-VOD", "event id1 3 closed")
+	if rig.closed(e, "ch", "id1") || rig.available(e, "ch", "id1", "HLS-VOD") {
+		t.Error("a closed stream is taken for a live one")
+	}
+	rig.expect()
+	rig.publish(s, "ch")
+	rig.expect("s accept r-ch ch id2", "e start ch id2")
+}
+
+func TestNothingAnnouncedNoClosedEvent(t *testing.T) {
+	t.Parallel()
+	rig := newRegistryRig(t, limits{})
+	s, e := rig.server("s", "RTMP"), rig.encoder("e", 1)
+	rig.publish(s, "ch")
+	rig.forget()
+	rig.closed(e, "ch", "id1")
+	rig.expect("s kill ch id1")
+	if rig.end(s, "ch", "id1") {
+		t.Error("PUBLISH-END after the kill ends something")
+	}
+	rig.expect()
+}
+
+func TestChannelLiveAgainWhileItsOldStreamFinishes(t *testing.T) {
+	t.Parallel()
+	rig := newRegistryRig(t, limits{})
+	s, e := rig.server("s", "RTMP"), rig.encoder("e", 2)
+	rig.publish(s, "ch")
+	rig.available(e, "ch", "id1", "HLS-LIVE")
+	rig.end(s, "ch", "id1")
+	rig.publish(s, "ch")
+	rig.available(e, "ch", "id2", "HLS-LIVE")
+	rig.forget()
+
+	if rig.end(s, "ch", "id1") {
+		t.Error("a late PUBLISH-END of the old stream ends the new one")
+	}
+	rig.available(e, "ch", "id1", "HLS-VOD")
+	rig.closed(e, "ch", "id1")
+	rig.expect("event id1 2 HLS-VOD", "event id1 3 closed")
+	if got := rig.live("ch"); got != "id2" {
+		t.Errorf("live is %q", got)
+	}
+}
+
+// A message about a stream that is not the sender's own changes nothing and nobody is told anything.
+func TestForeignMessagesChangeNothing(t *testing.T) {
+	t.Parallel()
+	rig := newRegistryRig(t, limits{failover: true})
+	s, other := rig.server("s", "RTMP"), rig.server("other", "RTMP")
+	e, idle := rig.encoder("e", 2), rig.encoder("idle", 0)
+	rig.publish(s, "ch")
+	rig.publish(s, "ch2")
+	rig.available(e, "ch", "id1", "HLS-LIVE")
+	rig.forget()
+	before := rig.r.report(rig.now)
+	tests := map[string]func() bool{
+		"end by another server":             func() bool { return rig.end(other, "ch", "id1") },
+		"end of another channel's stream":   func() bool { return rig.end(s, "ch2", "id1") },
+		"end of an unknown stream":          func() bool { return rig.end(s, "ch", "nil") },
+		"end of every stream":               func() bool { return rig.end(s, "ch", "*") },
+		"end without an ID":                 func() bool { return rig.end(s, "ch", "") },
+		"closed by another encoder":         func() bool { return rig.closed(idle, "ch", "id1") },
+		"closed with another channel":       func() bool { return rig.closed(e, "ch2", "id1") },
+		"closed of an unknown stream":       func() bool { return rig.closed(e, "ch", "nil") },
+		"available by another encoder":      func() bool { return rig.available(idle, "ch", "id1", "HLS-LIVE") },
+		"available with another channel":    func() bool { return rig.available(e, "ch2", "id1", "HLS-LIVE") },
+		"available of an unknown stream":    func() bool { return rig.available(e, "", "", "HLS-LIVE") },
+		"kill with another channel's ID":    func() bool { return rig.kill("ch2", "id1") },
+		"kill of a channel that isn't live": func() bool { return rig.kill("ch3", "*") },
+		"kill without an ID":                func() bool { return rig.kill("ch", "") },
+	}
+	for name, message := range tests {
+		if message() {
+			t.Errorf("%s: taken for the sender's own", name)
+		}
+		rig.expect()
+		after := rig.r.report(rig.now)
+		slices.SortFunc(after.Encoders, func(a, b encoderReport) int { return int(a.ID) - int(b.ID) })
+		if len(after.ActiveStreams) != len(before.ActiveStreams) || after.Encoders[0].Load != 2 {
+			t.Fatalf("%s: changed the cluster: %+v", name, after)
+		}
+	}
+}
+
+func TestServerGoneItsStreamsFinish(t *testing.T) {
+	t.Parallel()
+	rig := newRegistryRig(t, limits{})
+	s, e := rig.server("s", "RTMP"), rig.encoder("e", 1)
+	rig.publish(s, "ch")
+	rig.available(e, "ch", "id1", "HLS-LIVE")
+	rig.forget()
+	rig.loseServer(s)
+	rig.expect("e stop ch id1")
+	if rig.end(s, "ch", "id1") {
+		t.Error("PUBLISH-END of a server that is gone ends something")
+	}
+	rig.loseServer(s) // a second time
+	rig.closed(e, "ch", "id1")
+	rig.expect("event id1 2 closed")
+	rig.loseEncoder(e)
+	checkEmpty(t, rig.r)
+}
+
+func TestEncoderGoneItsPublishersAreKilled(t *testing.T) {
+	t.Parallel()
+	rig := newRegistryRig(t, limits{})
+	s, e := rig.server("s", "RTMP"), rig.encoder("e", 2)
+	rig.publish(s, "ch")
+	rig.available(e, "ch", "id1", "HLS-LIVE")
+	rig.forget()
+	rig.loseEncoder(e)
+	rig.expect("event id1 2 closed", "s kill ch id1")
+	rig.loseEncoder(e) // a second time
+	rig.resize(e, 7)
+	if rig.available(e, "ch", "id1", "HLS-VOD") || rig.closed(e, "ch", "id1") {
+		t.Error("an encoder that is gone still has a stream")
+	}
+	rig.expect()
+	if got := (capacityReport{}); rig.r.capacity() != got {
+		t.Errorf("capacity: %+v", rig.r.capacity())
+	}
+	rig.loseServer(s)
+	checkEmpty(t, rig.r)
+}
+
+func TestEncoderGoneWhileItsStreamCloses(t *testing.T) {
+	t.Parallel()
+	rig := newRegistryRig(t, limits{failover: true})
+	s, e := rig.server("s", "RTMP"), rig.encoder("e", 2)
+	rig.publish(s, "ch")
+	rig.available(e, "ch", "id1", "HLS-LIVE")
+	rig.end(s, "ch", "id1")
+	rig.encoder("spare", 2)
+	rig.forget()
+	rig.loseEncoder(e)
+	rig.expect("event id1 2 closed")
+}
+
+func TestCapacityIsTheSumAndMinusOneWithoutALimit(t *testing.T) {
+	t.Parallel()
+	rig := newRegistryRig(t, limits{})
+	s := rig.server("s", "RTMP")
+	expect := func(load, capacity, count int) {
+		t.Helper()
+		if got, want := rig.r.capacity(), (capacityReport{load, capacity, count}); got != want {
+			t.Errorf("capacity %+v, want %+v", got, want)
+		}
+	}
+	expect(0, 0, 0)
+	a := rig.encoder("a", 2)
+	b := rig.encoder("b", -1)
+	rig.publish(s, "ch")
+	expect(1, -1, 2)
+	rig.resize(b, 3)
+	expect(1, 5, 2)
+	rig.resize(a, 0) // below its load, which stays
+	expect(1, 3, 2)
+	rig.resize(a, -1)
+	expect(1, -1, 2)
+	rig.loseEncoder(a)
+	expect(0, 3, 1)
+}
+
+func TestKillReachesThePublisherByItsIDOrAny(t *testing.T) {
+	t.Parallel()
+	for _, id := range []string{"id1", "*"} {
+		rig := newRegistryRig(t, limits{})
+		s, e := rig.server("s", "RTMP"), rig.encoder("e", 1)
+		rig.publish(s, "ch")
+		if !rig.kill("ch", id) {
+			t.Errorf("kill with %s finds nothing", id)
+		}
+		rig.expect("s accept r-ch ch id1", "e start ch id1", "s kill ch id1")
+		if !rig.r.channelIsLive("ch") {
+			t.Error("the channel is free before the publisher has ended")
+		}
+		rig.end(s, "ch", "id1")
+		rig.closed(e, "ch", "id1")
+		rig.expect("e stop ch id1")
+		if rig.kill("ch", id) {
+			t.Error("a second kill finds something")
+		}
+	}
+}
+
+func TestIgnoredKillIsForgottenAfter30s(t *testing.T) {
+	t.Parallel()
+	rig := newRegistryRig(t, limits{})
+	s, e := rig.server("s", "RTMP"), rig.encoder("e", 1)
+	rig.publish(s, "ch")
+	rig.kill("ch", "*")
+	rig.forget()
+	rig.pass(20 * time.Second)
+	rig.kill("ch", "*") // does not prolong it
+	rig.pass(10*time.Second - time.Millisecond)
+	rig.expect("s kill ch id1")
+	rig.pass(time.Millisecond)
+	rig.expect("e stop ch id1")
+	if rig.r.channelIsLive("ch") || !rig.reasonNoted(noteKillIgnored, errKillIgnored) {
+		t.Error("the publication lives on, or there is no warning")
+	}
+	if rig.end(s, "ch", "id1") {
+		t.Error("a late PUBLISH-END ends something")
+	}
+	rig.closed(e, "ch", "id1")
+	rig.expect()
+}
+
+func TestDrainedMembersKeepWhatTheyHave(t *testing.T) {
+	t.Parallel()
+	rig := newRegistryRig(t, limits{})
+	s, e := rig.server("s", "RTMP"), rig.encoder("e", 2)
+	other := rig.server("other", "RTMP")
+	rig.publish(s, "ch")
+	rig.drain(s.id, false)
+	rig.drain(e.id, false)
+	rig.forget()
+	if err := rig.claim(other, "ch2"); err != errNoEncoder {
+		t.Errorf("claim with the encoder drained: %v", err)
+	}
+	rig.available(e, "ch", "id1", "HLS-LIVE")
+	rig.expect("event id1 1 HLS-LIVE")
+	report := rig.r.report(rig.now)
+	if !report.Encoders[0].Draining || report.Encoders[0].Moving || report.Encoders[0].Load != 1 {
+		t.Errorf("report: %+v", report.Encoders)
+	}
+	rig.undrain(e.id)
+	if err := rig.claim(s, "ch2"); err != errDraining {
+		t.Errorf("claim with the server drained: %v", err)
+	}
+	rig.expect()
+	rig.undrain(s.id)
+	rig.publish(s, "ch2")
+
+	rig.drain(e.id, true)
+	rig.loseEncoder(e) // simply gone
+	rig.loseServer(s)
+	rig.loseServer(other)
+	checkEmpty(t, rig.r)
+	for _, id := range []uint64{0, e.id, s.id, 99} {
+		if _, err := rig.r.drain(id, true, rig.now); !errors.Is(err, errUnknownMember) {
+			t.Errorf("drain of %d: %v", id, err)
+		}
+		if _, err := rig.r.undrain(id, rig.now); !errors.Is(err, errUnknownMember) {
+			t.Errorf("undrain of %d: %v", id, err)
+		}
+	}
+}
+
+// failAtOnce lets the encoder end the newest stream of the channel after a while, nothing announced.
+func (rig *registryRig) failAtOnce(s *server, e *encoder, channel string, after time.Duration) {
+	rig.t.Helper()
+	id := rig.publish(s, channel)
+	rig.now = rig.now.Add(after)
+	if !rig.closed(e, channel, id) {
+		rig.t.Fatalf("%s is not on the encoder that is to fail it", channel)
+	}
+}
+
+func isSetAside(rig *registryRig, e *encoder) bool {
+	for _, row := range rig.r.report(rig.now).Encoders {
+		if row.ID == e.id {
+			return row.SetAside
+		}
+	}
+	return false
+}
+
+func TestFlapGuardSetsAsideForAGrowingTime(t *testing.T) {
+	t.Parallel()
+	rig := newRegistryRig(t, limits{})
+	s, e := rig.server("s", "RTMP"), rig.encoder("bad", -1)
+	rig.failAtOnce(s, e, "ch", 10*time.Second)
+	rig.failAtOnce(s, e, "ch", time.Second)
+	if isSetAside(rig, e) {
+		t.Error("set aside after two failures")
+	}
+	for i, seconds := range []time.Duration{10, 20, 40, 80, 160, 300, 300} {
+		rig.failAtOnce(s, e, "ch", 0) // it is chosen all the same, there being no other
+		rig.now = rig.now.Add(seconds*time.Second - time.Millisecond)
+		if !isSetAside(rig, e) {
+			t.Errorf("failure %d: back before %d s", i+failuresInARow, seconds)
+		}
+		rig.now = rig.now.Add(time.Millisecond)
+		if isSetAside(rig, e) {
+			t.Errorf("failure %d: not back after %d s", i+failuresInARow, seconds)
+		}
+	}
+	if !rig.reasonNoted(noteSetAside, errEncoderFailed) {
+		t.Error("nothing is noted")
+	}
+}
+
+func TestFlapGuardSparesThoseWhoWork(t *testing.T) {
+	t.Parallel()
+	tests := map[string]func(rig *registryRig, s *server, e *encoder){
+		"it announced something": func(rig *registryRig, s *server, e *encoder) {
+			rig.available(e, "ch", rig.publish(s, "ch"), "IMG-PREVIEW")
+			rig.end(s, "ch", rig.live("ch"))
+		},
+		"another stream announced something in between": func(rig *registryRig, s *server, e *encoder) {
+			rig.available(e, "steady", "id1", "HLS-LIVE")
+			rig.failAtOnce(s, e, "ch", 0)
+		},
+		"it took long": func(rig *registryRig, s *server, e *encoder) {
+			rig.failAtOnce(s, e, "ch", earlyFailure+time.Millisecond)
+		},
+		"the publisher ended it": func(rig *registryRig, s *server, e *encoder) {
+			id := rig.publish(s, "ch")
+			rig.end(s, "ch", id)
+			rig.closed(e, "ch", id)
+		},
+	}
+	for name, once := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			rig := newRegistryRig(t, limits{})
+			s, e := rig.server("s", "RTMP"), rig.encoder("e", -1)
+			rig.publish(s, "steady")
+			for range 2 * failuresInARow {
+				once(rig, s, e)
+				if isSetAside(rig, e) {
+					t.Fatal("set aside")
+				}
+			}
+		})
+	}
+}
+
+func TestSetAsideEncoderIsChosenOnlyIfThereIsNoOther(t *testing.T) {
+	t.Parallel()
+	rig := newRegistryRig(t, limits{})
+	s, bad := rig.server("s", "RTMP"), rig.encoder("bad", -1)
+	for range failuresInARow {
+		rig.failAtOnce(s, bad, "ch", 0)
+	}
+	rig.encoder("good", 2)
+	rig.forget()
+	rig.publish(s, "a")
+	rig.publish(s, "b")
+	rig.publish(s, "c")
+	rig.expect("s accept r-a a id4", "good start a id4", "s accept r-b b id5", "good start b id5", "s accept r-c c id6", "bad start c id6")
+	rig.available(bad, "c", "id6", "HLS-LIVE")
+	if isSetAside(rig, bad) {
+		t.Error("still set aside though it works again")
+	}
+}
+
+func TestStartThatNeverHappensIsEnded(t *testing.T) {
+	t.Parallel()
+	rig := newRegistryRig(t, limits{failover: true, startTimeout: 30 * time.Second})
+	s, e := rig.server("s", "RTMP"), rig.encoder("e", -1)
+	rig.publish(s, "mute")
+	rig.publish(s, "loud")
+	rig.publish(s, "short")
+	rig.pass(10 * time.Second)
+	rig.publish(s, "later")
+	rig.available(e, "loud", "id2", "IMG-PREVIEW")
+	rig.end(s, "short", "id3")
+	rig.pass(20*time.Second - time.Millisecond)
+	rig.forget()
+	rig.pass(time.Millisecond)
+	rig.expect("s kill mute id1", "e stop mute id1")
+	if !rig.reasonNoted(noteKilled, errNeverStarted) {
+		t.Error("no warning says why")
+	}
+	rig.closed(e, "mute", "id1") // its slot was busy until now
+	rig.expect()
+	rig.pass(10 * time.Second)
+	rig.expect("s kill later id4", "e stop later id4")
+}
+
+func TestNoStartTimeoutByDefault(t *testing.T) {
+	t.Parallel()
+	rig := newRegistryRig(t, limits{})
+	s := rig.server("s", "RTMP")
+	rig.encoder("e", -1)
+	rig.publish(s, "mute")
+	rig.forget()
+	rig.pass(24 * time.Hour)
+	rig.expect()
+}
+
+func TestAnnouncementsAreRememberedOnceAndBounded(t *testing.T) {
+	t.Parallel()
+	rig := newRegistryRig(t, limits{})
+	s, e := rig.server("s", "RTMP"), rig.encoder("e", 1)
+	rig.publish(s, "ch")
+	for range 3 {
+		rig.available(e, "ch", "id1", "HLS-LIVE")
+	}
+	row := rig.r.streamRows()[0]
+	row.describeAnnounced()
+	if diff := cmp.Diff([]string{"HLS-LIVE 640x360"}, row.Announced); diff != "" {
+		t.Error("announced (-want +got):\n", diff)
+	}
+	for i := range 3 * maxAnnounced {
+		rig.available(e, "ch", "id1", fmt.Sprint("TYPE-", i))
+	}
+	if n := len(rig.r.streamRows()[0].announced); n != maxAnnounced {
+		t.Errorf("%d announcements are kept", n)
+	}
+}

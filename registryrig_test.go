@@ -1,0 +1,237 @@
+package main
+
+// A registry with peers that write down what they are told, in one trace over all of them, so that a test can say
+// what happens and in which order. The time is the test's own.
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// registryRig gives out stream IDs id1, id2 ... and checks the invariants after each step.
+type registryRig struct {
+	t      testing.TB
+	r      *registry
+	now    time.Time
+	names  map[any]string // of servers and encoders
+	trace  []string       // since the last expect
+	events []event
+	noted  []notice
+	lastID int
+}
+
+func newRegistryRig(t testing.TB, rules limits) *registryRig {
+	rig := &registryRig{t: t, now: time.Unix(1_700_000_000, 0), names: map[any]string{}}
+	rig.r = newRegistry(1, rig.nextID, rig, rules)
+	return rig
+}
+
+func (rig *registryRig) nextID() string {
+	rig.lastID++
+	return fmt.Sprint("id", rig.lastID)
+}
+
+func (rig *registryRig) record(format string, args ...any) {
+	rig.trace = append(rig.trace, fmt.Sprintf(format, args...))
+}
+
+// append is the event log.
+func (rig *registryRig) append(ev event) {
+	rig.events = append(rig.events, ev)
+	what := ev.streamType
+	if ev.closed {
+		what = "closed"
+	}
+	previous := ""
+	if ev.previous != "" {
+		previous = " after " + ev.previous
+	}
+	rig.record("event %s %d %s%s", ev.streamID, ev.seq, what, previous)
+}
+
+type recordingServer struct {
+	rig  *registryRig
+	name string
+}
+
+func (p *recordingServer) accept(requestID, channel, streamID string) {
+	p.rig.record("%s accept %s %s %s", p.name, requestID, channel, streamID)
+}
+func (p *recordingServer) deny(requestID, channel string) {
+	p.rig.record("%s deny %s %s", p.name, requestID, channel)
+}
+func (p *recordingServer) kill(channel, streamID string) {
+	p.rig.record("%s kill %s %s", p.name, channel, streamID)
+}
+
+type recordingEncoder struct {
+	rig  *registryRig
+	name string
+	self *encoder // nil until it has joined: it may be given work while it does
+	jobs []encodeJob
+}
+
+func (p *recordingEncoder) start(job encodeJob) {
+	p.jobs = append(p.jobs, job)
+	if e := p.self; e != nil && e.capacity >= 0 && e.load() > e.capacity {
+		p.rig.t.Errorf("%s with a capacity of %d is given its stream %d", p.name, e.capacity, e.load())
+	}
+	p.rig.record("%s start %s %s", p.name, job.channel, job.streamID)
+}
+func (p *recordingEncoder) stop(channel, streamID string) {
+	p.rig.record("%s stop %s %s", p.name, channel, streamID)
+}
+
+// expect holds the trace since the last call against lines; none means that nobody was told anything.
+func (rig *registryRig) expect(lines ...string) {
+	rig.t.Helper()
+	if diff := cmp.Diff(lines, rig.trace); diff != "" {
+		rig.t.Fatal("told (-want +got):\n", diff)
+	}
+	rig.trace = nil
+}
+
+// forget is for what a test takes for granted.
+func (rig *registryRig) forget() { rig.trace = nil }
+
+func (rig *registryRig) step(notices []notice) {
+	rig.t.Helper()
+	rig.noted = append(rig.noted, notices...)
+	checkInvariants(rig.t, rig.r)
+}
+
+// reasonNoted tells whether a notice of the kind with the reason was handed out.
+func (rig *registryRig) reasonNoted(kind noticeKind, reason error) bool {
+	for _, n := range rig.noted {
+		if n.kind == kind && n.reason == reason {
+			return true
+		}
+	}
+	return false
+}
+
+func (rig *registryRig) server(name, serverType string) *server {
+	rig.t.Helper()
+	s := &server{serverType: serverType, peer: &recordingServer{rig: rig, name: name}}
+	rig.r.joinServer(s, rig.now)
+	rig.names[s] = name
+	rig.step(nil)
+	return s
+}
+
+func (rig *registryRig) encoder(name string, capacity int) *encoder {
+	rig.t.Helper()
+	peer := &recordingEncoder{rig: rig, name: name}
+	e, notices := rig.r.joinEncoder(peer, capacity, rig.now)
+	peer.self = e
+	rig.names[e] = name
+	rig.step(notices)
+	return e
+}
+
+func (rig *registryRig) resize(e *encoder, capacity int) {
+	rig.t.Helper()
+	rig.step(rig.r.resize(e, capacity, rig.now))
+}
+
+func (rig *registryRig) loseEncoder(e *encoder) {
+	rig.t.Helper()
+	rig.step(rig.r.leaveEncoder(e, rig.now))
+}
+
+func (rig *registryRig) loseServer(s *server) {
+	rig.t.Helper()
+	rig.step(rig.r.leaveServer(s, rig.now))
+}
+
+// claim asks for the channel, with the channel's name as that of the request, to be answered within 18 s.
+func (rig *registryRig) claim(s *server, channel string) error {
+	rig.t.Helper()
+	return rig.claimBy(s, channel, 18*time.Second)
+}
+
+func (rig *registryRig) claimBy(s *server, channel string, answerIn time.Duration) error {
+	rig.t.Helper()
+	notices, err := rig.r.claim(s, "r-"+channel, encodeJob{channel: channel, sourceType: s.serverType}, rig.now.Add(answerIn), rig.now)
+	rig.step(notices)
+	return err
+}
+
+// publish is a claim that must be granted at once; it returns the stream ID.
+func (rig *registryRig) publish(s *server, channel string) string {
+	rig.t.Helper()
+	if err := rig.claim(s, channel); err != nil {
+		rig.t.Fatalf("claim of %s: %v", channel, err)
+	}
+	p := rig.r.channels[channel]
+	if p == nil {
+		rig.t.Fatalf("%s is not live", channel)
+	}
+	return p.publisherID
+}
+
+func (rig *registryRig) end(s *server, channel, id string) bool {
+	rig.t.Helper()
+	notices, own := rig.r.end(s, channel, id, rig.now)
+	rig.step(notices)
+	return own
+}
+
+func (rig *registryRig) available(e *encoder, channel, id, streamType string) bool {
+	rig.t.Helper()
+	notices, own := rig.r.announce(e, event{channel: channel, streamID: id, streamType: streamType, resolution: "640x360", indexFile: "i.m3u8", at: rig.now})
+	rig.step(notices)
+	return own
+}
+
+func (rig *registryRig) closed(e *encoder, channel, id string) bool {
+	rig.t.Helper()
+	notices, own := rig.r.finish(e, channel, id, rig.now)
+	rig.step(notices)
+	return own
+}
+
+func (rig *registryRig) kill(channel, id string) bool {
+	rig.t.Helper()
+	killed := rig.r.kill(channel, id, rig.now)
+	rig.step(nil)
+	return killed
+}
+
+func (rig *registryRig) drain(id uint64, move bool) {
+	rig.t.Helper()
+	notices, err := rig.r.drain(id, move, rig.now)
+	if err != nil {
+		rig.t.Fatal(err)
+	}
+	rig.step(notices)
+}
+
+func (rig *registryRig) undrain(id uint64) {
+	rig.t.Helper()
+	notices, err := rig.r.undrain(id, rig.now)
+	if err != nil {
+		rig.t.Fatal(err)
+	}
+	rig.step(notices)
+}
+
+// pass lets time go by and then does what is due.
+func (rig *registryRig) pass(d time.Duration) {
+	rig.t.Helper()
+	rig.now = rig.now.Add(d)
+	rig.step(rig.r.expire(rig.now))
+}
+
+// live returns the stream ID that the application knows the channel by, "" if it is not live.
+func (rig *registryRig) live(channel string) string {
+	for _, row := range rig.r.report(rig.now).ActiveStreams {
+		if row.Channel == channel {
+			return row.StreamID
+		}
+	}
+	return ""
+}
