@@ -229,10 +229,11 @@ func (r *registry) settleLocked(now time.Time) {
 	r.moveOnLocked(now)
 }
 
-// countFailureLocked is the flap guard's part of a stream that its encoder ended by itself.
+// countFailureLocked is the flap guard's part of a stream that its encoder ended by itself; one whose publisher was
+// told to stop is no failure, for its source may be gone before the streaming server says so.
 func (r *registry) countFailureLocked(st *stream, now time.Time) {
 	e := st.encoder
-	if st.lastSeq > 0 || now.Sub(st.started) > earlyFailure {
+	if st.lastSeq > 0 || now.Sub(st.started) > earlyFailure || !st.pub.killedAt.IsZero() {
 		return
 	}
 	e.failures++

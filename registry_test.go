@@ -451,6 +451,11 @@ func TestFlapGuardSparesThoseWhoWork(t *testing.T) {
 			rig.end(s, "ch", id)
 			rig.closed(e, "ch", id)
 		},
+		"the application closed it": func(rig *registryRig, s *server, e *encoder) {
+			id := rig.publish(s, "ch")
+			rig.kill("ch", id)
+			rig.closed(e, "ch", id) // the source ended before its server said so
+		},
 	}
 	for name, once := range tests {
 		t.Run(name, func(t *testing.T) {
