@@ -1,0 +1,252 @@
+package main
+
+// Maintenance: the live RTMP streams of a drained encoder go to others while both work.
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+)
+
+// moveRig is a failoverRig whose encoder a is being emptied: id2 has been started on b.
+func moveRig(t *testing.T, rules limits) (rig *registryRig, s *server, a, b *encoder) {
+	t.Helper()
+	rig, s, a, b = failoverRig(t, rules, "RTMP")
+	rig.drain(a.id, true)
+	rig.expect("b start ch id2")
+	return rig, s, a, b
+}
+
+func TestMoveHandsOverAtTheFirstHLSLive(t *testing.T) {
+	t.Parallel()
+	for _, rules := range []limits{{}, failoverOn} { // failover off: the operator has asked for the move
+		rig, s, a, b := moveRig(t, rules)
+		if got := rig.live("ch"); got != "id1" {
+			t.Errorf("before the handover: %q", got)
+		}
+		rig.available(a, "ch", "id1", "IMG-PREVIEW")
+		rig.available(b, "ch", "id2", "IMG-PREVIEW")
+		rig.expect("event id1 2 IMG-PREVIEW", "event id2 1 IMG-PREVIEW after id1")
+		rig.available(b, "ch", "id2", "HLS-LIVE")
+		rig.expect("event id2 2 HLS-LIVE after id1", "a stop ch id1")
+		if got := rig.live("ch"); got != "id2" {
+			t.Errorf("after the handover: %q", got)
+		}
+		rig.available(b, "ch", "id2", "HLS-LIVE")
+		rig.available(a, "ch", "id1", "HLS-VOD")
+		rig.closed(a, "ch", "id1")
+		rig.expect("event id2 3 HLS-LIVE after id1", "event id1 3 HLS-VOD", "event id1 4 closed")
+		rig.end(s, "ch", "id1")
+		rig.closed(b, "ch", "id2")
+		rig.expect("b stop ch id2", "event id2 4 closed after id1")
+		for _, ev := range rig.events {
+			if ev.queue != "id1" {
+				t.Errorf("event %+v is not in the publication's queue", ev)
+			}
+		}
+	}
+}
+
+func TestDrainWithoutMovingLeavesStreamsWhereTheyAre(t *testing.T) {
+	t.Parallel()
+	rig, _, a, _ := failoverRig(t, failoverOn, "RTMP")
+	rig.drain(a.id, false)
+	rig.pass(time.Hour)
+	rig.expect()
+	rig.drain(a.id, true) // later, after all
+	rig.expect("b start ch id2")
+}
+
+func TestWebSocketAndKilledStreamsAreNotMoved(t *testing.T) {
+	t.Parallel()
+	rig, _, a, _ := failoverRig(t, failoverOn, "WS")
+	rig.drain(a.id, true)
+	rig.expect()
+	rig, _, a, _ = failoverRig(t, failoverOn, "RTMP")
+	rig.kill("ch", "*")
+	rig.drain(a.id, true)
+	rig.expect("s kill ch id1")
+}
+
+func TestAtMostFourMovesAtATime(t *testing.T) {
+	t.Parallel()
+	rig := newRegistryRig(t, failoverOn)
+	s, a := rig.server("s", "RTMP"), rig.encoder("a", -1)
+	const streams = 11
+	for i := range streams {
+		channel := fmt.Sprint("c", i)
+		rig.available(a, channel, rig.publish(s, channel), "HLS-LIVE")
+	}
+	b := rig.encoder("b", -1)
+	rig.forget()
+	rig.drain(a.id, true)
+	for moved := range streams {
+		underWay := 0
+		var next *publication
+		for _, p := range rig.r.channels {
+			if p.successor != nil {
+				underWay, next = underWay+1, p
+			}
+		}
+		if want := min(movesAtOnce, streams-moved); underWay != want {
+			t.Fatalf("%d moves under way after %d, want %d", underWay, moved, want)
+		}
+		rig.available(b, next.channel, next.successor.id, "HLS-LIVE")
+	}
+	for st := range a.streams {
+		rig.closed(a, st.pub.channel, st.id)
+	}
+	if a.load() != 0 || b.load() != streams || rig.r.totals().Live != streams {
+		t.Errorf("%d streams left, %d moved", a.load(), b.load())
+	}
+	for _, line := range rig.trace {
+		if strings.HasPrefix(line, "s kill") {
+			t.Error(line)
+		}
+	}
+}
+
+func TestMoveWaitsForRoom(t *testing.T) {
+	t.Parallel()
+	rig, _, a, b := failoverRig(t, failoverOn, "RTMP")
+	rig.loseEncoder(b)
+	rig.drain(a.id, true)
+	rig.pass(time.Hour)
+	rig.expect()
+	rig.encoder("c", 1)
+	rig.expect("c start ch id2")
+}
+
+func TestThoseWhoWaitComeBeforeMoves(t *testing.T) {
+	t.Parallel()
+	rig, s, a, b := failoverRig(t, waitTen, "RTMP")
+	rig.loseEncoder(b)
+	rig.drain(a.id, true)
+	rig.waitFor(s, "x")
+	rig.encoder("c", 1)
+	rig.expect("s accept r-x x id2", "c start x id2")
+}
+
+func TestSuccessorDies(t *testing.T) {
+	t.Parallel()
+	rig, _, a, b := moveRig(t, failoverOn)
+	rig.available(b, "ch", "id2", "IMG-PREVIEW")
+	rig.forget()
+	rig.loseEncoder(b)
+	rig.expect("event id2 2 closed after id1")
+	rig.available(a, "ch", "id1", "IMG-PREVIEW")
+	rig.expect("event id1 2 IMG-PREVIEW")
+	c := rig.encoder("c", 1)
+	rig.available(c, "ch", "id3", "HLS-LIVE")
+	rig.expect("c start ch id3", "event id3 1 HLS-LIVE after id1", "a stop ch id1")
+}
+
+func TestSuccessorTimesOutAtItsStart(t *testing.T) {
+	t.Parallel()
+	rig, _, _, b := moveRig(t, limits{startTimeout: 5 * time.Second})
+	rig.resize(b, 1)
+	rig.pass(5 * time.Second)
+	rig.expect("b stop ch id2")
+	if got := rig.live("ch"); got != "id1" {
+		t.Errorf("live is %q", got)
+	}
+}
+
+func TestBothEncodersOfAMoveDie(t *testing.T) {
+	t.Parallel()
+	rig, _, a, b := moveRig(t, failoverOn)
+	rig.encoder("c", 1)
+	rig.loseEncoder(b)
+	rig.expect("c start ch id3")
+	rig.loseEncoder(a)
+	rig.encoder("d", 1)
+	rig.loseEncoder(rig.r.channels["ch"].current.encoder)
+	rig.expect("event id1 2 closed", "d start ch id4")
+}
+
+func TestPublisherEndsDuringTheMove(t *testing.T) {
+	t.Parallel()
+	rig, s, a, b := moveRig(t, failoverOn)
+	rig.end(s, "ch", "id1")
+	rig.expect("a stop ch id1", "b stop ch id2")
+	rig.available(b, "ch", "id2", "HLS-LIVE")
+	rig.closed(a, "ch", "id1")
+	rig.closed(b, "ch", "id2")
+	rig.expect("event id2 1 HLS-LIVE after id1", "event id1 2 closed", "event id2 2 closed after id1")
+}
+
+func TestCloseCommandDuringTheMove(t *testing.T) {
+	t.Parallel()
+	for _, id := range []string{"id1", "id2", "*"} {
+		rig, s, _, b := moveRig(t, failoverOn)
+		if !rig.kill("ch", id) {
+			t.Errorf("close command with %s finds nothing", id)
+		}
+		rig.available(b, "ch", "id2", "HLS-LIVE")
+		rig.end(s, "ch", "id1")
+		rig.expect("s kill ch id1", "event id2 1 HLS-LIVE after id1", "a stop ch id1", "b stop ch id2")
+	}
+}
+
+func TestUndrainInTheMiddleOfAMove(t *testing.T) {
+	t.Parallel()
+	rig, s, a, b := failoverRig(t, failoverOn, "RTMP")
+	rig.resize(b, 1)
+	rig.publish(s, "second") // on a or b: b is idle
+	rig.drain(a.id, false)
+	rig.resize(b, 2)
+	rig.drain(a.id, true)
+	id := rig.r.channels["ch"].successor.id
+	rig.undrain(a.id)
+	rig.forget()
+	rig.available(b, "ch", id, "HLS-LIVE") // what is under way is finished
+	rig.expect("event "+id+" 1 HLS-LIVE after id1", "a stop ch id1")
+	rig.pass(time.Hour)
+	rig.expect()
+	rig.closed(a, "ch", "id1")
+	rig.drain(b.id, true) // and now the other one
+	if len(rig.trace) != 3 {
+		t.Errorf("told: %q", rig.trace)
+	}
+}
+
+func TestRollingUpdateLosesNoPublisher(t *testing.T) {
+	t.Parallel()
+	rig := newRegistryRig(t, failoverOn)
+	s := rig.server("s", "RTMP")
+	var fleet []*encoder
+	for i := range 3 {
+		fleet = append(fleet, rig.encoder(fmt.Sprint("e", i), 10))
+	}
+	for i := range 12 {
+		channel := fmt.Sprint("c", i)
+		id := rig.publish(s, channel)
+		rig.available(rig.r.channels[channel].current.encoder, channel, id, "HLS-LIVE")
+	}
+	for i, e := range fleet {
+		rig.drain(e.id, true)
+		for e.load() > 0 {
+			for _, p := range rig.r.channels {
+				if p.successor != nil {
+					rig.available(p.successor.encoder, p.channel, p.successor.id, "HLS-LIVE")
+				}
+			}
+			for st := range e.streams {
+				if st.closing {
+					rig.closed(e, st.pub.channel, st.id)
+				}
+			}
+		}
+		rig.loseEncoder(e)
+		fleet[i] = rig.encoder("new", 10)
+	}
+	if got := rig.r.totals(); got.Live != 12 || got.Slots.Load != 12 {
+		t.Errorf("%+v", got)
+	}
+	for _, line := range rig.trace {
+		if strings.HasPrefix(line, "s kill") {
+			t.Error(line)
+		}
+	}
+}

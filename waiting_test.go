@@ -1,0 +1,244 @@
+package main
+
+// Those who wait for a slot: publish requests, and publications that have lost their encoder.
+
+import (
+	"fmt"
+	"testing"
+	"time"
+)
+
+var waitTen = limits{failover: true, encoderWait: 10 * time.Second}
+
+// waitFor is a claim that finds no slot and waits.
+func (rig *registryRig) waitFor(s *server, channel string) {
+	rig.t.Helper()
+	if err := rig.claim(s, channel); err != nil || rig.r.channelIsLive(channel) {
+		rig.t.Fatalf("claim of %s: %v, live %v; want it to wait", channel, err, rig.r.channelIsLive(channel))
+	}
+}
+
+func TestWaitingRequestsAreServedInTheOrderOfTheirArrival(t *testing.T) {
+	t.Parallel()
+	rig := newRegistryRig(t, waitTen)
+	s, other := rig.server("s", "RTMP"), rig.server("other", "WS")
+	rig.waitFor(s, "a")
+	rig.waitFor(other, "b")
+	rig.waitFor(s, "c")
+	rig.waitFor(s, "d")
+	if got := rig.r.report(rig.now).WaitingRequests; got != 4 {
+		t.Errorf("%d wait", got)
+	}
+	rig.expect()
+	e := rig.encoder("e", 1)
+	rig.expect("s accept r-a a id1", "e start a id1")
+	rig.closed(e, "a", "id1") // a slot is freed
+	rig.expect("s kill a id1", "other accept r-b b id2", "e start b id2")
+	rig.drain(e.id, false)
+	rig.resize(e, 2)
+	rig.expect()
+	rig.undrain(e.id)
+	rig.expect("s accept r-c c id3", "e start c id3")
+	rig.resize(e, -1)
+	rig.expect("s accept r-d d id4", "e start d id4")
+}
+
+func TestSlotOfAnEndedStreamServesTheNext(t *testing.T) {
+	t.Parallel()
+	rig := newRegistryRig(t, waitTen)
+	s, e := rig.server("s", "RTMP"), rig.encoder("e", 1)
+	rig.publish(s, "a")
+	rig.waitFor(s, "b")
+	rig.forget()
+	rig.end(s, "a", "id1")
+	rig.expect("e stop a id1") // the slot is still busy
+	rig.closed(e, "a", "id1")
+	rig.expect("s accept r-b b id2", "e start b id2")
+}
+
+func TestWaitingIsOffByDefault(t *testing.T) {
+	t.Parallel()
+	rig := newRegistryRig(t, failoverOn)
+	if err := rig.claim(rig.server("s", "RTMP"), "a"); err != errNoEncoder {
+		t.Error(err)
+	}
+}
+
+func TestWaitingRequestIsDeniedInTime(t *testing.T) {
+	t.Parallel()
+	rig := newRegistryRig(t, waitTen)
+	s := rig.server("s", "RTMP")
+	rig.waitFor(s, "a")
+	if err := rig.claimBy(s, "late", 3*time.Second); err != nil { // its key verification took long
+		t.Fatal(err)
+	}
+	rig.pass(3*time.Second - time.Millisecond)
+	rig.expect()
+	rig.pass(time.Millisecond)
+	rig.expect("s deny r-late late")
+	rig.pass(7 * time.Second)
+	rig.expect("s deny r-a a")
+	if !rig.reasonNoted(noteDenied, errWaitedInVain) {
+		t.Error("nothing is noted")
+	}
+	rig.encoder("e", 1)
+	rig.expect()
+}
+
+func TestWaitingRequestsAreLimited(t *testing.T) {
+	t.Parallel()
+	rig := &registryRig{t: t, names: map[any]string{}}
+	rig.r = newRegistry(1, rig.nextID, rig, waitTen)
+	s := rig.server("s", "RTMP")
+	claim := func(channel string) error { // without the invariants, which are for small clusters
+		_, err := rig.r.claim(s, "r", encodeJob{channel: channel}, rig.now.Add(time.Minute), rig.now)
+		return err
+	}
+	for i := range maxWaitingRequests {
+		if err := claim(fmt.Sprint("c", i)); err != nil {
+			t.Fatal(i, err)
+		}
+	}
+	if err := claim("more"); err != errNoEncoder {
+		t.Error("one more than the limit: ", err)
+	}
+	rig.expect()
+	rig.encoder("e", 1)
+	rig.forget()
+	if err := claim("again"); err != nil {
+		t.Error("after one was served: ", err)
+	}
+	rig.loseServer(s)
+	if rig.r.totals().WaitingRequests != 0 {
+		t.Error("requests outlive their server")
+	}
+}
+
+func TestWaitingRequestsVanishWithTheirServer(t *testing.T) {
+	t.Parallel()
+	rig := newRegistryRig(t, waitTen)
+	s, other := rig.server("s", "RTMP"), rig.server("other", "RTMP")
+	rig.waitFor(s, "a")
+	rig.waitFor(other, "b")
+	rig.waitFor(s, "c")
+	rig.loseServer(s)
+	rig.encoder("e", -1)
+	rig.expect("other accept r-b b id1", "e start b id1")
+}
+
+func TestChannelTakenWhileTheRequestWaits(t *testing.T) {
+	t.Parallel()
+	rig := newRegistryRig(t, waitTen)
+	s, other := rig.server("s", "RTMP"), rig.server("other", "RTMP")
+	rig.waitFor(s, "a")
+	rig.waitFor(other, "a")
+	rig.waitFor(s, "b")
+	rig.encoder("e", -1)
+	rig.expect("s accept r-a a id1", "e start a id1", "other deny r-a a", "s accept r-b b id2", "e start b id2")
+	if !rig.reasonNoted(noteDenied, errChannelBusy) {
+		t.Error("nothing is noted")
+	}
+}
+
+func TestServerDrainedWhileItsRequestWaits(t *testing.T) {
+	t.Parallel()
+	rig := newRegistryRig(t, waitTen)
+	s := rig.server("s", "RTMP")
+	rig.waitFor(s, "a")
+	rig.drain(s.id, false)
+	rig.encoder("e", 1)
+	rig.expect("s deny r-a a")
+}
+
+func TestStopDeniesThoseWhoWait(t *testing.T) {
+	t.Parallel()
+	rig := newRegistryRig(t, waitTen)
+	s := rig.server("s", "RTMP")
+	rig.waitFor(s, "a")
+	rig.step(rig.r.stop())
+	rig.expect("s deny r-a a")
+	rig.encoder("e", 1)
+	if err := rig.claim(s, "b"); err != errStopping {
+		t.Error(err)
+	}
+	rig.expect()
+}
+
+// waitingPublication has channel ch, announced as id1, waiting for another encoder.
+func waitingPublication(t *testing.T) (*registryRig, *server) {
+	t.Helper()
+	rig, s, a, b := failoverRig(t, waitTen, "RTMP")
+	rig.loseEncoder(b)
+	rig.loseEncoder(a)
+	rig.expect("event id1 2 closed")
+	if rows := rig.r.streamRows(); len(rows) != 1 || rows[0].State != "waiting" || rows[0].StreamID != "id1" {
+		t.Fatalf("rows: %+v", rows)
+	}
+	if report := rig.r.report(rig.now); report.WaitingRequests != 0 || len(report.ActiveStreams) != 1 || report.ActiveStreams[0].Encoder != 0 {
+		t.Fatalf("report: %+v", report)
+	}
+	return rig, s
+}
+
+func TestPublicationWaitsForAnotherEncoder(t *testing.T) {
+	t.Parallel()
+	rig, _ := waitingPublication(t)
+	rig.pass(10*time.Second - time.Millisecond)
+	e := rig.encoder("e", 1)
+	rig.available(e, "ch", "id2", "HLS-LIVE")
+	rig.expect("e start ch id2", "event id2 1 HLS-LIVE after id1")
+	rig.pass(time.Minute)
+	rig.expect()
+}
+
+func TestPublicationWaitsInVain(t *testing.T) {
+	t.Parallel()
+	rig, s := waitingPublication(t)
+	rig.pass(10*time.Second - time.Millisecond)
+	rig.expect()
+	rig.pass(time.Millisecond)
+	rig.expect("s kill ch id1")
+	if !rig.reasonNoted(noteKilled, errWaitedInVain) {
+		t.Error("no warning says why")
+	}
+	rig.encoder("e", 1)
+	rig.expect()
+	rig.publish(s, "ch")
+}
+
+func TestPublisherEndsWhileItWaits(t *testing.T) {
+	t.Parallel()
+	rig, s := waitingPublication(t)
+	if !rig.end(s, "ch", "id1") {
+		t.Error("PUBLISH-END was not taken")
+	}
+	rig.encoder("e", 1)
+	rig.expect()
+
+	rig, s = waitingPublication(t)
+	rig.loseServer(s)
+	rig.encoder("e", 1)
+	rig.expect()
+}
+
+func TestRequestForTheChannelOfAWaitingPublicationIsRefused(t *testing.T) {
+	t.Parallel()
+	rig, s := waitingPublication(t)
+	if err := rig.claim(s, "ch"); err != errChannelBusy {
+		t.Error(err)
+	}
+}
+
+// One that avoids the encoder with the only free slot does not hold up those behind it.
+func TestWhoAvoidsAnEncoderHoldsUpNobody(t *testing.T) {
+	t.Parallel()
+	rig, s, a, b := failoverRig(t, waitTen, "RTMP")
+	rig.loseEncoder(b)
+	rig.resize(a, 1)
+	rig.waitFor(s, "x")
+	rig.forget()
+	rig.closed(a, "ch", "id1")
+	rig.expect("event id1 2 closed", "s accept r-x x id2", "a start x id2")
+	rig.encoder("c", 1)
+	rig.expect("c start ch id3")
+}
