@@ -196,6 +196,7 @@ func (r *registry) kill(channel, streamID string, now time.Time) bool {
 	if p.killedAt.IsZero() {
 		p.killedAt = now
 		r.killed[p] = struct{}{}
+		r.stopWaitingLocked(p) // it takes no slot any more
 	}
 	return true
 }

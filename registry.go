@@ -109,7 +109,7 @@ type publication struct {
 
 	// guarded by registry.mu
 	id          string        // stream ID towards the application: of current, or of the last one while there is none
-	current     *stream       // nil while the publication waits for another encoder
+	current     *stream       // nil while the publication waits for another encoder or, once killed, for its end
 	successor   *stream       // has been started to take over from current and has announced no HLS-LIVE yet
 	waiting     *list.Element // in registry.waiting, or nil
 	losses      []time.Time   // of encoders, within the last minute

@@ -242,3 +242,27 @@ func TestWhoAvoidsAnEncoderHoldsUpNobody(t *testing.T) {
 	rig.encoder("c", 1)
 	rig.expect("c start ch id3")
 }
+
+// A publication that was told to stop while it waited takes no slot any more, whether its server answers or not.
+func TestCloseCommandWhileThePublicationWaits(t *testing.T) {
+	t.Parallel()
+	for _, id := range []string{"id1", "*"} {
+		rig, s := waitingPublication(t)
+		if !rig.kill("ch", id) {
+			t.Errorf("close command with %s finds nothing", id)
+		}
+		rig.encoder("e", 1)
+		rig.expect("s kill ch id1")
+		rig.end(s, "ch", "id1")
+		rig.expect()
+		if rig.r.channelIsLive("ch") {
+			t.Error("still live")
+		}
+	}
+	rig, s := waitingPublication(t)
+	rig.kill("ch", "*")
+	rig.pass(killPatience)
+	rig.expect("s kill ch id1")
+	rig.encoder("e", 1)
+	rig.publish(s, "ch")
+}
