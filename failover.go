@@ -32,6 +32,9 @@ func (r *registry) lostLocked(st *stream, mayMove bool, reason error, now time.T
 		return
 	}
 	p.current = nil
+	if st.lastSeq == 0 && st.previous != "" {
+		p.id = st.previous // the application has not heard of a later one
+	}
 	if r.stopping || !mayMove || !r.limits.failover || !p.movable() {
 		r.killAndEndLocked(p, reason)
 		return

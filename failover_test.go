@@ -245,3 +245,30 @@ func TestEncoderThatComesAndGoesHarmsNobodyWhoWasMoved(t *testing.T) {
 		t.Errorf("%d of 5 publications live, %d on the steady encoder", len(rig.r.channels), steady.load())
 	}
 }
+
+// An encoder that takes every stream and closes it at once does no harm to a publication that another one can encode.
+func TestEncoderThatClosesAtOnceCostsAMovedPublicationNothing(t *testing.T) {
+	t.Parallel()
+	rig, _, a, b := failoverRig(t, failoverOn, "RTMP")
+	good := rig.encoder("good", 1)
+	rig.loseEncoder(a)
+	rig.closed(b, "ch", "id2")
+	rig.expect("event id1 2 closed", "b start ch id2", "good start ch id3")
+	rig.available(good, "ch", "id3", "HLS-LIVE")
+	rig.expect("event id3 1 HLS-LIVE after id1")
+}
+
+func TestNewEncoderDiesToo(t *testing.T) {
+	t.Parallel()
+	rig, s, a, b := failoverRig(t, failoverOn, "RTMP")
+	c := rig.encoder("c", 1)
+	rig.loseEncoder(a)
+	rig.loseEncoder(b)
+	rig.expect("event id1 2 closed", "b start ch id2", "c start ch id3")
+	// Nothing was announced as id2: the application never heard of it.
+	rig.available(c, "ch", "id3", "HLS-LIVE")
+	rig.expect("event id3 1 HLS-LIVE after id1")
+	rig.end(s, "ch", "id1")
+	rig.loseEncoder(c)
+	rig.expect("c stop ch id3", "event id3 2 closed after id1")
+}

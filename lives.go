@@ -121,6 +121,7 @@ func (r *registry) announce(e *encoder, available event) ([]notice, bool) {
 		return nil, false
 	}
 	e.failures, e.asideTil = 0, time.Time{}
+	st.pub.proven = true
 	st.rememberLocked(announcement{available.streamType, available.resolution})
 	r.appendEventLocked(st, available)
 	if st == st.pub.successor && available.streamType == "HLS-LIVE" {
@@ -155,7 +156,7 @@ func (r *registry) finish(e *encoder, channel, streamID string, now time.Time) (
 	r.closeLocked(st, now)
 	if !st.closing {
 		r.countFailureLocked(st, now)
-		r.lostLocked(st, st.lastSeq > 0, errEncoderFailed, now)
+		r.lostLocked(st, st.pub.proven, errEncoderFailed, now)
 	}
 	r.settleLocked(now)
 	return r.takeNoticesLocked(), true

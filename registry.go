@@ -113,6 +113,7 @@ type publication struct {
 	successor   *stream       // has been started to take over from current and has announced no HLS-LIVE yet
 	waiting     *list.Element // in registry.waiting, or nil
 	losses      []time.Time   // of encoders, within the last minute
+	proven      bool          // an encoder has announced something of it
 	failedMoves int
 	killedAt    time.Time // when the application closed it, or zero
 }
