@@ -28,7 +28,7 @@ func (r *registry) lostLocked(st *stream, mayMove bool, reason error, now time.T
 		p.failedMoves++
 		return
 	case p.successor != nil: // it takes over before its time
-		p.current, p.id, p.successor = p.successor, p.successor.id, nil
+		r.takeOverLocked(p)
 		return
 	}
 	p.current = nil
@@ -104,9 +104,14 @@ func (r *registry) moveSomeLocked(e *encoder, now time.Time) {
 // handOverLocked ends a move: the successor has announced its HLS-LIVE, the encoding before it is stopped.
 func (r *registry) handOverLocked(p *publication) {
 	old := p.current
-	p.current, p.id, p.successor, p.failedMoves = p.successor, p.successor.id, nil, 0
+	r.takeOverLocked(p)
 	r.stopLocked(old)
-	r.noteLocked(notice{kind: noteMoved, channel: p.channel, stream: p.id, previous: old.id, server: p.server.id, encoder: p.current.encoder.id})
+}
+
+// takeOverLocked makes the successor the current encoding.
+func (r *registry) takeOverLocked(p *publication) {
+	r.noteLocked(notice{kind: noteMoved, channel: p.channel, stream: p.successor.id, previous: p.id, server: p.server.id, encoder: p.successor.encoder.id})
+	p.current, p.id, p.successor, p.failedMoves = p.successor, p.successor.id, nil, 0
 }
 
 // neverStartedLocked ends a stream that has announced nothing in time, and with it its publication, unless that is

@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -247,6 +248,31 @@ func TestRollingUpdateLosesNoPublisher(t *testing.T) {
 	for _, line := range rig.trace {
 		if strings.HasPrefix(line, "s kill") {
 			t.Error(line)
+		}
+	}
+}
+
+func TestOldEncoderDiesBeforeTheHandover(t *testing.T) {
+	t.Parallel()
+	for _, way := range []string{"gone", "closed"} {
+		for _, rules := range []limits{{}, failoverOn} {
+			rig, s, a, b := moveRig(t, rules)
+			if way == "gone" {
+				rig.loseEncoder(a)
+			} else {
+				rig.closed(a, "ch", "id1")
+			}
+			rig.expect("event id1 2 closed")
+			if got := rig.live("ch"); got != "id2" {
+				t.Errorf("live is %q", got)
+			}
+			if !slices.ContainsFunc(rig.noted, func(n notice) bool { return n.kind == noteMoved && n.stream == "id2" }) {
+				t.Error("the move is not noted")
+			}
+			rig.available(b, "ch", "id2", "HLS-LIVE")
+			rig.expect("event id2 1 HLS-LIVE after id1")
+			rig.end(s, "ch", "id1")
+			rig.expect("b stop ch id2")
 		}
 	}
 }
