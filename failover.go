@@ -12,8 +12,9 @@ const (
 	maxLosses  = 3
 	lossWindow = time.Minute
 
-	movesAtOnce    = 4 // of one encoder
-	maxFailedMoves = 3 // of one publication; then it stays where it is
+	movesAtOnce    = 4           // of one encoder
+	movePatience   = time.Minute // for the HLS-LIVE of a successor
+	maxFailedMoves = 3           // of one publication; then it stays where it is
 )
 
 func (p *publication) movable() bool { return p.server.serverType == "RTMP" && p.killedAt.IsZero() }
@@ -80,7 +81,13 @@ func (r *registry) moveOnLocked(now time.Time) {
 func (r *registry) moveSomeLocked(e *encoder, now time.Time) {
 	underWay := 0
 	for st := range e.streams {
-		if p := st.pub; p.current == st && p.successor != nil {
+		p := st.pub
+		if p.current != st || p.successor == nil {
+			continue
+		}
+		if now.Sub(p.successor.started) >= movePatience {
+			r.giveUpMoveLocked(p)
+		} else {
 			underWay++
 		}
 	}
@@ -119,10 +126,16 @@ func (r *registry) takeOverLocked(p *publication) {
 func (r *registry) neverStartedLocked(st *stream) {
 	p := st.pub
 	if p.successor == st {
-		p.successor = nil
-		p.failedMoves++
-		r.stopLocked(st)
+		r.giveUpMoveLocked(p)
 		return
 	}
 	r.killAndEndLocked(p, errNeverStarted)
+}
+
+// giveUpMoveLocked stops a successor that does not get going.
+func (r *registry) giveUpMoveLocked(p *publication) {
+	st := p.successor
+	p.successor = nil
+	p.failedMoves++
+	r.stopLocked(st)
 }

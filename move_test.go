@@ -276,3 +276,21 @@ func TestOldEncoderDiesBeforeTheHandover(t *testing.T) {
 		}
 	}
 }
+
+// A successor that never gets going gives up its turn, so that an encoder that takes streams and says nothing can't
+// hold up the maintenance of another.
+func TestSuccessorThatNeverBegins(t *testing.T) {
+	t.Parallel()
+	rig, _, a, b := moveRig(t, failoverOn)
+	rig.resize(b, 1)
+	rig.pass(movePatience - time.Millisecond)
+	rig.available(b, "ch", "id2", "IMG-PREVIEW") // is not enough
+	rig.forget()
+	c := rig.encoder("c", 1)
+	rig.pass(time.Millisecond)
+	rig.expect("b stop ch id2", "c start ch id3")
+	rig.closed(b, "ch", "id2")
+	rig.available(c, "ch", "id3", "HLS-LIVE")
+	rig.expect("event id2 2 closed after id1", "event id3 1 HLS-LIVE after id1", "a stop ch id1")
+	rig.closed(a, "ch", "id1")
+}
