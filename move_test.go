@@ -294,3 +294,20 @@ func TestSuccessorThatNeverBegins(t *testing.T) {
 	rig.expect("event id2 2 closed after id1", "event id3 1 HLS-LIVE after id1", "a stop ch id1")
 	rig.closed(a, "ch", "id1")
 }
+
+func TestSuccessorIsTriedThreeTimesAndAgainOnDemand(t *testing.T) {
+	t.Parallel()
+	rig, _, a, b := moveRig(t, failoverOn)
+	rig.closed(b, "ch", "id2")
+	rig.closed(b, "ch", "id3")
+	rig.expect("b start ch id3", "b start ch id4")
+	rig.closed(b, "ch", "id4")
+	rig.pass(time.Hour)
+	rig.expect()
+	if got := rig.live("ch"); got != "id1" {
+		t.Errorf("live is %q", got)
+	}
+	rig.drain(a.id, true)
+	rig.available(b, "ch", "id5", "HLS-LIVE")
+	rig.expect("b start ch id5", "event id5 1 HLS-LIVE after id1", "a stop ch id1")
+}

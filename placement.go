@@ -297,6 +297,9 @@ func (r *registry) drain(id uint64, move bool, now time.Time) ([]notice, error) 
 	e.draining = true
 	if move {
 		r.moving[e] = struct{}{}
+		for st := range e.streams {
+			st.pub.failedMoves = 0
+		}
 	}
 	r.settleLocked(now)
 	return r.takeNoticesLocked(), nil
