@@ -130,31 +130,3 @@ func goList(t *testing.T, args ...string) string {
 	}
 	return string(out)
 }
-
-func TestReadmeAndConfigurationNameTheSameVariables(t *testing.T) {
-	t.Parallel()
-	text, err := os.ReadFile("README.md")
-	if errors.Is(err, fs.ErrNotExist) {
-		t.Skip("there is no README.md yet")
-	} else if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(askedNames(), variablesOf(string(text))); diff != "" {
-		t.Errorf("variables (-configuration +README):\n%s", diff)
-	}
-}
-
-// variablesOf returns the names that tables have in their first column in `capitals`, sorted.
-func variablesOf(markdown string) []string {
-	names := map[string]bool{}
-	for line := range strings.Lines(markdown) {
-		cell, isRow := strings.CutPrefix(strings.TrimSpace(line), "|")
-		cell, _, _ = strings.Cut(cell, "|")
-		for i, part := range strings.Split(cell, "`") {
-			if isRow && i%2 == 1 && strings.Trim(part, "ABCDEFGHIJKLMNOPQRSTUVWXYZ_") == "" {
-				names[part] = true
-			}
-		}
-	}
-	return slices.Sorted(maps.Keys(names))
-}
