@@ -95,7 +95,7 @@ func (cs *controlSockets) serve(w http.ResponseWriter, r *http.Request, p contro
 		cs.log.Debug("no websocket upgrade", "remote", r.RemoteAddr, "reason", err.Error())
 		return // the upgrader has answered
 	}
-	s := newSession(conn, cs.log)
+	s := newSession(conn, cs.coordinator.metrics, cs.log)
 	if !cs.add(s) {
 		s.end(errShutdown)
 		conn.Close()

@@ -47,6 +47,9 @@ type coordinator struct {
 	registry    *registry
 	verifier    *keyVerifier
 	events      *callbacks
+	startedAt   time.Time
+	metrics     *metrics
+	history     *history
 
 	stopping  atomic.Bool
 	pending   atomic.Int64
@@ -57,7 +60,7 @@ type coordinator struct {
 // so that no later process gives one of them again and all stay below 2^53.
 func newCoordinator(cfg *Config, log *slog.Logger, verifier *keyVerifier, events *callbacks) *coordinator {
 	firstID := uint64(time.Now().UnixMicro())
-	return &coordinator{
+	c := &coordinator{
 		idMaxLength: cfg.IDMaxLength,
 		log:         log,
 		registry: newRegistry(firstID, rand.Text, events, limits{
@@ -65,9 +68,13 @@ func newCoordinator(cfg *Config, log *slog.Logger, verifier *keyVerifier, events
 			encoderWait:  cfg.EncoderWait,
 			startTimeout: cfg.StreamStartTimeout,
 		}),
-		verifier: verifier,
-		events:   events,
+		verifier:  verifier,
+		events:    events,
+		startedAt: time.Now(),
 	}
+	c.metrics = newMetrics(c.state)
+	c.history = newHistory(c.reading)
+	return c
 }
 
 // keepTime enforces the registry's time limits until ctx ends.
@@ -102,6 +109,39 @@ func (c *coordinator) notReady() (reasons []string) {
 		reasons = append(reasons, errNotKept.Error())
 	}
 	return reasons
+}
+
+// clusterState is what an operator sees in one look.
+type clusterState struct {
+	totals
+	eventsPending int
+	oldestEvent   time.Duration // age of the oldest of them
+	notReady      []string
+}
+
+func (c *coordinator) state() clusterState {
+	now := time.Now()
+	s := clusterState{totals: c.registry.totals(now), notReady: c.notReady()}
+	var oldest time.Time
+	if s.eventsPending, oldest = c.events.stats(); !oldest.IsZero() {
+		s.oldestEvent = max(0, now.Sub(oldest))
+	}
+	return s
+}
+
+// reading is what the history remembers of this moment.
+func (c *coordinator) reading() reading {
+	s := c.state()
+	accepted := c.metrics.publishes["accepted"].Load()
+	return reading{
+		load:          s.slots.Load,
+		capacity:      s.slots.Capacity,
+		eventsPending: s.eventsPending,
+		publishes:     accepted,
+		denials:       c.metrics.publishes.sum() - accepted,
+		verified:      c.metrics.verified.Load(),
+		keysRefused:   c.metrics.keysRefused.Load(),
+	}
 }
 
 // joinServer takes in a streaming server that has connected.
@@ -255,13 +295,15 @@ func (c *coordinator) undrain(id uint64) error {
 	return err
 }
 
-// tell writes what the registry has noted to the log.
+// tell writes what the registry has noted to the log and counts it.
 func (c *coordinator) tell(notices []notice) {
 	for _, n := range notices {
 		switch n.kind {
 		case noteStarted:
+			c.metrics.publishes.count("accepted")
 			c.log.Info("stream started", "channel", n.channel, "stream", n.stream, "session", n.server, "encoder", n.encoder)
 		case noteDenied:
+			c.metrics.publishes.count(publishResult(n.reason))
 			c.log.Info("publish denied", "channel", n.channel, "session", n.server, "reason", n.reason.Error())
 		case noteEnded:
 			c.log.Info("publisher ended", "channel", n.channel, "stream", n.stream, "session", n.server)
@@ -270,6 +312,7 @@ func (c *coordinator) tell(notices []notice) {
 		case noteKillIgnored:
 			c.log.Warn("publisher forgotten", "channel", n.channel, "stream", n.stream, "session", n.server, "reason", n.reason.Error())
 		case noteMoved:
+			c.metrics.moves.Inc()
 			c.log.Info("stream moved to another encoder", "channel", n.channel, "stream", n.stream, "previous", n.previous, "encoder", n.encoder)
 		case noteClosed:
 			c.log.Info("stream closed", "channel", n.channel, "stream", n.stream, "encoder", n.encoder)

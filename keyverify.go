@@ -37,6 +37,9 @@ type keyVerifier struct {
 	log    *slog.Logger
 	turns  chan struct{} // holds one item for each request in flight
 
+	// Set before the first verify: told how long each question to the application took in all.
+	observe func(took time.Duration, err error)
+
 	mu sync.Mutex
 	// Guarded by mu.
 	unreachable bool
@@ -44,7 +47,7 @@ type keyVerifier struct {
 }
 
 func newKeyVerifier(cfg *Config, log *slog.Logger) *keyVerifier {
-	v := &keyVerifier{log: log, turns: make(chan struct{}, maxVerifyRequests)}
+	v := &keyVerifier{log: log, turns: make(chan struct{}, maxVerifyRequests), observe: func(time.Duration, error) {}}
 	if cfg.KeyVerificationURL != "" {
 		v.client = newAppClient(cfg.KeyVerificationURL, cfg.KeyVerificationAuth, maxVerifyRequests)
 	}
@@ -55,10 +58,12 @@ func newKeyVerifier(cfg *Config, log *slog.Logger) *keyVerifier {
 //
 // Errors: errKeyDenied if the application answered with another status, errNoAnswer if it did not answer within 15 s,
 // ctx's own error as soon as ctx ends.
-func (v *keyVerifier) verify(ctx context.Context, channel, key, userIP string) (profile, error) {
+func (v *keyVerifier) verify(ctx context.Context, channel, key, userIP string) (allowed profile, err error) {
 	if v.client == nil {
 		return profile{}, nil
 	}
+	began := time.Now()
+	defer func() { v.observe(time.Since(began), err) }()
 	header := http.Header{}
 	header.Set("x-streaming-channel", headerValue(channel))
 	header.Set("x-streaming-key", headerValue(key))

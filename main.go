@@ -66,6 +66,8 @@ func run(ctx context.Context, getenv func(string) string, stderr io.Writer) (err
 	verifier := newKeyVerifier(cfg, log)
 	defer verifier.close()
 	coordinator := newCoordinator(cfg, log, verifier, events)
+	verifier.observe = coordinator.metrics.keyVerified
+	events.observe = coordinator.metrics.eventAttempted
 	limits := systemLimits()
 	control := newControlSockets(cfg, coordinator, limits.control, log)
 	server := newHTTPServer(newRoutes(cfg, log, &commands{coordinator}, control), newDoor(limits.visitors), log)
@@ -77,10 +79,12 @@ func run(ctx context.Context, getenv func(string) string, stderr io.Writer) (err
 	watching, stopWatching := context.WithCancel(context.Background())
 	defer stopWatching()
 	if cert != nil {
+		coordinator.metrics.exposeCertificate(cert.notAfter)
 		background.Go(func() { cert.watch(watching, cfg.SSLCheckReload, log) })
 	}
 	events.start()
 	background.Go(func() { coordinator.keepTime(watching) })
+	background.Go(func() { coordinator.history.run(watching) })
 	for _, l := range listeners {
 		log.Info("listening", "scheme", l.scheme, "addr", l.Addr().String())
 		background.Go(func() {

@@ -46,8 +46,9 @@ type controlPeer interface {
 
 type session struct {
 	// set once
-	conn *websocket.Conn
-	log  *slog.Logger
+	conn    *websocket.Conn
+	metrics *metrics
+	log     *slog.Logger
 
 	writer sync.WaitGroup // the writer, while there is one
 
@@ -62,9 +63,9 @@ type session struct {
 }
 
 // newSession starts the heartbeat: every session has to be run, or ended.
-func newSession(conn *websocket.Conn, log *slog.Logger) *session {
+func newSession(conn *websocket.Conn, m *metrics, log *slog.Logger) *session {
 	conn.SetReadLimit(maxMessageBytes)
-	s := &session{conn: conn, log: log}
+	s := &session{conn: conn, metrics: m, log: log}
 	s.startHeartbeat()
 	return s
 }
@@ -88,9 +89,11 @@ func (s *session) run(p controlPeer, c *coordinator) {
 			s.log.Debug("message ignored", "remote", s.remote(), "reason", err.Error())
 			continue
 		}
+		s.metrics.received.count(m.method)
 		p.handle(m)
 	}
 	reason := s.reason()
+	s.metrics.disconnects.count(disconnectReason(reason))
 	p.leave(reason)
 	if reason == errTooBig {
 		s.discardRest()
@@ -172,7 +175,14 @@ func (s *session) discardRest() {
 func (s *session) send(m message) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.queueLocked(m.format())
+	s.sendLocked(m)
+}
+
+func (s *session) sendLocked(m message) {
+	if s.ended == nil {
+		s.metrics.sent.count(m.method)
+		s.queueLocked(m.format())
+	}
 }
 
 func (s *session) queueLocked(payload []byte) {
@@ -243,7 +253,7 @@ func (s *session) startHeartbeat() {
 func (s *session) beat() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.queueLocked(message{method: "HEARTBEAT"}.format())
+	s.sendLocked(message{method: "HEARTBEAT"})
 	if s.ended == nil {
 		s.heartbeat.Reset(heartbeatEvery)
 	}

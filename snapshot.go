@@ -71,21 +71,43 @@ func (r *registry) report(now time.Time) clusterReport {
 	defer r.mu.Unlock()
 	c := clusterReport{
 		ActiveStreams:    make([]streamReport, 0, len(r.channels)),
-		StreamingServers: make([]serverReport, 0, len(r.servers)),
-		Encoders:         make([]encoderReport, 0, len(r.encoders)),
+		StreamingServers: r.serverReportsLocked(),
+		Encoders:         r.encoderReportsLocked(now),
 		WaitingRequests:  r.waitingCount,
 	}
 	for _, p := range r.channels {
 		c.ActiveStreams = append(c.ActiveStreams, streamReport{p.channel, p.id, p.server.id, p.encoderIDLocked()})
 	}
+	return c
+}
+
+func (r *registry) serverReports() []serverReport {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.serverReportsLocked()
+}
+
+func (r *registry) serverReportsLocked() []serverReport {
+	list := make([]serverReport, 0, len(r.servers))
 	for _, s := range r.servers {
-		c.StreamingServers = append(c.StreamingServers, serverReport{s.id, s.ip, s.port, s.ssl, s.serverType, s.since, len(s.publications), s.draining})
+		list = append(list, serverReport{s.id, s.ip, s.port, s.ssl, s.serverType, s.since, len(s.publications), s.draining})
 	}
+	return list
+}
+
+func (r *registry) encoderReports(now time.Time) []encoderReport {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.encoderReportsLocked(now)
+}
+
+func (r *registry) encoderReportsLocked(now time.Time) []encoderReport {
+	list := make([]encoderReport, 0, len(r.encoders))
 	for _, e := range r.encoders {
 		_, moving := r.moving[e]
-		c.Encoders = append(c.Encoders, encoderReport{e.id, e.capacity, e.load(), e.since, e.draining, moving, now.Before(e.asideTil)})
+		list = append(list, encoderReport{e.id, e.capacity, e.load(), e.since, e.draining, moving, now.Before(e.asideTil)})
 	}
-	return c
+	return list
 }
 
 func (p *publication) encoderIDLocked() uint64 {
@@ -95,19 +117,65 @@ func (p *publication) encoderIDLocked() uint64 {
 	return p.current.encoder.id
 }
 
-// totals are the figures of the cluster in one look.
-type totals struct {
-	Live             int            `json:"live"`    // publications
-	Closing          int            `json:"closing"` // streams
-	WaitingRequests  int            `json:"waitingRequests"`
-	Slots            capacityReport `json:"slots"`
-	StreamingServers int            `json:"streamingServers"`
+// The states of an encoder, of which the first that fits counts.
+const (
+	encoderDraining = "draining"
+	encoderSetAside = "set_aside"
+	encoderFull     = "full"
+	encoderReady    = "ready"
+)
+
+func (e *encoderReport) state() string {
+	switch {
+	case e.Draining:
+		return encoderDraining
+	case e.SetAside:
+		return encoderSetAside
+	case e.Capacity >= 0 && e.Load >= e.Capacity:
+		return encoderFull
+	}
+	return encoderReady
 }
 
-func (r *registry) totals() totals {
+// totals are the figures of the cluster in one look.
+type totals struct {
+	live            int // publications that have an encoder
+	waiting         int // publications that wait for another one
+	closing         int // streams
+	waitingRequests int
+	slots           capacityReport
+	encoders        map[string]int // by state
+
+	rtmpServers, wsServers, drainingServers int
+}
+
+// totals costs the same with any number of streams.
+func (r *registry) totals(now time.Time) totals {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return totals{len(r.channels), r.closing, r.waitingCount, r.capacityLocked(), len(r.servers)}
+	waiting := r.waiting.Len() - r.waitingCount
+	t := totals{
+		live:            len(r.channels) - waiting,
+		waiting:         waiting,
+		closing:         r.closing,
+		waitingRequests: r.waitingCount,
+		slots:           r.capacityLocked(),
+		encoders:        map[string]int{},
+	}
+	for _, e := range r.encoderReportsLocked(now) {
+		t.encoders[e.state()]++
+	}
+	for _, s := range r.servers {
+		if s.serverType == "RTMP" {
+			t.rtmpServers++
+		} else {
+			t.wsServers++
+		}
+		if s.draining {
+			t.drainingServers++
+		}
+	}
+	return t
 }
 
 // streamRow is a stream as the dashboard lists it. A publication that waits for an encoder has a row, too.

@@ -1,0 +1,236 @@
+package main
+
+// Metrics in the text format of Prometheus. What happens is counted where it happens; what is, is read when somebody
+// asks. No label holds anything that a peer or a publisher has chosen: each has a fixed set of values.
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"runtime"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// metrics counts. All methods may be called from anywhere, under locks too.
+type metrics struct {
+	// set once
+	registry              *prometheus.Registry
+	publishes             tally // publish requests by result
+	received, sent        tally // control messages by method
+	disconnects           tally // by reason
+	eventAttempts         tally // by result
+	moves                 prometheus.Counter
+	verifications         prometheus.Histogram
+	deliveries            prometheus.Histogram
+	verified, keysRefused atomic.Int64
+}
+
+// tally counts by the values of one label. A value that it does not know counts as "other".
+type tally map[string]*atomic.Int64
+
+func (t tally) count(value string) {
+	n := t[value]
+	if n == nil {
+		n = t["other"]
+	}
+	n.Add(1)
+}
+
+func (t tally) sum() (n int64) {
+	for _, counter := range t {
+		n += counter.Load()
+	}
+	return n
+}
+
+// newMetrics exposes the counts, and the state of the cluster as state finds it at each scrape.
+func newMetrics(state func() clusterState) *metrics {
+	m := &metrics{registry: prometheus.NewRegistry()}
+	m.publishes = m.newTally("coordinator_publish_requests_total", "Publish requests by how they were answered.", nil, "result",
+		"accepted", "denied_key", "no_answer", "busy", "no_encoder", "malformed", "draining", "stopping", "events_not_kept", "too_many", "peer_gone", "other")
+	const messages, messagesHelp = "coordinator_control_messages_total", "Messages on control sockets."
+	m.received = m.newTally(messages, messagesHelp, prometheus.Labels{"direction": "in"}, "method",
+		"PUBLISH-REQUEST", "PUBLISH-END", "REGISTER", "STREAM-AVAILABLE", "STREAM-CLOSED", "HEARTBEAT", "ERROR", "other")
+	m.sent = m.newTally(messages, messagesHelp, prometheus.Labels{"direction": "out"}, "method",
+		"PUBLISH-ACCEPT", "PUBLISH-DENY", "STREAM-KILL", "ENCODE-START", "ENCODE-STOP", "HEARTBEAT", "other")
+	m.disconnects = m.newTally("coordinator_peer_disconnects_total", "Control connections that ended, by reason.", nil, "reason",
+		"closed", "lost", "silent", "slow", "queue_full", "too_big", "stopping", "other")
+	m.eventAttempts = m.newTally("coordinator_event_attempts_total", "Requests that told the application of an event, by result.", nil, "result",
+		"delivered", "refused", "unanswered", "other")
+	m.moves = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "coordinator_stream_moves_total",
+		Help: "Publications that went on with another encoder.",
+	})
+	m.verifications = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name:    "coordinator_key_verification_duration_seconds",
+		Help:    "Time that the application took to verify a key, retries included.",
+		Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 15},
+	})
+	m.deliveries = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name:    "coordinator_event_delivery_duration_seconds",
+		Help:    "Time of each request that told the application of an event.",
+		Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
+	})
+	buildInfo := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name:        "coordinator_build_info",
+		Help:        "Always 1; the labels tell which program runs.",
+		ConstLabels: prometheus.Labels{"version": version, "go_version": runtime.Version()},
+	})
+	buildInfo.Set(1)
+	m.registry.MustRegister(m.moves, m.verifications, m.deliveries, buildInfo, newStateCollector(state),
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+// newTally exposes one counter for each value of label, from 0 on.
+func (m *metrics) newTally(name, help string, common prometheus.Labels, label string, values ...string) tally {
+	t := tally{}
+	for _, value := range values {
+		n := new(atomic.Int64)
+		t[value] = n
+		labels := prometheus.Labels{label: value}
+		for k, v := range common {
+			labels[k] = v
+		}
+		opts := prometheus.CounterOpts{Name: name, Help: help, ConstLabels: labels}
+		m.registry.MustRegister(prometheus.NewCounterFunc(opts, func() float64 { return float64(n.Load()) }))
+	}
+	return t
+}
+
+func (m *metrics) handler() http.HandlerFunc {
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}).ServeHTTP
+}
+
+// exposeCertificate is called at most once, if there is a certificate.
+func (m *metrics) exposeCertificate(notAfter func() time.Time) {
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "coordinator_tls_certificate_not_after_seconds",
+		Help: "When the certificate that is served expires, in seconds since 1970.",
+	}, func() float64 { return float64(notAfter().Unix()) }))
+}
+
+// keyVerified and eventAttempted are told by those who ask the application.
+
+func (m *metrics) keyVerified(took time.Duration, err error) {
+	m.verifications.Observe(took.Seconds())
+	m.verified.Add(1)
+	if errors.Is(err, errKeyDenied) {
+		m.keysRefused.Add(1)
+	}
+}
+
+func (m *metrics) eventAttempted(result string, took time.Duration) {
+	m.deliveries.Observe(took.Seconds())
+	m.eventAttempts.count(result)
+}
+
+// publishResult is the label for the reason of a denial.
+func publishResult(reason error) string {
+	for _, r := range []struct {
+		reason error
+		label  string
+	}{
+		{errKeyDenied, "denied_key"},
+		{errNoAnswer, "no_answer"},
+		{errChannelBusy, "busy"},
+		{errNoEncoder, "no_encoder"},
+		{errWaitedInVain, "no_encoder"},
+		{errBadID, "malformed"},
+		{errDraining, "draining"},
+		{errStopping, "stopping"},
+		{errNotKept, "events_not_kept"},
+		{errTooMany, "too_many"},
+		{errPeerGone, "peer_gone"},
+		{context.Canceled, "peer_gone"}, // of the connection's context
+	} {
+		if errors.Is(reason, r.reason) {
+			return r.label
+		}
+	}
+	return "other"
+}
+
+// disconnectReason is the label for the end of a control connection.
+func disconnectReason(reason error) string {
+	switch reason {
+	case errPeerClosed:
+		return "closed"
+	case errPeerLost:
+		return "lost"
+	case errPeerSilent:
+		return "silent"
+	case errPeerSlow:
+		return "slow"
+	case errQueueFull:
+		return "queue_full"
+	case errTooBig:
+		return "too_big"
+	case errShutdown:
+		return "stopping"
+	}
+	return "other"
+}
+
+// stateCollector turns the state of the cluster into gauges, all of one moment.
+type stateCollector struct {
+	state  func() clusterState
+	gauges []stateGauge
+}
+
+type stateGauge struct {
+	desc *prometheus.Desc
+	read func(*clusterState) float64
+}
+
+func newStateCollector(state func() clusterState) *stateCollector {
+	c := &stateCollector{state: state}
+	add := func(name, help, label, value string, read func(*clusterState) float64) {
+		var labels prometheus.Labels
+		if label != "" {
+			labels = prometheus.Labels{label: value}
+		}
+		c.gauges = append(c.gauges, stateGauge{prometheus.NewDesc(name, help, nil, labels), read})
+	}
+	const streams, streamsHelp = "coordinator_streams", "Streams; waiting are live publishers without an encoder, which live does not count."
+	add(streams, streamsHelp, "state", "live", func(s *clusterState) float64 { return float64(s.live) })
+	add(streams, streamsHelp, "state", "closing", func(s *clusterState) float64 { return float64(s.closing) })
+	add(streams, streamsHelp, "state", "waiting", func(s *clusterState) float64 { return float64(s.waiting) })
+	for _, state := range []string{encoderReady, encoderFull, encoderDraining, encoderSetAside} {
+		add("coordinator_encoders", "Registered encoders, each in one state.", "state", state, func(s *clusterState) float64 { return float64(s.encoders[state]) })
+	}
+	const slots, slotsHelp = "coordinator_encoder_slots", "Streams that encoders can take; a capacity of -1 is no limit."
+	add(slots, slotsHelp, "kind", "used", func(s *clusterState) float64 { return float64(s.slots.Load) })
+	add(slots, slotsHelp, "kind", "capacity", func(s *clusterState) float64 { return float64(s.slots.Capacity) })
+	const servers, serversHelp = "coordinator_streaming_servers", "Connected streaming servers."
+	add(servers, serversHelp, "type", "rtmp", func(s *clusterState) float64 { return float64(s.rtmpServers) })
+	add(servers, serversHelp, "type", "ws", func(s *clusterState) float64 { return float64(s.wsServers) })
+	add("coordinator_publish_requests_waiting", "Publish requests that wait for a slot.", "", "", func(s *clusterState) float64 { return float64(s.waitingRequests) })
+	add("coordinator_events_pending", "Events that the application has not taken yet.", "", "", func(s *clusterState) float64 { return float64(s.eventsPending) })
+	add("coordinator_event_oldest_pending_seconds", "Age of the oldest event that the application has not taken yet; 0 if there is none.", "", "", func(s *clusterState) float64 { return s.oldestEvent.Seconds() })
+	add("coordinator_ready", "1 if new streams are taken, as /readyz says, else 0.", "", "", func(s *clusterState) float64 {
+		if len(s.notReady) > 0 {
+			return 0
+		}
+		return 1
+	})
+	return c
+}
+
+func (c *stateCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, g := range c.gauges {
+		ch <- g.desc
+	}
+}
+
+func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
+	state := c.state()
+	for _, g := range c.gauges {
+		ch <- prometheus.MustNewConstMetric(g.desc, prometheus.GaugeValue, g.read(&state))
+	}
+}
