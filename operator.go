@@ -1,0 +1,232 @@
+package main
+
+// The part of the commands API that is for the operator: the cluster in one look, lists to search and page through,
+// and maintenance.
+
+import (
+	"errors"
+	"math"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// overviewReport is the answer to GET /commands/overview.
+type overviewReport struct {
+	Version          string        `json:"version"`
+	Now              time.Time     `json:"now"`
+	StartedAt        time.Time     `json:"startedAt"`
+	Streams          streamTotals  `json:"streams"`
+	Slots            slotTotals    `json:"slots"`
+	Encoders         encoderTotals `json:"encoders"`
+	StreamingServers serverTotals  `json:"streamingServers"`
+	WaitingRequests  int           `json:"waitingRequests"` // publish requests that wait for a slot
+	Events           eventTotals   `json:"events"`
+	KeyVerifications rates         `json:"keyVerifications"`
+	Ready            bool          `json:"ready"`
+	NotReady         []string      `json:"notReady"` // reasons
+	History          historyReport `json:"history"`
+}
+
+// streamTotals counts live publishers without an encoder as waiting, not as live.
+type streamTotals struct {
+	Live    int `json:"live"`
+	Closing int `json:"closing"`
+	Waiting int `json:"waiting"`
+}
+
+type slotTotals struct {
+	Used     int `json:"used"`
+	Capacity int `json:"capacity"` // -1: no limit
+}
+
+type encoderTotals struct {
+	Total    int `json:"total"`
+	Draining int `json:"draining"`
+	SetAside int `json:"setAside"`
+}
+
+type serverTotals struct {
+	RTMP     int `json:"rtmp"`
+	WS       int `json:"ws"`
+	Draining int `json:"draining"`
+}
+
+type eventTotals struct {
+	Pending       int     `json:"pending"`
+	OldestSeconds float64 `json:"oldestSeconds"`
+}
+
+func (a *commands) overview(w http.ResponseWriter, _ *http.Request) {
+	c := a.coordinator
+	s := c.state()
+	writeJSON(w, http.StatusOK, overviewReport{
+		Version:          version,
+		Now:              time.Now().UTC(),
+		StartedAt:        c.startedAt.UTC(),
+		Streams:          streamTotals{s.live, s.closing, s.waiting},
+		Slots:            slotTotals{s.slots.Load, s.slots.Capacity},
+		Encoders:         encoderTotals{s.slots.EncoderCount, s.encoders[encoderDraining], s.encoders[encoderSetAside]},
+		StreamingServers: serverTotals{s.rtmpServers, s.wsServers, s.drainingServers},
+		WaitingRequests:  s.waitingRequests,
+		Events:           eventTotals{s.eventsPending, s.oldestEvent.Seconds()},
+		KeyVerifications: c.history.keyVerifications(),
+		Ready:            len(s.notReady) == 0,
+		NotReady:         append([]string{}, s.notReady...),
+		History:          c.history.report(),
+	})
+}
+
+func (a *commands) streams(w http.ResponseWriter, r *http.Request) {
+	streams := streamList()
+	q, ok := streams.query(w, r)
+	if !ok {
+		return
+	}
+	page, matched, after := streams.page(a.coordinator.registry.streamRows(), q)
+	for i := range page {
+		page[i].describeAnnounced()
+	}
+	writeJSON(w, http.StatusOK, struct {
+		Streams []streamRow `json:"streams"`
+		Matched int         `json:"matched"`
+		After   string      `json:"after"`
+	}{page, matched, after})
+}
+
+func (a *commands) encoders(w http.ResponseWriter, r *http.Request) {
+	encoders := encoderList()
+	q, ok := encoders.query(w, r)
+	if !ok {
+		return
+	}
+	page, matched, after := encoders.page(a.coordinator.registry.encoderReports(time.Now()), q)
+	writeJSON(w, http.StatusOK, struct {
+		Encoders []encoderReport `json:"encoders"`
+		Matched  int             `json:"matched"`
+		After    string          `json:"after"`
+	}{page, matched, after})
+}
+
+func (a *commands) servers(w http.ResponseWriter, r *http.Request) {
+	servers := serverList()
+	q, ok := servers.query(w, r)
+	if !ok {
+		return
+	}
+	page, matched, after := servers.page(a.coordinator.registry.serverReports(), q)
+	writeJSON(w, http.StatusOK, struct {
+		Servers []serverReport `json:"servers"`
+		Matched int            `json:"matched"`
+		After   string         `json:"after"`
+	}{page, matched, after})
+}
+
+// query answers with 400 what can't be read.
+func (l *listing[T]) query(w http.ResponseWriter, r *http.Request) (pageQuery, bool) {
+	q, err := l.parse(r.URL.RawQuery)
+	if err != nil {
+		writeError(w, http.StatusBadRequest, err.Error())
+	}
+	return q, err == nil
+}
+
+func streamList() listing[streamRow] {
+	return listing[streamRow]{
+		name:        "streams",
+		defaultSort: "channel",
+		columns: map[string]func(*streamRow) place{
+			"channel": func(row *streamRow) place { return place{Text: row.Channel} },
+			"since":   func(row *streamRow) place { return place{Number: row.Since.UnixNano()} },
+			"state":   func(row *streamRow) place { return place{Text: row.State} },
+			"encoder": func(row *streamRow) place { return place{Number: int64(row.Encoder)} },
+			"server":  func(row *streamRow) place { return place{Number: int64(row.StreamServer)} },
+		},
+		identify: func(row *streamRow, p *place) { p.Name = row.StreamID },
+		matches:  (*streamRow).matches,
+	}
+}
+
+func encoderList() listing[encoderReport] {
+	return listing[encoderReport]{
+		name:        "encoders",
+		defaultSort: "id",
+		columns: map[string]func(*encoderReport) place{
+			"id":    func(*encoderReport) place { return place{} },
+			"since": func(e *encoderReport) place { return place{Number: e.Since.UnixNano()} },
+			"load":  func(e *encoderReport) place { return place{Number: int64(e.Load)} },
+			"capacity": func(e *encoderReport) place {
+				if e.Capacity < 0 {
+					return place{Number: math.MaxInt64}
+				}
+				return place{Number: int64(e.Capacity)}
+			},
+			"state": func(e *encoderReport) place { return place{Text: e.state()} },
+		},
+		identify: func(e *encoderReport, p *place) { p.ID = e.ID },
+		matches: func(e *encoderReport, q string) bool {
+			return strings.Contains(strconv.FormatUint(e.ID, 10), q) || strings.Contains(e.state(), q)
+		},
+	}
+}
+
+func serverList() listing[serverReport] {
+	return listing[serverReport]{
+		name:        "servers",
+		defaultSort: "id",
+		columns: map[string]func(*serverReport) place{
+			"id":      func(*serverReport) place { return place{} },
+			"since":   func(s *serverReport) place { return place{Number: s.Since.UnixNano()} },
+			"ip":      func(s *serverReport) place { return place{Text: s.IP} },
+			"streams": func(s *serverReport) place { return place{Number: int64(s.Streams)} },
+			"type":    func(s *serverReport) place { return place{Text: s.ServerType} },
+		},
+		identify: func(s *serverReport, p *place) { p.ID = s.ID },
+		matches: func(s *serverReport, q string) bool {
+			return strings.Contains(strconv.FormatUint(s.ID, 10), q) || strings.Contains(s.IP, q) || strings.Contains(s.ServerType, q)
+		},
+	}
+}
+
+// drain takes the header x-session-id, and for encoders x-drain-move: true if their streams are to go to others.
+func (a *commands) drain(w http.ResponseWriter, r *http.Request) {
+	move := false
+	if len(r.Header.Values("x-drain-move")) > 0 {
+		value, ok := requiredHeader(w, r, "x-drain-move")
+		if !ok {
+			return
+		}
+		if move = value == "true"; !move && value != "false" {
+			writeError(w, http.StatusBadRequest, "header x-drain-move must be true or false")
+			return
+		}
+	}
+	maintain(w, r, func(id uint64) error { return a.coordinator.drain(id, move) })
+}
+
+func (a *commands) undrain(w http.ResponseWriter, r *http.Request) {
+	maintain(w, r, a.coordinator.undrain)
+}
+
+// maintain does something to the streaming server or encoder that the request names.
+func maintain(w http.ResponseWriter, r *http.Request, do func(id uint64) error) {
+	session, ok := requiredHeader(w, r, "x-session-id")
+	if !ok {
+		return
+	}
+	id, err := strconv.ParseUint(session, 10, 64)
+	if err != nil {
+		writeError(w, http.StatusBadRequest, "header x-session-id must be an id of the report")
+		return
+	}
+	err = do(id)
+	switch {
+	case errors.Is(err, errUnknownMember):
+		writeError(w, http.StatusNotFound, err.Error())
+	case err != nil:
+		writeError(w, http.StatusBadRequest, err.Error())
+	default:
+		writeJSON(w, http.StatusOK, struct{}{})
+	}
+}

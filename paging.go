@@ -1,0 +1,162 @@
+package main
+
+// Lists in pages: search, sort, and a cursor that says after which row the next page begins. Nothing is kept between
+// two pages: the cursor holds the sort key and the identity of the last row, so that rows that stay are seen exactly
+// once while others come and go. Pure: rows are copies.
+
+import (
+	"cmp"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+const (
+	defaultPage = 50
+	longestPage = 500
+)
+
+var (
+	errBadQuery  = errors.New("query can't be read, or names a parameter twice")
+	errBadLimit  = errors.New("limit must be a whole number from 1 to 500")
+	errBadSort   = errors.New("sort must be one of the list's columns, with - before it to turn it round")
+	errBadCursor = errors.New("after must be the cursor of the page before, of the same list and sort")
+)
+
+// place is where a row stands: its sort key, which is a number or a text, then its identity, which is one or the other,
+// too.
+type place struct {
+	Number int64  `json:"n,omitempty"`
+	Text   string `json:"t,omitempty"`
+	ID     uint64 `json:"i,omitempty"`
+	Name   string `json:"m,omitempty"`
+}
+
+func (p place) compare(q place) int {
+	return cmp.Or(cmp.Compare(p.Number, q.Number), strings.Compare(p.Text, q.Text), cmp.Compare(p.ID, q.ID), strings.Compare(p.Name, q.Name))
+}
+
+// listing is a kind of rows that can be paged.
+type listing[T any] struct {
+	name        string
+	defaultSort string
+	columns     map[string]func(*T) place // the sort keys
+	identify    func(*T, *place)          // sets ID or Name
+	matches     func(*T, string) bool     // whether a search finds the row
+}
+
+// pageQuery is what page is asked for.
+type pageQuery struct {
+	search     string
+	sort       string // as given: with - if descending
+	column     string
+	descending bool
+	limit      int
+	after      *place // nil: from the start
+}
+
+// cursor is what a client gets to hand back.
+type cursor struct {
+	List string `json:"l"`
+	Sort string `json:"s"`
+	place
+}
+
+func (c cursor) encode() string {
+	text, err := json.Marshal(c)
+	if err != nil {
+		panic(err) // numbers and strings only
+	}
+	return base64.RawURLEncoding.EncodeToString(text)
+}
+
+// parse reads the query of a request. Errors: errBadQuery, errBadLimit, errBadSort, errBadCursor.
+func (l *listing[T]) parse(rawQuery string) (pageQuery, error) {
+	values, err := url.ParseQuery(rawQuery)
+	if err != nil {
+		return pageQuery{}, errBadQuery
+	}
+	for _, given := range values {
+		if len(given) > 1 {
+			return pageQuery{}, errBadQuery
+		}
+	}
+	q := pageQuery{search: values.Get("q"), sort: cmp.Or(values.Get("sort"), l.defaultSort), limit: defaultPage}
+	q.column, q.descending = strings.CutPrefix(q.sort, "-")
+	if l.columns[q.column] == nil {
+		return pageQuery{}, errBadSort
+	}
+	if limit := values.Get("limit"); limit != "" {
+		q.limit, err = strconv.Atoi(limit)
+		if err != nil || q.limit < 1 || q.limit > longestPage {
+			return pageQuery{}, errBadLimit
+		}
+	}
+	if after := values.Get("after"); after != "" {
+		c, ok := l.decode(after, q.sort)
+		if !ok {
+			return pageQuery{}, errBadCursor
+		}
+		q.after = &c.place
+	}
+	return q, nil
+}
+
+// decode takes exactly what encode gives for the list and the sort.
+func (l *listing[T]) decode(after, sort string) (c cursor, ok bool) {
+	text, err := base64.RawURLEncoding.DecodeString(after)
+	if err != nil || json.Unmarshal(text, &c) != nil {
+		return cursor{}, false
+	}
+	return c, c.List == l.name && c.Sort == sort && c.encode() == after
+}
+
+// page returns the rows of a page, how many rows the search matches in all, and the cursor of the next page, "" if
+// there is none. It reads all rows once and sorts no more than some pages of them.
+func (l *listing[T]) page(rows []T, q pageQuery) (page []T, matched int, after string) {
+	type candidate struct {
+		place
+		row *T
+	}
+	order := func(a, b candidate) int {
+		if q.descending {
+			return b.compare(a.place)
+		}
+		return a.compare(b.place)
+	}
+	key := l.columns[q.column]
+	kept := q.limit + 1 // one more than a page tells whether there is another
+	best := make([]candidate, 0, 4*kept)
+	full := false // best[kept-1] is the last one worth to be kept
+	for i := range rows {
+		row := &rows[i]
+		if !l.matches(row, q.search) {
+			continue
+		}
+		matched++
+		c := candidate{key(row), row}
+		l.identify(row, &c.place)
+		if q.after != nil && order(c, candidate{place: *q.after}) <= 0 || full && order(c, best[kept-1]) > 0 {
+			continue
+		}
+		best = append(best, c)
+		if len(best) == cap(best) {
+			slices.SortFunc(best, order)
+			best, full = best[:kept], true
+		}
+	}
+	slices.SortFunc(best, order)
+	if len(best) > q.limit {
+		best = best[:q.limit]
+		after = cursor{l.name, q.sort, best[q.limit-1].place}.encode()
+	}
+	page = make([]T, len(best))
+	for i, c := range best {
+		page[i] = *c.row
+	}
+	return page, matched, after
+}
