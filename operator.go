@@ -143,7 +143,7 @@ func streamList() listing[streamRow] {
 			"encoder": func(row *streamRow) place { return place{Number: int64(row.Encoder)} },
 			"server":  func(row *streamRow) place { return place{Number: int64(row.StreamServer)} },
 		},
-		identify: func(row *streamRow, p *place) { p.Name = row.StreamID },
+		identify: func(row *streamRow) (uint64, string) { return 0, row.StreamID },
 		matches:  (*streamRow).matches,
 	}
 }
@@ -164,7 +164,7 @@ func encoderList() listing[encoderReport] {
 			},
 			"state": func(e *encoderReport) place { return place{Text: e.state()} },
 		},
-		identify: func(e *encoderReport, p *place) { p.ID = e.ID },
+		identify: func(e *encoderReport) (uint64, string) { return e.ID, "" },
 		matches: func(e *encoderReport, q string) bool {
 			return strings.Contains(strconv.FormatUint(e.ID, 10), q) || strings.Contains(e.state(), q)
 		},
@@ -182,7 +182,7 @@ func serverList() listing[serverReport] {
 			"streams": func(s *serverReport) place { return place{Number: int64(s.Streams)} },
 			"type":    func(s *serverReport) place { return place{Text: s.ServerType} },
 		},
-		identify: func(s *serverReport, p *place) { p.ID = s.ID },
+		identify: func(s *serverReport) (uint64, string) { return s.ID, "" },
 		matches: func(s *serverReport, q string) bool {
 			return strings.Contains(strconv.FormatUint(s.ID, 10), q) || strings.Contains(s.IP, q) || strings.Contains(s.ServerType, q)
 		},

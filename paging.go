@@ -45,8 +45,8 @@ type listing[T any] struct {
 	name        string
 	defaultSort string
 	columns     map[string]func(*T) place // the sort keys
-	identify    func(*T, *place)          // sets ID or Name
-	matches     func(*T, string) bool     // whether a search finds the row
+	identify    func(*T) (id uint64, name string)
+	matches     func(*T, string) bool // whether a search finds the row
 }
 
 // pageQuery is what page is asked for.
@@ -139,7 +139,7 @@ func (l *listing[T]) page(rows []T, q pageQuery) (page []T, matched int, after s
 		}
 		matched++
 		c := candidate{key(row), row}
-		l.identify(row, &c.place)
+		c.ID, c.Name = l.identify(row)
 		if q.after != nil && order(c, candidate{place: *q.after}) <= 0 || full && order(c, best[kept-1]) > 0 {
 			continue
 		}

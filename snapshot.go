@@ -4,6 +4,8 @@ package main
 // only; sorting and encoding are the caller's.
 
 import (
+	"maps"
+	"slices"
 	"strings"
 	"time"
 )
@@ -191,12 +193,38 @@ type streamRow struct {
 	announced []announcement
 }
 
-// streamRows copies all streams; the announcements are shared, for they are only ever appended to.
+// rowsAtOnce bounds how long the copy of many streams holds the lock.
+const rowsAtOnce = 1000
+
+// streamRows copies all streams, a part of them at a time: each row is right at some moment of the call. The
+// announcements are shared, for they are only ever appended to.
 func (r *registry) streamRows() []streamRow {
+	streams, rows := r.streamsAndWaitingRows()
+	rows = slices.Grow(rows, len(streams))
+	for part := range slices.Chunk(streams, rowsAtOnce) {
+		rows = r.appendRows(rows, part)
+	}
+	return rows
+}
+
+// streamsAndWaitingRows finds what there is to copy; the rows of publications that wait for an encoder are few.
+func (r *registry) streamsAndWaitingRows() ([]*stream, []streamRow) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	rows := make([]streamRow, 0, len(r.streams)+r.waiting.Len()-r.waitingCount)
-	for _, st := range r.streams {
+	streams := slices.AppendSeq(make([]*stream, 0, len(r.streams)), maps.Values(r.streams))
+	var rows []streamRow
+	for el := r.waiting.Front(); el != nil; el = el.Next() {
+		if p := el.Value.(*waiter).pub; p != nil {
+			rows = append(rows, streamRow{p.channel, p.id, "waiting", p.server.id, 0, p.since, nil, nil})
+		}
+	}
+	return streams, rows
+}
+
+func (r *registry) appendRows(rows []streamRow, streams []*stream) []streamRow {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, st := range streams {
 		row := streamRow{st.pub.channel, st.id, "live", st.pub.server.id, st.encoder.id, st.pub.since, nil, st.announced}
 		switch {
 		case st.closing:
@@ -205,11 +233,6 @@ func (r *registry) streamRows() []streamRow {
 			row.State = "starting"
 		}
 		rows = append(rows, row)
-	}
-	for el := r.waiting.Front(); el != nil; el = el.Next() {
-		if p := el.Value.(*waiter).pub; p != nil {
-			rows = append(rows, streamRow{p.channel, p.id, "waiting", p.server.id, 0, p.since, nil, nil})
-		}
 	}
 	return rows
 }

@@ -1,0 +1,209 @@
+package main
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// walk follows the cursors from the first page to the last and returns the stream IDs in their order.
+func walk(t *testing.T, rows []streamRow, query url.Values) (ids []string) {
+	t.Helper()
+	streams := streamList()
+	for pages := 0; ; pages++ {
+		q, err := streams.parse(query.Encode())
+		if err != nil {
+			t.Fatal(err)
+		}
+		page, _, after := streams.page(rows, q)
+		for _, row := range page {
+			ids = append(ids, row.StreamID)
+		}
+		if after == "" {
+			return ids
+		}
+		if len(page) != q.limit || pages > len(rows) {
+			t.Fatalf("page %d has %d rows and is not the last", pages, len(page))
+		}
+		query.Set("after", after)
+	}
+}
+
+func rowsNamed(channels ...string) (rows []streamRow) {
+	for i, channel := range channels {
+		rows = append(rows, streamRow{Channel: channel, StreamID: fmt.Sprint("s", i), State: "live"})
+	}
+	return rows
+}
+
+func TestPagesFollowTheSortAndItsReverse(t *testing.T) {
+	t.Parallel()
+	rows := rowsNamed("c", "a", "b", "a", "d") // s0 ... s4
+	rows[0].Encoder, rows[1].Encoder, rows[2].Encoder = 9, 10, 1
+	rows[2].State = "closing"
+	now := time.Now()
+	for i := range rows {
+		rows[i].Since = now.Add(time.Duration(i*i-3*i) * time.Hour) // 0 -2 -2 0 4
+	}
+	for sort, want := range map[string]string{
+		"":         "s1 s3 s2 s0 s4",
+		"channel":  "s1 s3 s2 s0 s4",
+		"-channel": "s4 s0 s2 s3 s1",
+		"encoder":  "s3 s4 s2 s0 s1",
+		"-encoder": "s1 s0 s2 s4 s3",
+		"since":    "s1 s2 s0 s3 s4",
+		"state":    "s2 s0 s1 s3 s4",
+	} {
+		for limit := 1; limit <= 6; limit++ {
+			got := strings.Join(walk(t, rows, url.Values{"sort": {sort}, "limit": {fmt.Sprint(limit)}}), " ")
+			if got != want {
+				t.Errorf("sort %q, pages of %d: %s, want %s", sort, limit, got, want)
+			}
+		}
+	}
+}
+
+func TestPagesOfManyRowsKeepTheBest(t *testing.T) {
+	t.Parallel()
+	var rows []streamRow
+	var want []string
+	for i := range 1009 {
+		n := i * 503 % 1009 // all numbers below 1009, out of order
+		rows = append(rows, streamRow{Channel: fmt.Sprintf("c%04d", n), StreamID: fmt.Sprint(n)})
+		want = append(want, fmt.Sprint(i))
+	}
+	for _, limit := range []string{"1", "7", "50", "500"} {
+		if diff := cmp.Diff(want, walk(t, rows, url.Values{"limit": {limit}})); diff != "" {
+			t.Errorf("pages of %s (-want +got):\n%s", limit, diff)
+		}
+	}
+}
+
+func TestSearchCountsAllThatMatch(t *testing.T) {
+	t.Parallel()
+	streams := streamList()
+	q, err := streams.parse("q=sport&limit=1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	page, matched, after := streams.page(rowsNamed("news", "sport-2", "sport-1"), q)
+	if matched != 2 || len(page) != 1 || page[0].Channel != "sport-1" || after == "" {
+		t.Errorf("%d matched, page %v, after %q", matched, page, after)
+	}
+}
+
+func TestQueriesThatCannotBeReadAreNamed(t *testing.T) {
+	t.Parallel()
+	streams := streamList()
+	own := cursor{"streams", "channel", place{Text: "a", Name: "s"}}.encode()
+	encode := func(text string) string { return base64.RawURLEncoding.EncodeToString([]byte(text)) }
+	for query, want := range map[string]error{
+		"limit=0":                       errBadLimit,
+		"limit=-1":                      errBadLimit,
+		"limit=501":                     errBadLimit,
+		"limit=x":                       errBadLimit,
+		"limit=9999999999999999999999":  errBadLimit,
+		"limit=1&limit=2":               errBadQuery,
+		"q=%zz":                         errBadQuery,
+		"sort=nonsense":                 errBadSort,
+		"sort=--channel":                errBadSort,
+		"sort=-":                        errBadSort,
+		"sort=load":                     errBadSort,
+		"after=nonsense!":               errBadCursor,
+		"after=" + own + "&sort=-since": errBadCursor,
+		"after=" + own + "x":            errBadCursor,
+		"after=" + own[:len(own)-2]:     errBadCursor,
+		"after=" + encode(`{}`):         errBadCursor,
+		"after=" + encode(`null`):       errBadCursor,
+		"after=" + encode(`{"l":"streams","s":"channel","t":"a","m":"s","x":1}`): errBadCursor,
+		"after=" + encode(`{"l":"streams","s":"channel","t":7}`):                 errBadCursor,
+		"after=" + cursor{"encoders", "channel", place{ID: 1}}.encode():          errBadCursor,
+		"after=" + own:                nil,
+		"q=&sort=&limit=&after=":      nil,
+		"limit=500&sort=-since&q=a+b": nil,
+	} {
+		if _, err := streams.parse(query); !errors.Is(err, want) || (want == nil) != (err == nil) {
+			t.Errorf("%s: %v, want %v", query, err, want)
+		}
+	}
+}
+
+// nowhere takes what a registry says to peers and application.
+type nowhere struct{}
+
+func (nowhere) accept(_, _, _ string) {}
+func (nowhere) deny(_, _ string)      {}
+func (nowhere) kill(_, _ string)      {}
+func (nowhere) start(encodeJob)       {}
+func (nowhere) stop(_, _ string)      {}
+func (nowhere) append(event)          {}
+
+// registryWith has so many live streams on 20 servers and 100 encoders, each with four outputs.
+func registryWith(tb testing.TB, streams int) *registry {
+	tb.Helper()
+	lastID := 0
+	r := newRegistry(1, func() string { lastID++; return fmt.Sprintf("stream-%08d", lastID) }, nowhere{}, limits{})
+	now := time.Now()
+	for range 100 {
+		r.joinEncoder(nowhere{}, -1, now)
+	}
+	var servers []*server
+	for range 20 {
+		s := &server{serverType: "RTMP", ip: "10.0.0.1", port: 1935, peer: nowhere{}}
+		r.joinServer(s, now)
+		servers = append(servers, s)
+	}
+	for i := range streams {
+		channel := fmt.Sprintf("channel-%08d", i*7919%streams)
+		if _, err := r.claim(servers[i%20], "1", encodeJob{channel: channel}, now.Add(time.Second), now.Add(time.Duration(i))); err != nil {
+			tb.Fatal(err)
+		}
+		st := r.streams[fmt.Sprintf("stream-%08d", lastID)]
+		for _, resolution := range []string{"ORIGINAL", "1280x720", "640x360", "320x180"} {
+			r.announce(st.encoder, event{channel: channel, streamID: st.id, streamType: "HLS-LIVE", resolution: resolution})
+		}
+	}
+	return r
+}
+
+// BenchmarkPageOf100000 is a page of the dashboard: the copy, a part at a time under the registry's lock, then search
+// and sort.
+func BenchmarkPageOf100000(b *testing.B) {
+	r := registryWith(b, 100_000)
+	streams := streamList()
+	b.Run("longest time under the lock", func(b *testing.B) {
+		for b.Loop() {
+			r.streamsAndWaitingRows()
+		}
+	})
+	b.Run("copy", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			r.streamRows()
+		}
+	})
+	for _, query := range []string{"", "sort=-since&limit=500", "q=0042", "after=" + cursor{"streams", "channel", place{Text: "channel-00050000"}}.encode()} {
+		q, err := streams.parse(query)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Run("?"+query, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				streams.page(r.streamRows(), q)
+			}
+		})
+	}
+	b.Run("totals", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			r.totals(time.Now())
+		}
+	})
+}
