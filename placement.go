@@ -180,6 +180,7 @@ func (r *registry) forgetRequestsLocked(s *server) {
 	r.eachWaiterLocked(func(el *list.Element, w *waiter) {
 		if w.pub == nil && w.server == s {
 			r.removeWaiterLocked(el)
+			r.noteLocked(notice{kind: noteDenied, channel: w.job.channel, server: s.id, reason: errPeerGone})
 		}
 	})
 }
