@@ -48,6 +48,7 @@ type callbacks struct {
 	undelivered atomic.Int64  // events appended and not yet delivered, on disk or not
 	allDone     chan struct{} // undelivered came down to 0
 	running     sync.WaitGroup
+	started     atomic.Bool
 	drainOnce   sync.Once
 	drainErr    error
 
@@ -140,6 +141,7 @@ func (c *callbacks) start() {
 	if c.store == nil {
 		return
 	}
+	c.started.Store(true)
 	c.delivery.observe = c.observe
 	c.running.Go(c.write)
 	c.running.Go(func() { c.delivery.run(c.ctx) })
@@ -194,7 +196,7 @@ func (c *callbacks) drainFirst(ctx context.Context) error {
 	if c.store == nil {
 		return nil
 	}
-	for ctx.Err() == nil && c.undelivered.Load() > 0 {
+	for c.started.Load() && ctx.Err() == nil && c.undelivered.Load() > 0 {
 		select {
 		case <-c.allDone:
 		case <-ctx.Done():

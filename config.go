@@ -25,6 +25,12 @@ import (
 	"github.com/joho/godotenv"
 )
 
+// What the program calls itself.
+const (
+	programName = "coordinator"
+	version     = "0.1.0"
+)
+
 const (
 	maxPort           = 65535
 	maxIDLength       = 1024  // bytes; an id travels in headers and in 64 KiB messages

@@ -156,27 +156,6 @@ func publishResult(reason error) string {
 	return "other"
 }
 
-// disconnectReason is the label for the end of a control connection.
-func disconnectReason(reason error) string {
-	switch reason {
-	case errPeerClosed:
-		return "closed"
-	case errPeerLost:
-		return "lost"
-	case errPeerSilent:
-		return "silent"
-	case errPeerSlow:
-		return "slow"
-	case errQueueFull:
-		return "queue_full"
-	case errTooBig:
-		return "too_big"
-	case errShutdown:
-		return "stopping"
-	}
-	return "other"
-}
-
 // stateCollector turns the state of the cluster into gauges, all of one moment.
 type stateCollector struct {
 	state  func() clusterState

@@ -88,13 +88,13 @@ func TestClaimIsRefusedAndLeavesNothing(t *testing.T) {
 			s := rig.server("s", "RTMP")
 			rig.encoder("e", 2)
 			test.prepare(rig, s)
-			before := rig.r.totals()
+			before := rig.r.totals(rig.now)
 			rig.forget()
 			if err := rig.claim(s, "ch"); err != test.want {
 				t.Errorf("claim: %v, want %v", err, test.want)
 			}
 			rig.expect()
-			if diff := cmp.Diff(before, rig.r.totals()); diff != "" {
+			if diff := cmp.Diff(before, rig.r.totals(rig.now), cmp.AllowUnexported(totals{})); diff != "" {
 				t.Error("left behind (-before +after):\n", diff)
 			}
 		})
@@ -126,7 +126,7 @@ func TestLifeOfAStream(t *testing.T) {
 
 	rig.end(s, "ch", "id1")
 	rig.expect("e stop ch id1")
-	if got := rig.r.totals(); got.Live != 0 || got.Closing != 1 || got.Slots.Load != 1 {
+	if got := rig.r.totals(rig.now); got.live != 0 || got.closing != 1 || got.slots.Load != 1 {
 		t.Errorf("closing: %+v", got)
 	}
 	if rig.r.channelIsLive("ch") {

@@ -5,8 +5,6 @@ package main
 import (
 	"bufio"
 	"context"
-	"crypto/sha256"
-	"crypto/subtle"
 	"fmt"
 	"log/slog"
 	"net"
@@ -14,11 +12,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-)
-
-const (
-	programName = "coordinator"
-	version     = "0.1.0"
 )
 
 // methods is what one path answers to. GET serves HEAD, too (RFC 9110, 9.1).
@@ -98,46 +91,6 @@ func newHTTPServer(handler http.Handler, door *door, log *slog.Logger) *http.Ser
 	}
 	door.guard(server)
 	return server
-}
-
-// authorize lets a request through that carries the configured credentials (RFC 7617, RFC 6750).
-func authorize(auth commandsAuth, next http.HandlerFunc) http.HandlerFunc {
-	if auth.scheme == "" {
-		return next
-	}
-	challenge := auth.scheme + ` realm="` + programName + `"`
-	if auth.scheme == "Basic" {
-		challenge += `, charset="UTF-8"`
-	}
-	return func(w http.ResponseWriter, r *http.Request) {
-		if !auth.allows(r) {
-			w.Header().Set("WWW-Authenticate", challenge)
-			writeError(w, http.StatusUnauthorized, "authorization required")
-			return
-		}
-		next(w, r)
-	}
-}
-
-// allows takes the same time whatever part of the credentials is wrong.
-func (a commandsAuth) allows(r *http.Request) bool {
-	switch a.scheme {
-	case "":
-		return true
-	case "Basic":
-		user, password, ok := r.BasicAuth()
-		return sameSecret(user, a.user)&sameSecret(password, a.secret.Reveal()) == 1 && ok
-	case "Bearer":
-		scheme, token, ok := strings.Cut(r.Header.Get("Authorization"), " ")
-		return sameSecret(strings.TrimLeft(token, " "), a.secret.Reveal()) == 1 && ok && strings.EqualFold(scheme, "Bearer")
-	}
-	return false
-}
-
-// sameSecret compares digests, so that not even the length of the secret shows in the time it takes.
-func sameSecret(given, wanted string) int {
-	a, b := sha256.Sum256([]byte(given)), sha256.Sum256([]byte(wanted))
-	return subtle.ConstantTimeCompare(a[:], b[:])
 }
 
 // logRequests writes a line for each request that is answered. Queries are left out: they may hold what is private.

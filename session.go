@@ -130,6 +130,27 @@ func isTimeout(err error) bool {
 	return errors.As(err, &timeout) && timeout.Timeout()
 }
 
+// disconnectReason is the label for the end of a control connection.
+func disconnectReason(reason error) string {
+	switch reason {
+	case errPeerClosed:
+		return "closed"
+	case errPeerLost:
+		return "lost"
+	case errPeerSilent:
+		return "silent"
+	case errPeerSlow:
+		return "slow"
+	case errQueueFull:
+		return "queue_full"
+	case errTooBig:
+		return "too_big"
+	case errShutdown:
+		return "stopping"
+	}
+	return "other"
+}
+
 // end stops the session for a reason, of which the first counts: nothing is queued from now on and the reader wakes
 // up. It never waits: it is called under the registry's lock, too.
 func (s *session) end(reason error) {

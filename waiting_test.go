@@ -109,7 +109,7 @@ func TestWaitingRequestsAreLimited(t *testing.T) {
 		t.Error("after one was served: ", err)
 	}
 	rig.loseServer(s)
-	if rig.r.totals().WaitingRequests != 0 {
+	if rig.r.totals(rig.now).waitingRequests != 0 {
 		t.Error("requests outlive their server")
 	}
 }
