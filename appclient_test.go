@@ -209,7 +209,9 @@ func TestPostReusesConnections(t *testing.T) {
 				})
 			}
 			callers.Wait()
-			if opened.Load() > concurrency {
+			// net/http gives up a connection whose writer did not get the processor for 50 ms (maxWriteWaitBeforeConnReuse):
+			// rare, and only on a machine that is overloaded.
+			if opened.Load() > concurrency+concurrency/4 {
 				t.Errorf("%d connections for %d calls at a time", opened.Load(), concurrency)
 			}
 		})

@@ -53,7 +53,8 @@ type callbacks struct {
 	drainErr    error
 
 	mu       sync.Mutex
-	appended []event // guarded by mu
+	appended []event   // guarded by mu
+	writing  time.Time // guarded by mu: when the oldest event happened that the writer has taken and not committed
 	broken   error   // guarded by mu: why the last commit failed
 
 	// owned by the writer (before start and after its end: by newCallbacks and drain)
@@ -176,13 +177,18 @@ func (c *callbacks) stats() (pending int, oldest time.Time) {
 		return 0, time.Time{}
 	}
 	if oldest = c.delivery.oldest(); oldest.IsZero() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		if len(c.appended) > 0 {
-			oldest = c.appended[0].at
-		}
+		oldest = c.oldestUnwritten()
 	}
 	return int(c.undelivered.Load()), oldest
+}
+
+func (c *callbacks) oldestUnwritten() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.writing.IsZero() && len(c.appended) > 0 {
+		return c.appended[0].at
+	}
+	return c.writing
 }
 
 // drain delivers until nothing is undelivered or ctx ends, then stops all goroutines, commits what is in memory and
@@ -277,6 +283,7 @@ func (c *callbacks) writeGroup() error {
 	committed := c.unwritten.appended
 	c.unwritten = group{}
 	c.delivery.committed(committed)
+	c.allCommitted()
 	for _, name := range ended {
 		delete(c.queues, maphash.String(c.seed, name))
 	}
@@ -303,6 +310,9 @@ func (c *callbacks) takeAppended(limit int) []event {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	taken := c.appended
+	if c.writing.IsZero() && len(taken) > 0 {
+		c.writing = taken[0].at
+	}
 	if len(taken) <= limit {
 		c.appended = nil
 		return taken
@@ -310,6 +320,12 @@ func (c *callbacks) takeAppended(limit int) []event {
 	c.appended = taken[limit:]
 	poke(c.wake)
 	return taken[:limit:limit]
+}
+
+func (c *callbacks) allCommitted() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.writing = time.Time{}
 }
 
 func (c *callbacks) queueOf(name string) *queue {
