@@ -1,0 +1,352 @@
+package main
+
+// What the peers and the application of a random cluster were told, and what they may be told next. The model is fed
+// by the orders and events alone; it looks into the registry only to compare which channels are live.
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+)
+
+type clusterModel struct {
+	t     *testing.T
+	r     *registry
+	rules limits
+	rnd   *rand.Rand
+	now   time.Time
+	log   []string // the last lines
+	told  int      // orders and events
+
+	servers  []*modelServer
+	encoders []*modelEncoder
+	requests map[string]*modelRequest // not answered
+	live     map[string]*modelPublication
+	all      []*modelPublication
+	tasks    []*modelTask
+	byID     map[string]*modelTask
+
+	lastID, lastRequest            int
+	claiming, commanding, stopping bool
+
+	begun, ended             int // publications, as noted
+	failovers, moves, waited int // what the run has seen
+}
+
+type modelServer struct {
+	*server
+	m *clusterModel
+}
+
+type modelEncoder struct {
+	m                           *clusterModel
+	encoder                     *encoder
+	capacity                    int
+	connected, draining, moving bool
+}
+
+type modelRequest struct {
+	id, channel string
+	server      *modelServer
+	answerBy    time.Time
+}
+
+type modelPublication struct {
+	id, channel string
+	server      *modelServer
+	killed      time.Time // by command
+	ended       bool
+	tasks       []*modelTask
+}
+
+// modelTask is a stream ID on an encoder.
+type modelTask struct {
+	id, channel        string
+	pub                *modelPublication
+	encoder            *modelEncoder
+	from               *modelTask // live when this one was started to take over from it
+	started            time.Time
+	stopped            bool // ENCODE-STOP was sent
+	over               bool // closed by the encoder, or the encoder is gone
+	announced, hlsLive bool
+	closed             bool // the application knows
+	noted              bool // its end, once
+	lastSeq            uint64
+}
+
+func (k *modelTask) live() bool { return !k.stopped && !k.over }
+
+func newClusterModel(t *testing.T, rules limits, rnd *rand.Rand) *clusterModel {
+	m := &clusterModel{t: t, rules: rules, rnd: rnd, now: time.Unix(1_700_000_000, 0), requests: map[string]*modelRequest{}, live: map[string]*modelPublication{}, byID: map[string]*modelTask{}}
+	m.r = newRegistry(1, func() string { m.lastID++; return fmt.Sprint("id", m.lastID) }, m, rules)
+	return m
+}
+
+func (m *clusterModel) say(format string, args ...any) {
+	if len(m.log) == 120 {
+		m.log = slices.Delete(m.log, 0, 60)
+	}
+	m.log = append(m.log, fmt.Sprintf(format, args...))
+}
+
+func (m *clusterModel) hold(ok bool, format string, args ...any) {
+	if !ok {
+		m.t.Helper()
+		m.t.Fatalf(format, args...)
+	}
+}
+
+func (m *clusterModel) answered(request string) {
+	m.hold(m.requests[request] != nil, "request %s is answered twice, or its server is gone", request)
+	delete(m.requests, request)
+}
+
+func (m *clusterModel) publicationEnds(p *modelPublication) {
+	m.hold(!p.ended && m.live[p.channel] == p, "publication %s ends twice", p.id)
+	p.ended = true
+	delete(m.live, p.channel)
+}
+
+// killIsOver tells whether the publication may be forgotten because its server ignored a kill.
+func (m *clusterModel) killIsOver(p *modelPublication) bool {
+	return !p.killed.IsZero() && m.now.Sub(p.killed) >= killPatience
+}
+
+func (s *modelServer) accept(requestID, channel, streamID string) {
+	m := s.m
+	m.told++
+	m.say("    accept %s %s %s", requestID, channel, streamID)
+	if old := m.live[channel]; old != nil {
+		m.hold(m.killIsOver(old), "accept for %s, which %s is live on", channel, old.id)
+		m.publicationEnds(old)
+	}
+	m.hold(!m.stopping, "accept while stopping")
+	m.hold(m.requests[requestID] != nil && m.requests[requestID].server == s && m.requests[requestID].channel == channel, "accept of a request that server %d has not asked", s.id)
+	if !m.claiming {
+		m.waited++
+	}
+	m.answered(requestID)
+	p := &modelPublication{id: streamID, channel: channel, server: s}
+	m.live[channel] = p
+	m.all = append(m.all, p)
+}
+
+func (s *modelServer) deny(requestID, channel string) {
+	s.m.told++
+	s.m.say("    deny %s %s", requestID, channel)
+	s.m.answered(requestID)
+}
+
+func (s *modelServer) kill(channel, streamID string) {
+	m := s.m
+	m.told++
+	m.say("    kill %s %s", channel, streamID)
+	p := m.live[channel]
+	m.hold(p != nil && p.server == s && p.id == streamID, "server %d is to kill %s, which is not its live publisher", s.id, streamID)
+	if !m.commanding {
+		m.publicationEnds(p)
+	} else if p.killed.IsZero() {
+		p.killed = m.now
+	}
+}
+
+func (e *modelEncoder) load() (n int) {
+	for _, k := range e.m.tasks {
+		if k.encoder == e && !k.over {
+			n++
+		}
+	}
+	return n
+}
+
+func (e *modelEncoder) start(job encodeJob) {
+	m := e.m
+	m.told++
+	m.say("    start %s %s on an encoder of %d", job.channel, job.streamID, e.capacity)
+	p := m.live[job.channel]
+	m.hold(p != nil && p.killed.IsZero(), "start for channel %s, which has no publisher", job.channel)
+	m.hold(e.connected && !e.draining && !m.stopping, "start on an encoder that takes nothing")
+	m.hold(e.capacity < 0 || e.load() < e.capacity, "start on a full encoder")
+	m.hold(m.byID[job.streamID] == nil, "stream ID %s is used again", job.streamID)
+	m.hold(job.sourceType == p.server.serverType, "source type %s", job.sourceType)
+	k := &modelTask{id: job.streamID, channel: job.channel, pub: p, encoder: e, started: m.now}
+	for _, other := range p.tasks {
+		if other.live() {
+			m.hold(k.from == nil, "a third live encoding of %s", p.channel)
+			m.hold(other.encoder != e && other.encoder.moving, "a second live encoding of %s without a move", p.channel)
+			k.from = other
+		}
+	}
+	first := len(p.tasks) == 0
+	m.hold(first == (k.id == p.id), "the first stream of %s is called %s", p.id, k.id)
+	m.hold(first || p.server.serverType == "RTMP", "a WebSocket source is started again")
+	m.hold(first || k.from != nil || m.rules.failover, "failover though it is off")
+	if !first && k.from == nil {
+		m.failovers++
+	}
+	p.tasks, m.tasks = append(p.tasks, k), append(m.tasks, k)
+	m.byID[k.id] = k
+}
+
+func (e *modelEncoder) stop(channel, streamID string) {
+	m := e.m
+	m.told++
+	m.say("    stop %s %s", channel, streamID)
+	k := m.byID[streamID]
+	m.hold(k != nil && k.encoder == e && k.channel == channel && k.live(), "stop of %s, which the encoder has not, or for the second time", streamID)
+	k.stopped = true
+	if k.pub.ended {
+		return
+	}
+	if m.killIsOver(k.pub) {
+		m.publicationEnds(k.pub)
+		return
+	}
+	for _, other := range k.pub.tasks {
+		if other.from == k && other.live() && other.hlsLive {
+			m.moves++
+			return // the handover of one
+		}
+	}
+	late := m.rules.startTimeout > 0 && !k.announced && m.now.Sub(k.started) >= m.rules.startTimeout
+	m.hold(k.from != nil && k.from.live() && !k.hlsLive && (late || m.now.Sub(k.started) >= movePatience), "stop of %s, whose publisher is live", k.id)
+}
+
+// append is the application.
+func (m *clusterModel) append(ev event) {
+	m.told++
+	m.say("    event %s %d closed %v %s", ev.streamID, ev.seq, ev.closed, ev.streamType)
+	k := m.byID[ev.streamID]
+	m.hold(k != nil && ev.channel == k.channel && ev.queue == k.pub.id, "event of an unknown stream or in another's queue: %+v", ev)
+	m.hold(!k.closed, "event %+v after stream-closed", ev)
+	k.lastSeq++
+	m.hold(ev.seq == k.lastSeq, "event %+v: want seq %d", ev, k.lastSeq)
+	if k.id == k.pub.id {
+		m.hold(ev.previous == "", "event %+v of a first stream has a previous one", ev)
+	} else {
+		before := m.byID[ev.previous]
+		m.hold(before != nil && before.pub == k.pub && before != k, "event %+v has a wrong previous stream", ev)
+	}
+	if ev.closed {
+		m.hold(k.announced && k.over, "event %+v of a stream that is not over or was never announced", ev)
+		k.closed = true
+		return
+	}
+	if !k.announced {
+		k.announced = true
+		m.checkFirstAnnouncement(k)
+	}
+}
+
+// checkFirstAnnouncement: on failover stream-closed of the old ID comes before stream-available of the new one; only
+// a move has both at once, until the old one is done.
+func (m *clusterModel) checkFirstAnnouncement(k *modelTask) {
+	for _, other := range k.pub.tasks {
+		if other == k {
+			return // those after it have been checked, or will be
+		}
+		if other.announced && !other.closed {
+			m.hold(other.stopped || k.from == other, "%s is announced before %s is closed", k.id, other.id)
+		}
+	}
+}
+
+// done holds the state after a step, and what was noted of it, against the model.
+func (m *clusterModel) done(notices []notice) {
+	m.t.Helper()
+	checkInvariants(m.t, m.r)
+	m.checkNotices(notices)
+	for channel, p := range m.live {
+		if m.r.channels[channel] == nil {
+			m.hold(m.killIsOver(p), "channel %s is not live any more and nobody was told", channel)
+			m.publicationEnds(p)
+			continue
+		}
+		m.checkPublication(p)
+	}
+	m.hold(len(m.live) == len(m.r.channels), "%d channels are live, peers know of %d", len(m.r.channels), len(m.live))
+	if m.rules.encoderWait == 0 || m.stopping {
+		m.hold(len(m.requests) == 0, "%d requests are not answered", len(m.requests))
+	}
+}
+
+func (m *clusterModel) checkNotices(notices []notice) {
+	for _, n := range notices {
+		switch n.kind {
+		case noteStarted:
+			m.begun++
+		case noteEnded:
+			m.ended++
+		case noteClosed:
+			k := m.byID[n.stream]
+			m.hold(k != nil && k.over && !k.noted, "the end of stream %s is noted twice or before it came", n.stream)
+			k.noted = true
+		}
+	}
+	m.hold(m.begun-m.ended == len(m.r.channels), "%d publications have begun, %d ended, %d are live", m.begun, m.ended, len(m.r.channels))
+}
+
+func (m *clusterModel) checkPublication(p *modelPublication) {
+	var live []*modelTask
+	for _, k := range p.tasks {
+		m.hold(!k.over || k.announced == k.closed, "stream %s is over: announced %v, closed %v", k.id, k.announced, k.closed)
+		if k.live() {
+			live = append(live, k)
+		}
+	}
+	switch len(live) {
+	case 0:
+		mayWait := m.rules.failover && m.rules.encoderWait > 0 && p.server.serverType == "RTMP"
+		m.hold(mayWait, "publication %s has no encoder", p.id)
+	case 2:
+		m.hold(!live[1].hlsLive, "the move of %s is not over though its successor has announced HLS-LIVE", p.id)
+	}
+}
+
+func (m *clusterModel) serverLeaves(s *modelServer) {
+	m.servers = slices.DeleteFunc(m.servers, func(other *modelServer) bool { return other == s })
+	for _, p := range m.livePublications() {
+		if p.server == s {
+			m.publicationEnds(p)
+		}
+	}
+	for id, q := range m.requests {
+		if q.server == s {
+			delete(m.requests, id)
+		}
+	}
+	m.done(m.r.leaveServer(s.server, m.now))
+}
+
+func (m *clusterModel) encoderLeaves(e *modelEncoder) {
+	e.connected = false
+	m.encoders = slices.DeleteFunc(m.encoders, func(other *modelEncoder) bool { return other == e })
+	for _, k := range m.tasks {
+		if k.encoder == e {
+			k.over = true
+		}
+	}
+	m.done(m.r.leaveEncoder(e.encoder, m.now))
+}
+
+func (m *clusterModel) everybodyLeaves() {
+	for len(m.servers)+len(m.encoders) > 0 {
+		m.loseServer()
+		m.loseEncoder()
+	}
+}
+
+// checkHistory is for the end, when all peers are gone: every publication and every stream has ended, as it began.
+func (m *clusterModel) checkHistory() {
+	m.hold(len(m.all) > 0 && len(m.tasks) >= len(m.all), "nothing happened")
+	for _, p := range m.all {
+		m.hold(p.ended && len(p.tasks) > 0, "publication %s: ended %v, %d streams", p.id, p.ended, len(p.tasks))
+	}
+	for _, k := range m.tasks {
+		m.hold(k.over && k.noted && k.announced == k.closed, "stream %s: over %v, noted %v, announced %v, closed %v", k.id, k.over, k.noted, k.announced, k.closed)
+	}
+	m.hold(m.begun == len(m.all) && m.ended == m.begun, "%d publications, noted %d begun, %d ended", len(m.all), m.begun, m.ended)
+	m.hold(len(m.requests) == 0, "%d requests are not answered", len(m.requests))
+}
