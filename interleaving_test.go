@@ -88,9 +88,9 @@ type modelAction struct {
 
 func (m *clusterModel) actions() []modelAction {
 	return []modelAction{
-		{3, m.joinServer}, {2, m.loseServer}, {4, m.joinEncoder}, {3, m.loseEncoder}, {3, m.resizeEncoder},
-		{30, m.claim}, {10, m.endPublish}, {30, m.announce}, {8, m.announceSuccessor}, {30, m.finishStopped}, {4, m.finishLive},
-		{4, m.closeCommand}, {4, m.drain}, {5, m.undrain}, {10, m.expire}, {6, m.foreignMessage},
+		{3, m.joinServer}, {1, m.loseServer}, {4, m.joinEncoder}, {2, m.loseEncoder}, {3, m.resizeEncoder},
+		{30, m.claim}, {6, m.endPublish}, {20, m.announce}, {15, m.announceSuccessor}, {30, m.finishStopped},
+		{2, m.finishLive}, {2, m.closeCommand}, {8, m.drain}, {8, m.undrain}, {8, m.expire}, {6, m.foreignMessage},
 	}
 }
 

@@ -1,0 +1,191 @@
+package main
+
+// Many peers at once on one registry, each with a goroutine of its own as in the daemon, for the race detector. What
+// they are told is appended to a mailbox, as a connection's send queue is.
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+type order struct {
+	method, channel, streamID string
+}
+
+type mailbox struct {
+	mu     sync.Mutex
+	orders []order
+}
+
+func (b *mailbox) put(o order) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.orders = append(b.orders, o)
+}
+
+func (b *mailbox) take() []order {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	orders := b.orders
+	b.orders = nil
+	return orders
+}
+
+func (b *mailbox) accept(requestID, channel, streamID string) {
+	b.put(order{"accept", channel, streamID})
+}
+func (b *mailbox) deny(requestID, channel string) {}
+func (b *mailbox) kill(channel, streamID string)  { b.put(order{"kill", channel, streamID}) }
+func (b *mailbox) start(job encodeJob)            { b.put(order{"start", job.channel, job.streamID}) }
+func (b *mailbox) stop(channel, streamID string)  { b.put(order{"stop", channel, streamID}) }
+
+// streamHistories is the event log. The registry's lock guards it; a test reads it at the end.
+type streamHistories struct {
+	lastSeq map[string]uint64
+	closed  map[string]bool
+	faults  []string
+}
+
+func (h *streamHistories) append(ev event) {
+	if h.closed[ev.streamID] || ev.seq != h.lastSeq[ev.streamID]+1 {
+		h.faults = append(h.faults, fmt.Sprintf("%+v after %d, closed %v", ev, h.lastSeq[ev.streamID], h.closed[ev.streamID]))
+	}
+	h.lastSeq[ev.streamID] = ev.seq
+	h.closed[ev.streamID] = ev.closed
+}
+
+// crowd is a registry under fire. Its clock goes on by a few milliseconds with each look at it.
+type crowd struct {
+	r     *registry
+	clock atomic.Int64
+	lives int // of each peer
+}
+
+func (c *crowd) now() time.Time { return time.UnixMilli(1_700_000_000_000 + c.clock.Add(3)) }
+
+func (c *crowd) serverLives() {
+	for life := range c.lives {
+		box := &mailbox{}
+		s := &server{serverType: []string{"RTMP", "WS"}[life%2], peer: box}
+		c.r.joinServer(s, c.now())
+		publishers := map[string]string{}
+		for range 60 {
+			channel := fmt.Sprint("c", rand.IntN(30))
+			c.r.claim(s, "r", encodeJob{channel: channel}, c.now().Add(time.Second), c.now())
+			for _, o := range box.take() {
+				if o.method == "accept" {
+					publishers[o.channel] = o.streamID
+				} else if rand.IntN(4) > 0 { // one in four kills is ignored
+					c.r.end(s, o.channel, o.streamID, c.now())
+				}
+			}
+			for channel, id := range publishers {
+				if rand.IntN(3) == 0 {
+					c.r.end(s, channel, id, c.now())
+					delete(publishers, channel)
+				}
+			}
+		}
+		c.r.leaveServer(s, c.now())
+	}
+}
+
+func (c *crowd) encoderLives() {
+	for range c.lives {
+		box := &mailbox{}
+		e, _ := c.r.joinEncoder(box, rand.IntN(12)-1, c.now())
+		jobs := map[string]order{}
+		for i := range 60 {
+			for _, o := range box.take() {
+				jobs[o.streamID] = o
+			}
+			for id, o := range jobs {
+				c.r.announce(e, event{channel: o.channel, streamID: id, streamType: "HLS-LIVE", resolution: "ORIGINAL", at: c.now()})
+				if o.method == "stop" || rand.IntN(20) == 0 {
+					c.r.finish(e, o.channel, id, c.now())
+					delete(jobs, id)
+				}
+			}
+			if i%20 == 19 {
+				c.r.resize(e, rand.IntN(12)-1, c.now())
+			}
+		}
+		c.r.leaveEncoder(e, c.now())
+	}
+}
+
+// operate is the operator and the application, and the coordinator's own clock.
+func (c *crowd) operate() {
+	for range c.lives * 30 {
+		report := c.r.report(c.now())
+		for _, e := range report.Encoders {
+			if rand.IntN(2) == 0 {
+				c.r.undrain(e.ID, c.now())
+			} else {
+				c.r.drain(e.ID, true, c.now())
+			}
+		}
+		for _, s := range report.ActiveStreams {
+			if rand.IntN(10) == 0 {
+				c.r.kill(s.Channel, s.StreamID, c.now())
+			}
+		}
+		for _, row := range c.r.streamRows() {
+			row.describeAnnounced()
+		}
+		c.r.totals()
+		c.r.capacity()
+		c.r.channelIsLive("c1")
+		c.r.expire(c.now())
+	}
+}
+
+func TestManyPeersAtOnce(t *testing.T) {
+	t.Parallel()
+	histories := &streamHistories{lastSeq: map[string]uint64{}, closed: map[string]bool{}}
+	lastID := 0
+	newID := func() string { lastID++; return fmt.Sprint("id", lastID) } // under the registry's lock
+	c := &crowd{lives: 15, r: newRegistry(1, newID, histories, limits{failover: true, encoderWait: 200 * time.Millisecond, startTimeout: 2 * time.Second})}
+
+	var peers sync.WaitGroup
+	for range 8 {
+		peers.Go(c.serverLives)
+		peers.Go(c.encoderLives)
+	}
+	peers.Go(c.operate)
+	gone := make(chan struct{})
+	go func() {
+		peers.Wait()
+		close(gone)
+	}()
+	defer func() { <-gone }() // whatever fails here: no goroutine is left
+
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for running := true; running; {
+		select {
+		case <-tick.C:
+			checkInvariants(t, c.r)
+		case <-gone:
+			running = false
+		}
+	}
+	c.r.expire(c.now())
+	checkEmpty(t, c.r)
+	if len(histories.lastSeq) == 0 {
+		t.Error("nothing was announced")
+	}
+	for _, fault := range histories.faults {
+		t.Error("event out of order: ", fault)
+	}
+	for id, closed := range histories.closed {
+		if !closed {
+			t.Errorf("stream %s was announced and never closed", id)
+		}
+	}
+	t.Logf("%d publications and moves, %d announced", lastID, len(histories.lastSeq))
+}
