@@ -137,7 +137,7 @@ func (c *crowd) operate() {
 		for _, row := range c.r.streamRows() {
 			row.describeAnnounced()
 		}
-		c.r.totals()
+		c.r.totals(time.Now())
 		c.r.capacity()
 		c.r.channelIsLive("c1")
 		c.r.expire(c.now())
