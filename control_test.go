@@ -230,6 +230,22 @@ func TestHugeMessageIsRefusedByItsFirstFrame(t *testing.T) {
 	}
 }
 
+func TestPeerThatSentTooMuchLearnsWhyItIsCut(t *testing.T) {
+	t.Parallel()
+	d := startDaemon(t)
+	server := d.dialPeer("rtmp")
+	const size = 8 << 20 // more than is read before the message is refused
+	if err := sendHugeFrame(server.conn, size); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := server.conn.NetConn().Write(make([]byte, size)); err != nil {
+		t.Error(err)
+	}
+	if err := server.awaitGone(); !websocket.IsCloseError(err, websocket.CloseMessageTooBig) {
+		t.Errorf("closed with %v, want status 1009", err)
+	}
+}
+
 // sendHugeFrame sends the header of a text frame of the given length (RFC 6455, 5.2), with a mask of zeros.
 func sendHugeFrame(conn *websocket.Conn, length uint64) error {
 	header := binary.BigEndian.AppendUint64([]byte{0x81, 0xff}, length)
