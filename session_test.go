@@ -263,7 +263,7 @@ func TestPeerWithAFullQueueIsCutAtOnce(t *testing.T) {
 		request := []byte("PUBLISH-REQUEST\nRequest-ID:" + strings.Repeat("x", 60000))
 		var err error
 		sent := 0
-		for ; err == nil && sent <= maxQueuedBytes/60000+3; sent++ {
+		for ; err == nil && sent <= 2*maxQueuedBytes/60000+3; sent++ { // a full queue behind what the writer has taken
 			err = deaf.WriteMessage(websocket.TextMessage, request)
 		}
 		if err == nil || sent < maxQueuedBytes/(60000+100) {
