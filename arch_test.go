@@ -26,18 +26,18 @@ func layers() [][][]string {
 	return [][][]string{
 		{{"main.go", "cli.go", "misspelled.go"}},
 		{{"routes.go"}},
-		{{"health.go"}, {"operator.go", "paging.go"}, {"control.go"}},
+		{{"health.go"}, {"operator.go"}, {"control.go"}},
 		{{"authorization.go"}, {"peers.go"}},
 		{{"commands.go"}},
 		{{"session.go"}},
-		{{"coordinator.go", "history.go", "metrics.go"}},
+		{{"coordinator.go", "figures.go"}},
 		{{"keyverify.go"}, {"callbacks.go", "delivery.go"}},
-		{{"outbox.go", "outboxrecord.go", "outboxmemory_linux.go"}, {"deliveryhealth.go"}, {"retrypolicy.go"}, {"eventheader.go"}},
+		{{"outbox.go", "outboxrecord.go", "outboxmemory_linux.go"}, {"metrics.go"}, {"deliveryhealth.go"}, {"retrypolicy.go"}, {"eventheader.go"}},
 		{{"queue.go"}},
 		{{"appclient.go"}},
 		{
 			{"registry.go", "lives.go", "placement.go", "failover.go", "snapshot.go"},
-			{"config.go", "secret.go"}, {"profile.go"}, {"message.go"}, {"tls.go"}, {"door.go"}, {"notify.go"},
+			{"config.go", "secret.go"}, {"history.go"}, {"paging.go"}, {"profile.go"}, {"message.go"}, {"tls.go"}, {"door.go"}, {"notify.go"},
 		},
 	}
 }

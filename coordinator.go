@@ -100,50 +100,6 @@ func (c *coordinator) stop() {
 // wait returns when no publish request is under way any more: once stopped and all control sockets gone, at once.
 func (c *coordinator) wait() { c.publishes.Wait() }
 
-// notReady returns the reasons why no new stream would be taken, whatever the application says; none if one would.
-func (c *coordinator) notReady() (reasons []string) {
-	if c.stopping.Load() {
-		reasons = append(reasons, errStopping.Error())
-	}
-	if c.events.keeping() != nil {
-		reasons = append(reasons, errNotKept.Error())
-	}
-	return reasons
-}
-
-// clusterState is what an operator sees in one look.
-type clusterState struct {
-	totals
-	eventsPending int
-	oldestEvent   time.Duration // age of the oldest of them
-	notReady      []string
-}
-
-func (c *coordinator) state() clusterState {
-	now := time.Now()
-	s := clusterState{totals: c.registry.totals(now), notReady: c.notReady()}
-	var oldest time.Time
-	if s.eventsPending, oldest = c.events.stats(); !oldest.IsZero() {
-		s.oldestEvent = max(0, now.Sub(oldest))
-	}
-	return s
-}
-
-// reading is what the history remembers of this moment.
-func (c *coordinator) reading() reading {
-	s := c.state()
-	accepted := c.metrics.publishes["accepted"].Load()
-	return reading{
-		load:          s.slots.Load,
-		capacity:      s.slots.Capacity,
-		eventsPending: s.eventsPending,
-		publishes:     accepted,
-		denials:       c.metrics.publishes.sum() - accepted,
-		verified:      c.metrics.verified.Load(),
-		keysRefused:   c.metrics.keysRefused.Load(),
-	}
-}
-
 // joinServer takes in a streaming server that has connected.
 func (c *coordinator) joinServer(s *server) {
 	c.registry.joinServer(s, time.Now())

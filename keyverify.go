@@ -38,7 +38,7 @@ type keyVerifier struct {
 	turns  chan struct{} // holds one item for each request in flight
 
 	// Set before the first verify: told how long each question to the application took in all.
-	observe func(took time.Duration, err error)
+	observe func(took time.Duration, refused bool)
 
 	mu sync.Mutex
 	// Guarded by mu.
@@ -47,7 +47,7 @@ type keyVerifier struct {
 }
 
 func newKeyVerifier(cfg *Config, log *slog.Logger) *keyVerifier {
-	v := &keyVerifier{log: log, turns: make(chan struct{}, maxVerifyRequests), observe: func(time.Duration, error) {}}
+	v := &keyVerifier{log: log, turns: make(chan struct{}, maxVerifyRequests), observe: func(time.Duration, bool) {}}
 	if cfg.KeyVerificationURL != "" {
 		v.client = newAppClient(cfg.KeyVerificationURL, cfg.KeyVerificationAuth, maxVerifyRequests)
 	}
@@ -63,7 +63,7 @@ func (v *keyVerifier) verify(ctx context.Context, channel, key, userIP string) (
 		return profile{}, nil
 	}
 	began := time.Now()
-	defer func() { v.observe(time.Since(began), err) }()
+	defer func() { v.observe(time.Since(began), errors.Is(err, errKeyDenied)) }()
 	header := http.Header{}
 	header.Set("x-streaming-channel", headerValue(channel))
 	header.Set("x-streaming-key", headerValue(key))

@@ -66,6 +66,7 @@ func run(ctx context.Context, getenv func(string) string, stderr io.Writer) (err
 	verifier := newKeyVerifier(cfg, log)
 	defer verifier.close()
 	coordinator := newCoordinator(cfg, log, verifier, events)
+	coordinator.metrics.exposeBuild(version)
 	verifier.observe = coordinator.metrics.keyVerified
 	events.observe = coordinator.metrics.eventAttempted
 	limits := systemLimits()

@@ -4,8 +4,6 @@ package main
 // asks. No label holds anything that a peer or a publisher has chosen: each has a fixed set of values.
 
 import (
-	"context"
-	"errors"
 	"net/http"
 	"runtime"
 	"sync/atomic"
@@ -76,13 +74,7 @@ func newMetrics(state func() clusterState) *metrics {
 		Help:    "Time of each request that told the application of an event.",
 		Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 	})
-	buildInfo := prometheus.NewGauge(prometheus.GaugeOpts{
-		Name:        "coordinator_build_info",
-		Help:        "Always 1; the labels tell which program runs.",
-		ConstLabels: prometheus.Labels{"version": version, "go_version": runtime.Version()},
-	})
-	buildInfo.Set(1)
-	m.registry.MustRegister(m.moves, m.verifications, m.deliveries, buildInfo, newStateCollector(state),
+	m.registry.MustRegister(m.moves, m.verifications, m.deliveries, newStateCollector(state),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -107,6 +99,17 @@ func (m *metrics) handler() http.HandlerFunc {
 	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}).ServeHTTP
 }
 
+// exposeBuild tells which program runs. It is called once.
+func (m *metrics) exposeBuild(version string) {
+	buildInfo := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name:        "coordinator_build_info",
+		Help:        "Always 1; the labels tell which program runs.",
+		ConstLabels: prometheus.Labels{"version": version, "go_version": runtime.Version()},
+	})
+	buildInfo.Set(1)
+	m.registry.MustRegister(buildInfo)
+}
+
 // exposeCertificate is called at most once, if there is a certificate.
 func (m *metrics) exposeCertificate(notAfter func() time.Time) {
 	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
@@ -117,10 +120,10 @@ func (m *metrics) exposeCertificate(notAfter func() time.Time) {
 
 // keyVerified and eventAttempted are told by those who ask the application.
 
-func (m *metrics) keyVerified(took time.Duration, err error) {
+func (m *metrics) keyVerified(took time.Duration, refused bool) {
 	m.verifications.Observe(took.Seconds())
 	m.verified.Add(1)
-	if errors.Is(err, errKeyDenied) {
+	if refused {
 		m.keysRefused.Add(1)
 	}
 }
@@ -130,30 +133,12 @@ func (m *metrics) eventAttempted(result string, took time.Duration) {
 	m.eventAttempts.count(result)
 }
 
-// publishResult is the label for the reason of a denial.
-func publishResult(reason error) string {
-	for _, r := range []struct {
-		reason error
-		label  string
-	}{
-		{errKeyDenied, "denied_key"},
-		{errNoAnswer, "no_answer"},
-		{errChannelBusy, "busy"},
-		{errNoEncoder, "no_encoder"},
-		{errWaitedInVain, "no_encoder"},
-		{errBadID, "malformed"},
-		{errDraining, "draining"},
-		{errStopping, "stopping"},
-		{errNotKept, "events_not_kept"},
-		{errTooMany, "too_many"},
-		{errPeerGone, "peer_gone"},
-		{context.Canceled, "peer_gone"}, // of the connection's context
-	} {
-		if errors.Is(reason, r.reason) {
-			return r.label
-		}
-	}
-	return "other"
+// clusterState is what an operator sees of one moment.
+type clusterState struct {
+	totals
+	eventsPending int
+	oldestEvent   time.Duration // age of the oldest of them
+	notReady      []string
 }
 
 // stateCollector turns the state of the cluster into gauges, all of one moment.

@@ -65,6 +65,18 @@ func (d *daemon) awaitMetrics(wanted map[string]float64) {
 	}
 }
 
+// awaitMetric scrapes until a sample is above 0.
+func (d *daemon) awaitMetric(sample string) {
+	d.t.Helper()
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(patience); d.scrape()[sample] <= 0; <-tick.C {
+		if time.Now().After(deadline) {
+			d.t.Fatalf("%s stays at 0", sample)
+		}
+	}
+}
+
 func streamsMetric(state string) string  { return `coordinator_streams{state="` + state + `"}` }
 func encodersMetric(state string) string { return `coordinator_encoders{state="` + state + `"}` }
 func publishesMetric(result string) string {
@@ -264,11 +276,10 @@ func TestMetricsShowEventsThatAreNotTaken(t *testing.T) {
 	encoder.available("chan", id, "HLS-LIVE", "ORIGINAL", "live.m3u8")
 	encoder.available("chan", id, "HLS-LIVE", "640x360", "live.m3u8")
 	d.awaitMetrics(map[string]float64{eventsPending: 2, `coordinator_event_attempts_total{result="delivered"}`: 0})
+	d.awaitMetric(`coordinator_event_attempts_total{result="refused"}`)
+	d.awaitMetric(oldestPending)
 	values := d.scrape()
-	for values[`coordinator_event_attempts_total{result="refused"}`] < 1 && t.Context().Err() == nil {
-		values = d.scrape()
-	}
-	if age := values[oldestPending]; age <= 0 || age > patience.Seconds() {
+	if age := values[oldestPending]; age > patience.Seconds() {
 		t.Errorf("the oldest is %v s old", age)
 	}
 	overview := get[overviewReport](d, "/commands/overview")
@@ -281,11 +292,7 @@ func TestMetricsShowEventsThatAreNotTaken(t *testing.T) {
 	app.server.CloseClientConnections()
 	app.server.Listener.Close()
 	encoder.closed("chan", id)
-	for d.scrape()[`coordinator_event_attempts_total{result="unanswered"}`] < 1 {
-		if t.Context().Err() != nil {
-			t.Fatal("no attempt counts as unanswered")
-		}
-	}
+	d.awaitMetric(`coordinator_event_attempts_total{result="unanswered"}`)
 }
 
 func TestMetricsShowMaintenanceAndMoves(t *testing.T) {

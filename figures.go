@@ -1,0 +1,72 @@
+package main
+
+// What the coordinator tells of itself: its state in one look, what the history remembers of a moment, and the words
+// for how publish requests end. Part of the use cases.
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// notReady returns the reasons why no new stream would be taken, whatever the application says; none if one would.
+func (c *coordinator) notReady() (reasons []string) {
+	if c.stopping.Load() {
+		reasons = append(reasons, errStopping.Error())
+	}
+	if c.events.keeping() != nil {
+		reasons = append(reasons, errNotKept.Error())
+	}
+	return reasons
+}
+
+func (c *coordinator) state() clusterState {
+	now := time.Now()
+	s := clusterState{totals: c.registry.totals(now), notReady: c.notReady()}
+	var oldest time.Time
+	if s.eventsPending, oldest = c.events.stats(); !oldest.IsZero() {
+		s.oldestEvent = max(0, now.Sub(oldest))
+	}
+	return s
+}
+
+// reading is what the history remembers of this moment.
+func (c *coordinator) reading() reading {
+	s := c.state()
+	accepted := c.metrics.publishes["accepted"].Load()
+	return reading{
+		load:          s.slots.Load,
+		capacity:      s.slots.Capacity,
+		eventsPending: s.eventsPending,
+		publishes:     accepted,
+		denials:       c.metrics.publishes.sum() - accepted,
+		verified:      c.metrics.verified.Load(),
+		keysRefused:   c.metrics.keysRefused.Load(),
+	}
+}
+
+// publishResult is the label for the reason of a denial.
+func publishResult(reason error) string {
+	for _, r := range []struct {
+		reason error
+		label  string
+	}{
+		{errKeyDenied, "denied_key"},
+		{errNoAnswer, "no_answer"},
+		{errChannelBusy, "busy"},
+		{errNoEncoder, "no_encoder"},
+		{errWaitedInVain, "no_encoder"},
+		{errBadID, "malformed"},
+		{errDraining, "draining"},
+		{errStopping, "stopping"},
+		{errNotKept, "events_not_kept"},
+		{errTooMany, "too_many"},
+		{errPeerGone, "peer_gone"},
+		{context.Canceled, "peer_gone"}, // of the connection's context
+	} {
+		if errors.Is(reason, r.reason) {
+			return r.label
+		}
+	}
+	return "other"
+}
