@@ -1,0 +1,150 @@
+package main
+
+// What operators get beside the program: alert rules and a dashboard have to fit what the daemon exposes.
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+const (
+	alertRules       = "deploy/prometheus-alerts.yml"
+	grafanaDashboard = "deploy/grafana-dashboard.json"
+)
+
+// promtool runs Prometheus' own checker. It may be missing, but not where CI=true.
+func promtool(t *testing.T, stdin string, args ...string) {
+	t.Helper()
+	path, err := exec.LookPath("promtool")
+	if err != nil && os.Getenv("CI") == "true" {
+		t.Fatal("promtool is missing: install Debian's package prometheus")
+	} else if err != nil {
+		t.Skip("promtool is not installed (Debian's package prometheus): alert rules and metrics stay unchecked")
+	}
+	cmd := exec.CommandContext(t.Context(), path, args...)
+	cmd.Stdin = strings.NewReader(stdin)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("promtool %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+}
+
+func TestAlertRulesAreValidAndFireWhenTheyShould(t *testing.T) {
+	t.Parallel()
+	promtool(t, "", "check", "rules", alertRules)
+	promtool(t, "", "test", "rules", "deploy/prometheus-alerts_test.yml")
+}
+
+func TestEachAlertIsTestedFiringAndSilent(t *testing.T) {
+	t.Parallel()
+	rules, cases := readText(t, alertRules), readText(t, "deploy/prometheus-alerts_test.yml")
+	alerts := regexp.MustCompile(`- alert: (\w+)`).FindAllStringSubmatch(rules, -1)
+	if len(alerts) == 0 {
+		t.Fatal("no alerts found")
+	}
+	for _, alert := range alerts {
+		if !regexp.MustCompile(`- alertname: ` + alert[1] + `\n\s+eval_time: \w+\n\s+exp_alerts:`).MatchString(cases) {
+			t.Errorf("%s is never tested to fire", alert[1])
+		}
+		if !strings.Contains(cases, "{alertname: "+alert[1]+",") {
+			t.Errorf("%s is never tested to stay silent", alert[1])
+		}
+	}
+}
+
+func TestMetricsFollowTheConventions(t *testing.T) {
+	t.Parallel()
+	d := daemonWithCertificate(t)
+	_, exposition := d.call("GET", "/metrics")
+	promtool(t, exposition, "check", "metrics")
+}
+
+func TestAlertsAndDashboardNameOnlyWhatIsExposed(t *testing.T) {
+	t.Parallel()
+	d := daemonWithCertificate(t)
+	_, exposition := d.call("GET", "/metrics")
+	exposed := map[string]bool{} // names, and name{label="value" for each label
+	for sample := range samples(t, exposition) {
+		name, labels, _ := strings.Cut(sample, "{")
+		exposed[name] = true
+		for _, pair := range regexp.MustCompile(`\w+="[^"]*"`).FindAllString(labels, -1) {
+			exposed[name+"{"+pair] = true
+		}
+	}
+
+	expressions := readExpressions(t)
+	named := 0
+	reference := regexp.MustCompile(`\b((?:coordinator|go|process)_\w+)(?:\{([^}]*)\})?`)
+	selector := regexp.MustCompile(`(\w+)[=!]~?"([^"]*)"`)
+	for _, expression := range expressions {
+		for _, ref := range reference.FindAllStringSubmatch(expression, -1) {
+			named++
+			if !exposed[ref[1]] {
+				t.Errorf("%s is not exposed: %s", ref[1], expression)
+			}
+			for _, s := range selector.FindAllStringSubmatch(ref[2], -1) {
+				if s[1] == "job" || s[1] == "instance" { // set by Prometheus
+					continue
+				}
+				for value := range strings.SplitSeq(s[2], "|") {
+					if pair := s[1] + `="` + value + `"`; !exposed[ref[1]+"{"+pair] {
+						t.Errorf("%s has no %s: %s", ref[1], pair, expression)
+					}
+				}
+			}
+		}
+	}
+	if named < 30 {
+		t.Errorf("only %d metrics are named in %d expressions: are they found at all?", named, len(expressions))
+	}
+}
+
+// readExpressions finds the expressions of all alerts and of all panels.
+func readExpressions(t *testing.T) (expressions []string) {
+	t.Helper()
+	for _, rule := range strings.Split(readText(t, alertRules), "- alert:")[1:] {
+		_, expr, _ := strings.Cut(rule, "expr:")
+		expr, _, _ = strings.Cut(expr, "labels: {severity")
+		expressions = append(expressions, expr)
+	}
+	var dashboard struct {
+		Panels []struct {
+			Title   string
+			Type    string
+			Targets []struct{ Expr string }
+		}
+	}
+	if err := json.Unmarshal([]byte(readText(t, grafanaDashboard)), &dashboard); err != nil {
+		t.Fatal(err)
+	}
+	for _, panel := range dashboard.Panels {
+		if panel.Type != "row" && len(panel.Targets) == 0 {
+			t.Errorf("panel %q shows nothing", panel.Title)
+		}
+		for _, target := range panel.Targets {
+			expressions = append(expressions, target.Expr)
+		}
+	}
+	return expressions
+}
+
+func readText(t *testing.T, path string) string {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// daemonWithCertificate exposes all there is.
+func daemonWithCertificate(t *testing.T) *daemon {
+	t.Helper()
+	dir := t.TempDir()
+	newTestPair(t, 1).write(t, dir)
+	return startDaemon(t, "SSL_PORT=0", "SSL_CERT="+filepath.Join(dir, "tls.crt"), "SSL_KEY="+filepath.Join(dir, "tls.key"))
+}
