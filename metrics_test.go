@@ -289,10 +289,10 @@ func TestMetricsShowEventsThatAreNotTaken(t *testing.T) {
 
 	app.answerEvents(nil)
 	d.awaitMetrics(map[string]float64{eventsPending: 0, oldestPending: 0, `coordinator_event_attempts_total{result="delivered"}`: 2})
-	app.server.CloseClientConnections()
-	app.server.Listener.Close()
+	app.answerEvents(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
 	encoder.closed("chan", id)
 	d.awaitMetric(`coordinator_event_attempts_total{result="unanswered"}`)
+	app.answerEvents(nil)
 }
 
 func TestMetricsShowMaintenanceAndMoves(t *testing.T) {
