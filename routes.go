@@ -60,6 +60,9 @@ func newRoutes(cfg *Config, log *slog.Logger, api *commands, control *controlSoc
 	mux.Handle("/commands/undrain", methods{"POST": protected(api.undrain)})
 	mux.Handle("/metrics", methods{"GET": protected(api.coordinator.metrics.handler())})
 	mux.Handle("/commands/close", methods{"POST": protected(api.close)})
+	dashboard := methods{"GET": protectDashboard(cfg.CommandsAuth, newDashboard())}
+	mux.Handle("/dashboard", dashboard)
+	mux.Handle("/dashboard/{file}", dashboard)
 	mux.Handle("/ws/control/rtmp", methods{"GET": control.rtmp})
 	mux.Handle("/ws/control/wss", methods{"GET": control.wss})
 	mux.Handle("/ws/control/hls", methods{"GET": control.hls})

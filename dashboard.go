@@ -1,0 +1,59 @@
+package main
+
+// The dashboard's page: static files that hold no data. All data comes from the commands API, which asks for its own
+// authorization; the page runs nothing but its own files and talks to nobody but the daemon that served it.
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"embed"
+	"fmt"
+	"net/http"
+	"path"
+	"time"
+)
+
+//go:embed dashboard
+var dashboardFiles embed.FS
+
+const dashboardPolicy = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; " +
+	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+
+// newDashboard serves GET /dashboard and the files under /dashboard/. Browsers keep the files and ask each time
+// whether they are still those of the running daemon (ETag, RFC 9110, 8.8.3).
+func newDashboard() http.HandlerFunc {
+	contentTypes := map[string]string{
+		".html": "text/html; charset=utf-8",
+		".css":  "text/css; charset=utf-8",
+		".js":   "text/javascript; charset=utf-8",
+	}
+	return func(w http.ResponseWriter, r *http.Request) {
+		name := r.PathValue("file")
+		if name == "" {
+			name = "index.html"
+		}
+		content, err := dashboardFiles.ReadFile("dashboard/" + name)
+		if err != nil {
+			writeError(w, http.StatusNotFound, "not found")
+			return
+		}
+		h := w.Header()
+		h.Set("Content-Type", contentTypes[path.Ext(name)])
+		h.Set("Content-Security-Policy", dashboardPolicy)
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("Referrer-Policy", "no-referrer")
+		h.Set("Cross-Origin-Resource-Policy", "same-origin")
+		h.Set("Cache-Control", "no-cache")
+		h.Set("ETag", fmt.Sprintf(`"%x"`, sha256.Sum256(content)))
+		http.ServeContent(w, r, name, time.Time{}, bytes.NewReader(content))
+	}
+}
+
+// protectDashboard has the browser's own dialogue ask for Basic credentials, which it then sends with the page's
+// requests for data, too. For Bearer no browser has such a dialogue: there the page asks.
+func protectDashboard(auth commandsAuth, page http.HandlerFunc) http.HandlerFunc {
+	if auth.scheme == "Basic" {
+		return authorize(auth, page)
+	}
+	return page
+}

@@ -1,0 +1,137 @@
+// What the three lists show: their columns, in the order of the screen, and what can be done with a row.
+// A column's sort is the server's name for it; flip marks one whose figures grow as the server's values fall.
+
+import { append, only, setBar, setText } from './dom.js';
+import { announced, count, duration, join, plural } from './format.js';
+
+const connectedFor = { title: 'Connected for', sort: 'since', flip: true, cell: (td, row, { now }) => setText(td, age(row, now)) };
+
+export const lists = {
+  streams: {
+    caption: 'Streams',
+    search: 'Channel, stream ID, or ID of an encoder or server',
+    empty: 'No streams are live.',
+    key: (row) => row.streamId,
+    columns: [
+      { title: 'Channel', sort: 'channel', class: 'name', cell: (td, row) => setText(td, row.channel) },
+      { title: 'State', sort: 'state', cell: (td, row) => setBadge(td, row.state) },
+      { title: 'Live for', sort: 'since', flip: true, cell: (td, row, { now }) => setText(td, age(row, now)) },
+      { title: 'Encoder', sort: 'encoder', class: 'id', cell: (td, row) => setLink(td, row.encoder, listOf('encoders', row.encoder)) },
+      { title: 'Server', sort: 'server', class: 'id', cell: (td, row) => setLink(td, row.streamServer, listOf('servers', row.streamServer)) },
+      { title: 'Announced', class: 'announced', cell: (td, row) => setAnnounced(td, row.announced) },
+      { title: 'Stream ID', class: 'id', cell: (td, row) => setText(td, row.streamId) },
+    ],
+    actions: (row, { ordered }) =>
+      row.state === 'closing' ? [] : [{ order: 'close', label: ordered.has(row.streamId) ? 'Closing' : 'Close', about: row.channel, disabled: ordered.has(row.streamId) }],
+  },
+
+  encoders: {
+    caption: 'Encoders',
+    search: 'Encoder ID',
+    empty: 'No encoder is connected.',
+    key: (row) => row.id,
+    columns: [
+      { title: 'Encoder', sort: 'id', class: 'id', cell: (td, row) => setText(td, String(row.id)) },
+      { title: 'State', sort: 'state', cell: (td, row) => setBadge(td, encoderState(row)) },
+      { title: 'Slots used', sort: 'load', class: 'slots', cell: (td, row) => setSlots(td, row) },
+      { title: 'Capacity', sort: 'capacity', class: 'number', cell: (td, row) => setText(td, row.capacity < 0 ? 'no limit' : count(row.capacity)) },
+      connectedFor,
+      { title: 'Maintenance', class: 'progress', cell: (td, row, cx) => setProgress(td, row, row.load, cx) },
+    ],
+    actions: (row) =>
+      row.draining
+        ? [{ order: 'undrain', label: 'Undrain', about: `encoder ${row.id}` }, ...(row.load > 0 && !row.moving ? [{ order: 'move', label: 'Move streams', about: `of encoder ${row.id}` }] : [])]
+        : [{ order: 'drainEncoder', label: 'Drain', about: `encoder ${row.id}` }],
+  },
+
+  servers: {
+    caption: 'Streaming servers',
+    search: 'Server ID or address',
+    empty: 'No streaming server is connected.',
+    key: (row) => row.id,
+    columns: [
+      { title: 'Server', sort: 'id', class: 'id', cell: (td, row) => setText(td, String(row.id)) },
+      { title: 'Type', sort: 'type', cell: (td, row) => setText(td, row.serverType === 'WS' ? 'WebSocket' : row.serverType) },
+      { title: 'State', cell: (td, row) => setBadge(td, row.draining ? 'draining' : 'active') },
+      { title: 'Address', sort: 'ip', class: 'id', cell: (td, row) => setText(td, address(row)) },
+      { title: 'Streams', sort: 'streams', class: 'number', cell: (td, row) => setLink(td, row.streams && count(row.streams), listOf('streams', row.id), '0') },
+      connectedFor,
+      { title: 'Maintenance', class: 'progress', cell: (td, row, cx) => setProgress(td, row, row.streams, cx) },
+    ],
+    actions: (row) =>
+      row.draining
+        ? [{ order: 'undrain', label: 'Undrain', about: `server ${row.id}` }]
+        : [{ order: 'drainServer', label: 'Drain', about: `server ${row.id}` }],
+  },
+};
+
+export const listOf = (list, q) => `#${list}?${new URLSearchParams({ q })}`;
+
+const age = (row, now) => duration((now - Date.parse(row.since)) / 1000);
+
+const address = (row) => join(`${row.ip.includes(':') ? `[${row.ip}]` : row.ip}:${row.port}`, row.ssl && 'TLS');
+
+const encoderState = (row) => (row.moving ? 'moving' : row.draining ? 'draining' : row.setAside ? 'set aside' : 'active');
+
+function setBadge(td, state) {
+  const badge = only(td, 'span');
+  badge.className = 'badge ' + state.replace(' ', '-');
+  setText(badge, state);
+}
+
+// setLink shows nothing as a dash, or as what stands for nothing.
+function setLink(td, text, href, nothing = '–') {
+  if (!text) {
+    setText(td, nothing);
+    return;
+  }
+  if (!td.firstElementChild) td.textContent = '';
+  const link = only(td, 'a');
+  link.setAttribute('href', href);
+  setText(link, String(text));
+}
+
+function setAnnounced(td, outputs) {
+  const groups = announced(outputs);
+  const text = groups.map((group) => `${group.type} ${group.resolutions}`).join('\n') || '–';
+  if (td.dataset.shown === text) return;
+  td.dataset.shown = text;
+  td.textContent = groups.length ? '' : '–';
+  for (const group of groups) {
+    const line = append(td, 'span', { class: 'output' });
+    append(line, 'span', { class: 'type' }, group.type);
+    line.append(' ' + group.resolutions);
+  }
+}
+
+function setSlots(td, row) {
+  if (!td.firstElementChild) {
+    append(td, 'a');
+    append(td, 'div', { class: 'bar-small', 'aria-hidden': 'true' });
+  }
+  const [link, bar] = td.children;
+  setText(link, row.capacity < 0 ? count(row.load) : `${count(row.load)} of ${count(row.capacity)}`);
+  link.setAttribute('href', listOf('streams', row.id));
+  bar.hidden = row.capacity < 0;
+  setBar(bar, row.load, row.capacity);
+}
+
+// setProgress shows how much is left on what is drained, against the most that was seen since.
+function setProgress(td, row, left, { drained }) {
+  if (!row.draining) {
+    drained.delete(row.id);
+    td.textContent = '–';
+    return;
+  }
+  const most = Math.max(left, drained.get(row.id) ?? 0);
+  drained.set(row.id, most);
+  if (!td.firstElementChild) {
+    td.textContent = '';
+    append(td, 'progress', { 'aria-label': 'Streams gone' });
+    append(td, 'span');
+  }
+  const [bar, words] = td.children;
+  bar.max = most || 1;
+  bar.value = most ? most - left : 1;
+  setText(words, left ? `${plural(left, 'stream')} left` : 'empty');
+}
