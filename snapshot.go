@@ -6,6 +6,7 @@ package main
 import (
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -237,9 +238,10 @@ func (r *registry) appendRows(rows []streamRow, streams []*stream) []streamRow {
 	return rows
 }
 
-// matches tells whether a search for q finds the row.
+// matches tells whether a search for q finds the row: by a part of its names, or by the id of its encoder or server.
 func (row *streamRow) matches(q string) bool {
-	return strings.Contains(row.Channel, q) || strings.Contains(row.StreamID, q)
+	return strings.Contains(row.Channel, q) || strings.Contains(row.StreamID, q) ||
+		strconv.FormatUint(row.Encoder, 10) == q || strconv.FormatUint(row.StreamServer, 10) == q
 }
 
 // describeAnnounced fills in Announced, which is left out while rows are searched and sorted.
