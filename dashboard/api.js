@@ -38,7 +38,7 @@ async function request(method, path, headers, signal) {
   const token = sessionStorage.getItem(tokenKey);
   if (token !== null) headers = { ...headers, Authorization: 'Bearer ' + asHeaderValue(token) };
   const limit = AbortSignal.timeout(patience);
-  const response = await fetch('commands/' + path, {
+  const response = await fetch(new URL('commands/' + path, location.origin + location.pathname), { // no credentials of the address
     method, headers, cache: 'no-store', redirect: 'error', signal: signal ? AbortSignal.any([signal, limit]) : limit,
   });
   if (response.status === 401) {

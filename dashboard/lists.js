@@ -9,7 +9,7 @@ const connectedFor = { title: 'Connected for', sort: 'since', flip: true, cell: 
 export const lists = {
   streams: {
     caption: 'Streams',
-    search: 'Channel, stream ID, or ID of an encoder or server',
+    search: 'Channel, or an ID',
     empty: 'No streams are live.',
     key: (row) => row.streamId,
     columns: [
@@ -27,7 +27,7 @@ export const lists = {
 
   encoders: {
     caption: 'Encoders',
-    search: 'Encoder ID',
+    search: 'Encoder ID or state',
     empty: 'No encoder is connected.',
     key: (row) => row.id,
     columns: [
@@ -46,13 +46,13 @@ export const lists = {
 
   servers: {
     caption: 'Streaming servers',
-    search: 'Server ID or address',
+    search: 'Server ID, address or type',
     empty: 'No streaming server is connected.',
     key: (row) => row.id,
     columns: [
       { title: 'Server', sort: 'id', class: 'id', cell: (td, row) => setText(td, String(row.id)) },
       { title: 'Type', sort: 'type', cell: (td, row) => setText(td, row.serverType === 'WS' ? 'WebSocket' : row.serverType) },
-      { title: 'State', cell: (td, row) => setBadge(td, row.draining ? 'draining' : 'active') },
+      { title: 'State', cell: (td, row) => setBadge(td, row.draining ? 'draining' : 'ready') },
       { title: 'Address', sort: 'ip', class: 'id', cell: (td, row) => setText(td, address(row)) },
       { title: 'Streams', sort: 'streams', class: 'number', cell: (td, row) => setLink(td, row.streams && count(row.streams), listOf('streams', row.id), '0') },
       connectedFor,
@@ -71,7 +71,11 @@ const age = (row, now) => duration((now - Date.parse(row.since)) / 1000);
 
 const address = (row) => join(`${row.ip.includes(':') ? `[${row.ip}]` : row.ip}:${row.port}`, row.ssl && 'TLS');
 
-const encoderState = (row) => (row.moving ? 'moving' : row.draining ? 'draining' : row.setAside ? 'set aside' : 'active');
+function encoderState(row) {
+  if (row.draining) return row.moving ? 'moving' : 'draining';
+  if (row.setAside) return 'set aside';
+  return row.capacity >= 0 && row.load >= row.capacity ? 'full' : 'ready';
+}
 
 function setBadge(td, state) {
   const badge = only(td, 'span');

@@ -26,7 +26,7 @@ export function showOverview(o, now) {
   tile('live', count(streams.live));
   note('live', join(some(streams.closing, 'closing'), some(streams.waiting, 'waiting for an encoder')) || 'None closing', streams.waiting > 0);
   tile('encoders', count(encoders.total));
-  note('encoders', join(some(encoders.draining, 'draining'), some(encoders.setAside, 'set aside')) || (encoders.total ? 'All active' : 'None connected'), encoders.setAside > 0 || encoders.total === 0);
+  note('encoders', join(some(encoders.draining, 'draining'), some(encoders.setAside, 'set aside')) || (encoders.total ? 'All in service' : 'None connected'), encoders.setAside > 0 || encoders.total === 0);
   tile('servers', count(servers.rtmp + servers.ws));
   note('servers', join(some(servers.rtmp, 'RTMP'), some(servers.ws, 'WebSocket'), some(servers.draining, 'draining')) || 'None connected');
   tile('requests', count(o.waitingRequests));
