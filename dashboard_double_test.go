@@ -107,13 +107,16 @@ func (c *clusterDouble) fill(now time.Time) {
 	}
 	c.encoders[3].Draining, c.encoders[3].Moving = true, true
 	c.encoders[7].SetAside = true
-	first := []string{"harbour", "summit", "newsroom", "orchard", "matchday", "studio", "lecture", "parliament", "reef", "skatepark", "kitchen", "observatory"}
-	second := []string{"cam", "live", "main", "two", "stage", "evening", "north", "backup"}
+	first := []string{"harbour", "summit", "newsroom", "orchard", "matchday", "studio", "lecture", "parliament", "reef", "skatepark", "kitchen", "observatory", "choir"}
+	second := []string{"cam", "live", "main", "two", "stage", "evening", "north", "roof", "backup", "hall", "late", "early", "west", "open", "talk"}
 	for i := range 187 {
-		e := &c.encoders[[]int{0, 1, 2, 4, 5, 6, 8, 9, 10, 11, 0, 5, 3}[i%13]]
+		e := &c.encoders[[]int{0, 8, 2, 11, 5, 1, 9, 4, 10, 6}[(i+i/13)%10]]
+		if i%31 == 5 {
+			e = &c.encoders[3]
+		}
 		s := &c.servers[(i*5)%8]
 		row := streamRow{
-			Channel: first[(i*7)%12] + "-" + second[(i*5+i/12)%8], StreamID: madeUpStreamID(i),
+			Channel: first[i%13] + "-" + second[(i/13+i)%15], StreamID: madeUpStreamID(i),
 			State: "live", StreamServer: s.ID, Encoder: e.ID, Since: now.Add(-time.Duration(i*i*7+95) * time.Second),
 			Announced: []string{"HLS-LIVE 1920x1080-30", "HLS-LIVE 1280x720-30", "HLS-LIVE 854x480-30", "IMG-PREVIEW 256x144"},
 		}
@@ -135,7 +138,7 @@ func (c *clusterDouble) fill(now time.Time) {
 		load := 128 + 59*x/historyPoints + 9*math.Sin(x/31) + 3*math.Sin(x/7.3)
 		history.Load = append(history.Load, int(load))
 		history.Capacity = append(history.Capacity, 288-24*boolToInt(i > 90 && i < 140))
-		history.Publishes = append(history.Publishes, int64(max(0, 3+2.5*math.Sin(x/13)+1.5*math.Sin(x*1.7))))
+		history.Publishes = append(history.Publishes, int64(max(0, 3.2+math.Sin(x/23)+1.9*math.Sin(x*1.7)+math.Sin(x*0.31))))
 		history.Denials = append(history.Denials, int64(max(0, 5*math.Exp(-math.Pow((x-250)/9, 2))+0.7*math.Sin(x*2.3))))
 		history.EventsPending = append(history.EventsPending, int(max(0, 46*math.Exp(-math.Pow((x-150)/16, 2))+2*math.Sin(x/3)+1)))
 	}

@@ -113,7 +113,7 @@ function readAddress() {
   if (changed) {
     table = new Table(byId('table-frame'), lists[list], { onSort: (sort) => go({ sort }), onOrder: askFor });
     byId('search').placeholder = lists[list].search;
-    setText(byId('search').labels[0], `Search ${lists[list].caption.toLowerCase()}: ${lists[list].search}`);
+    setText(byId('search').labels[0], `${lists[list].caption}: ${lists[list].search}`);
     document.querySelectorAll('nav a').forEach((a) => {
       if (a.hash === '#' + list) a.setAttribute('aria-current', 'page');
       else a.removeAttribute('aria-current');
@@ -146,7 +146,7 @@ function lost(error) {
   const pause = Math.min(longestPause, 500 * 2 ** failures) * (0.75 + Math.random() / 2);
   nextTry = Date.now() + pause;
   schedule(pause);
-  showConnection('lost', lastData ? `Connection lost, showing the state of ${clock(lastData)}` : 'No connection');
+  showConnection('lost', 'Connection lost');
   document.body.classList.add('stale');
   const reason = error instanceof Refused ? `It answered: ${error.message}. ` : '';
   const tick = () => {

@@ -15,10 +15,10 @@ const charts = [
       `between ${count(Math.min(...load))} and ${count(Math.max(...load))} in the last ${past}.`,
   },
   {
-    title: 'Publishes and denials',
+    title: 'Publishes per minute',
+    perMinute: true,
     series: [{ key: 'publishes', name: 'Publishes', area: true }, { key: 'denials', name: 'Denials', alarming: true }],
-    summary: ({ publishes, denials }, past, step) =>
-      `${count(sum(publishes))} publishes and ${count(sum(denials))} denials in the last ${past}; each point counts ${step} s.`,
+    summary: ({ publishes, denials }, past) => `${count(sum(publishes))} publishes and ${count(sum(denials))} denials in the last ${past}.`,
   },
   {
     title: 'Events waiting',
@@ -77,8 +77,8 @@ class Chart {
   }
 
   show(history, now) {
-    Object.assign(this, { history, now });
-    const lists = this.chart.series.map((series) => history[series.key]);
+    const lists = this.chart.series.map(({ key }) => (this.chart.perMinute ? withinMinute(history[key], history.stepSeconds) : history[key]));
+    Object.assign(this, { lists, stepSeconds: history.stepSeconds, now });
     const points = lists[0].length;
     const top = roundTop(Math.max(1, ...lists.flat()));
     this.chart.series.forEach((series, i) => {
@@ -89,12 +89,12 @@ class Chart {
     });
     [top, top / 2, 0].forEach((value, i) => setText(this.scale[i], value % 1 ? '' : count(value)));
     const past = points * history.stepSeconds >= span ? 'hour' : duration(points * history.stepSeconds);
-    setText(this.summary, points ? this.chart.summary(history, past, history.stepSeconds) : 'Nothing recorded yet.');
+    setText(this.summary, points ? this.chart.summary(history, past) : 'Nothing recorded yet.');
     this.point();
   }
 
   x(i, points) {
-    return span - (points - 1 - i) * this.history.stepSeconds;
+    return span - (points - 1 - i) * this.stepSeconds;
   }
 
   // path leaves a gap where a value is negative: there is no limit, so no line.
@@ -114,17 +114,16 @@ class Chart {
 
   // point writes the figures of the moment that is pointed at, or of now.
   point() {
-    if (!this.history) return;
-    const { stepSeconds } = this.history;
-    const points = this.history[this.chart.series[0].key].length;
-    const ago = this.pointed === undefined ? 0 : Math.round(this.pointed / stepSeconds);
+    if (!this.lists) return;
+    const points = this.lists[0].length;
+    const ago = this.pointed === undefined ? 0 : Math.round(this.pointed / this.stepSeconds);
     const i = Math.min(points - 1, Math.max(0, points - 1 - ago));
-    this.chart.series.forEach((series, n) => {
-      const value = this.history[series.key][i];
-      setText(this.figures[n], value === undefined ? '–' : value < 0 ? 'no limit' : count(value));
+    this.figures.forEach((figure, n) => {
+      const value = this.lists[n][i];
+      setText(figure, value === undefined ? '–' : value < 0 ? 'no limit' : count(value));
     });
     const shown = this.pointed !== undefined && points > 0;
-    setText(this.when, shown ? clock(new Date(this.now - (points - 1 - i) * stepSeconds * 1000)) : '');
+    setText(this.when, shown ? clock(new Date(this.now - (points - 1 - i) * this.stepSeconds * 1000)) : '');
     this.cursor.setAttribute('visibility', shown ? 'visible' : 'hidden');
     this.cursor.setAttribute('x1', this.x(i, points));
     this.cursor.setAttribute('x2', this.x(i, points));
@@ -135,6 +134,12 @@ const lineClass = (series) => (series.area ? 'main' : series.alarming ? 'alarmin
 
 const last = (values) => values.at(-1);
 const sum = (values) => values.reduce((a, b) => a + b, 0);
+
+// withinMinute counts for each point what came in the minute before it.
+function withinMinute(values, stepSeconds) {
+  const steps = Math.round(60 / stepSeconds);
+  return values.map((_, i) => sum(values.slice(Math.max(0, i + 1 - steps), i + 1)));
+}
 
 // roundTop gives the end of a scale: 1, 2, 4, 5 or 10 times a power of ten.
 function roundTop(value) {

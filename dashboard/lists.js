@@ -9,17 +9,17 @@ const connectedFor = { title: 'Connected for', sort: 'since', flip: true, cell: 
 export const lists = {
   streams: {
     caption: 'Streams',
-    search: 'Channel, or an ID',
+    search: 'Search by channel or ID',
     empty: 'No streams are live.',
     key: (row) => row.streamId,
     columns: [
       { title: 'Channel', sort: 'channel', class: 'name', cell: (td, row) => setText(td, row.channel) },
       { title: 'State', sort: 'state', cell: (td, row) => setBadge(td, row.state) },
-      { title: 'Live for', sort: 'since', flip: true, cell: (td, row, { now }) => setText(td, age(row, now)) },
+      { title: 'Live for', class: 'age', sort: 'since', flip: true, cell: (td, row, { now }) => setText(td, age(row, now)) },
       { title: 'Encoder', sort: 'encoder', class: 'id', cell: (td, row) => setLink(td, row.encoder, listOf('encoders', row.encoder)) },
       { title: 'Server', sort: 'server', class: 'id', cell: (td, row) => setLink(td, row.streamServer, listOf('servers', row.streamServer)) },
       { title: 'Announced', class: 'announced', cell: (td, row) => setAnnounced(td, row.announced) },
-      { title: 'Stream ID', class: 'id', cell: (td, row) => setText(td, row.streamId) },
+      { title: 'Stream ID', class: 'id whole', cell: (td, row) => setText(td, row.streamId) },
     ],
     actions: (row, { ordered }) =>
       row.state === 'closing' ? [] : [{ order: 'close', label: ordered.has(row.streamId) ? 'Closing' : 'Close', about: row.channel, disabled: ordered.has(row.streamId) }],
@@ -27,7 +27,7 @@ export const lists = {
 
   encoders: {
     caption: 'Encoders',
-    search: 'Encoder ID or state',
+    search: 'Search by ID or state',
     empty: 'No encoder is connected.',
     key: (row) => row.id,
     columns: [
@@ -46,7 +46,7 @@ export const lists = {
 
   servers: {
     caption: 'Streaming servers',
-    search: 'Server ID, address or type',
+    search: 'Search by ID, address or type',
     empty: 'No streaming server is connected.',
     key: (row) => row.id,
     columns: [
@@ -124,7 +124,7 @@ function setSlots(td, row) {
 function setProgress(td, row, left, { drained }) {
   if (!row.draining) {
     drained.delete(row.id);
-    td.textContent = '–';
+    td.textContent = '';
     return;
   }
   const most = Math.max(left, drained.get(row.id) ?? 0);

@@ -3,7 +3,7 @@
 import { byId, setBar, setText } from './dom.js';
 import { count, duration, join, plural, rate } from './format.js';
 
-const some = (n, word) => n > 0 && `${count(n)} ${word}`;
+const some = (n, word) => n > 0 && `${count(n)} ${word}`.replaceAll(' ', '\u00a0'); // a line breaks between parts only
 
 export function showOverview(o, now) {
   setText(byId('about'), join(`Version ${o.version}`, `up ${duration((now - Date.parse(o.startedAt)) / 1000)}`));
@@ -28,11 +28,11 @@ export function showOverview(o, now) {
   tile('encoders', count(encoders.total));
   note('encoders', join(some(encoders.draining, 'draining'), some(encoders.setAside, 'set aside')) || (encoders.total ? 'All in service' : 'None connected'), encoders.setAside > 0 || encoders.total === 0);
   tile('servers', count(servers.rtmp + servers.ws));
-  note('servers', join(some(servers.rtmp, 'RTMP'), some(servers.ws, 'WebSocket'), some(servers.draining, 'draining')) || 'None connected');
+  note('servers', join(some(servers.rtmp, 'RTMP'), some(servers.ws, 'WS'), some(servers.draining, 'draining')) || 'None connected');
   tile('requests', count(o.waitingRequests));
   note('requests', o.waitingRequests ? 'for a free slot' : 'No publisher waits', o.waitingRequests > 0);
   tile('events', count(events.pending));
-  note('events', events.pending ? `oldest ${duration(events.oldestSeconds)}` : 'All delivered', events.oldestSeconds >= 60);
+  note('events', events.pending ? `oldest ${events.oldestSeconds < 1 ? 'under 1 s' : duration(events.oldestSeconds)}` : 'All delivered', events.oldestSeconds >= 60);
   tile('keys', rate(keys.perSecond), 'per s');
   note('keys', keys.refusedPerSecond > 0 ? `${rate(keys.refusedPerSecond)} per s refused` : 'None refused', keys.refusedPerSecond > 0);
 }

@@ -1,0 +1,143 @@
+package main
+
+// The dashboard's files over HTTP: their headers, who may load them, and that no foreign page can act through them.
+
+import (
+	"io/fs"
+	"net/http"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+func dashboardFileNames(t *testing.T) []string {
+	names, err := fs.Glob(dashboardFiles, "dashboard/*")
+	if err != nil || len(names) < 3 {
+		t.Fatal(names, err)
+	}
+	for i, name := range names {
+		names[i] = "/" + name
+	}
+	return names
+}
+
+func TestDashboardFilesAreServedUnderAStrictPolicy(t *testing.T) {
+	t.Parallel()
+	d := startDaemon(t)
+	for _, path := range append(dashboardFileNames(t), "/dashboard") {
+		res, body := d.request("GET", path)
+		h := res.Header
+		for name, want := range map[string]string{
+			"Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+			"X-Content-Type-Options":  "nosniff",
+			"Referrer-Policy":         "no-referrer",
+			"Cache-Control":           "no-cache",
+		} {
+			if got := h.Get(name); got != want {
+				t.Errorf("%s: %s is %q, want %q", path, name, got, want)
+			}
+		}
+		wantType := map[string]string{"html": "text/html", "css": "text/css", "js": "text/javascript", "/dashboard": "text/html"}[path[strings.LastIndex(path, ".")+1:]]
+		if res.StatusCode != 200 || body == "" || !strings.HasPrefix(h.Get("Content-Type"), wantType+";") || h.Values("Set-Cookie") != nil {
+			t.Errorf("%s: %d %v", path, res.StatusCode, h)
+		}
+		again, body := d.request("GET", path, "If-None-Match", h.Get("ETag"))
+		if again.StatusCode != http.StatusNotModified || body != "" {
+			t.Errorf("%s with its ETag: %d, %d bytes", path, again.StatusCode, len(body))
+		}
+		changed, _ := d.request("GET", path, "If-None-Match", `"of another version"`)
+		if changed.StatusCode != 200 {
+			t.Errorf("%s with another ETag: %d", path, changed.StatusCode)
+		}
+	}
+	for _, path := range []string{"/dashboard/none.js", "/dashboard/..", "/dashboard/%2e%2e%2fmain.go", "/dashboard/a/b"} {
+		if status, _ := d.call("GET", path); status == 200 {
+			t.Errorf("%s: %d", path, status)
+		}
+	}
+	if res, _ := d.request("POST", "/dashboard"); res.StatusCode != 405 || res.Header.Get("Allow") != "GET, HEAD" {
+		t.Errorf("POST: %d %v", res.StatusCode, res.Header)
+	}
+}
+
+func TestDashboardNamesNothingButItsOwnFiles(t *testing.T) {
+	t.Parallel()
+	known := map[string]bool{}
+	for _, path := range dashboardFileNames(t) {
+		known[strings.TrimPrefix(path, "/dashboard/")] = true
+	}
+	reference := regexp.MustCompile(`(?:src|href)="dashboard/([^"]+)"|from '\./([^']+)'`)
+	foreign := regexp.MustCompile(`(?:https?:)?//[a-z0-9.-]+\.[a-z]{2,}`)
+	for name := range known {
+		text, err := fs.ReadFile(dashboardFiles, "dashboard/"+name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range reference.FindAllStringSubmatch(string(text), -1) {
+			if !known[m[1]+m[2]] {
+				t.Errorf("%s refers to %s, which is not there", name, m[1]+m[2])
+			}
+		}
+		for _, host := range foreign.FindAllString(string(text), -1) {
+			if host != "http://www.w3.org" {
+				t.Errorf("%s names the host %s", name, host)
+			}
+		}
+		if strings.Contains(string(text), "innerHTML") || strings.Contains(string(text), "document.cookie") {
+			t.Errorf("%s uses innerHTML or cookies", name)
+		}
+	}
+}
+
+func TestDashboardIsOpenedByTheBrowsersDialogueOnlyForBasic(t *testing.T) {
+	t.Parallel()
+	basic := startDaemon(t, "COMMANDS_API_AUTH=Basic", "COMMANDS_API_AUTH_USER=op", "COMMANDS_API_AUTH_PASSWORD=pw")
+	for _, path := range append(dashboardFileNames(t), "/dashboard", "/commands/overview") {
+		res, _ := basic.request("GET", path)
+		if res.StatusCode != 401 || !strings.HasPrefix(res.Header.Get("WWW-Authenticate"), "Basic realm=") {
+			t.Errorf("Basic, %s: %d %v", path, res.StatusCode, res.Header)
+		}
+		res, _ = basic.request("GET", path, "Authorization", "Basic b3A6cHc=")
+		if res.StatusCode != 200 || res.Header.Values("Set-Cookie") != nil {
+			t.Errorf("Basic with credentials, %s: %d", path, res.StatusCode)
+		}
+	}
+	bearer := startDaemon(t, "COMMANDS_API_AUTH=Bearer", "COMMANDS_API_AUTH_TOKEN=t0ken")
+	for _, path := range append(dashboardFileNames(t), "/dashboard") {
+		if status, body := bearer.call("GET", path); status != 200 || strings.Contains(body, "t0ken") {
+			t.Errorf("Bearer, %s: %d", path, status)
+		}
+	}
+	if status, _ := bearer.call("GET", "/commands/overview"); status != 401 {
+		t.Errorf("Bearer, data: %d", status)
+	}
+}
+
+// A browser adds Basic credentials to what a foreign page sends. What such a page can send without being asked for
+// leave (a form, no-cors) carries none of the commands' headers, and leave is never given.
+func TestForeignPagesCanNotGiveOrders(t *testing.T) {
+	t.Parallel()
+	d := startDaemon(t, "COMMANDS_API_AUTH=Basic", "COMMANDS_API_AUTH_USER=op", "COMMANDS_API_AUTH_PASSWORD=pw")
+	const credentials = "Basic b3A6cHc="
+	for _, path := range []string{"/commands/close", "/commands/drain", "/commands/undrain"} {
+		query := "?x-streaming-channel=chan&x-streaming-id=*&x-session-id=1"
+		for _, kind := range []string{"application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "text/plain"} {
+			status, _ := d.call("POST", path+query, "Authorization", credentials, "Origin", "https://foreign.example", "Content-Type", kind)
+			if status != 400 {
+				t.Errorf("POST %s as %s: %d", path, kind, status)
+			}
+		}
+		for _, more := range [][]string{{}, {"Authorization", credentials}} {
+			res, _ := d.request("OPTIONS", path, append(more, "Origin", "https://foreign.example",
+				"Access-Control-Request-Method", "POST", "Access-Control-Request-Headers", "x-streaming-channel,x-streaming-id,x-session-id")...)
+			if res.StatusCode < 400 {
+				t.Errorf("OPTIONS %s: %d", path, res.StatusCode)
+			}
+			for name := range res.Header {
+				if strings.HasPrefix(name, "Access-Control-") {
+					t.Errorf("OPTIONS %s gives leave: %s", path, name)
+				}
+			}
+		}
+	}
+}
