@@ -1,38 +1,296 @@
 package main
 
-// The dashboard's stories in a real browser.
+// The dashboard's stories in a real browser, told with the running daemon and its peers.
 
 import (
 	"context"
-	"os"
-	"path/filepath"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
 	"testing"
+
+	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/fetch"
+	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
 )
 
 func TestDashboardInBrowser(t *testing.T) {
 	t.Parallel()
 	browser := startBrowser(t)
-	for name, story := range map[string]func(*testing.T, context.Context){
-		"screenshots": screenshotsStory,
+	for _, story := range []struct {
+		name string
+		tell func(*testing.T, context.Context)
+	}{
+		{"Bearer token by the form", bearerStory},
+		{"Basic by the browser, and a foreign page that can't use it", basicStory},
+		{"streams come and go before the eyes, and one is closed", closeStory},
+		{"an encoder is drained, its streams are moved", drainStory},
+		{"the coordinator is lost and comes back", lossStory},
+		{"a hundred thousand streams", manyStreamsStory},
+		{"hostile names stay text", hostileNamesStory},
+		{"a page nobody looks at asks for nothing", hiddenStory},
+		{"an order that is refused says why", refusedOrderStory},
+		{"without a limit, without anything", emptyClusterStory},
+		{"accessible in all sizes and colours", accessibleStory},
+		{"screenshots", screenshotsStory},
 	} {
-		t.Run(name, func(t *testing.T) { story(t, browser) })
+		t.Run(story.name, func(t *testing.T) { story.tell(t, browser) })
 	}
 }
 
-// screenshotsStory writes the README's pictures into the folder that SCREENSHOTS names.
-func screenshotsStory(t *testing.T, browser context.Context) {
-	folder := os.Getenv("SCREENSHOTS")
-	if folder == "" {
-		t.Skip("SCREENSHOTS is not set")
-	}
-	cluster := newClusterDouble(t)
+func bearerStory(t *testing.T, browser context.Context) {
+	d := startDaemon(t, "COMMANDS_API_AUTH=Bearer", "COMMANDS_API_AUTH_TOKEN=tökén-1")
 	tb := openTab(t, browser)
-	tb.open(cluster.url + "/dashboard")
-	tb.screenshot(filepath.Join(folder, "dashboard-light.png"))
-	tb.scheme("dark")
-	tb.screenshot(filepath.Join(folder, "dashboard-dark.png"))
-	tb.scheme("light")
-	tb.size(phoneWidth, phoneHeight)
-	tb.screenshot(filepath.Join(folder, "dashboard-phone.png"))
+	tb.open("http://" + d.addr + "/dashboard")
+	tb.await(`document.activeElement.id === 'token' && document.querySelector('#cluster').hidden`)
+	if got := tb.text("#sign-in-error"); got != "" {
+		t.Errorf("blamed before anything was tried: %q", got)
+	}
+	tb.typeInto("#token", "wrong"+kb.Enter)
+	tb.awaitText("#sign-in-error", "did not accept this token")
+	tb.await(`sessionStorage.length === 0`)
+	tb.typeInto("#token", "tökén-1"+kb.Enter)
+	tb.awaitText("#connection", "Live")
+	tb.await(`!document.querySelector('#cluster').hidden && document.querySelector('#sign-in').hidden`)
+
+	act(tb, chromedp.Reload())
+	tb.awaitText("#connection", "Live")
+	if kept := value[bool](tb, `document.cookie === '' && localStorage.length === 0 && sessionStorage.length === 1`); !kept {
+		t.Error("the token must be in sessionStorage and nowhere else")
+	}
+	tb.click("#sign-out")
+	tb.await(`!document.querySelector('#sign-in').hidden && document.querySelector('#cluster').hidden && sessionStorage.length === 0`)
+	tb.faultless()
+}
+
+func basicStory(t *testing.T, browser context.Context) {
+	d := startDaemon(t, "COMMANDS_API_AUTH=Basic", "COMMANDS_API_AUTH_USER=op", "COMMANDS_API_AUTH_PASSWORD=pässword")
+	server, encoder := d.dialPeer("rtmp"), d.dialPeer("hls")
+	encoder.send("REGISTER", "Capacity", "5")
+	d.logs.await(t, "encoder registered")
+	publish(server, encoder, "chan")
+
+	tb := openTab(t, browser)
+	stop := tb.answerDialogue("op", "pässword")
+	tb.open("http://" + d.addr + "/dashboard")
+	stop()
+	tb.awaitRows(1)
+	tb.awaitText("tbody", "chan")
+
+	// A foreign page tries with what it has: no-cors, CORS, and a form. The form's answer shows that the browser did
+	// send the credentials along.
+	foreign := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/html")
+		target := "http://" + d.addr + "/commands/close"
+		w.Write([]byte(`<!doctype html><form method=post action="` + target + `"><input name="x-streaming-channel" value="chan"><input name="x-streaming-id" value="*"></form>
+<script>
+const headers = { 'x-streaming-channel': 'chan', 'x-streaming-id': '*' };
+const tries = ['no-cors', 'cors'].map((mode) => fetch('` + target + `', { method: 'POST', mode, headers, credentials: 'include' }));
+Promise.allSettled(tries).then((results) => { document.title = 'tried ' + results[1].status; });
+</script>`))
+	}))
+	t.Cleanup(foreign.Close)
+	_, port, _ := net.SplitHostPort(foreign.Listener.Addr().String())
+	act(tb, chromedp.Navigate("http://localhost:"+port+"/"))
+	tb.await(`document.title === 'tried rejected'`)
+	value[any](tb, `document.forms[0].submit()`)
+	tb.awaitText("body", "header x-streaming-channel must be given once")
+	server.quiet()
+}
+
+// answerDialogue gives credentials when the browser asks for them, as its user would, until stop is called.
+func (tb *tab) answerDialogue(user, password string) (stop func()) {
+	tb.t.Helper()
+	ctx, cancel := context.WithCancel(tb.ctx)
+	asked := make(chan any, 256)
+	if err := chromedp.Listen(ctx, func(ev any) {
+		switch ev.(type) {
+		case *fetch.EventAuthRequired, *fetch.EventRequestPaused:
+			asked <- ev
+		}
+	}); err != nil {
+		tb.t.Fatal(err)
+	}
+	yes := true
+	command(tb, fetch.Enable, fetch.EnableParams{HandleAuthRequests: &yes})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case ev := <-asked: // errors are of requests that the page has given up
+				switch ev := ev.(type) {
+				case *fetch.EventAuthRequired:
+					_, _ = chromedp.Call(ctx, fetch.ContinueWithAuth, fetch.ContinueWithAuthParams{RequestID: ev.RequestID,
+						AuthChallengeResponse: &fetch.AuthChallengeResponse{Response: fetch.AuthChallengeResponseResponseProvideCredentials, Username: user, Password: password}})
+				case *fetch.EventRequestPaused:
+					_, _ = chromedp.Call(ctx, fetch.ContinueRequest, fetch.ContinueRequestParams{RequestID: ev.RequestID})
+				}
+			}
+		}
+	}()
+	return func() {
+		command(tb, fetch.Disable, cdp.Empty{})
+		cancel()
+		<-done
+	}
+}
+
+func closeStory(t *testing.T, browser context.Context) {
+	d := startDaemon(t)
+	server, encoder := d.dialPeer("rtmp", "x-external-ip", "10.1.2.3"), d.dialPeer("hls")
+	encoder.send("REGISTER", "Capacity", "5")
+	tb := openTab(t, browser)
+	tb.open("http://" + d.addr + "/dashboard")
+	tb.awaitText(".empty", "No streams are live.")
+	tb.awaitText("#encoders", "1")
+	value[any](tb, `window.sameDocument = true`)
+
+	publish(server, encoder, "other")
+	id := publish(server, encoder, "chan")
+	tb.awaitRows(2)
+	tb.awaitText("#live", "2")
+	tb.awaitText("#slots", "2 of 5")
+	encoder.available("chan", id, "HLS-LIVE", "1280x720-30", "live.m3u8")
+	encoder.available("chan", id, "HLS-LIVE", "640x360-30", "live2.m3u8")
+	tb.awaitText("tbody", "HLS-LIVE 1280x720-30, 640x360-30")
+
+	// The focus stays on a button while rows around it come and go.
+	value[any](tb, `document.querySelector('[aria-label="Close chan"]').focus()`)
+	publish(server, encoder, "aaa")
+	publish(server, encoder, "bbb")
+	tb.awaitRows(4)
+	tb.await(`document.activeElement.ariaLabel === 'Close chan'`)
+
+	// From a stream to its encoder and back to what is on it.
+	tb.click(`tbody [data-title="Encoder"] a`)
+	tb.await(`location.hash.startsWith('#encoders?q=')`)
+	tb.awaitRows(1)
+	tb.awaitText("tbody", "4 of 5")
+	tb.click(`tbody [data-title="Slots used"] a`)
+	tb.await(`location.hash.startsWith('#streams?q=')`)
+	tb.awaitRows(4)
+	value[any](tb, `document.querySelector('#search').select()`)
+	tb.typeInto("#search", "cha")
+	tb.awaitRows(1)
+	tb.awaitText("#shown", "1–1 of 1")
+
+	for range 9 { // by keyboard alone: from the search over five columns and two links
+		if value[bool](tb, `document.activeElement.ariaLabel === 'Close chan'`) {
+			break
+		}
+		tb.press(kb.Tab)
+	}
+	tb.press(kb.Enter)
+	tb.await(`document.querySelector('dialog').open && document.activeElement.id === 'confirm-no'`)
+	tb.awaitText("#confirm-title", "Close chan?")
+	tb.press(kb.Escape)
+	tb.await(`!document.querySelector('dialog').open && document.activeElement.ariaLabel === 'Close chan'`)
+	server.quiet()
+
+	tb.click(`[aria-label="Close chan"]`)
+	tb.click("#confirm-yes")
+	server.expect("STREAM-KILL", "Stream-Channel", "chan", "Stream-ID", id)
+	tb.await(`document.querySelector('[aria-label="Closing chan"]')?.disabled`)
+	server.send("PUBLISH-END", "Stream-Channel", "chan", "Stream-ID", id)
+	encoder.expect("ENCODE-STOP", "Stream-Channel", "chan", "Stream-ID", id)
+	tb.awaitText("tbody .badge", "closing")
+	tb.awaitText("#live-note", "1\u00a0closing")
+	encoder.closed("chan", id)
+	tb.awaitText(".empty", "Nothing matches “cha”.")
+	server.quiet() // no other stream was closed
+	if !value[bool](tb, `window.sameDocument === true`) {
+		t.Error("the page was loaded again")
+	}
+	tb.faultless()
+}
+
+func drainStory(t *testing.T, browser context.Context) {
+	d := startDaemon(t)
+	server := d.dialPeer("rtmp")
+	first, firstID := d.register(10)
+	publish(server, first, "a")
+	publish(server, first, "b")
+	second, secondID := d.register(10)
+	tb := openTab(t, browser)
+	tb.open("http://" + d.addr + "/dashboard#encoders")
+	tb.awaitRows(2)
+
+	row := func(id uint64) string { return "encoder " + strconv.FormatUint(id, 10) }
+	tb.click(`[aria-label="Drain ` + row(firstID) + `"]`)
+	tb.awaitText("#confirm-text", "keeps the 2 streams it has")
+	tb.click("#confirm-check")
+	tb.click("#confirm-yes")
+	movedA := second.expect("ENCODE-START")
+	movedB := second.expect("ENCODE-START")
+	tb.awaitText("tbody tr:first-child", "moving", "2 streams left")
+	tb.awaitText("#encoders-note", "1\u00a0draining")
+	second.available(movedA.get("Stream-Channel"), movedA.get("Stream-ID"), "HLS-LIVE", "1x1", "i")
+	stopped := first.expect("ENCODE-STOP", "Stream-Channel", movedA.get("Stream-Channel"))
+	first.closed(stopped.get("Stream-Channel"), stopped.get("Stream-ID"))
+	tb.awaitText("tbody tr:first-child", "1 stream left")
+	tb.await(`(p => p.value === 1 && p.max === 2)(document.querySelector('progress'))`)
+	second.available(movedB.get("Stream-Channel"), movedB.get("Stream-ID"), "HLS-LIVE", "1x1", "i")
+	stopped = first.expect("ENCODE-STOP", "Stream-Channel", movedB.get("Stream-Channel"))
+	first.closed(stopped.get("Stream-Channel"), stopped.get("Stream-ID"))
+	tb.awaitText("tbody tr:first-child", "empty")
+	server.quiet() // the publishers of a and b never noticed
+
+	tb.click(`[aria-label="Undrain ` + row(firstID) + `"]`)
+	tb.click("#confirm-yes")
+	tb.awaitText("tbody tr:first-child", "ready")
+
+	// Without moving: the streams stay, then they are moved after all.
+	tb.click(`[aria-label="Drain ` + row(secondID) + `"]`)
+	tb.click("#confirm-yes")
+	tb.awaitText("tbody tr:last-child", "draining", "2 streams left")
+	tb.click(`[aria-label="Move streams of ` + row(secondID) + `"]`)
+	tb.click("#confirm-yes")
+	first.expect("ENCODE-START")
+	tb.awaitText("tbody tr:last-child", "moving")
+
+	tb.click(`nav a[href="#servers"]`)
+	tb.awaitRows(1)
+	tb.click("tbody button")
+	tb.awaitText("#confirm-text", "New publishers on it are refused; the 2 streams it has go on")
+	tb.click("#confirm-yes")
+	tb.awaitText("tbody", "draining", "2 streams left")
+	server.send("PUBLISH-REQUEST", "Request-ID", "1", "Stream-Channel", "c", "Stream-Key", "k", "User-IP", "10.0.0.1")
+	server.expect("PUBLISH-DENY", "Request-ID", "1")
+	tb.click("tbody button")
+	tb.click("#confirm-yes")
+	tb.awaitText("tbody", "ready")
+	tb.faultless()
+}
+
+func lossStory(t *testing.T, browser context.Context) {
+	d := startDaemon(t)
+	tb := openTab(t, browser)
+	tb.open("http://" + d.addr + "/dashboard")
+	tb.awaitText("#connection", "Live")
+	value[any](tb, `window.sameDocument = true`)
+	if err := d.stop(); err != nil {
+		t.Fatal(err)
+	}
+	tb.awaitText("#lost", "No connection to the coordinator.", "Shown is the state of ", " ago. Next try in ")
+	tb.awaitText("#connection", "Connection lost")
+	tb.awaitText("#encoders", "0") // what was known is still there
+
+	_, port, _ := net.SplitHostPort(d.addr)
+	again := startDaemon(t, "HTTP_PORT="+port)
+	encoder := again.dialPeer("hls")
+	encoder.send("REGISTER", "Capacity", "3")
+	tb.awaitText("#connection", "Live")
+	tb.await(`document.querySelector('#lost').hidden`)
+	tb.awaitText("#encoders", "1")
+	if !value[bool](tb, `window.sameDocument === true`) {
+		t.Error("the page was loaded again")
+	}
+	again.stop()
+	tb.awaitText("#lost", "No connection")
 	tb.faultless()
 }
