@@ -164,8 +164,7 @@ func accessibleStory(t *testing.T, browser context.Context) {
 				w.Header().Set("WWW-Authenticate", "Bearer")
 				writeError(w, http.StatusUnauthorized, "authorization required")
 			})
-			tb.click("#retry")
-			tb.await(`document.querySelector('#sign-in').checkVisibility()`)
+			tb.await(`document.querySelector('#sign-in').checkVisibility()`) // at the next try
 			tb.typeInto("#token", "wrong"+kb.Enter)
 			tb.awaitText("#sign-in-error", "did not accept")
 			tb.check(where + "sign in")

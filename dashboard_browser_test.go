@@ -32,6 +32,7 @@ func TestDashboardInBrowser(t *testing.T) {
 		{"hostile names stay text", hostileNamesStory},
 		{"a page nobody looks at asks for nothing", hiddenStory},
 		{"an order that is refused says why", refusedOrderStory},
+		{"other credentials are asked for", otherCredentialsStory},
 		{"without a limit, without anything", emptyClusterStory},
 		{"accessible in all sizes and colours", accessibleStory},
 		{"screenshots", screenshotsStory},
@@ -73,7 +74,9 @@ func basicStory(t *testing.T, browser context.Context) {
 	publish(server, encoder, "chan")
 
 	tb := openTab(t, browser)
-	stop := tb.answerDialogue("op", "pässword")
+	stop := tb.answerDialogue(fetch.AuthChallengeResponse{
+		Response: fetch.AuthChallengeResponseResponseProvideCredentials, Username: "op", Password: "pässword",
+	})
 	tb.open("http://" + d.addr + "/dashboard")
 	stop()
 	tb.awaitRows(1)
@@ -100,8 +103,8 @@ Promise.allSettled(tries).then((results) => { document.title = 'tried ' + result
 	server.quiet()
 }
 
-// answerDialogue gives credentials when the browser asks for them, as its user would, until stop is called.
-func (tb *tab) answerDialogue(user, password string) (stop func()) {
+// answerDialogue answers when the browser asks for credentials, as its user would, until stop is called.
+func (tb *tab) answerDialogue(answer fetch.AuthChallengeResponse) (stop func()) {
 	tb.t.Helper()
 	ctx, cancel := context.WithCancel(tb.ctx)
 	asked := make(chan any, 256)
@@ -125,8 +128,7 @@ func (tb *tab) answerDialogue(user, password string) (stop func()) {
 			case ev := <-asked: // errors are of requests that the page has given up
 				switch ev := ev.(type) {
 				case *fetch.EventAuthRequired:
-					_, _ = chromedp.Call(ctx, fetch.ContinueWithAuth, fetch.ContinueWithAuthParams{RequestID: ev.RequestID,
-						AuthChallengeResponse: &fetch.AuthChallengeResponse{Response: fetch.AuthChallengeResponseResponseProvideCredentials, Username: user, Password: password}})
+					_, _ = chromedp.Call(ctx, fetch.ContinueWithAuth, fetch.ContinueWithAuthParams{RequestID: ev.RequestID, AuthChallengeResponse: &answer})
 				case *fetch.EventRequestPaused:
 					_, _ = chromedp.Call(ctx, fetch.ContinueRequest, fetch.ContinueRequestParams{RequestID: ev.RequestID})
 				}
@@ -171,7 +173,9 @@ func closeStory(t *testing.T, browser context.Context) {
 	tb.await(`location.hash.startsWith('#encoders?q=')`)
 	tb.awaitRows(1)
 	tb.awaitText("tbody", "4 of 5")
-	tb.click(`tbody [data-title="Slots used"] a`)
+	value[any](tb, `document.querySelector('tbody [data-title="Slots used"] a').focus()`)
+	tb.press(kb.Enter)
+	tb.await(`document.activeElement.id === 'table-frame' && document.activeElement.ariaLabel === 'Streams'`)
 	tb.await(`location.hash.startsWith('#streams?q=')`)
 	tb.awaitRows(4)
 	value[any](tb, `document.querySelector('#search').select()`)

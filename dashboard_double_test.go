@@ -142,7 +142,7 @@ func (c *clusterDouble) fill(now time.Time) {
 		history.Denials = append(history.Denials, int64(max(0, 5*math.Exp(-math.Pow((x-250)/9, 2))+0.7*math.Sin(x*2.3))))
 		history.EventsPending = append(history.EventsPending, int(max(0, 46*math.Exp(-math.Pow((x-150)/16, 2))+2*math.Sin(x/3)+1)))
 	}
-	history.Load[historyPoints-1] = 187
+	history.Load[historyPoints-1], history.EventsPending[historyPoints-1] = 187, 3
 	c.overview = overviewReport{
 		Version: version, StartedAt: now.Add(-76*time.Hour - 12*time.Minute),
 		Streams: streamTotals{182, 5, 0}, Slots: slotTotals{187, 288}, Encoders: encoderTotals{12, 1, 1},

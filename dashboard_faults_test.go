@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/chromedp/cdproto/fetch"
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
 )
@@ -206,6 +207,27 @@ func refusedOrderStory(t *testing.T, browser context.Context) {
 	if value[bool](tb, `document.querySelector('#cluster').checkVisibility()`) {
 		t.Error("data is shown to who is not signed in")
 	}
+	tb.faultless()
+}
+
+// Basic credentials were changed, and the operator has sent away the browser's dialogue.
+func otherCredentialsStory(t *testing.T, browser context.Context) {
+	cluster := newClusterDouble(t)
+	tb := openTab(t, browser)
+	tb.open(cluster.url + "/dashboard")
+	stop := tb.answerDialogue(fetch.AuthChallengeResponse{Response: fetch.AuthChallengeResponseResponseCancelAuth})
+	cluster.change(func() {
+		cluster.fault = func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("WWW-Authenticate", `Basic realm="x"`)
+			writeError(w, http.StatusUnauthorized, "authorization required")
+		}
+	})
+	tb.awaitText("#lost", "Not signed in. The coordinator asks for other credentials: reload the page")
+	tb.await(`longTimers.size === 0 && document.querySelector('#sign-in').hidden`)
+	stop()
+	cluster.change(func() { cluster.fault = nil })
+	tb.click("#retry")
+	tb.awaitText("#connection", "Live")
 	tb.faultless()
 }
 

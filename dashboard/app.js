@@ -44,9 +44,9 @@ async function poll() {
   try {
     const [overview, list] = await Promise.all([get('overview', {}, signal), getList(signal)]);
     if (signal.aborted) return;
-    showAll(overview, list);
+    const shown = showAll(overview, list);
     found();
-    schedule(pollEvery);
+    schedule(shown ? pollEvery : 0);
   } catch (error) {
     if (signal.aborted) return;
     if (error instanceof Unauthorized) askToSignIn(error);
@@ -70,6 +70,7 @@ function schedule(pause) {
   if (!document.hidden) timer = setTimeout(poll, pause);
 }
 
+// showAll returns false if the page of the list has emptied, so that the one before it is to be asked for.
 function showAll(overview, list) {
   cx.now = Date.parse(overview.now);
   byId('cluster').hidden = false;
@@ -80,22 +81,22 @@ function showAll(overview, list) {
   setText(byId('count-streams'), count(overview.streams.live + overview.streams.closing + overview.streams.waiting));
   setText(byId('count-encoders'), count(overview.encoders.total));
   setText(byId('count-servers'), count(overview.streamingServers.rtmp + overview.streamingServers.ws));
-  showList(list);
+  return showList(list);
 }
 
 function showList(list) {
   const rows = list[view.list];
   const before = (view.cursors.length - 1) * pageSize;
-  if (!rows.length && before) { // the page has emptied
+  if (!rows.length && before) {
     view.cursors.pop();
-    schedule(0);
-    return;
+    return false;
   }
   table.show(rows, view.sort || Object.values(lists[view.list].columns)[0].sort, view.q ? `Nothing matches “${view.q}”.` : lists[view.list].empty, cx);
   nextCursor = list.after;
   setText(byId('shown'), rows.length ? `${count(before + 1)}–${count(before + rows.length)} of ${count(list.matched)}` : '');
   enable(byId('previous'), before > 0);
   enable(byId('next'), nextCursor !== '');
+  return true;
 }
 
 // enable uses aria-disabled, for a disabled button would lose the focus.
@@ -111,7 +112,10 @@ function readAddress() {
   const changed = list !== view.list || !table;
   Object.assign(view, { list, q: parameters.get('q') ?? '', sort: parameters.get('sort') ?? '', cursors: [''] });
   if (changed) {
-    table = new Table(byId('table-frame'), lists[list], { onSort: (sort) => go({ sort }), onOrder: askFor });
+    const frame = byId('table-frame');
+    if (frame.contains(document.activeElement)) frame.focus(); // what has the focus goes
+    frame.setAttribute('aria-label', lists[list].caption);
+    table = new Table(frame, lists[list], { onSort: (sort) => go({ sort }), onOrder: askFor });
     byId('search').placeholder = lists[list].search;
     setText(byId('search').labels[0], `${lists[list].caption}: ${lists[list].search}`);
     document.querySelectorAll('nav a').forEach((a) => {
@@ -156,8 +160,14 @@ function lost(error) {
   clearInterval(ticking);
   ticking = setInterval(tick, 1000);
   tick();
-  setText(byId('retry'), 'Try now');
-  byId('retry').onclick = poll;
+  byId('ready').hidden = true;
+  showBanner('No connection to the coordinator.', 'Try now', poll);
+}
+
+function showBanner(title, action, act) {
+  setText(byId('lost-title'), title);
+  setText(byId('retry'), action);
+  byId('retry').onclick = act;
   byId('lost').hidden = false;
 }
 
@@ -171,12 +181,10 @@ function askToSignIn(error) {
   running.abort();
   clearTimeout(timer);
   clearInterval(ticking);
-  showConnection('lost', 'Not signed in');
+  showConnection('out', 'Not signed in');
   if (!error.bearer) {
-    setText(byId('lost-detail'), 'It asks for other credentials: reload the page to sign in.');
-    setText(byId('retry'), 'Reload');
-    byId('retry').onclick = () => location.reload();
-    byId('lost').hidden = false;
+    setText(byId('lost-detail'), 'The coordinator asks for other credentials: reload the page to sign in.');
+    showBanner('Not signed in.', 'Reload', () => location.reload());
     return;
   }
   setText(byId('sign-in-error'), signedIn() ? 'The coordinator did not accept this token.' : '');
@@ -202,7 +210,7 @@ byId('sign-in-form').addEventListener('submit', (event) => {
 });
 byId('sign-out').addEventListener('click', () => {
   setText(byId('sign-in-error'), '');
-  showConnection('lost', 'Signed out');
+  showConnection('out', 'Signed out');
   running.abort();
   clearTimeout(timer);
   leave();
