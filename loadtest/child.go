@@ -1,0 +1,182 @@
+package main
+
+// The coordinator under load: a child of this process, built from this module, with its CPU time and memory from
+// /proc; or one that runs already at an address, of which neither is known.
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+const (
+	startTimeout = 20 * time.Second
+	stopTimeout  = 15 * time.Second
+
+	clockTicks = 100 // of /proc/PID/stat in a second: USER_HZ, the same on every Linux platform that Go knows
+)
+
+// coordinator is what the load goes to.
+type coordinator struct {
+	addr string
+	cmd  *exec.Cmd // nil: not ours
+	logs string    // file
+	done chan struct{}
+}
+
+// build compiles a package of this module into dir and returns the program's path.
+func build(ctx context.Context, dir, pkg string) (string, error) {
+	program := filepath.Join(dir, filepath.Base(pkg))
+	if out, err := exec.CommandContext(ctx, "go", "build", "-o", program, pkg).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("go build %s: %w\n%s", pkg, err, out)
+	}
+	return program, nil
+}
+
+// startChild runs a program in a new directory under dir, with environment variables over a small default, and waits
+// until it listens. Its log goes to a file: a pipe would cost both sides time.
+func startChild(ctx context.Context, dir, program string, variables ...string) (*coordinator, error) {
+	home, err := os.MkdirTemp(dir, filepath.Base(program)+"-")
+	if err != nil {
+		return nil, err
+	}
+	logs, err := os.Create(filepath.Join(home, "log"))
+	if err != nil {
+		return nil, err
+	}
+	defer logs.Close()
+	cmd := exec.Command(program)
+	cmd.Dir = home
+	cmd.Stderr = logs
+	cmd.Env = append([]string{
+		"HTTP_PORT=0", "BIND_ADDRESS=127.0.0.1", "DATA_DIR=" + filepath.Join(home, "data"), "LOG_REQUESTS=NO",
+		"PATH=" + os.Getenv("PATH"), "HOME=" + home,
+	}, variables...)
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	c := &coordinator{cmd: cmd, logs: logs.Name(), done: make(chan struct{})}
+	go func() {
+		defer close(c.done)
+		cmd.Wait()
+	}()
+	if c.addr, err = c.awaitAddress(ctx); err != nil {
+		return nil, errors.Join(err, c.stop())
+	}
+	return c, nil
+}
+
+func (c *coordinator) awaitAddress(ctx context.Context) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	poll := time.NewTicker(10 * time.Millisecond)
+	defer poll.Stop()
+	for {
+		text, err := os.ReadFile(c.logs)
+		if err != nil {
+			return "", err
+		}
+		for line := range strings.Lines(string(text)) {
+			if _, addr, found := strings.Cut(line, "msg=listening scheme=http addr="); found && strings.HasSuffix(line, "\n") {
+				return strings.TrimSpace(addr), nil
+			}
+		}
+		select {
+		case <-poll.C:
+		case <-c.done:
+			return "", fmt.Errorf("%s ended at its start:\n%s", c.cmd.Path, text)
+		case <-ctx.Done():
+			return "", fmt.Errorf("%s does not listen: %w\n%s", c.cmd.Path, ctx.Err(), text)
+		}
+	}
+}
+
+// stop ends a child and waits for it; a coordinator that is not ours runs on.
+func (c *coordinator) stop() error {
+	if c.cmd == nil {
+		return nil
+	}
+	c.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-c.done:
+	case <-time.After(stopTimeout):
+		c.cmd.Process.Kill()
+		<-c.done
+		return fmt.Errorf("%s did not stop within %v", c.cmd.Path, stopTimeout)
+	}
+	return nil
+}
+
+// alive tells whether a child still runs.
+func (c *coordinator) alive() bool {
+	select {
+	case <-c.done:
+		return c.cmd == nil
+	default:
+		return true
+	}
+}
+
+// cpu is the user and system time the child has used, 0 if it is not ours. It comes in steps of 10 ms.
+func (c *coordinator) cpu() time.Duration {
+	if c.cmd == nil {
+		return 0
+	}
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", c.cmd.Process.Pid))
+	if err != nil {
+		return 0
+	}
+	_, rest, _ := bytes.Cut(stat, []byte(") ")) // what is before may hold anything
+	fields := strings.Fields(string(rest))
+	if len(fields) < 13 {
+		return 0
+	}
+	user, _ := strconv.ParseInt(fields[11], 10, 64)
+	system, _ := strconv.ParseInt(fields[12], 10, 64)
+	return time.Duration(user+system) * time.Second / clockTicks
+}
+
+// memory is the child's resident memory in KiB, 0 if it is not ours.
+func (c *coordinator) memory() float64 {
+	if c.cmd == nil {
+		return 0
+	}
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", c.cmd.Process.Pid))
+	if err != nil {
+		return 0
+	}
+	_, rest, _ := bytes.Cut(status, []byte("\nVmRSS:"))
+	line, _, _ := strings.Cut(string(rest), "\n")
+	n, _ := strconv.ParseFloat(strings.TrimSuffix(strings.TrimSpace(line), " kB"), 64)
+	return n
+}
+
+// ownCPU is what this process has used.
+func ownCPU() time.Duration {
+	var usage syscall.Rusage
+	if syscall.Getrusage(syscall.RUSAGE_SELF, &usage) != nil {
+		return 0
+	}
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+}
+
+// loopbackOnly refuses every address that is not this machine's own: the load must not hit others by a slip.
+func loopbackOnly(addr string) error {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return err
+	}
+	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		return fmt.Errorf("%s is not a loopback address", addr)
+	}
+	return nil
+}

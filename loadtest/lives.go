@@ -1,0 +1,311 @@
+package main
+
+// One life of a stream, played by the peers and the application together:
+//
+//	PUBLISH-REQUEST -> PUBLISH-ACCEPT, ENCODE-START -> STREAM-AVAILABLE -> event -> PUBLISH-END -> ENCODE-STOP ->
+//	STREAM-CLOSED -> event
+//
+// No goroutine waits for a life: each step is taken by the reader or the request that makes it possible.
+// The place of a life in the fleet is part of its channel's name, so that nothing is looked up.
+
+import (
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+const retryDenied = 100 * time.Millisecond
+
+// life is a place that streams live in, one after the other, each on a channel of its own.
+type life struct {
+	// set once
+	number int
+
+	mu sync.Mutex
+	// guarded by mu
+	generation        int
+	server            *peer
+	channel, streamID string
+	intended          time.Time   // when it should have begun
+	told              []time.Time // when the encoder told of each event
+	delivery          delivery
+	underWay          bool
+	held              bool // stays live
+	accepted, live    bool
+	ended             bool // PUBLISH-END is sent
+}
+
+// begin starts the next life in a place that is free.
+func (f *fleet) begin(l *life, server *peer, intended time.Time, held bool) {
+	channel := f.prepare(l, server, intended, held)
+	f.begun.Add(1)
+	server.say("PUBLISH-REQUEST", "Request-ID", channel, "Stream-Channel", channel, "Stream-Key", "key-"+channel, "User-IP", "192.0.2.1")
+}
+
+func (f *fleet) prepare(l *life, server *peer, intended time.Time, held bool) (channel string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.generation++
+	l.server, l.intended, l.held = server, intended, held
+	l.channel = f.prefix + strconv.Itoa(l.number) + "-" + strconv.Itoa(l.generation)
+	l.streamID = ""
+	l.told = l.told[:0]
+	l.delivery = newDelivery(f.announcements + 1)
+	l.underWay = true
+	l.accepted, l.live, l.ended = false, false, false
+	return l.channel
+}
+
+// find returns the place of a channel and which of its lives it names; nil for a channel of nobody here.
+func (f *fleet) find(channel string) (*life, int) {
+	rest, ours := strings.CutPrefix(channel, f.prefix)
+	number, generation, _ := strings.Cut(rest, "-")
+	n, err := strconv.Atoi(number)
+	if !ours || err != nil || n < 0 || n >= len(f.lives) {
+		return nil, 0
+	}
+	g, err := strconv.Atoi(generation)
+	if err != nil {
+		return nil, 0
+	}
+	return &f.lives[n], g
+}
+
+// isLocked tells whether the life goes on that a message names by its channel and stream ID. The first message of a
+// life tells its ID.
+func (l *life) isLocked(generation int, streamID string) bool {
+	if !l.underWay || generation != l.generation || streamID == "" {
+		return false
+	}
+	if l.streamID == "" {
+		l.streamID = streamID
+	}
+	return l.streamID == streamID
+}
+
+// mayEndLocked tells once that it is time for PUBLISH-END.
+func (l *life) mayEndLocked() bool {
+	if !l.accepted || !l.live || l.held || l.ended {
+		return false
+	}
+	l.ended = true
+	return true
+}
+
+// serverTold is what a streaming server does with a message.
+func (f *fleet) serverTold(p *peer, message []byte) {
+	switch methodOf(message) {
+	case "PUBLISH-ACCEPT":
+		f.accepted(argumentOf(message, "Stream-Channel"), argumentOf(message, "Stream-ID"))
+	case "PUBLISH-DENY":
+		f.deny(argumentOf(message, "Stream-Channel"))
+	case "STREAM-KILL":
+		f.kill(argumentOf(message, "Stream-Channel"), argumentOf(message, "Stream-ID"))
+	case "HEARTBEAT":
+		f.lateness.record(p.beat(time.Now()))
+	}
+}
+
+// encoderTold is what an encoder does with a message.
+func (f *fleet) encoderTold(p *peer, message []byte) {
+	switch methodOf(message) {
+	case "ENCODE-START":
+		f.encode(p, argumentOf(message, "Stream-Channel"), argumentOf(message, "Stream-ID"))
+	case "ENCODE-STOP":
+		f.finishEncoding(p, argumentOf(message, "Stream-Channel"), argumentOf(message, "Stream-ID"))
+	case "HEARTBEAT":
+		f.lateness.record(p.beat(time.Now()))
+	}
+}
+
+func (f *fleet) accepted(channel, streamID string) {
+	l, generation := f.find(channel)
+	if l == nil {
+		f.unexpected.Add(1)
+		return
+	}
+	l.mu.Lock()
+	known := l.isLocked(generation, streamID) && !l.accepted
+	if known {
+		l.accepted = true
+		f.accept.record(time.Since(l.intended))
+	}
+	end := known && l.mayEndLocked()
+	server := l.server
+	l.mu.Unlock()
+	switch {
+	case !known:
+		f.unexpected.Add(1)
+		return
+	case end:
+		server.say("PUBLISH-END", "Stream-Channel", channel, "Stream-ID", streamID)
+	case f.endAfter > 0:
+		time.AfterFunc(f.endAfter, func() { f.endUnseen(l, generation) })
+	}
+	f.progress.Add(1)
+}
+
+// endUnseen ends a life whether the application has heard of it or not.
+func (f *fleet) endUnseen(l *life, generation int) {
+	l.mu.Lock()
+	end := l.underWay && l.generation == generation && !l.ended
+	l.ended = l.ended || end
+	server, channel, streamID := l.server, l.channel, l.streamID
+	l.mu.Unlock()
+	if end {
+		server.say("PUBLISH-END", "Stream-Channel", channel, "Stream-ID", streamID)
+	}
+}
+
+func (f *fleet) deny(channel string) {
+	f.denied.Add(1)
+	l, generation := f.find(channel)
+	if l == nil {
+		f.unexpected.Add(1)
+		return
+	}
+	l.mu.Lock()
+	known := l.underWay && l.generation == generation && !l.accepted
+	if known {
+		l.underWay = false
+	}
+	l.mu.Unlock()
+	if known {
+		time.AfterFunc(retryDenied, func() { f.retire(l) })
+	}
+}
+
+func (f *fleet) kill(channel, streamID string) {
+	f.killed.Add(1)
+	if l, generation := f.find(channel); l != nil {
+		f.endUnseen(l, generation)
+	}
+}
+
+func (f *fleet) encode(p *peer, channel, streamID string) {
+	l, generation := f.find(channel)
+	if l == nil || !l.tell(generation, streamID, f.announcements) {
+		f.unexpected.Add(1)
+		return
+	}
+	f.told.Add(int64(f.announcements))
+	for n := 1; n <= f.announcements; n++ {
+		p.say("STREAM-AVAILABLE", "Stream-Channel", channel, "Stream-ID", streamID, "Stream-Type", "HLS-LIVE",
+			"Resolution", "1280x720-30", "Index-file", indexFile(channel, n))
+	}
+	f.progress.Add(1)
+}
+
+func (f *fleet) finishEncoding(p *peer, channel, streamID string) {
+	l, generation := f.find(channel)
+	if l == nil || !l.tell(generation, streamID, 1) {
+		f.unexpected.Add(1)
+		return
+	}
+	f.told.Add(1)
+	p.say("STREAM-CLOSED", "Stream-Channel", channel, "Stream-ID", streamID)
+	f.progress.Add(1)
+}
+
+// tell notes that the encoder tells of the next events now.
+func (l *life) tell(generation int, streamID string, events int) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.isLocked(generation, streamID) || l.delivery.told+events > len(l.delivery.ids) {
+		return false
+	}
+	now := time.Now()
+	for range events {
+		l.told = append(l.told, now)
+	}
+	l.delivery.told += events
+	return true
+}
+
+// take is the application's part: it has got an event.
+func (f *fleet) take(a arrival) {
+	l, generation := f.find(a.channel)
+	if l == nil {
+		return // of another run: an outbox lives longer than a load test
+	}
+	f.progress.Add(1)
+	switch next, server := f.arrive(l, generation, a); next {
+	case endLife:
+		server.say("PUBLISH-END", "Stream-Channel", a.channel, "Stream-ID", a.streamID)
+	case holdLife:
+		f.leaveFlight()
+	case completeLife:
+		f.completed.Add(1)
+		f.retire(l)
+	}
+}
+
+// step is what follows from an event.
+type step int
+
+const (
+	noStep step = iota
+	endLife
+	holdLife
+	completeLife
+)
+
+func (f *fleet) arrive(l *life, generation int, a arrival) (step, *peer) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if generation < l.generation || (generation == l.generation && !l.underWay) {
+		f.repeated.Add(1) // that life is over: it had all its events
+		return noStep, nil
+	}
+	if !l.isLocked(generation, a.streamID) {
+		f.unexpected.Add(1)
+		return noStep, nil
+	}
+	number := f.announcements + 1
+	if !a.closed {
+		number = indexNumber(a.indexFile)
+	}
+	switch l.delivery.arrive(number, a.eventID) {
+	case repeated:
+		f.repeated.Add(1)
+		return noStep, nil
+	case unexpected:
+		f.unexpected.Add(1)
+		return noStep, nil
+	case outOfOrder:
+		f.outOfOrder.Add(1)
+	}
+	f.arrived.Add(1)
+	if number <= len(l.told) {
+		f.event.record(time.Since(l.told[number-1]))
+	}
+	return l.nextLocked(), l.server
+}
+
+func (l *life) nextLocked() step {
+	if l.delivery.complete() {
+		l.underWay = false
+		return completeLife
+	}
+	first := !l.live
+	l.live = true
+	switch {
+	case l.mayEndLocked():
+		return endLife
+	case first && l.held:
+		return holdLife
+	}
+	return noStep
+}
+
+// indexFile names the n-th announcement of a stream, indexNumber reads it from there.
+func indexFile(channel string, n int) string {
+	return "/hls/" + channel + "/" + strconv.Itoa(n) + ".m3u8"
+}
+
+func indexNumber(file string) int {
+	name := strings.TrimSuffix(file[strings.LastIndexByte(file, '/')+1:], ".m3u8")
+	n, _ := strconv.Atoi(name)
+	return n
+}

@@ -1,0 +1,157 @@
+// Loadtest plays streaming servers, encoders and the application against a coordinator and says what it took and
+// whether an event was lost, repeated or out of order. Without arguments it compares the coordinator of this module with
+// a bare program that moves the same messages and requests (loadtest/floor):
+//
+//	go run ./loadtest
+//
+// It connects to this machine only, ends by itself, and exits with 1 when anything was lost or out of order.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// options are the flags, and what is common to a run.
+type options struct {
+	profile           string
+	addr, application string
+	duration          time.Duration
+	count             int
+	concurrency       int
+	rate              float64
+	held              int
+	connections       int
+	streams           int
+	outage            time.Duration
+	servers, encoders int
+	json              bool
+
+	dir      string // for programs, their data and logs; removed at the end
+	secret   string // CONTROL_SECRET
+	progress *progress
+}
+
+func main() {
+	ctx, release := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer release()
+	o, err := parseOptions(os.Args[1:], os.Stderr)
+	if errors.Is(err, flag.ErrHelp) {
+		return
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "loadtest:", err)
+		os.Exit(2)
+	}
+	clean, err := run(ctx, o, os.Stdout, os.Stderr)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "loadtest:", err)
+	}
+	if err != nil || !clean {
+		release()
+		os.Exit(1)
+	}
+}
+
+func parseOptions(args []string, stderr io.Writer) (*options, error) {
+	o := &options{secret: os.Getenv("CONTROL_SECRET")}
+	f := flag.NewFlagSet("loadtest", flag.ContinueOnError)
+	f.SetOutput(stderr)
+	f.StringVar(&o.profile, "profile", "compare", "one of "+profileNames())
+	f.StringVar(&o.addr, "addr", "", "host:port of a coordinator that runs already, on this machine, with KEY_VERIFICATION_URL and EVENT_CALLBACK_URL as -application says; CONTROL_SECRET is taken from the environment")
+	f.StringVar(&o.application, "application", "127.0.0.1:9090", "with -addr: where the application listens, for http://HOST:PORT/ (keys) and http://HOST:PORT+1/ (events)")
+	f.DurationVar(&o.duration, "duration", 15*time.Second, "how long lives are begun")
+	f.IntVar(&o.count, "count", 0, "life: end after so many lives (0: by -duration)")
+	f.IntVar(&o.concurrency, "concurrency", 64, "lives at once in a closed loop")
+	f.Float64Var(&o.rate, "rate", 0, "rate, outage: lives per second (0: rate takes half of what a closed loop reaches, outage 200)")
+	f.IntVar(&o.held, "held", 0, "life, rate: streams that are live in the background")
+	f.IntVar(&o.connections, "connections", 0, "hold, storm: idle control connections, peers that go and come back (0: 10000, 5000)")
+	f.IntVar(&o.streams, "streams", 100000, "hold, growth: live streams")
+	f.DurationVar(&o.outage, "outage", 5*time.Second, "outage: how long events are refused")
+	f.IntVar(&o.servers, "servers", 4, "streaming servers that the lives are spread over")
+	f.IntVar(&o.encoders, "encoders", 2, "encoders")
+	f.BoolVar(&o.json, "json", false, "write JSON instead of the table")
+	if err := f.Parse(args); err != nil {
+		return nil, err
+	}
+	switch {
+	case f.NArg() > 0:
+		return nil, fmt.Errorf("unknown argument %q", f.Arg(0))
+	case profiles(o.profile) == nil:
+		return nil, fmt.Errorf("-profile %q is none of %s", o.profile, profileNames())
+	case o.duration <= 0 || o.concurrency < 1 || o.servers < 1 || o.encoders < 1:
+		return nil, errors.New("-duration, -concurrency, -servers and -encoders must be positive")
+	case o.count < 0 || o.rate < 0 || o.held < 0 || o.connections < 0 || o.streams < 0 || o.outage < 0:
+		return nil, errors.New("no number may be negative")
+	}
+	if o.addr == "" {
+		return o, nil
+	}
+	if comparing(o.profile) {
+		return nil, fmt.Errorf("-profile %s starts its own programs: it needs no -addr", o.profile)
+	}
+	return o, errors.Join(loopbackOnly(o.addr), loopbackOnly(o.application))
+}
+
+// run plays the profile and writes the report. clean is false when anything was lost or out of order.
+func run(ctx context.Context, o *options, stdout io.Writer, stderr *os.File) (clean bool, err error) {
+	if o.dir, err = os.MkdirTemp("", "loadtest-"); err != nil {
+		return false, err
+	}
+	defer os.RemoveAll(o.dir)
+	o.progress = newProgress(stderr)
+	var writing sync.WaitGroup
+	stop := make(chan struct{})
+	writing.Go(func() { o.progress.run(stop) })
+	r, err := profiles(o.profile)(ctx, o)
+	close(stop)
+	writing.Wait()
+	if err != nil {
+		return false, err
+	}
+	if o.json {
+		err = r.writeJSON(stdout)
+	} else {
+		err = r.writeTable(stdout)
+	}
+	return len(r.Faults) == 0, err
+}
+
+// profile plays one kind of load. An error is for what kept it from being played to its end; what the coordinator did
+// wrong is in the report.
+type profile func(context.Context, *options) (*report, error)
+
+func profiles(name string) profile {
+	switch name {
+	case "compare":
+		return compare
+	case "growth":
+		return growth
+	case "life":
+		return livesInClosedLoop
+	case "rate":
+		return livesAtRate
+	case "hold":
+		return holdMany
+	case "storm":
+		return storm
+	case "outage":
+		return outage
+	}
+	return nil
+}
+
+func profileNames() string {
+	return strings.Join([]string{"compare", "growth", "life", "rate", "hold", "storm", "outage"}, ", ")
+}
+
+func comparing(profile string) bool { return profile == "compare" || profile == "growth" }

@@ -1,0 +1,193 @@
+package main
+
+// A rig is one coordinator with its application and its peers, ready for lives. What a profile does with it is
+// bounded; close ends all of it.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+)
+
+type rigPlan struct {
+	name          string // of the coordinator, in the table
+	program       string // "" for the coordinator at options.addr
+	lives         int    // places for lives
+	announcements int
+	endAfter      time.Duration
+}
+
+type rig struct {
+	*fleet
+	name  string
+	app   *application
+	under *coordinator
+	http  http.Client
+
+	stopBeat context.CancelFunc
+	beating  sync.WaitGroup
+}
+
+// newRig starts the application and the coordinator and connects the peers.
+func newRig(ctx context.Context, o *options, plan rigPlan) (_ *rig, err error) {
+	r := &rig{name: plan.name, fleet: newFleet(plan.announcements, plan.endAfter, plan.lives), stopBeat: func() {}}
+	r.http.Timeout = time.Minute
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, r.close())
+		}
+	}()
+	keys, events := "127.0.0.1:0", "127.0.0.1:0"
+	if plan.program == "" {
+		if keys, events, err = applicationAddresses(o.application); err != nil {
+			return nil, err
+		}
+	}
+	if r.app, err = newApplication(keys, events, r.take); err != nil {
+		return nil, err
+	}
+	if plan.program == "" {
+		r.under = &coordinator{addr: o.addr}
+	} else {
+		r.under, err = startChild(ctx, o.dir, plan.program,
+			"KEY_VERIFICATION_URL="+r.app.keys.url(), "EVENT_CALLBACK_URL="+r.app.events.url(), "CONTROL_SECRET="+o.secret)
+		if err != nil {
+			return nil, err
+		}
+	}
+	r.dial = dialler{addr: r.under.addr, secret: o.secret}
+	if err := r.connect(ctx, o.servers, o.encoders); err != nil {
+		return nil, err
+	}
+	beating, stop := context.WithCancel(context.Background())
+	r.stopBeat = stop
+	r.beating.Go(func() { r.beat(beating) })
+	return r, nil
+}
+
+// applicationAddresses are the address given, for key verification, and the port after it, for events.
+func applicationAddresses(addr string) (keys, events string, err error) {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return "", "", err
+	}
+	n, err := strconv.Atoi(port)
+	if err != nil {
+		return "", "", fmt.Errorf("port of %s: %w", addr, err)
+	}
+	return addr, net.JoinHostPort(host, strconv.Itoa(n+1)), nil
+}
+
+func (r *rig) close() error {
+	r.stopBeat()
+	r.beating.Wait()
+	r.fleet.close()
+	var err error
+	if r.under != nil {
+		err = r.under.stop()
+	}
+	if r.app != nil {
+		r.app.close()
+	}
+	return err
+}
+
+// get asks the commands API and returns the body.
+func (r *rig) get(ctx context.Context, path string) ([]byte, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+r.under.addr+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	reply, err := r.http.Do(request)
+	if err != nil {
+		return nil, err
+	}
+	defer reply.Body.Close()
+	if reply.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("GET %s: %s", path, reply.Status)
+	}
+	return io.ReadAll(reply.Body)
+}
+
+// sample is what a stretch of load took.
+type sample struct {
+	lives    int64
+	elapsed  time.Duration
+	cpu, own time.Duration // of the coordinator and of this process
+}
+
+func (s *sample) add(other sample) {
+	s.lives += other.lives
+	s.elapsed += other.elapsed
+	s.cpu += other.cpu
+	s.own += other.own
+}
+
+// cpuPerLife is in milliseconds, 0 if it is not known.
+func (s sample) cpuPerLife() float64 { return perLife(s.cpu, s.lives) }
+
+func (s sample) livesPerSecond() float64 {
+	if s.elapsed <= 0 {
+		return 0
+	}
+	return float64(s.lives) / s.elapsed.Seconds()
+}
+
+func perLife(d time.Duration, lives int64) float64 {
+	if lives == 0 {
+		return 0
+	}
+	return float64(d.Microseconds()) / 1000 / float64(lives)
+}
+
+// measure takes the sample of what play does.
+func (r *rig) measure(play func()) sample {
+	lives, cpu, own, start := r.completed.Load(), r.under.cpu(), ownCPU(), time.Now()
+	play()
+	return sample{lives: r.completed.Load() - lives, elapsed: time.Since(start), cpu: r.under.cpu() - cpu, own: ownCPU() - own}
+}
+
+// forgetTimings drops what was timed so far: the warm-up.
+func (r *rig) forgetTimings() {
+	r.accept.reset()
+	r.event.reset()
+}
+
+// result sums up. It is asked for when the load is over.
+func (r *rig) result(s sample, figures ...figure) result {
+	lost, unfinished := r.lost()
+	return result{
+		Target:         r.name,
+		Lives:          s.lives,
+		Seconds:        s.elapsed.Seconds(),
+		LivesPerSecond: s.livesPerSecond(),
+		Accept:         r.accept.percentiles(),
+		Event:          r.event.percentiles(),
+		CPUPerLife:     s.cpuPerLife(),
+		OwnCPUPerLife:  perLife(s.own, s.lives),
+		MemoryKiB:      r.under.memory(),
+		Connections:    r.app.opened.Load(),
+		EventsTold:     r.told.Load(),
+		EventsArrived:  r.arrived.Load(),
+		Lost:           lost,
+		Repeated:       r.repeated.Load(),
+		OutOfOrder:     r.outOfOrder.Load(),
+		Unexpected:     r.unexpected.Load(),
+		Denied:         r.denied.Load(),
+		Killed:         r.killed.Load(),
+		Unfinished:     unfinished,
+		Disconnected:   r.disconnected.Load(),
+		Figures:        figures,
+	}
+}
+
+func (r *rig) status() string {
+	return fmt.Sprintf("%s: %d lives, %d under way, events %d told %d arrived, %d repeated, %d out of order, %d denied",
+		r.name, r.completed.Load(), r.inFlight.Load(), r.told.Load(), r.arrived.Load(), r.repeated.Load(), r.outOfOrder.Load(), r.denied.Load())
+}
