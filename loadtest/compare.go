@@ -18,6 +18,7 @@ type contender struct {
 	*rig
 	total  sample
 	rounds []sample
+	seen   result
 }
 
 // compare sets the coordinator against the bare program.
@@ -28,7 +29,7 @@ func compare(ctx context.Context, o *options) (*report, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newReport(o.profile, []result{ours.result(ours.total), bare.result(bare.total)},
+	return newReport(o.profile, []result{ours.seen, bare.seen},
 		ratio("CPU time per life, coordinator / floor", "at most 1.7", ours, bare, sample.cpuPerLife),
 		ratio("lives per second, coordinator / floor", "at least 0.6", ours, bare, sample.livesPerSecond)), nil
 }
@@ -42,7 +43,7 @@ func growth(ctx context.Context, o *options) (*report, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newReport(o.profile, []result{many.result(many.total), alone.result(alone.total)},
+	return newReport(o.profile, []result{many.seen, alone.seen},
 		ratio(fmt.Sprintf("CPU time per life, %d / %d live streams", o.streams, few), "at most 1.15", many, alone, sample.cpuPerLife)), nil
 }
 
@@ -85,6 +86,9 @@ func (o *options) takeTurns(ctx context.Context, plans ...contenderPlan) (a, b *
 				return nil, nil, err
 			}
 		}
+	}
+	for _, c := range sides {
+		c.seen = c.result(c.total)
 	}
 	return sides[0], sides[1], nil
 }
