@@ -121,37 +121,45 @@ func outage(ctx context.Context, o *options) (_ *report, err error) {
 	}
 	defer closeRig(r, &err)
 
-	back := make(chan time.Time, 1)
-	waiting := int64(0)
+	var gone []figure
 	broken := make(chan error, 1)
 	go func() {
-		broken <- func() error {
-			if err := rest(ctx, o.duration/3); err != nil {
-				return err
-			}
-			o.progress.now("application gone", r.status)
-			r.app.events.close()
-			err := rest(ctx, o.outage)
-			waiting = r.told.Load() - r.arrived.Load()
-			back <- time.Now()
-			o.progress.now("application back", r.status)
-			if reopened := r.app.events.open(r.app.events.addr); reopened != nil {
-				return reopened
-			}
-			return err
-		}()
+		var err error
+		gone, err = o.refuseEvents(ctx, r)
+		broken <- err
 	}()
 	o.progress.now("open loop", r.status)
 	s := r.measure(func() { r.openLoop(ctx, r.lives, rate, maxRetry+o.outage) })
 	if err := <-broken; err != nil {
 		return nil, err
 	}
-	figures := []figure{
+	return newReport(o.profile, []result{r.result(s, gone...)}), ctx.Err()
+}
+
+// refuseEvents takes the application's event endpoint away for a while, a third of the way into the load, and returns
+// when all lives are over that began before it was back, or nothing goes on any more.
+func (o *options) refuseEvents(ctx context.Context, r *rig) ([]figure, error) {
+	if err := rest(ctx, o.duration/3); err != nil {
+		return nil, err
+	}
+	o.progress.now("application gone", r.status)
+	r.app.events.close()
+	stopped := rest(ctx, o.outage)
+	waiting, begun, back := r.told.Load()-r.arrived.Load(), r.begun.Load(), time.Now()
+	o.progress.now("application back", r.status)
+	if err := r.app.events.open(r.app.events.addr); err != nil {
+		return nil, err
+	}
+	for i := range r.lives[:begun] {
+		for !r.isFree(&r.lives[i]) && stopped == nil && time.Since(back) < o.outage+o.duration+maxRetry {
+			stopped = rest(ctx, 5*time.Millisecond)
+		}
+	}
+	return []figure{
 		{Name: "application gone for", Value: o.outage.Seconds(), Unit: "s"},
 		{Name: "events waiting when it came back", Value: float64(waiting)},
-		{Name: "everything delivered after it came back", Value: time.Since(<-back).Seconds(), Unit: "s", Note: "lives that began meanwhile included"},
-	}
-	return newReport(o.profile, []result{r.result(s, figures...)}), ctx.Err()
+		{Name: "lives begun before it came back over after", Value: time.Since(back).Seconds(), Unit: "s"},
+	}, stopped
 }
 
 // rest lets time pass.
