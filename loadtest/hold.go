@@ -25,7 +25,7 @@ func holdMany(ctx context.Context, o *options) (_ *report, err error) {
 	if err != nil {
 		return nil, err
 	}
-	defer closeRig(r, &err)
+	defer o.finish(r, &err)
 	s := r.measure(func() { o.warmUp(ctx, r, r.lives[:o.concurrency]) })
 
 	var figures []figure

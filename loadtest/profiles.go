@@ -55,7 +55,7 @@ func livesInClosedLoop(ctx context.Context, o *options) (_ *report, err error) {
 	if err != nil {
 		return nil, err
 	}
-	defer closeRig(r, &err)
+	defer o.finish(r, &err)
 	places := r.lives[:o.concurrency]
 	if err := o.holdInBackground(ctx, r, r.lives[o.concurrency:]); err != nil {
 		return nil, err
@@ -80,7 +80,7 @@ func livesAtRate(ctx context.Context, o *options) (_ *report, err error) {
 	if err != nil {
 		return nil, err
 	}
-	defer closeRig(r, &err)
+	defer o.finish(r, &err)
 	closed := r.lives[:o.concurrency]
 	if err := o.holdInBackground(ctx, r, r.lives[o.concurrency:o.concurrency+o.held]); err != nil {
 		return nil, err
@@ -119,7 +119,7 @@ func outage(ctx context.Context, o *options) (_ *report, err error) {
 	if err != nil {
 		return nil, err
 	}
-	defer closeRig(r, &err)
+	defer o.finish(r, &err)
 
 	var gone []figure
 	broken := make(chan error, 1)
@@ -172,8 +172,9 @@ func rest(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// closeRig is deferred: what goes wrong at the end is an error of the profile.
-func closeRig(r *rig, err *error) {
+// finish is deferred: what goes wrong at the end is an error of the profile.
+func (o *options) finish(r *rig, err *error) {
+	o.progress.now("stopping", nil)
 	if failed := r.close(); *err == nil {
 		*err = failed
 	}

@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -37,7 +38,7 @@ type rig struct {
 // newRig starts the application and the coordinator and connects the peers.
 func newRig(ctx context.Context, o *options, plan rigPlan) (_ *rig, err error) {
 	r := &rig{name: plan.name, fleet: newFleet(plan.announcements, plan.endAfter, plan.lives), stopBeat: func() {}}
-	r.http.Timeout = time.Minute
+	r.http.Timeout, r.http.Transport = time.Minute, &http.Transport{}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, r.close())
@@ -62,13 +63,50 @@ func newRig(ctx context.Context, o *options, plan rigPlan) (_ *rig, err error) {
 		}
 	}
 	r.dial = dialler{addr: r.under.addr, secret: o.secret}
+	others, err := r.encodersRegistered(ctx)
+	if err != nil {
+		return nil, err
+	}
 	if err := r.connect(ctx, o.servers, o.encoders); err != nil {
+		return nil, err
+	}
+	if err := r.awaitEncoders(ctx, others+o.encoders); err != nil {
 		return nil, err
 	}
 	beating, stop := context.WithCancel(context.Background())
 	r.stopBeat = stop
 	r.beating.Go(func() { r.beat(beating) })
 	return r, nil
+}
+
+// awaitEncoders waits until so many encoders are registered: a publisher that comes before would be denied.
+func (r *rig) awaitEncoders(ctx context.Context, n int) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	for {
+		registered, err := r.encodersRegistered(ctx)
+		if err != nil {
+			return err
+		}
+		if registered >= n {
+			return nil
+		}
+		if err := rest(ctx, 5*time.Millisecond); err != nil {
+			return fmt.Errorf("%d of %d encoders are registered: %w", registered, n, err)
+		}
+	}
+}
+
+func (r *rig) encodersRegistered(ctx context.Context) (int, error) {
+	body, err := r.get(ctx, "/commands/capacity")
+	if err != nil {
+		return 0, err
+	}
+	var capacity struct {
+		EncoderCount int `json:"encoderCount"`
+	}
+	err = json.Unmarshal(body, &capacity)
+	return capacity.EncoderCount, err
 }
 
 // applicationAddresses are the address given, for key verification, and the port after it, for events.
@@ -95,6 +133,7 @@ func (r *rig) close() error {
 	if r.app != nil {
 		r.app.close()
 	}
+	r.http.CloseIdleConnections()
 	return err
 }
 

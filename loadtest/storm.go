@@ -28,7 +28,7 @@ func storm(ctx context.Context, o *options) (_ *report, err error) {
 	if err != nil {
 		return nil, err
 	}
-	defer closeRig(r, &err)
+	defer o.finish(r, &err)
 
 	o.progress.now("connecting others, whose heartbeats are watched", r.status)
 	var others []*peer
@@ -53,6 +53,7 @@ func storm(ctx context.Context, o *options) (_ *report, err error) {
 
 	o.progress.now("storm", r.status)
 	r.lateness.reset()
+	r.forgetTimings()
 	var figures []figure
 	s := r.measure(func() { figures, err = r.comeBack(ctx, peers, r.lives[:n], r.lives[n:]) })
 	if err != nil {

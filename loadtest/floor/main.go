@@ -51,6 +51,7 @@ func main() {
 	http.HandleFunc("/ws/control/rtmp", func(w http.ResponseWriter, r *http.Request) { f.serve(w, r, f.server) })
 	http.HandleFunc("/ws/control/wss", func(w http.ResponseWriter, r *http.Request) { f.serve(w, r, f.server) })
 	http.HandleFunc("/ws/control/hls", func(w http.ResponseWriter, r *http.Request) { f.serve(w, r, f.encoder) })
+	http.HandleFunc("/commands/capacity", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintf(w, `{"encoderCount":%d}`, f.encoderCount()) })
 	listener, err := net.Listen("tcp", os.Getenv("BIND_ADDRESS")+":"+os.Getenv("HTTP_PORT"))
 	if err != nil {
 		log.Fatal(err)
@@ -161,6 +162,13 @@ func (f *floor) encoderAt(place int) *peer {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
 	return f.encoders[place]
+}
+
+// encoderCount is for the load tool, which waits for its encoders.
+func (f *floor) encoderCount() int {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return len(f.encoders)
 }
 
 // value returns an argument of a message as the load tool writes it: "Name: value" in exactly this case.
