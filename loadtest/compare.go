@@ -78,7 +78,7 @@ func (o *options) takeTurns(ctx context.Context, plans ...contenderPlan) (a, b *
 	}
 	for round := range rounds {
 		for _, c := range sides {
-			o.progress.now(fmt.Sprintf("round %d of %d", round+1, rounds), c.status)
+			o.progress.now(fmt.Sprintf("round %d/%d %s", round+1, rounds, c.name), c.status)
 			s := c.measure(func() { c.closedLoop(ctx, c.lives[:o.concurrency], o.duration/rounds, 0, patience) })
 			c.total.add(s)
 			c.rounds = append(c.rounds, s)

@@ -35,7 +35,7 @@ func play(t *testing.T, args ...string) *result {
 	}
 	defer quiet.Close()
 	o.progress = newProgress(quiet)
-	report, err := profiles(o.profile)(ctx, o)
+	report, err := profileOf(o.profile)(ctx, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,6 +51,7 @@ func play(t *testing.T, args ...string) *result {
 }
 
 func TestStreamLivesLoseNothing(t *testing.T) {
+	t.Parallel()
 	r := play(t, "-profile=life", "-count=300")
 	if r.Lives != 300 || r.EventsTold != 600 || r.EventsArrived != 600 {
 		t.Errorf("%d lives, %d events told, %d arrived; want 300, 600, 600", r.Lives, r.EventsTold, r.EventsArrived)
@@ -61,6 +62,7 @@ func TestStreamLivesLoseNothing(t *testing.T) {
 }
 
 func TestAnOutageOfTheApplicationLosesNothing(t *testing.T) {
+	t.Parallel()
 	r := play(t, "-profile=outage", "-duration=1500ms", "-outage=700ms", "-rate=100")
 	if r.Lives != 150 || r.EventsArrived != 600 {
 		t.Errorf("%d lives, %d events arrived; want 150, 600", r.Lives, r.EventsArrived)
@@ -150,6 +152,7 @@ func (c *wrongCoordinator) note(channel string, event http.Header) []http.Header
 }
 
 func TestWhatACoordinatorDoesWrongIsCounted(t *testing.T) {
+	t.Parallel()
 	const lives, announcements = 5, 3
 	for _, c := range []struct {
 		story                                   string
@@ -169,6 +172,11 @@ func TestWhatACoordinatorDoesWrongIsCounted(t *testing.T) {
 		}, lives, 0, 0, 0, lives},
 	} {
 		t.Run(c.story, func(t *testing.T) {
+			t.Parallel()
+			quiet := 20 * time.Second
+			if c.lost > 0 {
+				quiet = 2 * time.Second
+			}
 			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 			defer cancel()
 			f := newFleet(announcements, time.Millisecond, lives)
@@ -186,7 +194,7 @@ func TestWhatACoordinatorDoesWrongIsCounted(t *testing.T) {
 				t.Fatal(err)
 			}
 
-			got := r.result(r.measure(func() { r.openLoop(ctx, r.lives, 1000, time.Second) }))
+			got := r.result(r.measure(func() { r.openLoop(ctx, r.lives, 1000, quiet) }))
 
 			if got.Lives != c.completed || got.Lost != c.lost || got.Repeated != c.repeated || got.OutOfOrder != c.swapped || got.Unexpected != c.odd {
 				t.Errorf("completed %d lost %d repeated %d out of order %d unexpected %d, want %d %d %d %d %d", got.Lives, got.Lost, got.Repeated,

@@ -15,7 +15,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -66,7 +65,8 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	o := &options{secret: os.Getenv("CONTROL_SECRET")}
 	f := flag.NewFlagSet("loadtest", flag.ContinueOnError)
 	f.SetOutput(stderr)
-	f.StringVar(&o.profile, "profile", "compare", "one of "+profileNames())
+	f.Usage = func() { usage(f) }
+	f.StringVar(&o.profile, "profile", "compare", "what to play")
 	f.StringVar(&o.addr, "addr", "", "host:port of a coordinator that runs already, on this machine, with KEY_VERIFICATION_URL and EVENT_CALLBACK_URL as -application says; CONTROL_SECRET is taken from the environment")
 	f.StringVar(&o.application, "application", "127.0.0.1:9090", "with -addr: where the application listens, for http://HOST:PORT/ (keys) and http://HOST:PORT+1/ (events)")
 	f.DurationVar(&o.duration, "duration", 15*time.Second, "how long lives are begun")
@@ -86,8 +86,8 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	switch {
 	case f.NArg() > 0:
 		return nil, fmt.Errorf("unknown argument %q", f.Arg(0))
-	case profiles(o.profile) == nil:
-		return nil, fmt.Errorf("-profile %q is none of %s", o.profile, profileNames())
+	case profileOf(o.profile) == nil:
+		return nil, fmt.Errorf("there is no profile %q: see -help", o.profile)
 	case o.duration <= 0 || o.concurrency < 1 || o.servers < 1 || o.encoders < 1:
 		return nil, errors.New("-duration, -concurrency, -servers and -encoders must be positive")
 	case o.count < 0 || o.rate < 0 || o.held < 0 || o.connections < 0 || o.streams < 0 || o.outage < 0:
@@ -96,7 +96,7 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	if o.addr == "" {
 		return o, nil
 	}
-	if comparing(o.profile) {
+	if o.profile == "compare" || o.profile == "growth" {
 		return nil, fmt.Errorf("-profile %s starts its own programs: it needs no -addr", o.profile)
 	}
 	return o, errors.Join(loopbackOnly(o.addr), loopbackOnly(o.application))
@@ -112,7 +112,7 @@ func run(ctx context.Context, o *options, stdout io.Writer, stderr *os.File) (cl
 	var writing sync.WaitGroup
 	stop := make(chan struct{})
 	writing.Go(func() { o.progress.run(stop) })
-	r, err := profiles(o.profile)(ctx, o)
+	r, err := profileOf(o.profile)(ctx, o)
 	close(stop)
 	writing.Wait()
 	if err != nil {
@@ -130,28 +130,38 @@ func run(ctx context.Context, o *options, stdout io.Writer, stderr *os.File) (cl
 // wrong is in the report.
 type profile func(context.Context, *options) (*report, error)
 
-func profiles(name string) profile {
-	switch name {
-	case "compare":
-		return compare
-	case "growth":
-		return growth
-	case "life":
-		return livesInClosedLoop
-	case "rate":
-		return livesAtRate
-	case "hold":
-		return holdMany
-	case "storm":
-		return storm
-	case "outage":
-		return outage
+type namedProfile struct {
+	name string
+	play profile
+	what string
+}
+
+func profiles() []namedProfile {
+	return []namedProfile{
+		{"compare", compare, "lives in a closed loop, the coordinator and the bare program in turn, and the ratios"},
+		{"growth", growth, "the same for the coordinator with -streams live streams and with 100"},
+		{"life", livesInClosedLoop, "lives in a closed loop, -concurrency at once: the next begins when one is over"},
+		{"rate", livesAtRate, "lives in an open loop at -rate, timed from when they should have begun"},
+		{"hold", holdMany, "-connections and -streams held: memory of each, time and CPU of capacity and report"},
+		{"storm", storm, "-connections peers with a stream each gone and back at once"},
+		{"outage", outage, "lives at -rate while the application refuses events for -outage"},
+	}
+}
+
+func profileOf(name string) profile {
+	for _, p := range profiles() {
+		if p.name == name {
+			return p.play
+		}
 	}
 	return nil
 }
 
-func profileNames() string {
-	return strings.Join([]string{"compare", "growth", "life", "rate", "hold", "storm", "outage"}, ", ")
+func usage(f *flag.FlagSet) {
+	fmt.Fprintln(f.Output(), "usage: go run ./loadtest [flags]\n\nprofiles:")
+	for _, p := range profiles() {
+		fmt.Fprintf(f.Output(), "  %-8s %s\n", p.name, p.what)
+	}
+	fmt.Fprintln(f.Output(), "\nflags:")
+	f.PrintDefaults()
 }
-
-func comparing(profile string) bool { return profile == "compare" || profile == "growth" }

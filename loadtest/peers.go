@@ -102,8 +102,11 @@ func (d dialler) dial(ctx context.Context, kind string) (*peer, error) {
 		header.Set("x-control-auth-token", token)
 	}
 	upgrade := websocket.Dialer{HandshakeTimeout: handshakeTimeout, ReadBufferSize: 512, WriteBufferSize: 512}
-	conn, _, err := upgrade.DialContext(ctx, "ws://"+d.addr+"/ws/control/"+kind, header)
+	conn, reply, err := upgrade.DialContext(ctx, "ws://"+d.addr+"/ws/control/"+kind, header)
 	if err != nil {
+		if reply != nil {
+			err = fmt.Errorf("%w: %s", err, reply.Status)
+		}
 		return nil, fmt.Errorf("connecting a peer: %w", err)
 	}
 	p := &peer{conn: conn}

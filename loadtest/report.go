@@ -99,7 +99,7 @@ func (r *report) writeTable(w io.Writer) error {
 	}
 	row("profile "+r.Profile, func(r *result) string { return r.Target })
 	row("stream lives", func(r *result) string { return fmt.Sprintf("%d in %.1f s", r.Lives, r.Seconds) })
-	row("lives per second", func(r *result) string { return fmt.Sprintf("%.0f", r.LivesPerSecond) })
+	row("lives per second", func(r *result) string { return known("%.0f", r.LivesPerSecond) })
 	row("accept latency p50/p99/p99.9/max", func(r *result) string { return r.Accept.String() })
 	row("event latency p50/p99/p99.9/max", func(r *result) string { return r.Event.String() })
 	row("CPU time per life", func(r *result) string { return known("%.3f ms", r.CPUPerLife) })
@@ -108,6 +108,7 @@ func (r *report) writeTable(w io.Writer) error {
 	row("connections to the application", func(r *result) string { return fmt.Sprint(r.Connections) })
 	row("events told/arrived", func(r *result) string { return fmt.Sprintf("%d/%d", r.EventsTold, r.EventsArrived) })
 	row("events lost/repeated/out of order", func(r *result) string { return fmt.Sprintf("%d/%d/%d", r.Lost, r.Repeated, r.OutOfOrder) })
+	row("unexpected messages", func(r *result) string { return fmt.Sprint(r.Unexpected) })
 	row("publishers denied/killed", func(r *result) string { return fmt.Sprintf("%d/%d", r.Denied, r.Killed) })
 	if err := table.Flush(); err != nil {
 		return err
@@ -143,7 +144,7 @@ func (p percentiles) String() string {
 
 func known(format string, value float64) string {
 	if value == 0 {
-		return "not known"
+		return "-"
 	}
 	return fmt.Sprintf(format, value)
 }

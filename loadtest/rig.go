@@ -226,7 +226,9 @@ func (r *rig) result(s sample, figures ...figure) result {
 	}
 }
 
+// status is for the progress line, short enough for a terminal of 80 columns.
 func (r *rig) status() string {
-	return fmt.Sprintf("%s: %d lives, %d under way, events %d told %d arrived, %d repeated, %d out of order, %d denied",
-		r.name, r.completed.Load(), r.inFlight.Load(), r.told.Load(), r.arrived.Load(), r.repeated.Load(), r.outOfOrder.Load(), r.denied.Load())
+	faults := r.outOfOrder.Load() + r.unexpected.Load() + r.denied.Load() + r.killed.Load() + r.disconnected.Load()
+	return fmt.Sprintf("%d lives, %d open, %d of %d events, %d faults",
+		r.completed.Load(), r.inFlight.Load(), r.arrived.Load(), r.told.Load(), faults)
 }
