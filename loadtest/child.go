@@ -116,16 +116,6 @@ func (c *coordinator) stop() error {
 	return nil
 }
 
-// alive tells whether a child still runs.
-func (c *coordinator) alive() bool {
-	select {
-	case <-c.done:
-		return c.cmd == nil
-	default:
-		return true
-	}
-}
-
 // cpu is the user and system time the child has used, 0 if it is not ours. It comes in steps of 10 ms.
 func (c *coordinator) cpu() time.Duration {
 	if c.cmd == nil {

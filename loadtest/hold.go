@@ -4,17 +4,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 )
 
-const (
-	// After many were made, the coordinator rests before its memory is looked at.
-	restBeforeMemory = 5 * time.Second
-
-	capacityRequests = 1000
-	reportRequests   = 20
-)
+// After many were made, the coordinator rests before its memory is looked at.
+const restBeforeMemory = 5 * time.Second
 
 func holdMany(ctx context.Context, o *options) (_ *report, err error) {
 	connections := o.connections
@@ -26,7 +22,7 @@ func holdMany(ctx context.Context, o *options) (_ *report, err error) {
 		return nil, err
 	}
 	defer o.finish(r, &err)
-	s := r.measure(func() { o.warmUp(ctx, r, r.lives[:o.concurrency]) })
+	o.warmUp(ctx, r, r.lives[:o.concurrency])
 
 	var figures []figure
 	per := func(name, reach string, n int, make func() error) error {
@@ -69,48 +65,65 @@ func holdMany(ctx context.Context, o *options) (_ *report, err error) {
 	if err != nil {
 		return nil, err
 	}
-	return newReport(o.profile, []result{r.result(s, append(figures, asked...)...)}), ctx.Err()
+	return newReport(o.profile, []result{r.result(sample{}, append(figures, asked...)...)}), ctx.Err()
 }
 
-// askAPI asks for the capacity, then for the report, then for the capacity while reports are made.
+// askAPI asks for everything that grows with the cluster, one request after the other, and then for the capacity while
+// reports are made, which shows for how long the coordinator keeps others waiting.
 func (o *options) askAPI(ctx context.Context, r *rig) ([]figure, error) {
-	o.progress.now("asking for capacity and reports", nil)
-	capacity, _, err := r.ask(ctx, "/commands/capacity", capacityRequests)
+	var figures []figure
+	for _, q := range []struct {
+		path      string
+		requests  int
+		time, cpu string // to reach
+	}{
+		{"/commands/capacity", 1000, "under 1 ms", ""},
+		{"/commands/report", 20, "", "under 60 ms"},
+		{"/commands/overview", 100, "", ""},
+		{"/commands/streams", 100, "", ""},
+		{"/metrics", 100, "", ""},
+	} {
+		o.progress.now("GET "+q.path, nil)
+		cpu := r.under.cpu()
+		asked, size, err := r.ask(ctx, q.path, q.requests)
+		if err != nil {
+			return nil, err
+		}
+		cpu = r.under.cpu() - cpu
+		p := asked.percentiles()
+		figures = append(figures,
+			figure{Name: "GET " + q.path + " p50", Value: p.P50, Unit: "ms", Reach: q.time, Note: fmt.Sprintf("p99 %.2f, max %.2f ms of %d, %.1f KiB", p.P99, p.Max, q.requests, float64(size)/1024)},
+			figure{Name: "  CPU time of each", Value: perLife(cpu, int64(q.requests)), Unit: "ms", Reach: q.cpu})
+	}
+	o.progress.now("GET /commands/capacity while reports are made", nil)
+	meanwhile, err := r.askWhileReporting(ctx)
 	if err != nil {
 		return nil, err
 	}
-	cpu := r.under.cpu()
-	report, size, err := r.ask(ctx, "/commands/report", reportRequests)
-	if err != nil {
-		return nil, err
-	}
-	cpu = r.under.cpu() - cpu
+	m := meanwhile.percentiles()
+	return append(figures, figure{Name: "GET /commands/capacity while reports are made p50", Value: m.P50, Unit: "ms", Note: fmt.Sprintf("p99 %.2f, max %.2f ms", m.P99, m.Max)}), nil
+}
 
+// askWhileReporting times the capacity every 5 ms while a few reports are made.
+func (r *rig) askWhileReporting(ctx context.Context) (*timing, error) {
 	reports := make(chan error, 1)
 	go func() {
-		_, _, err := r.ask(ctx, "/commands/report", reportRequests)
+		_, _, err := r.ask(ctx, "/commands/report", 20)
 		reports <- err
 	}()
 	meanwhile := newTiming()
-	for done := false; !done; {
+	for {
 		select {
-		case err = <-reports:
-			done = true
+		case err := <-reports:
+			return meanwhile, err
 		case <-time.After(5 * time.Millisecond):
-			start := time.Now()
-			if _, err := r.get(ctx, "/commands/capacity"); err != nil {
-				return nil, err
-			}
-			meanwhile.record(time.Since(start))
 		}
+		start := time.Now()
+		if _, err := r.get(ctx, "/commands/capacity"); err != nil {
+			return nil, errors.Join(err, <-reports)
+		}
+		meanwhile.record(time.Since(start))
 	}
-	c, p, m := capacity.percentiles(), report.percentiles(), meanwhile.percentiles()
-	return []figure{
-		{Name: "GET /commands/capacity p50", Value: c.P50, Unit: "ms", Reach: "under 1 ms", Note: fmt.Sprintf("p99 %.2f ms, max %.2f ms of %d", c.P99, c.Max, capacityRequests)},
-		{Name: "GET /commands/report p50", Value: p.P50, Unit: "ms", Note: fmt.Sprintf("max %.0f ms of %d, %.1f MiB", p.Max, reportRequests, float64(size)/(1<<20))},
-		{Name: "CPU time of a report", Value: float64(cpu.Milliseconds()) / reportRequests, Unit: "ms", Reach: "under 60 ms"},
-		{Name: "capacity while reports are made, p99", Value: m.P99, Unit: "ms", Note: fmt.Sprintf("p50 %.2f ms, max %.2f ms", m.P50, m.Max)},
-	}, err
 }
 
 // ask makes so many requests one after the other, and returns their times and the size of the last answer.

@@ -98,7 +98,12 @@ func (r *report) writeTable(w io.Writer) error {
 		fmt.Fprintln(table)
 	}
 	row("profile "+r.Profile, func(r *result) string { return r.Target })
-	row("stream lives", func(r *result) string { return fmt.Sprintf("%d in %.1f s", r.Lives, r.Seconds) })
+	row("stream lives", func(r *result) string {
+		if r.Lives == 0 {
+			return "-"
+		}
+		return fmt.Sprintf("%d in %.1f s", r.Lives, r.Seconds)
+	})
 	row("lives per second", func(r *result) string { return known("%.0f", r.LivesPerSecond) })
 	row("accept latency p50/p99/p99.9/max", func(r *result) string { return r.Accept.String() })
 	row("event latency p50/p99/p99.9/max", func(r *result) string { return r.Event.String() })

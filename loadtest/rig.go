@@ -178,6 +178,7 @@ func (s sample) livesPerSecond() float64 {
 	return float64(s.lives) / s.elapsed.Seconds()
 }
 
+// perLife is in milliseconds.
 func perLife(d time.Duration, lives int64) float64 {
 	if lives == 0 {
 		return 0
