@@ -37,7 +37,7 @@ type coordinator struct {
 func build(ctx context.Context, dir, pkg string) (string, error) {
 	program := filepath.Join(dir, filepath.Base(pkg))
 	if out, err := exec.CommandContext(ctx, "go", "build", "-o", program, pkg).CombinedOutput(); err != nil {
-		return "", fmt.Errorf("go build %s: %w\n%s", pkg, err, out)
+		return "", fmt.Errorf("go build %s (the load tool runs inside its module): %w\n%s", pkg, err, out)
 	}
 	return program, nil
 }
