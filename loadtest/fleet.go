@@ -299,15 +299,21 @@ func (f *fleet) settle(ctx context.Context, quiet time.Duration) {
 // Both mean something after settle.
 func (f *fleet) lost() (lost, unfinished int64) {
 	for i := range f.lives {
-		l := &f.lives[i]
-		l.mu.Lock()
-		if l.underWay {
-			lost += int64(l.delivery.lost())
-			if !l.held || !l.live {
-				unfinished++
-			}
-		}
-		l.mu.Unlock()
+		events, stuck := f.lives[i].missing()
+		lost += events
+		unfinished += stuck
 	}
 	return lost, unfinished
+}
+
+func (l *life) missing() (events, stuck int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.underWay {
+		return 0, 0
+	}
+	if !l.held || !l.live {
+		stuck = 1
+	}
+	return int64(l.delivery.lost()), stuck
 }

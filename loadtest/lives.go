@@ -125,55 +125,71 @@ func (f *fleet) accepted(channel, streamID string) {
 		f.unexpected.Add(1)
 		return
 	}
-	l.mu.Lock()
-	known := l.isLocked(generation, streamID) && !l.accepted
-	if known {
-		l.accepted = true
-		f.accept.record(time.Since(l.intended))
-	}
-	end := known && l.mayEndLocked()
-	server := l.server
-	l.mu.Unlock()
+	known, end := f.acceptLife(l, generation, streamID)
 	switch {
 	case !known:
 		f.unexpected.Add(1)
 		return
-	case end:
-		server.say("PUBLISH-END", "Stream-Channel", channel, "Stream-ID", streamID)
+	case end != nil:
+		end.say("PUBLISH-END", "Stream-Channel", channel, "Stream-ID", streamID)
 	case f.endAfter > 0:
 		time.AfterFunc(f.endAfter, func() { f.endUnseen(l, generation) })
 	}
 	f.progress.Add(1)
 }
 
+// acceptLife tells whether the life was waiting for its accept, and who has to end it now, if anyone.
+func (f *fleet) acceptLife(l *life, generation int, streamID string) (known bool, end *peer) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.isLocked(generation, streamID) || l.accepted {
+		return false, nil
+	}
+	l.accepted = true
+	f.accept.record(time.Since(l.intended))
+	if l.mayEndLocked() {
+		end = l.server
+	}
+	return true, end
+}
+
 // endUnseen ends a life whether the application has heard of it or not.
 func (f *fleet) endUnseen(l *life, generation int) {
-	l.mu.Lock()
-	end := l.underWay && l.generation == generation && !l.ended
-	l.ended = l.ended || end
-	server, channel, streamID := l.server, l.channel, l.streamID
-	l.mu.Unlock()
-	if end {
+	if server, channel, streamID := l.endNow(generation); server != nil {
 		server.say("PUBLISH-END", "Stream-Channel", channel, "Stream-ID", streamID)
 	}
+}
+
+// endNow says who has to end the life; nobody if it is over or about to be.
+func (l *life) endNow(generation int) (server *peer, channel, streamID string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.underWay || l.generation != generation || l.ended {
+		return nil, "", ""
+	}
+	l.ended = true
+	return l.server, l.channel, l.streamID
 }
 
 func (f *fleet) deny(channel string) {
 	f.denied.Add(1)
 	l, generation := f.find(channel)
-	if l == nil {
+	if l == nil || !l.denyNow(generation) {
 		f.unexpected.Add(1)
 		return
 	}
+	time.AfterFunc(retryDenied, func() { f.retire(l) })
+}
+
+// denyNow gives up a life that was waiting for its accept.
+func (l *life) denyNow(generation int) bool {
 	l.mu.Lock()
-	known := l.underWay && l.generation == generation && !l.accepted
-	if known {
-		l.underWay = false
+	defer l.mu.Unlock()
+	if !l.underWay || l.generation != generation || l.accepted {
+		return false
 	}
-	l.mu.Unlock()
-	if known {
-		time.AfterFunc(retryDenied, func() { f.retire(l) })
-	}
+	l.underWay = false
+	return true
 }
 
 func (f *fleet) kill(channel, streamID string) {
