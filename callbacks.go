@@ -55,7 +55,7 @@ type callbacks struct {
 	mu       sync.Mutex
 	appended []event   // guarded by mu
 	writing  time.Time // guarded by mu: when the oldest event happened that the writer has taken and not committed
-	broken   error   // guarded by mu: why the last commit failed
+	broken   error     // guarded by mu: why the last commit failed
 
 	// owned by the writer (before start and after its end: by newCallbacks and drain)
 	seed      maphash.Seed
