@@ -4,6 +4,7 @@ package main
 // maintenance.
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -243,6 +244,11 @@ func TestEncoderThatComesAndGoesHarmsNobodyWhoWasMoved(t *testing.T) {
 	}
 	if steady.load() != 5 || len(rig.r.channels) != 5 {
 		t.Errorf("%d of 5 publications live, %d on the steady encoder", len(rig.r.channels), steady.load())
+	}
+	for _, line := range rig.trace {
+		if strings.HasPrefix(line, "flighty start") {
+			t.Error(line)
+		}
 	}
 }
 

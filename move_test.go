@@ -90,7 +90,7 @@ func TestAtMostFourMovesAtATime(t *testing.T) {
 				underWay, next = underWay+1, p
 			}
 		}
-		if want := min(movesAtOnce, streams-moved); underWay != want {
+		if want := min(4, streams-moved); underWay != want {
 			t.Fatalf("%d moves under way after %d, want %d", underWay, moved, want)
 		}
 		rig.available(b, next.channel, next.successor.id, "HLS-LIVE")

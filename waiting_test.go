@@ -162,6 +162,12 @@ func TestStopDeniesThoseWhoWait(t *testing.T) {
 		t.Error(err)
 	}
 	rig.expect()
+
+	rig, _ = waitingPublication(t)
+	rig.step(rig.r.stop())
+	rig.encoder("e", 1)
+	rig.pass(time.Second)
+	rig.expect()
 }
 
 // waitingPublication has channel ch, announced as id1, waiting for another encoder.
