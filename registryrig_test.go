@@ -16,15 +16,14 @@ type registryRig struct {
 	t      testing.TB
 	r      *registry
 	now    time.Time
-	names  map[any]string // of servers and encoders
-	trace  []string       // since the last expect
+	trace  []string // since the last expect
 	events []event
 	noted  []notice
 	lastID int
 }
 
 func newRegistryRig(t testing.TB, rules limits) *registryRig {
-	rig := &registryRig{t: t, now: time.Unix(1_700_000_000, 0), names: map[any]string{}}
+	rig := &registryRig{t: t, now: time.Unix(1_700_000_000, 0)}
 	rig.r = newRegistry(1, rig.nextID, rig, rules)
 	return rig
 }
@@ -117,7 +116,6 @@ func (rig *registryRig) server(name, serverType string) *server {
 	rig.t.Helper()
 	s := &server{serverType: serverType, peer: &recordingServer{rig: rig, name: name}}
 	rig.r.joinServer(s, rig.now)
-	rig.names[s] = name
 	rig.step(nil)
 	return s
 }
@@ -127,7 +125,6 @@ func (rig *registryRig) encoder(name string, capacity int) *encoder {
 	peer := &recordingEncoder{rig: rig, name: name}
 	e, notices := rig.r.joinEncoder(peer, capacity, rig.now)
 	peer.self = e
-	rig.names[e] = name
 	rig.step(notices)
 	return e
 }

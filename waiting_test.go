@@ -87,8 +87,7 @@ func TestWaitingRequestIsDeniedInTime(t *testing.T) {
 
 func TestWaitingRequestsAreLimited(t *testing.T) {
 	t.Parallel()
-	rig := &registryRig{t: t, names: map[any]string{}}
-	rig.r = newRegistry(1, rig.nextID, rig, waitTen)
+	rig := newRegistryRig(t, waitTen)
 	s := rig.server("s", "RTMP")
 	claim := func(channel string) error { // without the invariants, which are for small clusters
 		_, err := rig.r.claim(s, "r", encodeJob{channel: channel}, rig.now.Add(time.Minute), rig.now)
