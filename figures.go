@@ -33,13 +33,12 @@ func (c *coordinator) state() clusterState {
 // reading is what the history remembers of this moment.
 func (c *coordinator) reading() reading {
 	s := c.state()
-	accepted := c.metrics.publishes["accepted"].Load()
 	return reading{
 		load:          s.slots.Load,
 		capacity:      s.slots.Capacity,
 		eventsPending: s.eventsPending,
-		publishes:     accepted,
-		denials:       c.metrics.publishes.sum() - accepted,
+		publishes:     c.metrics.publishes["accepted"].Load(),
+		denials:       c.metrics.publishes.sumWithout("accepted"),
 		verified:      c.metrics.verified.Load(),
 		keysRefused:   c.metrics.keysRefused.Load(),
 	}

@@ -39,9 +39,11 @@ func (t tally) count(value string) {
 	n.Add(1)
 }
 
-func (t tally) sum() (n int64) {
-	for _, counter := range t {
-		n += counter.Load()
+func (t tally) sumWithout(value string) (n int64) {
+	for other, counter := range t {
+		if other != value {
+			n += counter.Load()
+		}
 	}
 	return n
 }

@@ -134,6 +134,27 @@ func TestQueriesThatCannotBeReadAreNamed(t *testing.T) {
 	}
 }
 
+func FuzzQueryOfAList(f *testing.F) {
+	f.Add("q=a&sort=-since&limit=7&after=" + cursor{"streams", "-since", place{Number: 1, Name: "s1"}}.encode())
+	f.Add("after=" + cursor{"streams", "channel", place{Text: "c", Name: "s1"}}.encode())
+	f.Add("sort=%2dstate;limit=0")
+	rows := rowsNamed("c", "a", "b")
+	f.Fuzz(func(t *testing.T, query string) {
+		streams := streamList()
+		q, err := streams.parse(query)
+		if err != nil {
+			return
+		}
+		page, matched, after := streams.page(rows, q)
+		if len(page) > q.limit || len(page) > matched || matched > len(rows) {
+			t.Fatalf("%d rows of %d matched, limit %d", len(page), matched, q.limit)
+		}
+		if _, ok := streams.decode(after, q.sort); after != "" && !ok {
+			t.Fatalf("own cursor %q is refused", after)
+		}
+	})
+}
+
 // nowhere takes what a registry says to peers and application.
 type nowhere struct{}
 
