@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -37,8 +36,8 @@ var (
 // appClient posts to one URL of the application, which may be http or https. Any number of goroutines may use it.
 type appClient struct {
 	// Set once.
-	url           Secret
-	authorization Secret
+	request       *http.Request // what all requests have in common; nil if the URL cannot be used
+	authorization []string      // header values: one, or none
 	transport     *http.Transport
 }
 
@@ -47,9 +46,7 @@ type appClient struct {
 func newAppClient(url Secret, authorization Secret, maxConns int) *appClient {
 	http1 := new(http.Protocols)
 	http1.SetHTTP1(true)
-	return &appClient{
-		url:           url,
-		authorization: authorization,
+	c := &appClient{
 		transport: &http.Transport{
 			Protocols:              http1,
 			DialContext:            (&net.Dialer{Timeout: connectTimeout}).DialContext,
@@ -61,6 +58,19 @@ func newAppClient(url Secret, authorization Secret, maxConns int) *appClient {
 			DisableCompression:     true,
 		},
 	}
+	request, err := http.NewRequest(http.MethodPost, url.Reveal(), nil)
+	if err != nil {
+		return c
+	}
+	if user := request.URL.User; user != nil {
+		password, _ := user.Password()
+		request.SetBasicAuth(user.Username(), password)
+	}
+	if authorization != "" {
+		request.Header.Set("Authorization", authorization.Reveal())
+	}
+	c.request, c.authorization = request, request.Header["Authorization"]
+	return c
 }
 
 // post sends an empty body with the given headers and returns the status and headers of the reply. It waits 10 s for
@@ -68,23 +78,23 @@ func newAppClient(url Secret, authorization Secret, maxConns int) *appClient {
 // longer than 64 KiB, costs the connection but not the answer.
 //
 // An error means that there was no answer; it wraps the context's error if that is why. A connection that the
-// application closed while it was idle can end in an error too: the caller decides what is sent again.
+// application closed while it was idle can end in an error too: the caller decides what is sent again. The header is
+// post's from then on, but may be given again.
 func (c *appClient) post(ctx context.Context, header http.Header) (status int, replyHeader http.Header, err error) {
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	var replying atomic.Bool
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotFirstResponseByte: func() { replying.Store(true) }})
 
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, c.url.Reveal(), nil)
-	if err != nil {
-		return 0, nil, errUnusableURL // err quotes the URL
+	if c.request == nil {
+		return 0, nil, errUnusableURL
 	}
-	maps.Copy(request.Header, header)
-	if c.authorization != "" {
-		request.Header.Set("Authorization", c.authorization.Reveal())
-	} else if user := request.URL.User; user != nil {
-		password, _ := user.Password()
-		request.SetBasicAuth(user.Username(), password)
+	request := c.request.WithContext(ctx)
+	if request.Header = header; header == nil {
+		request.Header = http.Header{}
+	}
+	if c.authorization != nil && request.Header["Authorization"] == nil { // an earlier request may still be reading it
+		request.Header["Authorization"] = c.authorization
 	}
 
 	// Not through an http.Client: it fails on a redirect whose Location it cannot parse, and its errors quote the URL.
@@ -105,6 +115,9 @@ func (c *appClient) post(ctx context.Context, header http.Header) (status int, r
 // drain reads a body to its end, within the limits, so that its connection can be used again, and closes it.
 // The timer closes the body because a context does not reach the connection of a 101 reply.
 func drain(body io.ReadCloser) {
+	if body == http.NoBody {
+		return
+	}
 	defer body.Close()
 	defer time.AfterFunc(drainTimeout, func() { body.Close() }).Stop()
 	_, _ = io.CopyN(io.Discard, body, maxReplyBodyBytes+1) // one more, to meet the end of a body of exactly that length

@@ -18,7 +18,7 @@ import (
 )
 
 const (
-	commitEvery    = 5 * time.Millisecond  // pause between commits under load
+	commitEvery    = 5 * time.Millisecond  // from the start of one commit to that of the next, under load
 	removalsGather = 50 * time.Millisecond // removals alone wait this long for company: nothing waits for them
 	commitRetry    = time.Second
 	maxGroup       = 1024 // events added by one commit, and removed by it, at most
@@ -238,13 +238,14 @@ func (c *callbacks) write() {
 		case <-c.ctx.Done():
 			return // drain commits the rest
 		}
+		began := time.Now()
 		err := c.writeGroup()
 		c.report(err)
 		if err != nil {
 			c.pause(commitRetry, nil)
 			poke(c.wake)
 		} else {
-			c.pause(commitEvery, nil)
+			c.pause(commitEvery-time.Since(began), nil)
 		}
 	}
 }

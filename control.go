@@ -4,6 +4,7 @@ package main
 // connections until they are gone. What happens on a connection is in session.go, what peers say in peers.go.
 
 import (
+	"bytes"
 	"errors"
 	"log/slog"
 	"net"
@@ -27,6 +28,7 @@ type controlSockets struct {
 	max         int // connections at once
 	log         *slog.Logger
 	upgrader    websocket.Upgrader
+	buffers     sync.Pool // for messages that come in
 
 	running sync.WaitGroup // one for each session
 
@@ -51,6 +53,7 @@ func newControlSockets(cfg *Config, c *coordinator, max int, log *slog.Logger) *
 				writeError(w, status, reason.Error())
 			},
 		},
+		buffers:  sync.Pool{New: func() any { return new(bytes.Buffer) }},
 		sessions: map[*session]struct{}{},
 	}
 }
@@ -95,7 +98,7 @@ func (cs *controlSockets) serve(w http.ResponseWriter, r *http.Request, p contro
 		cs.log.Debug("no websocket upgrade", "remote", r.RemoteAddr, "reason", err.Error())
 		return // the upgrader has answered
 	}
-	s := newSession(conn, cs.coordinator.metrics, cs.log)
+	s := newSession(conn, cs.coordinator.metrics, &cs.buffers, cs.log)
 	if !cs.add(s) {
 		s.end(errShutdown)
 		conn.Close()

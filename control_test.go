@@ -278,7 +278,7 @@ func TestGarbageIsIgnoredWithADebugLine(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	d.logs.awaitLines(t, 4, "binary message ignored")
+	d.logs.awaitLines(t, 4, "message is binary")
 	d.logs.await(t, "message ignored", "not UTF-8")
 	d.logs.await(t, "message ignored", "no method")
 	d.logs.await(t, "unknown method ignored", "method=NOTHING")

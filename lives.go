@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unique"
 )
 
 // maxAnnounced bounds what is remembered of a stream's outputs; real encoders have about a dozen.
@@ -42,7 +43,8 @@ func (r *registry) claim(s *server, requestID string, job encodeJob, answerBy, n
 
 // publishLocked makes a granted request's channel live.
 func (r *registry) publishLocked(w *waiter, e *encoder, now time.Time) {
-	p := &publication{channel: w.job.channel, server: w.server, job: w.job, since: now}
+	p := &publication{channel: w.job.channel, server: w.server, sourceURI: w.job.sourceURI, since: now}
+	p.settings = unique.Make(encodeSettings{w.job.sourceType, w.job.resolutions, w.job.record, w.job.previews})
 	r.channels[p.channel] = p
 	p.server.publications[p] = struct{}{}
 	p.publisherID = r.newStreamID()
@@ -58,9 +60,16 @@ func (r *registry) startLocked(p *publication, e *encoder, id string, now time.T
 	r.streams[st.id] = st
 	e.streams[st] = struct{}{}
 	r.slots.used++
-	job := p.job
-	job.streamID = st.id
-	e.peer.start(job)
+	settings := p.settings.Value()
+	e.peer.start(encodeJob{
+		channel:     p.channel,
+		streamID:    st.id,
+		sourceType:  settings.sourceType,
+		sourceURI:   p.sourceURI,
+		resolutions: settings.resolutions,
+		record:      settings.record,
+		previews:    settings.previews,
+	})
 	if r.limits.startTimeout > 0 {
 		r.started = append(r.started, st)
 	}
@@ -139,8 +148,8 @@ func (r *registry) appendEventLocked(st *stream, ev event) {
 
 // rememberLocked keeps each kind of output once, for those who look at the stream.
 func (st *stream) rememberLocked(a announcement) {
-	if len(st.announced) < maxAnnounced && !slices.Contains(st.announced, a) {
-		st.announced = append(st.announced, announcement{strings.Clone(a.streamType), strings.Clone(a.resolution)})
+	if h := unique.Make(a); len(st.announced) < maxAnnounced && !slices.Contains(st.announced, h) {
+		st.announced = append(st.announced, h)
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"errors"
 	"sync"
 	"time"
+	"unique"
 )
 
 var (
@@ -50,6 +51,9 @@ type encodeJob struct {
 	sourceType, sourceURI         string
 	resolutions, record, previews string
 }
+
+// encodeSettings is the part of a job that many streams have in common; it is kept once for all of them.
+type encodeSettings struct{ sourceType, resolutions, record, previews string }
 
 // event is something the application is told. Events with the same queue are delivered strictly in order.
 type event struct {
@@ -104,7 +108,8 @@ type publication struct {
 	channel     string
 	publisherID string // the first stream ID: what the streaming server knows the publisher by
 	server      *server
-	job         encodeJob
+	sourceURI   string // holds the stream key: it is never logged
+	settings    unique.Handle[encodeSettings]
 	since       time.Time
 
 	// guarded by registry.mu
@@ -131,7 +136,7 @@ type stream struct {
 	// guarded by registry.mu
 	closing   bool
 	lastSeq   uint64 // of its events; 0: nothing was announced
-	announced []announcement
+	announced []unique.Handle[announcement]
 }
 
 // announcement is a kind of output that an encoder has announced for a stream.

@@ -6,6 +6,7 @@ package main
 // or whose socket does not take a message within sendLimit of its being queued, is disconnected.
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"log/slog"
@@ -25,6 +26,8 @@ const (
 	maxMessageBytes = 64 << 10
 	maxQueuedBytes  = 4 << 20 // room for a STREAM-KILL to each of 40,000 publishers of one server
 )
+
+var errBinary = errors.New("message is binary")
 
 // Why a connection ended.
 var (
@@ -48,6 +51,7 @@ type session struct {
 	// set once
 	conn    *websocket.Conn
 	metrics *metrics
+	buffers *sync.Pool // of *bytes.Buffer, shared by all sessions
 	log     *slog.Logger
 
 	writer sync.WaitGroup // the writer, while there is one
@@ -63,9 +67,9 @@ type session struct {
 }
 
 // newSession starts the heartbeat: every session has to be run, or ended.
-func newSession(conn *websocket.Conn, m *metrics, log *slog.Logger) *session {
+func newSession(conn *websocket.Conn, m *metrics, buffers *sync.Pool, log *slog.Logger) *session {
 	conn.SetReadLimit(maxMessageBytes)
-	s := &session{conn: conn, metrics: m, log: log}
+	s := &session{conn: conn, metrics: m, buffers: buffers, log: log}
 	s.startHeartbeat()
 	return s
 }
@@ -75,18 +79,13 @@ func (s *session) run(p controlPeer, c *coordinator) {
 	p.join(s, c)
 	for {
 		s.awaitMessage()
-		kind, data, err := s.conn.ReadMessage()
+		m, faulty, err := s.readMessage()
 		if err != nil {
 			s.end(endOf(err))
 			break
 		}
-		if kind != websocket.TextMessage {
-			s.log.Debug("binary message ignored", "remote", s.remote(), "bytes", len(data))
-			continue
-		}
-		m, err := parseMessage(data)
-		if err != nil {
-			s.log.Debug("message ignored", "remote", s.remote(), "reason", err.Error())
+		if faulty != nil {
+			s.log.Debug("message ignored", "remote", s.remote(), "reason", faulty.Error())
 			continue
 		}
 		s.metrics.received.count(m.method)
@@ -100,6 +99,25 @@ func (s *session) run(p controlPeer, c *coordinator) {
 	}
 	s.conn.Close()
 	s.writer.Wait()
+}
+
+// readMessage waits for a message. It holds a buffer only while one comes in: most sessions are idle most of the time.
+func (s *session) readMessage() (m message, faulty, err error) {
+	kind, r, err := s.conn.NextReader()
+	if err != nil {
+		return message{}, nil, err
+	}
+	buffer := s.buffers.Get().(*bytes.Buffer)
+	defer s.buffers.Put(buffer)
+	buffer.Reset()
+	if _, err := buffer.ReadFrom(r); err != nil {
+		return message{}, nil, err
+	}
+	if kind != websocket.TextMessage {
+		return message{}, errBinary, nil
+	}
+	m, faulty = parseMessage(buffer.Bytes())
+	return m, faulty, nil
 }
 
 // awaitMessage allows the peer silenceLimit for its next message, unless the session has ended.

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unique"
 )
 
 // capacityReport is the answer to GET /commands/capacity; capacity -1 means no limit.
@@ -191,7 +192,7 @@ type streamRow struct {
 	Since        time.Time `json:"since"`     // the publisher is live
 	Announced    []string  `json:"announced"` // "HLS-LIVE 1280x720-30"
 
-	announced []announcement
+	announced []unique.Handle[announcement]
 }
 
 // rowsAtOnce bounds how long the copy of many streams holds the lock.
@@ -247,7 +248,8 @@ func (row *streamRow) matches(q string) bool {
 // describeAnnounced fills in Announced, which is left out while rows are searched and sorted.
 func (row *streamRow) describeAnnounced() {
 	row.Announced = make([]string, len(row.announced))
-	for i, a := range row.announced {
+	for i, h := range row.announced {
+		a := h.Value()
 		row.Announced[i] = a.streamType + " " + a.resolution
 	}
 }
