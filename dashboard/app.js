@@ -91,7 +91,7 @@ function showList(list) {
     view.cursors.pop();
     return false;
   }
-  table.show(rows, view.sort || Object.values(lists[view.list].columns)[0].sort, view.q ? `Nothing matches “${view.q}”.` : lists[view.list].empty, cx);
+  table.show(rows, view.sort || lists[view.list].columns[0].sort, view.q ? `Nothing matches “${view.q}”.` : lists[view.list].empty, cx);
   nextCursor = list.after;
   setText(byId('shown'), rows.length ? `${count(before + 1)}–${count(before + rows.length)} of ${count(list.matched)}` : '');
   enable(byId('previous'), before > 0);
@@ -146,6 +146,7 @@ function found() {
 }
 
 function lost(error) {
+  console.warn(error);
   failures++;
   const pause = Math.min(longestPause, 500 * 2 ** failures) * (0.75 + Math.random() / 2);
   nextTry = Date.now() + pause;
