@@ -25,6 +25,7 @@ type clusterDouble struct {
 	encoders []encoderReport
 	servers  []serverReport
 	fault    http.HandlerFunc // answers everything of the commands API, if set
+	hold     chan struct{}    // answers wait until it is closed, if set
 	asked    int
 }
 
@@ -61,11 +62,23 @@ func (c *clusterDouble) askedFor() int {
 	return c.asked
 }
 
+func (c *clusterDouble) holding() chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.hold
+}
+
 func (c *clusterDouble) answer(value func() any) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
+		c.change(func() { c.asked++ })
+		if hold := c.holding(); hold != nil {
+			select {
+			case <-hold:
+			case <-r.Context().Done():
+			}
+		}
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		c.asked++
 		if c.fault != nil {
 			c.fault(w, r)
 			return
