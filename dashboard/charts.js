@@ -58,7 +58,7 @@ class Chart {
     this.cursor = this.shape('line', { class: 'cursor', y1: 0, y2: 100, visibility: 'hidden' });
     this.scale = ['top', 'middle', 'bottom'].map((at) => append(plot, 'span', { class: 'y ' + at, 'aria-hidden': 'true' }));
     const axis = append(figure, 'p', { class: 'axis', 'aria-hidden': 'true' });
-    for (const text of ['−60 min', '−45', '−30', '−15', 'now']) append(axis, 'span', {}, text);
+    for (const text of ['−1 h', '−45 min', '−30 min', '−15 min', 'now']) append(axis, 'span', {}, text);
     this.summary = append(figure, 'figcaption', { id: id + '-summary' });
 
     plot.addEventListener('pointermove', (event) => {
