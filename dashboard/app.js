@@ -206,6 +206,7 @@ function leave() {
 
 byId('sign-in-form').addEventListener('submit', (event) => {
   event.preventDefault();
+  setText(byId('sign-in-error'), '');
   signIn(byId('token').value);
   poll();
 });
