@@ -79,7 +79,9 @@ func TestReportShowsStreamsServersAndEncodersByTheirIDs(t *testing.T) {
 		}},
 	} {
 		addedFields := cmpopts.IgnoreMapEntries(func(name string, _ any) bool { return test.want[0][name] == nil })
-		inAnyOrder := cmpopts.SortSlices(func(x, y map[string]any) bool { return fmt.Sprint(x["channel"], x["id"]) < fmt.Sprint(y["channel"], y["id"]) })
+		inAnyOrder := cmpopts.SortSlices(func(x, y map[string]any) bool {
+			return fmt.Sprint(x["channel"], x["id"]) < fmt.Sprint(y["channel"], y["id"])
+		})
 		if diff := cmp.Diff(test.want, test.got, addedFields, inAnyOrder); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", list, diff)
 		}
