@@ -37,7 +37,7 @@ func layers() [][][]string {
 		{{"appclient.go"}},
 		{
 			{"registry.go", "lives.go", "placement.go", "failover.go", "snapshot.go"},
-			{"config.go", "secret.go"}, {"history.go"}, {"paging.go"}, {"profile.go"}, {"message.go"}, {"tls.go"}, {"door.go"}, {"notify.go"},
+			{"config.go", "secret.go"}, {"history.go"}, {"paging.go"}, {"profile.go"}, {"message.go"}, {"tls.go"}, {"door.go"}, {"notify.go"}, {"crew.go"}, {"gc.go"},
 		},
 	}
 }

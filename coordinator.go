@@ -11,7 +11,6 @@ import (
 	"net"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -53,7 +52,7 @@ type coordinator struct {
 
 	stopping  atomic.Bool
 	pending   atomic.Int64
-	publishes sync.WaitGroup
+	publishes *crew
 }
 
 // newCoordinator wires the use cases. The identities of peers count up from the time of the start in microseconds,
@@ -71,6 +70,7 @@ func newCoordinator(cfg *Config, log *slog.Logger, verifier *keyVerifier, events
 		verifier:  verifier,
 		events:    events,
 		startedAt: time.Now(),
+		publishes: newCrew(),
 	}
 	c.metrics = newMetrics(c.state)
 	c.history = newHistory(c.reading)
@@ -98,7 +98,7 @@ func (c *coordinator) stop() {
 }
 
 // wait returns when no publish request is under way any more: once stopped and all control sockets gone, at once.
-func (c *coordinator) wait() { c.publishes.Wait() }
+func (c *coordinator) wait() { c.publishes.wait() }
 
 // joinServer takes in a streaming server that has connected.
 func (c *coordinator) joinServer(s *server) {
@@ -145,7 +145,7 @@ func (c *coordinator) publish(ctx context.Context, s *server, req publishRequest
 		return
 	}
 	arrived := time.Now()
-	c.publishes.Go(func() {
+	c.publishes.run(func() {
 		defer c.pending.Add(-1)
 		if err := c.verifyAndClaim(ctx, s, req, arrived.Add(answerWithin)); err != nil {
 			c.deny(s, req, err)

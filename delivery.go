@@ -36,7 +36,7 @@ type delivery struct {
 	observe   func(result string, took time.Duration) // may be nil
 	kick      chan struct{}                           // run has to look at its timer
 
-	workers sync.WaitGroup
+	workers *crew
 
 	mu sync.Mutex
 	// guarded by mu
@@ -57,7 +57,7 @@ type delivery struct {
 
 func newDelivery(post postFunc, read func(uint64, uint32) (event, error), log *slog.Logger) *delivery {
 	return &delivery{
-		post: post, read: read, log: log, kick: make(chan struct{}, 1),
+		post: post, read: read, log: log, kick: make(chan struct{}, 1), workers: newCrew(),
 		waiting: queueHeap{which: byDue}, aged: queueHeap{which: byAge},
 	}
 }
@@ -150,7 +150,7 @@ func (d *delivery) stopWorkers() {
 	d.mu.Lock()
 	d.ctx = nil // nobody starts one any more
 	d.mu.Unlock()
-	d.workers.Wait()
+	d.workers.wait()
 }
 
 // launchDue starts what may be sent now and returns how long to wait until there may be more.
@@ -182,7 +182,7 @@ func (d *delivery) launchLocked(now int64) {
 			return
 		}
 		ctx := d.ctx
-		d.workers.Go(func() { d.work(ctx, t) })
+		d.workers.run(func() { d.work(ctx, t) })
 	}
 }
 

@@ -85,6 +85,9 @@ func run(ctx context.Context, getenv func(string) string, stderr io.Writer) (err
 	}
 	events.start()
 	background.Go(func() { coordinator.keepTime(watching) })
+	if os.Getenv("GOGC") == "" {
+		background.Go(func() { tuneGC(watching) })
+	}
 	background.Go(func() { coordinator.history.run(watching) })
 	for _, l := range listeners {
 		log.Info("listening", "scheme", l.scheme, "addr", l.Addr().String())
