@@ -49,7 +49,7 @@ func (a *commands) report(w http.ResponseWriter, _ *http.Request) {
 	rest, _ := json.Marshal(report) // of numbers, words and times of this century: no error
 	const before = `{"activeStreams":[`
 	setJSON(w, http.StatusOK)
-	out := bufio.NewWriterSize(w, 32<<10)
+	out := bufio.NewWriterSize(w, 128<<10)
 	out.WriteString(before)
 	for i, s := range streams {
 		if i > 0 {

@@ -5,7 +5,10 @@ package main
 // the same path. Only RTMP sources can be moved: a WebSocket source loses the container's header at the first pull,
 // so that a second encoder can't decode it. Part of the registry, under its rules.
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 const (
 	// A publication that loses maxLosses encoders within lossWindow is the likely cause and is killed.
@@ -17,7 +20,7 @@ const (
 	maxFailedMoves = 3           // of one publication; then it stays where it is
 )
 
-func (p *publication) movable() bool { return p.server.serverType == "RTMP" && p.killedAt.IsZero() }
+func (p *publication) movable() bool { return p.server.serverType == "RTMP" && !p.killed }
 
 // lostLocked is called when a live stream was closed under its publication. mayMove tells whether another encoder may
 // fare better; if not, or if there can be no other, the publication is killed.
@@ -57,11 +60,12 @@ func (r *registry) lostLocked(st *stream, mayMove bool, reason error, now time.T
 }
 
 func (p *publication) countLossLocked(now time.Time) int {
-	for len(p.losses) > 0 && now.Sub(p.losses[0]) > lossWindow {
-		p.losses = p.losses[1:]
+	recent := []time.Time{now}
+	if p.losses != nil {
+		recent = append(recent, slices.DeleteFunc(*p.losses, func(at time.Time) bool { return now.Sub(at) > lossWindow })...)
 	}
-	p.losses = append(p.losses, now)
-	return len(p.losses)
+	p.losses = &recent
+	return len(recent)
 }
 
 // resumeLocked gives a publication that has lost its encoder to another one.

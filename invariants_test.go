@@ -108,7 +108,7 @@ func (c *invariantCheck) publications() {
 		_, inSet := p.server.publications[p]
 		c.hold(p.channel == channel && inSet && c.r.servers[p.server.id] == p.server, "publication %s of channel %s: in the map as %s, in its server's set %v", p.publisherID, p.channel, channel, inSet)
 		_, killed := c.r.killed[p]
-		c.hold(killed != p.killedAt.IsZero(), "publication %s: killed at %v, in the set %v", p.publisherID, p.killedAt, killed)
+		c.hold(killed == p.killed, "publication %s: killed %v, in the set %v", p.publisherID, p.killed, killed)
 		c.hold(p.id != "" && p.publisherID != "", "publication of channel %s has no ID", channel)
 		c.hold((p.current != nil) != (p.waiting != nil) || p.current == nil && killed, "publication %s: current %v, waiting %v", p.publisherID, p.current != nil, p.waiting != nil)
 		c.hold(p.waiting == nil || !killed, "publication %s waits for an encoder though it was killed", p.publisherID)

@@ -203,9 +203,9 @@ func (r *registry) kill(channel, streamID string, now time.Time) bool {
 		return false
 	}
 	p.server.peer.kill(p.channel, p.publisherID)
-	if p.killedAt.IsZero() {
-		p.killedAt = now
-		r.killed[p] = struct{}{}
+	if !p.killed {
+		p.killed = true
+		r.killed[p] = now
 		r.stopWaitingLocked(p) // it takes no slot any more
 	}
 	return true

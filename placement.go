@@ -234,7 +234,7 @@ func (r *registry) settleLocked(now time.Time) {
 // told to stop is no failure, for its source may be gone before the streaming server says so.
 func (r *registry) countFailureLocked(st *stream, now time.Time) {
 	e := st.encoder
-	if st.lastSeq > 0 || now.Sub(st.started) > earlyFailure || !st.pub.killedAt.IsZero() {
+	if st.lastSeq > 0 || now.Sub(st.started) > earlyFailure || st.pub.killed {
 		return
 	}
 	e.failures++
@@ -264,8 +264,8 @@ func (r *registry) expire(now time.Time) []notice {
 			r.denyLocked(r.removeWaiterLocked(el), errWaitedInVain)
 		}
 	})
-	for p := range r.killed {
-		if now.Sub(p.killedAt) >= killPatience {
+	for p, at := range r.killed {
+		if now.Sub(at) >= killPatience {
 			r.noteLocked(notice{kind: noteKillIgnored, channel: p.channel, stream: p.id, server: p.server.id, reason: errKillIgnored})
 			r.endLocked(p)
 		}

@@ -117,10 +117,10 @@ type publication struct {
 	current     *stream       // nil while the publication waits for another encoder or, once killed, for its end
 	successor   *stream       // has been started to take over from current and has announced no HLS-LIVE yet
 	waiting     *list.Element // in registry.waiting, or nil
-	losses      []time.Time   // of encoders, within the last minute
+	losses      *[]time.Time  // of encoders, within the last minute; most publications have none
 	proven      bool          // an encoder has announced something of it
-	failedMoves int
-	killedAt    time.Time // when the application closed it, or zero
+	failedMoves uint8
+	killed      bool // by the application; since when is in registry.killed
 }
 
 // stream is one encoding of a publication: live until the publication or the encoder ends it, then closing until
@@ -168,7 +168,7 @@ type registry struct {
 	slots        slotCount
 	waiting      list.List // of *waiter, in the order of arrival
 	waitingCount int       // publish requests among them
-	killed       map[*publication]struct{}
+	killed       map[*publication]time.Time
 	started      []*stream // in the order of their start, while startTimeout is not over
 	notices      []notice
 }
@@ -215,7 +215,7 @@ func newRegistry(firstID uint64, newStreamID func() string, events eventLog, lim
 		moving:      map[*encoder]struct{}{},
 		channels:    map[string]*publication{},
 		streams:     map[string]*stream{},
-		killed:      map[*publication]struct{}{},
+		killed:      map[*publication]time.Time{},
 	}
 }
 

@@ -1,0 +1,67 @@
+package main
+
+// What the small steps of a stream's life cost: go test -run '^$' -bench 'Message|Registry|Report' .
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"testing"
+	"time"
+)
+
+func BenchmarkMessageParse(b *testing.B) {
+	data := []byte("PUBLISH-REQUEST\nRequest-ID:1234\nStream-Channel:channel-1\nStream-Key:0123456789abcdef\nUser-IP:192.0.2.1\n")
+	b.ReportAllocs()
+	for b.Loop() {
+		if m, err := parseMessage(data); err != nil || m.get("User-IP") == "" {
+			b.Fatal(m, err)
+		}
+	}
+}
+
+func BenchmarkMessageFormat(b *testing.B) {
+	m := message{"PUBLISH-ACCEPT", []argument{{"Request-ID", "1234"}, {"Stream-Channel", "channel-1"}, {"Stream-ID", "HVMAFYBAIQJYKQGXRLT3L3DYOR"}}}
+	b.ReportAllocs()
+	for b.Loop() {
+		m.format()
+	}
+}
+
+// BenchmarkRegistryLife is a whole life of a stream beside others that are live: the cost must not grow with them.
+func BenchmarkRegistryLife(b *testing.B) {
+	for _, live := range []int{100, 100_000} {
+		b.Run(fmt.Sprintf("live=%d", live), func(b *testing.B) {
+			r := registryWith(b, live)
+			s := &server{serverType: "RTMP", ip: "10.0.0.2", port: 1935, peer: nowhere{}}
+			now := time.Now()
+			r.joinServer(s, now)
+			r.newStreamID = func() string { return "one" }
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := r.claim(s, "1", encodeJob{channel: "one"}, now, now); err != nil {
+					b.Fatal(err)
+				}
+				e := r.streams["one"].encoder
+				r.announce(e, event{channel: "one", streamID: "one", streamType: "HLS-LIVE", resolution: "ORIGINAL", at: now})
+				r.end(s, "one", "one", now)
+				r.finish(e, "one", "one", now)
+			}
+		})
+	}
+}
+
+// nobody takes an answer and keeps nothing of it.
+type nobody struct{ header http.Header }
+
+func (n nobody) Header() http.Header       { return n.header }
+func (nobody) WriteHeader(int)             {}
+func (nobody) Write(p []byte) (int, error) { return io.Discard.Write(p) }
+
+func BenchmarkReportOf100000(b *testing.B) {
+	api := &commands{&coordinator{registry: registryWith(b, 100_000)}}
+	b.ReportAllocs()
+	for b.Loop() {
+		api.report(nobody{http.Header{}}, nil)
+	}
+}
