@@ -1,0 +1,260 @@
+package main
+
+// A random cluster on one coordinator over real sockets, with an application that fails at times, judged by its history.
+// The number of steps and the seed can be set: go test -run TestRandomCluster -steps 200000 -seed 7 .
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var (
+	simSteps = flag.Int("steps", 20_000, "steps of the random cluster, over all its tests")
+	simSeed  = flag.Uint64("seed", 0, "seed of the random cluster; 0: from the clock")
+)
+
+func TestRandomCluster(t *testing.T) {
+	t.Parallel()
+	seed := *simSeed
+	if seed == 0 {
+		seed = uint64(time.Now().UnixNano())
+	}
+	for i, failover := range []string{"YES", "NO"} {
+		for j, wait := range []string{"0", "1"} {
+			t.Run(fmt.Sprintf("failover=%s,wait=%s", failover, wait), func(t *testing.T) {
+				t.Parallel()
+				randomCluster(t, seed+uint64(2*i+j), *simSteps/4, "ENCODER_FAILOVER="+failover, "ENCODER_WAIT_SECONDS="+wait)
+			})
+		}
+	}
+}
+
+func randomCluster(t *testing.T, seed uint64, steps int, variables ...string) {
+	t.Logf("seed %d", seed)
+	var d *daemon
+	s := newSimulation(t, seed, steps, func() string { return d.addr })
+	app := s.newApplication()
+	d = startDaemon(t, append(variables, "LOG_DEBUG=NO", "LOG_REQUESTS=NO", "KEY_VERIFICATION_URL="+app.server.URL+"/verify", "EVENT_CALLBACK_URL="+app.server.URL+"/event")...)
+	for _, endpoint := range []string{"rtmp", "rtmp", "rtmp", "rtmp", "rtmp", "wss", "wss"} {
+		s.addServer(endpoint, 5)
+	}
+	for i := range 5 {
+		s.addEncoder(10 + i)
+	}
+	operator := s.rand()
+	s.workers.Go(func() { s.operate(operator, d) })
+
+	select {
+	case <-s.busy.Done():
+	case <-time.After(10 * patience):
+		t.Fatalf("only %d of %d steps are done", s.steps.Load(), steps)
+	}
+	app.well.Store(true)
+	d.undrainAll()
+	s.awaitAgreement(d)
+	s.leave()
+	d.awaitReport("an idle cluster", func(r clusterReport) bool {
+		return len(r.ActiveStreams) == 0 && r.WaitingRequests == 0 && !slices.ContainsFunc(r.Encoders, func(e encoderReport) bool { return e.Load > 0 })
+	})
+	s.workers.Wait()
+	d.awaitOverview("all delivered", func(o overviewReport) bool {
+		return o.Events.Pending == 0 && o.Streams == streamTotals{} && o.Slots.Used == 0
+	})
+
+	entries := s.history.snapshot()
+	for _, f := range []faults{checkPublishers(entries), checkEncodings(entries), checkEvents(entries, true), checkNothingLost(entries)} {
+		f.report(t)
+	}
+	f, failovers, moves := checkSuccession(entries)
+	f.report(t)
+	count := map[simDeed]int{}
+	for _, e := range entries {
+		count[e.what]++
+	}
+	t.Logf("%d failovers and %d moves were told; %v", failovers, moves, count)
+}
+
+// operate closes streams, drains and undrains as an operator and an application might.
+func (s *simulation) operate(r *rand.Rand, d *daemon) {
+	for s.pause(r, s.busy) {
+		report := d.report()
+		s.step()
+		switch r.IntN(6) {
+		case 0, 1:
+			if n := len(report.ActiveStreams); n > 0 {
+				st := report.ActiveStreams[r.IntN(n)]
+				id := []string{st.StreamID, st.StreamID, "*", "other"}[r.IntN(4)]
+				d.call("POST", "/commands/close", "x-streaming-channel", st.Channel, "x-streaming-id", id)
+			}
+		case 2:
+			if n := len(report.Encoders); n > 0 {
+				e := report.Encoders[r.IntN(n)]
+				for _, known := range s.encoders {
+					if w := known.connection(); w != nil && known.capacity == e.Capacity {
+						s.history.note(simEntry{what: simMoving, who: w.name})
+					}
+				}
+				d.command("drain", e.ID, "x-drain-move", "true")
+			}
+		case 3:
+			if n := len(report.Encoders); n > 0 {
+				d.command("drain", report.Encoders[r.IntN(n)].ID)
+			}
+		case 4:
+			if n := len(report.StreamingServers); n > 0 {
+				d.command("drain", report.StreamingServers[r.IntN(n)].ID)
+			}
+		case 5:
+			d.undrainAll()
+		}
+	}
+}
+
+// command drains or undrains; the session may be gone by then.
+func (d *daemon) command(name string, id uint64, header ...string) {
+	d.t.Helper()
+	status, body := d.call("POST", "/commands/"+name, append(header, "x-session-id", strconv.FormatUint(id, 10))...)
+	if status != http.StatusOK && status != http.StatusNotFound {
+		d.t.Errorf("%s: %d %s", name, status, body)
+	}
+}
+
+func (d *daemon) undrainAll() {
+	d.t.Helper()
+	report := d.report()
+	for _, e := range report.Encoders {
+		if e.Draining {
+			d.command("undrain", e.ID)
+		}
+	}
+	for _, s := range report.StreamingServers {
+		if s.Draining {
+			d.command("undrain", s.ID)
+		}
+	}
+}
+
+func (d *daemon) overview() overviewReport {
+	d.t.Helper()
+	_, body := d.call("GET", "/commands/overview")
+	var o overviewReport
+	if err := json.Unmarshal([]byte(body), &o); err != nil {
+		d.t.Fatal(err)
+	}
+	return o
+}
+
+// awaitOverview polls the overview until it is as wanted.
+func (d *daemon) awaitOverview(what string, wanted func(overviewReport) bool) overviewReport {
+	d.t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(2 * patience); ; <-tick.C {
+		o := d.overview()
+		if wanted(o) {
+			return o
+		}
+		if time.Now().After(deadline) {
+			d.t.Fatalf("overview never showed %s: %+v", what, o)
+		}
+	}
+}
+
+// allRows walks through the pages of the stream list.
+func (d *daemon) allRows() (rows []streamRow) {
+	d.t.Helper()
+	for after := ""; ; {
+		_, body := d.call("GET", "/commands/streams?limit=500&after="+url.QueryEscape(after))
+		var page struct {
+			Streams []streamRow
+			After   string
+		}
+		if err := json.Unmarshal([]byte(body), &page); err != nil {
+			d.t.Fatalf("%s: %v", body, err)
+		}
+		rows = append(rows, page.Streams...)
+		if after = page.After; after == "" {
+			return rows
+		}
+	}
+}
+
+// view is who is live, on which side of the sockets it is seen.
+type view struct {
+	Channels  []string
+	Encodings []string
+}
+
+// awaitAgreement waits, in a calm cluster, until the coordinator and its peers see the same publishers and encodings:
+// one live encoding for each publisher, and a slot for each encoding.
+func (s *simulation) awaitAgreement(d *daemon) {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
+	defer cancel()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		peers, coordinator, encodings := s.view(), view{}, map[string]int{}
+		for _, row := range d.allRows() {
+			if row.State == "live" {
+				encodings[row.Channel]++
+			}
+			if row.State != "waiting" {
+				coordinator.Encodings = append(coordinator.Encodings, row.StreamID)
+			}
+		}
+		for channel, n := range encodings {
+			if n != 1 {
+				s.t.Errorf("%s has %d live encodings", channel, n)
+			}
+			coordinator.Channels = append(coordinator.Channels, channel)
+		}
+		coordinator.sort()
+		diff := cmp.Diff(peers, coordinator)
+		if diff == "" && cmp.Diff(peers, s.view()) == "" {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			s.t.Errorf("who is live (-peers +coordinator):\n%s", diff)
+			return
+		}
+	}
+}
+
+// view is what the peers see.
+func (s *simulation) view() (v view) {
+	for _, p := range s.servers {
+		p.mu.Lock()
+		for channel := range p.live {
+			v.Channels = append(v.Channels, channel)
+		}
+		p.mu.Unlock()
+	}
+	for _, e := range s.encoders {
+		e.mu.Lock()
+		for id := range e.tasks {
+			v.Encodings = append(v.Encodings, id)
+		}
+		e.mu.Unlock()
+	}
+	v.sort()
+	return v
+}
+
+func (v *view) sort() {
+	slices.Sort(v.Channels)
+	slices.Sort(v.Encodings)
+}

@@ -1,0 +1,320 @@
+package main
+
+// What the peers and the application of a simulation saw, in one order, and the rules that it is held against. What a
+// peer does is noted before it is said, what it is told after it was heard: so "before" between an act and what
+// follows from it is certain, while two connections may tell of two things in the wrong order. Each rule says how it
+// deals with that.
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+type simDeed string
+
+const (
+	simAccepted  simDeed = "accepted"  // a streaming server heard PUBLISH-ACCEPT
+	simKilled    simDeed = "killed"    // it heard STREAM-KILL
+	simEnded     simDeed = "ended"     // it is about to say PUBLISH-END
+	simStarted   simDeed = "started"   // an encoder heard ENCODE-START
+	simStopped   simDeed = "stopped"   // it heard ENCODE-STOP
+	simAnnounced simDeed = "announced" // it is about to say STREAM-AVAILABLE
+	simFinished  simDeed = "finished"  // it is about to say STREAM-CLOSED
+	simMark      simDeed = "mark"      // it is about to say REGISTER with the capacity index
+	simGone      simDeed = "gone"      // a peer is about to end its connection, or finds it ended
+	simMoving    simDeed = "moving"    // the encoder at a connection is about to be drained with moving
+	simArrived   simDeed = "arrived"   // an event reached the application
+)
+
+type simEntry struct {
+	what                      simDeed
+	who                       string // a connection of a peer
+	channel, stream, previous string
+	kind, index               string // of an announcement
+	event                     string // x-event-id
+	seq                       int
+	closed                    bool
+	at                        time.Time
+}
+
+func (e simEntry) String() string {
+	return strings.TrimSpace(fmt.Sprintf("%s %s %s %s %s%s %s", e.who, e.what, e.channel, e.stream, e.event, e.kind, e.index))
+}
+
+type simHistory struct {
+	mu      sync.Mutex
+	entries []simEntry
+}
+
+func (h *simHistory) note(e simEntry) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	e.at = time.Now()
+	h.entries = append(h.entries, e)
+}
+
+func (h *simHistory) snapshot() []simEntry {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.entries[:len(h.entries):len(h.entries)]
+}
+
+// faults are the breaches of a rule that were found.
+type faults []string
+
+func (f *faults) add(format string, args ...any) { *f = append(*f, fmt.Sprintf(format, args...)) }
+
+func (f *faults) report(t testing.TB) {
+	t.Helper()
+	for i, fault := range *f {
+		if i == 10 {
+			t.Errorf("and %d more", len(*f)-i)
+			break
+		}
+		t.Error(fault)
+	}
+}
+
+// first returns the index of the first entry after from that fits, or len(entries).
+func first(entries []simEntry, from int, fits func(simEntry) bool) int {
+	for i := from + 1; i < len(entries); i++ {
+		if fits(entries[i]) {
+			return i
+		}
+	}
+	return len(entries)
+}
+
+// checkPublishers: a stream ID is accepted once, every accepted publisher ends, and never are two on one channel. A
+// publisher that the coordinator kills by itself has lost its channel before it hears of it: its STREAM-KILL may come
+// after the next one's PUBLISH-ACCEPT, though not on the same connection.
+func checkPublishers(entries []simEntry) (f faults) {
+	type holder struct{ entry, over, killed int }
+	last := map[string]holder{}
+	known := map[string]bool{}
+	for i, e := range entries {
+		if e.what != simAccepted {
+			continue
+		}
+		if known[e.stream] {
+			f.add("%v: the stream ID was given out before", e)
+		}
+		known[e.stream] = true
+		if before, ok := last[e.channel]; ok && before.over > i {
+			other := entries[before.entry]
+			if before.killed == len(entries) || before.killed > i && other.who == e.who {
+				f.add("%v: while %s is live there as %s", e, other.who, other.stream)
+			}
+		}
+		h := holder{entry: i, over: len(entries)}
+		h.killed = first(entries, i, func(o simEntry) bool { return o.what == simKilled && o.who == e.who && o.stream == e.stream })
+		h.over = first(entries, i, func(o simEntry) bool {
+			return o.who == e.who && (o.what == simGone || (o.what == simEnded || o.what == simKilled) && o.stream == e.stream)
+		})
+		if h.over == len(entries) {
+			f.add("%v: never ends", e)
+		}
+		last[e.channel] = h
+	}
+	return f
+}
+
+// checkEncodings: a stream ID is started once. Two encodings of a channel are live at once only while one of them is
+// to be moved away; otherwise the one before was stopped or lost, of which its encoder may hear later, though not on
+// the same connection. A stream is stopped only where it was started, and once.
+func checkEncodings(entries []simEntry) (f faults) {
+	started, stopped := map[string]simEntry{}, map[string]bool{}
+	last := map[string]int{}
+	moving := map[string]bool{}
+	for i, e := range entries {
+		switch e.what {
+		case simMoving:
+			moving[e.who] = true
+		case simStopped:
+			if started[e.stream].who != e.who || stopped[e.stream] {
+				f.add("%v: but it was not started there, or stopped before", e)
+			}
+			stopped[e.stream] = true
+		case simStarted:
+			if _, again := started[e.stream]; again {
+				f.add("%v: the stream ID was given out before", e)
+			}
+			started[e.stream] = e
+			if before, ok := last[e.channel]; ok {
+				other := entries[before]
+				over := first(entries, before, func(o simEntry) bool {
+					return o.who == other.who && (o.what == simGone || (o.what == simStopped || o.what == simFinished) && o.stream == other.stream)
+				})
+				mayHearLater := other.who != e.who && len(entries) > first(entries, i, func(o simEntry) bool {
+					return o.who == other.who && (o.what == simGone || o.what == simStopped && o.stream == other.stream)
+				})
+				if over > i && !moving[other.who] && !mayHearLater {
+					f.add("%v: while %v is live", e, other)
+				}
+			}
+			last[e.channel] = i
+		}
+	}
+	return f
+}
+
+// checkEvents: first deliveries have the numbers 1, 2, 3 ... without gaps, tell what the encoder said in its order, and
+// end with the one stream-closed; a repeat says the same again. With inOneLife, of one process, nothing is repeated once
+// the next has arrived.
+func checkEvents(entries []simEntry, inOneLife bool) (f faults) {
+	type story struct {
+		seq    int
+		closed bool
+	}
+	said := map[string][]simEntry{}
+	stories, events := map[string]*story{}, map[string]simEntry{}
+	for _, e := range entries {
+		if e.what == simAnnounced {
+			said[e.stream] = append(said[e.stream], e)
+		}
+		if e.what != simArrived {
+			continue
+		}
+		s := stories[e.stream]
+		if s == nil {
+			s = &story{}
+			stories[e.stream] = s
+		}
+		if before, repeated := events[e.event]; repeated {
+			before.at = e.at
+			if before != e {
+				f.add("%v: is repeated as %v", before, e)
+			}
+			if inOneLife && e.seq != s.seq {
+				f.add("%v: is repeated after number %d", e, s.seq)
+			}
+			continue
+		}
+		events[e.event] = e
+		if e.seq != s.seq+1 || s.closed {
+			f.add("%v: comes after number %d (closed %v)", e, s.seq, s.closed)
+		}
+		s.seq, s.closed = e.seq, e.closed
+		if told := said[e.stream]; !e.closed && (e.seq > len(told) || told[e.seq-1].index != e.index || told[e.seq-1].kind != e.kind || told[e.seq-1].channel != e.channel) {
+			f.add("%v: is not what the encoder said: %v", e, told)
+		}
+	}
+	for stream, s := range stories {
+		if !s.closed {
+			f.add("stream %s: ends with number %d and no stream-closed", stream, s.seq)
+		}
+		if s.seq == 1 {
+			f.add("stream %s: stream-closed is all that was told of it", stream)
+		}
+	}
+	return f
+}
+
+// checkNothingLost: all that an encoder said on a connection that lasted has arrived.
+func checkNothingLost(entries []simEntry) (f faults) {
+	gone, arrived := map[string]bool{}, map[string]bool{}
+	for _, e := range entries {
+		switch e.what {
+		case simGone:
+			gone[e.who] = true
+		case simArrived:
+			arrived[e.event] = true
+		}
+	}
+	for _, e := range entries {
+		if e.what == simAnnounced && !gone[e.who] && !arrived[e.stream+"-"+e.index] {
+			f.add("%v: never arrived", e)
+		}
+	}
+	return f
+}
+
+// checkSuccession: at a failover the new encoding is started after the old one was lost, and stream-closed of the old
+// ID comes before all events of the new one. In a move it comes after the first HLS-LIVE of the new one. An encoding
+// whose encoder was never drained with moving has had no move; a move is complete for certain when the old encoding is
+// stopped while its publisher is live.
+func checkSuccession(entries []simEntry) (f faults, failovers, moves int) {
+	begun, lost, over := map[string]int{}, map[string]int{}, map[string]int{} // by stream ID; over by publisher
+	stopped, closed, live := map[string]int{}, map[string]int{}, map[string]int{}
+	firstEvent := map[string]int{}
+	moving, of := map[string]bool{}, map[string][]string{} // by connection; of: stream IDs
+	setOnce := func(m map[string]int, key string, i int) {
+		if _, ok := m[key]; !ok {
+			m[key] = i
+		}
+	}
+	for i, e := range entries {
+		switch e.what {
+		case simAccepted:
+			of[e.who] = append(of[e.who], e.stream)
+		case simStarted:
+			of[e.who] = append(of[e.who], e.stream)
+			setOnce(begun, e.stream, i)
+		case simStopped:
+			setOnce(stopped, e.stream, i)
+		case simFinished:
+			setOnce(lost, e.stream, i)
+		case simEnded, simKilled:
+			setOnce(over, e.stream, i)
+		case simGone:
+			for _, stream := range of[e.who] {
+				setOnce(lost, stream, i)
+				setOnce(over, stream, i)
+			}
+		case simMoving:
+			moving[e.who] = true
+		case simArrived:
+			setOnce(firstEvent, e.stream, i)
+			if e.closed {
+				setOnce(closed, e.stream, i)
+			}
+			if e.kind == "HLS-LIVE" {
+				setOnce(live, e.stream, i)
+			}
+		}
+	}
+	previous := func(stream string) string {
+		if i, ok := firstEvent[stream]; ok {
+			return entries[i].previous
+		}
+		return ""
+	}
+	for stream, at := range firstEvent {
+		old := previous(stream)
+		if old == "" {
+			continue
+		}
+		from, ok := begun[old]
+		if !ok {
+			continue // lost with an encoder that did not live to hear of it
+		}
+		end, wasLost := lost[old]
+		_, wasTold := firstEvent[old]
+		if !moving[entries[from].who] {
+			failovers++
+			if !wasLost || end > begun[stream] {
+				f.add("%v: its encoding began before that of %s was lost", entries[at], old)
+			}
+			if wasTold && closed[old] > at {
+				f.add("%v: arrives before stream-closed of %s", entries[at], old)
+			}
+			continue
+		}
+		publisher := old
+		for previous(publisher) != "" {
+			publisher = previous(publisher)
+		}
+		stop, wasStopped := stopped[old]
+		if ended, ok := over[publisher]; !wasStopped || ok && ended < stop || wasLost && end < begun[stream] {
+			continue
+		}
+		moves++
+		if at, told := live[stream]; wasTold && (!told || at > closed[old]) {
+			f.add("stream-closed of %s arrives before the first HLS-LIVE of %s, which took over from it", old, stream)
+		}
+	}
+	return f, failovers, moves
+}
