@@ -56,10 +56,26 @@ func (h *simHistory) note(e simEntry) {
 	h.entries = append(h.entries, e)
 }
 
-func (h *simHistory) snapshot() []simEntry {
+// snapshot leaves out what was heard on a connection after its end.
+func (h *simHistory) snapshot() (entries []simEntry) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.entries[:len(h.entries):len(h.entries)]
+	gone := map[string]bool{}
+	for _, e := range h.entries {
+		switch e.what {
+		case simGone:
+			if gone[e.who] {
+				continue
+			}
+			gone[e.who] = true
+		case simAccepted, simKilled, simStarted, simStopped:
+			if gone[e.who] {
+				continue
+			}
+		}
+		entries = append(entries, e)
+	}
+	return entries
 }
 
 // faults are the breaches of a rule that were found.
@@ -88,9 +104,20 @@ func first(entries []simEntry, from int, fits func(simEntry) bool) int {
 	return len(entries)
 }
 
+// excerpt is what the history has of a channel, for whoever looks into a fault.
+func excerpt(entries []simEntry, channel string, from, to int) string {
+	var b strings.Builder
+	for i := max(0, from-10); i < min(len(entries), to+10); i++ {
+		if e := entries[i]; e.channel == channel || e.channel == "" {
+			fmt.Fprintf(&b, "\n  %d %s %v", i, e.at.Format("05.000000"), e)
+		}
+	}
+	return b.String()
+}
+
 // checkPublishers: a stream ID is accepted once, every accepted publisher ends, and never are two on one channel. A
-// publisher that the coordinator kills by itself has lost its channel before it hears of it: its STREAM-KILL may come
-// after the next one's PUBLISH-ACCEPT, though not on the same connection.
+// publisher that the coordinator kills by itself has lost its channel before it hears of it: of two on different
+// connections of which one is killed, the histories may overlap.
 func checkPublishers(entries []simEntry) (f faults) {
 	type holder struct{ entry, over, killed int }
 	last := map[string]holder{}
@@ -103,12 +130,6 @@ func checkPublishers(entries []simEntry) (f faults) {
 			f.add("%v: the stream ID was given out before", e)
 		}
 		known[e.stream] = true
-		if before, ok := last[e.channel]; ok && before.over > i {
-			other := entries[before.entry]
-			if before.killed == len(entries) || before.killed > i && other.who == e.who {
-				f.add("%v: while %s is live there as %s", e, other.who, other.stream)
-			}
-		}
 		h := holder{entry: i, over: len(entries)}
 		h.killed = first(entries, i, func(o simEntry) bool { return o.what == simKilled && o.who == e.who && o.stream == e.stream })
 		h.over = first(entries, i, func(o simEntry) bool {
@@ -116,6 +137,12 @@ func checkPublishers(entries []simEntry) (f faults) {
 		})
 		if h.over == len(entries) {
 			f.add("%v: never ends", e)
+		}
+		if before, ok := last[e.channel]; ok && before.over > i {
+			other := entries[before.entry]
+			if killed := min(before.killed, h.killed); killed == len(entries) || other.who == e.who {
+				f.add("%v: while %s is live there as %s%s", e, other.who, other.stream, excerpt(entries, e.channel, before.entry, before.over))
+			}
 		}
 		last[e.channel] = h
 	}
@@ -296,7 +323,7 @@ func checkSuccession(entries []simEntry) (f faults, failovers, moves int) {
 		if !moving[entries[from].who] {
 			failovers++
 			if !wasLost || end > begun[stream] {
-				f.add("%v: its encoding began before that of %s was lost", entries[at], old)
+				f.add("%v: its encoding began before that of %s was lost%s", entries[at], old, excerpt(entries, entries[at].channel, from, max(end, at)))
 			}
 			if wasTold && closed[old] > at {
 				f.add("%v: arrives before stream-closed of %s", entries[at], old)
