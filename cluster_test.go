@@ -52,8 +52,10 @@ func randomCluster(t *testing.T, seed uint64, steps int, variables ...string) {
 	for i := range 5 {
 		s.addEncoder(10 + i)
 	}
-	operator := s.rand()
-	s.workers.Go(func() { s.operate(operator, d) })
+	for range 3 {
+		r := s.rand()
+		s.workers.Go(func() { s.operate(r, d) })
+	}
 
 	select {
 	case <-s.busy.Done():

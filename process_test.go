@@ -41,6 +41,9 @@ func TestProcess(t *testing.T) {
 		"LOG_REQUESTS and LOG_DEBUG are honoured":         logSwitches,
 		"no secret reaches the log":                       noSecretReachesTheLog,
 		"a message of 64 MiB takes no memory":             hugeMessageTakesNoMemory,
+		"no event is lost by kill -9":                     killedAtRandom,
+		"killed between a death and the new encoder":      killedBetweenTwoEncoders,
+		"killed in the middle of a move":                  killedDuringAMove,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

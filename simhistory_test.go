@@ -83,11 +83,11 @@ type faults []string
 
 func (f *faults) add(format string, args ...any) { *f = append(*f, fmt.Sprintf(format, args...)) }
 
-func (f *faults) report(t testing.TB) {
+func (f faults) report(t testing.TB) {
 	t.Helper()
-	for i, fault := range *f {
+	for i, fault := range f {
 		if i == 10 {
-			t.Errorf("and %d more", len(*f)-i)
+			t.Errorf("and %d more", len(f)-i)
 			break
 		}
 		t.Error(fault)

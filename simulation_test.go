@@ -34,6 +34,7 @@ type simulation struct {
 	seeding  atomic.Uint64
 	maxSteps int64
 	steps    atomic.Int64
+	marks    atomic.Uint64
 	busy     context.Context // over: calm
 	calmDown context.CancelFunc
 	staying  context.Context // over: leaving

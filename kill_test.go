@@ -1,0 +1,303 @@
+package main
+
+// kill -9 at any moment: the real binary as a child process, peers that come back after each kill, and an application
+// that outlives them all. How often it is killed can be set: go test -run TestProcess/kill -kills 500 .
+
+import (
+	"encoding/json"
+	"flag"
+	"net/http"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+)
+
+var kills = flag.Int("kills", 24, "how often the coordinator is killed")
+
+// durableWithin is after how long a message that was read is durable: the promise that the kills are held against.
+const durableWithin = 50 * time.Millisecond
+
+func killedAtRandom(t *testing.T, binary string) {
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	var address atomic.Value
+	s := newSimulation(t, seed, 1<<40, func() string { return address.Load().(string) })
+	s.think = 30 * time.Millisecond
+	app := s.newApplication()
+	killOnAnswer := make(chan func(), 1)
+	app.answered = func() {
+		select {
+		case kill := <-killOnAnswer:
+			kill()
+		default:
+		}
+	}
+	r, data := s.rand(), filepath.Join(t.TempDir(), "data")
+	start := func() *process {
+		p := serve(t, binary, "DATA_DIR="+data, "LOG_REQUESTS=NO", "KEY_VERIFICATION_URL="+app.server.URL+"/verify", "EVENT_CALLBACK_URL="+app.server.URL+"/event")
+		address.Store(p.addr)
+		return p
+	}
+	p := start()
+	for _, endpoint := range []string{"rtmp", "rtmp", "rtmp", "wss"} {
+		s.addServer(endpoint, 5)
+	}
+	for range 4 {
+		s.markAtTimes(s.addEncoder(-1))
+	}
+	var required []simEntry
+	for n := range *kills {
+		seen := awaitMarks(p, n)
+		killed := make(chan struct{})
+		kill := sync.OnceFunc(func() {
+			syscall.Kill(p.cmd.Process.Pid, syscall.SIGKILL)
+			close(killed)
+		})
+		moment := time.Duration(r.IntN(200)) * time.Millisecond
+		if n%2 == 0 {
+			kill = afterMoment(kill, moment/10)
+			killOnAnswer <- kill
+		} else {
+			time.AfterFunc(moment, kill)
+		}
+		seen.poll(p, killed)
+		p.awaitKilled()
+		required = append(required, seen.durable(s.history.snapshot())...)
+		p = start()
+	}
+	app.well.Store(true)
+	s.calmDown()
+	s.leave()
+	p.awaitOverview("that all is over", func(o overviewReport) bool { return o.Events.Pending == 0 && o.Slots.Used == 0 && o.Streams == streamTotals{} })
+	s.end()
+
+	entries := s.history.snapshot()
+	checkEvents(entries, false).report(t)
+	arrived := map[string]int{}
+	repeats := 0
+	for _, e := range entries {
+		if e.what == simArrived {
+			if arrived[e.event]++; arrived[e.event] > 1 {
+				repeats++
+			}
+		}
+	}
+	var f faults
+	for _, e := range required {
+		if arrived[e.stream+"-"+e.index] == 0 {
+			f.add("%v: was read %v before a kill and never arrived", e, durableWithin)
+		}
+	}
+	f.report(t)
+	t.Logf("%d kills; %d events arrived, %d of them more than once; %d had to", *kills, len(arrived), repeats, len(required))
+	if len(required) < 10**kills || repeats == 0 {
+		t.Error("the kills met no load")
+	}
+}
+
+// afterMoment kills a moment later than asked, without holding up who asks.
+func afterMoment(kill func(), moment time.Duration) func() {
+	if moment < time.Millisecond {
+		return kill
+	}
+	return func() { time.AfterFunc(moment, kill) }
+}
+
+// awaitKilled waits for the end of the process by SIGKILL.
+func (p *process) awaitKilled() {
+	p.t.Helper()
+	select {
+	case <-p.ended:
+	case <-time.After(patience):
+		p.t.Fatal("outlives SIGKILL")
+	}
+	if s := p.cmd.ProcessState.Sys().(syscall.WaitStatus); s.Signal() != syscall.SIGKILL {
+		p.t.Fatalf("ended by %v:\n%s", p.cmd.ProcessState, p.logs)
+	}
+}
+
+// markAtTimes makes an encoder register anew at times, each time with another capacity, all different and without
+// meaning for its load: what the encoder said before was read when the report shows the capacity.
+func (s *simulation) markAtTimes(e *simEncoder) {
+	r := s.rand()
+	s.workers.Go(func() {
+		for s.pause(r, s.busy) {
+			if w := e.connection(); w != nil {
+				capacity := strconv.FormatUint(1_000_000+s.marks.Add(1), 10)
+				s.say(w, simEntry{what: simMark, index: capacity}, "REGISTER", "Capacity", capacity)
+			}
+		}
+	})
+}
+
+// marks are the capacities that the report of one process has shown.
+type marks struct {
+	firstSeen map[string]time.Time // when the answer was read
+	lastAsked time.Time            // when the last report was asked for that was answered
+}
+
+// awaitMarks waits until the peers are back at work.
+func awaitMarks(p *process, kill int) *marks {
+	p.t.Helper()
+	m := &marks{firstSeen: map[string]time.Time{}}
+	for deadline := time.Now().Add(patience); len(m.firstSeen) < 4; {
+		if time.Now().After(deadline) {
+			p.t.Fatalf("peers don't come back after kill %d:\n%s", kill, p.logs)
+		}
+		m.look(p)
+	}
+	return m
+}
+
+// poll looks at the report until the process is killed.
+func (m *marks) poll(p *process, killed <-chan struct{}) {
+	p.t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	timeout := time.After(patience)
+	for {
+		select {
+		case <-killed:
+			return
+		case <-timeout:
+			p.t.Fatal("nothing was answered to kill at")
+		case <-tick.C:
+			m.look(p)
+		}
+	}
+}
+
+func (m *marks) look(p *process) {
+	asked := time.Now()
+	client := http.Client{Timeout: patience}
+	res, err := client.Get("http://" + p.addr + "/commands/report")
+	if err != nil {
+		return // killed
+	}
+	defer res.Body.Close()
+	var report clusterReport
+	if json.NewDecoder(res.Body).Decode(&report) != nil {
+		return
+	}
+	now := time.Now()
+	m.lastAsked = asked
+	for _, e := range report.Encoders {
+		if name := strconv.Itoa(e.Capacity); m.firstSeen[name].IsZero() && e.Capacity > 0 {
+			m.firstSeen[name] = now
+		}
+	}
+}
+
+// durable are the announcements that were read at least durableWithin before the process was last known to work. That it
+// is seen to work and not only known not to be dead yet keeps a machine that stands still out of it.
+func (m *marks) durable(entries []simEntry) (list []simEntry) {
+	read := map[string]bool{} // by connection: up to a mark that comes later in the history
+	for _, e := range slices.Backward(entries) {
+		switch e.what {
+		case simMark:
+			seen, ok := m.firstSeen[e.index]
+			read[e.who] = read[e.who] || ok && m.lastAsked.Sub(seen) >= durableWithin
+		case simAnnounced:
+			if read[e.who] {
+				list = append(list, e)
+			}
+		}
+	}
+	return list
+}
+
+// storyOfKill runs a process in a directory of its own, again and again.
+func storyOfKill(t *testing.T, binary string) (app *application, start func(more ...string) *process) {
+	app = newApplication(t)
+	data := filepath.Join(t.TempDir(), "data")
+	return app, func(more ...string) *process {
+		return serve(t, binary, append(app.variables("DATA_DIR="+data), more...)...)
+	}
+}
+
+func killedBetweenTwoEncoders(t *testing.T, binary string) {
+	app, start := storyOfKill(t, binary)
+	p := start("ENCODER_WAIT_SECONDS=10")
+	server, first := p.dialPeer("rtmp"), p.dialPeer("hls")
+	first.send("REGISTER", "Capacity", "1")
+	p.awaitReport("the encoder", func(r clusterReport) bool { return len(r.Encoders) == 1 })
+	id := publish(server, first, "show")
+	first.available("show", id, "HLS-LIVE", "1x1", "live.m3u8")
+	app.awaitEvents(1)
+	app.answerEvents(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) })
+	second, _ := p.register(0)
+	first.conn.Close()
+	p.awaitOverview("that the publisher waits", func(o overviewReport) bool { return o.Streams.Waiting == 1 })
+	second.send("REGISTER", "Capacity", "1")
+	newID := second.expect("ENCODE-START").get("Stream-ID")
+	second.available("show", newID, "HLS-LIVE", "1x1", "live.m3u8")
+	p.awaitOverview("stream-closed and the new stream-available", func(o overviewReport) bool { return o.Events.Pending == 2 })
+	p.awaitDurable(second)
+	p.signal(syscall.SIGKILL)
+	p.awaitKilled()
+
+	app.answerEvents(nil)
+	start()
+	wantStory(t, app, "stream-available show "+id+" HLS-LIVE 1x1 live.m3u8", "stream-closed show "+id,
+		"stream-available show "+newID+" HLS-LIVE 1x1 live.m3u8", "stream-closed show "+newID)
+}
+
+func killedDuringAMove(t *testing.T, binary string) {
+	app, start := storyOfKill(t, binary)
+	p := start()
+	server := p.dialPeer("rtmp")
+	first, firstID := p.register(1)
+	id := publish(server, first, "show")
+	first.available("show", id, "HLS-LIVE", "1x1", "live.m3u8")
+	second, _ := p.register(1)
+	p.command("drain", firstID, "x-drain-move", "true")
+	newID := second.expect("ENCODE-START").get("Stream-ID")
+	second.available("show", newID, "IMG-PREVIEW", "1x1", "preview.jpg")
+	app.awaitEvents(2)
+	p.signal(syscall.SIGKILL)
+	p.awaitKilled()
+
+	start()
+	wantStory(t, app, "stream-available show "+id+" HLS-LIVE 1x1 live.m3u8", "stream-available show "+newID+" IMG-PREVIEW 1x1 preview.jpg",
+		"stream-closed show "+id, "stream-closed show "+newID)
+}
+
+// awaitDurable lets durableWithin pass since all that the encoder said was read.
+func (p *process) awaitDurable(encoder *testPeer) {
+	p.t.Helper()
+	encoder.send("REGISTER", "Capacity", "77")
+	p.awaitReport("the capacity", func(r clusterReport) bool {
+		return slices.ContainsFunc(r.Encoders, func(e encoderReport) bool { return e.Capacity == 77 })
+	})
+	<-time.After(durableWithin)
+}
+
+// wantStory waits until the application was told all of it, leaving out repeats.
+func wantStory(t *testing.T, app *application, want ...string) {
+	t.Helper()
+	deadline := time.After(patience)
+	for {
+		_, events, changed := app.snapshot()
+		var told []string
+		known := map[string]bool{}
+		for _, h := range events {
+			if id := h.Get("x-event-id"); !known[id] {
+				known[id] = true
+				told = append(told, describe(h))
+			}
+		}
+		if slices.Equal(told, want) {
+			return
+		}
+		select {
+		case <-changed:
+		case <-deadline:
+			t.Fatalf("told %q, want %q", told, want)
+		}
+	}
+}
