@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"flag"
 	"net/http"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -37,7 +38,7 @@ func killedAtRandom(t *testing.T, binary string) {
 		default:
 		}
 	}
-	r, data := s.rand(), filepath.Join(t.TempDir(), "data")
+	r, data := s.rand(), quickDirectory(t)
 	start := func() *process {
 		p := serve(t, binary, "DATA_DIR="+data, "LOG_REQUESTS=NO", "KEY_VERIFICATION_URL="+app.server.URL+"/verify", "EVENT_CALLBACK_URL="+app.server.URL+"/event")
 		address.Store(p.addr)
@@ -58,13 +59,12 @@ func killedAtRandom(t *testing.T, binary string) {
 			syscall.Kill(p.cmd.Process.Pid, syscall.SIGKILL)
 			close(killed)
 		})
-		moment := time.Duration(r.IntN(200)) * time.Millisecond
+		killIt := kill
 		if n%2 == 0 {
-			kill = afterMoment(kill, moment/10)
-			killOnAnswer <- kill
-		} else {
-			time.AfterFunc(moment, kill)
+			kill := afterMoment(kill, time.Duration(r.IntN(20))*time.Millisecond)
+			killIt = func() { killOnAnswer <- kill }
 		}
+		time.AfterFunc(time.Duration(r.IntN(400))*time.Millisecond, killIt)
 		seen.poll(p, killed)
 		p.awaitKilled()
 		required = append(required, seen.durable(s.history.snapshot())...)
@@ -95,9 +95,21 @@ func killedAtRandom(t *testing.T, binary string) {
 	}
 	f.report(t)
 	t.Logf("%d kills; %d events arrived, %d of them more than once; %d had to", *kills, len(arrived), repeats, len(required))
-	if len(required) < 10**kills || repeats == 0 {
+	if len(required) < 2**kills || repeats == 0 {
 		t.Error("the kills met no load")
 	}
+}
+
+// quickDirectory is in memory where the system has such files: a kill leaves them alone as it does those on disk, and how
+// long the disk of a busy machine takes is not the question.
+func quickDirectory(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "coordinator")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
 }
 
 // afterMoment kills a moment later than asked, without holding up who asks.
@@ -214,7 +226,7 @@ func (m *marks) durable(entries []simEntry) (list []simEntry) {
 // storyOfKill runs a process in a directory of its own, again and again.
 func storyOfKill(t *testing.T, binary string) (app *application, start func(more ...string) *process) {
 	app = newApplication(t)
-	data := filepath.Join(t.TempDir(), "data")
+	data := filepath.Join(quickDirectory(t), "data")
 	return app, func(more ...string) *process {
 		return serve(t, binary, append(app.variables("DATA_DIR="+data), more...)...)
 	}
