@@ -5,7 +5,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -147,23 +146,13 @@ func (d *daemon) undrainAll() {
 	}
 }
 
-func (d *daemon) overview() overviewReport {
-	d.t.Helper()
-	_, body := d.call("GET", "/commands/overview")
-	var o overviewReport
-	if err := json.Unmarshal([]byte(body), &o); err != nil {
-		d.t.Fatal(err)
-	}
-	return o
-}
-
 // awaitOverview polls the overview until it is as wanted.
 func (d *daemon) awaitOverview(what string, wanted func(overviewReport) bool) overviewReport {
 	d.t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for deadline := time.Now().Add(2 * patience); ; <-tick.C {
-		o := d.overview()
+		o := get[overviewReport](d, "/commands/overview")
 		if wanted(o) {
 			return o
 		}
@@ -177,14 +166,7 @@ func (d *daemon) awaitOverview(what string, wanted func(overviewReport) bool) ov
 func (d *daemon) allRows() (rows []streamRow) {
 	d.t.Helper()
 	for after := ""; ; {
-		_, body := d.call("GET", "/commands/streams?limit=500&after="+url.QueryEscape(after))
-		var page struct {
-			Streams []streamRow
-			After   string
-		}
-		if err := json.Unmarshal([]byte(body), &page); err != nil {
-			d.t.Fatalf("%s: %v", body, err)
-		}
+		page := get[streamPage](d, "/commands/streams?limit=500&after="+url.QueryEscape(after))
 		rows = append(rows, page.Streams...)
 		if after = page.After; after == "" {
 			return rows

@@ -1,0 +1,411 @@
+package main
+
+// Encoders come and go, publishers stay live: each story with the whole daemon, its peers and its application. The
+// registry's part of them is in failover_test.go, waiting_test.go and move_test.go, the coordinator's own death in
+// kill_test.go.
+
+import (
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// stage is a daemon with an application, and channel "show" live and announced on the first of two encoders.
+type stage struct {
+	t             *testing.T
+	app           *application
+	d             *daemon
+	server        *testPeer
+	first, second *testPeer
+	firstID       uint64 // of the first encoder
+	secondID      uint64
+	id            string // stream ID of the publisher
+}
+
+func newStage(t *testing.T, endpoint string, variables ...string) *stage {
+	t.Helper()
+	s := &stage{t: t, app: newApplication(t)}
+	s.d = startDaemon(t, s.app.variables(variables...)...)
+	s.server = s.d.dialPeer(endpoint)
+	s.first, s.firstID = s.d.register(4)
+	s.id = publish(s.server, s.first, "show")
+	s.first.available("show", s.id, "HLS-LIVE", "1x1", "live.m3u8")
+	s.app.awaitEvents(1)
+	s.second, s.secondID = s.d.register(4)
+	return s
+}
+
+// takenOver expects the encoder to be given the channel; it announces the stream and the test gets its ID.
+func (s *stage) takenOver(encoder *testPeer) string {
+	s.t.Helper()
+	id := encoder.expect("ENCODE-START", "Stream-Channel", "show").get("Stream-ID")
+	if id == s.id {
+		s.t.Fatal("the stream ID is used again")
+	}
+	encoder.available("show", id, "HLS-LIVE", "1x1", "live.m3u8")
+	return id
+}
+
+func available(id string) string { return "stream-available show " + id + " HLS-LIVE 1x1 live.m3u8" }
+func closed(id string) string    { return "stream-closed show " + id }
+
+// told expects these events and no others up to now.
+func (s *stage) told(want ...string) []http.Header {
+	s.t.Helper()
+	events := s.app.awaitEvents(len(want))
+	if diff := cmp.Diff(want, describeAll(events)); diff != "" {
+		s.t.Fatal("events (-want +got):\n", diff)
+	}
+	return events
+}
+
+func (s *stage) close(id string) {
+	s.t.Helper()
+	s.d.mustCall("/commands/close", "x-streaming-channel", "show", "x-streaming-id", id)
+}
+
+func TestPublisherStaysLiveWhenItsEncoderIsLost(t *testing.T) {
+	t.Parallel()
+	for name, lose := range map[string]func(s *stage){
+		"its socket is gone":       func(s *stage) { s.first.conn.Close() },
+		"it says STREAM-CLOSED":    func(s *stage) { s.first.closed("show", s.id) },
+		"it says so with an error": func(s *stage) { s.first.send("STREAM-CLOSED", "Stream-Channel", "show", "Stream-ID", s.id, "Error-Code", "FFMPEG", "Error-Message", "died") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newStage(t, "rtmp")
+			lose(s)
+			id := s.takenOver(s.second)
+			events := s.told(available(s.id), closed(s.id), available(id))
+			if got := events[2].Get("x-previous-streaming-id"); got != s.id {
+				t.Errorf("x-previous-streaming-id is %q", got)
+			}
+			if got := events[1].Get("x-previous-streaming-id"); got != "" {
+				t.Errorf("the first stream took over from %q", got)
+			}
+			s.d.awaitLive(map[string]string{"show": id})
+			s.server.quiet()
+
+			s.server.end("show", s.id)
+			s.second.expect("ENCODE-STOP", "Stream-Channel", "show", "Stream-ID", id)
+			s.second.closed("show", id)
+			s.told(available(s.id), closed(s.id), available(id), closed(id))
+			s.d.awaitLoad(0)
+		})
+	}
+}
+
+func TestPublisherIsKilledAtOnceWhereThereIsNoFailover(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct{ endpoint, failover string }{{"wss", "YES"}, {"rtmp", "NO"}, {"wss", "NO"}} {
+		t.Run(test.endpoint+" "+test.failover, func(t *testing.T) {
+			t.Parallel()
+			s := newStage(t, test.endpoint, "ENCODER_FAILOVER="+test.failover, "ENCODER_WAIT_SECONDS=10")
+			s.first.conn.Close()
+			s.server.expect("STREAM-KILL", "Stream-Channel", "show", "Stream-ID", s.id)
+			s.told(available(s.id), closed(s.id))
+			s.d.awaitLive(map[string]string{})
+			publish(s.server, s.second, "show")
+		})
+	}
+}
+
+func TestPublisherWaitsForAnEncoderAndIsThenKilled(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, "rtmp", "ENCODER_WAIT_SECONDS=1")
+	s.second.send("REGISTER", "Capacity", "0")
+	s.d.awaitReport("a full encoder", func(r clusterReport) bool { return r.Encoders[0].Capacity+r.Encoders[1].Capacity == 4 })
+	s.first.conn.Close()
+	s.told(available(s.id), closed(s.id))
+	s.d.awaitOverview("the publisher that waits", func(o overviewReport) bool { return o.Streams.Waiting == 1 })
+	s.server.expect("STREAM-KILL", "Stream-Channel", "show", "Stream-ID", s.id)
+	s.d.logs.await(t, "publisher killed", errWaitedInVain.Error())
+	s.d.awaitLive(map[string]string{})
+	s.told(available(s.id), closed(s.id))
+}
+
+func TestPublisherThatWaitsGetsTheSlotThatComes(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, "rtmp", "ENCODER_WAIT_SECONDS=15")
+	s.second.conn.Close()
+	s.first.conn.Close()
+	s.d.awaitOverview("the publisher that waits", func(o overviewReport) bool { return o.Streams.Waiting == 1 })
+	third, _ := s.d.register(1)
+	id := s.takenOver(third)
+	s.told(available(s.id), closed(s.id), available(id))
+	s.server.quiet()
+}
+
+func TestPublisherThatLosesThreeEncodersWithinAMinuteIsKilled(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, "rtmp", "ENCODER_WAIT_SECONDS=15")
+	third, _ := s.d.register(4)
+	peers := map[uint64]*testPeer{s.firstID: s.first, s.secondID: s.second}
+	for _, e := range s.d.report().Encoders {
+		if peers[e.ID] == nil {
+			peers[e.ID] = third
+		}
+	}
+	want := []string{available(s.id)}
+	for id, encoder := s.id, s.first; ; {
+		encoder.conn.Close()
+		want = append(want, closed(id))
+		if len(want) == 6 {
+			break
+		}
+		report := s.d.awaitReport("another encoding", func(r clusterReport) bool { return r.live()["show"] != id && r.ActiveStreams[0].Encoder != 0 })
+		encoder = peers[report.ActiveStreams[0].Encoder]
+		id = s.takenOver(encoder)
+		want = append(want, available(id))
+		s.told(want...)
+	}
+	s.server.expect("STREAM-KILL", "Stream-Channel", "show", "Stream-ID", s.id)
+	s.d.logs.await(t, "level=WARN", "publisher killed", errEncodersLost.Error())
+	s.told(want...)
+}
+
+func TestPublisherThatEndsWhileItWaitsIsGone(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, "rtmp", "ENCODER_WAIT_SECONDS=15")
+	s.second.conn.Close()
+	s.first.conn.Close()
+	s.d.awaitOverview("the publisher that waits", func(o overviewReport) bool { return o.Streams.Waiting == 1 })
+	s.server.end("show", s.id)
+	s.d.awaitLive(map[string]string{})
+	third, _ := s.d.register(1)
+	publish(s.server, third, "other") // and nothing of the show before it
+	s.told(available(s.id), closed(s.id))
+}
+
+func TestOldEncoderThatComesBackChangesNothing(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, "rtmp")
+	s.first.conn.Close()
+	id := s.takenOver(s.second)
+	back, _ := s.d.register(4)
+	back.closed("show", s.id)
+	back.closed("show", id)
+	back.available("show", s.id, "HLS-VOD", "1x1", "late.m3u8")
+	s.d.logs.awaitLines(t, 3, "not the sender's own")
+	s.d.awaitLive(map[string]string{"show": id})
+	s.d.awaitLoad(1)
+	s.server.quiet()
+	s.told(available(s.id), closed(s.id), available(id))
+}
+
+func TestCloseCommandKnowsThePublisherByItsCurrentID(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"current", "*"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newStage(t, "rtmp")
+			s.first.conn.Close()
+			id := s.takenOver(s.second)
+			s.close(s.id)
+			s.server.quiet()
+			if name == "current" {
+				s.close(id)
+			} else {
+				s.close("*")
+			}
+			s.server.expect("STREAM-KILL", "Stream-Channel", "show", "Stream-ID", s.id)
+			s.server.end("show", s.id)
+			s.second.expect("ENCODE-STOP", "Stream-Channel", "show", "Stream-ID", id)
+		})
+	}
+}
+
+func (d *daemon) awaitWaiting(n int) {
+	d.t.Helper()
+	d.awaitReport(fmt.Sprintf("%d that wait", n), func(r clusterReport) bool { return r.WaitingRequests == n })
+}
+
+func TestPublishRequestWaitsForASlot(t *testing.T) {
+	t.Parallel()
+	d := startDaemon(t, "ENCODER_WAIT_SECONDS=15")
+	server, other := d.dialPeer("rtmp"), d.dialPeer("wss")
+	for i, name := range []string{"a", "b", "c"} {
+		server.request(name, "key")
+		d.awaitWaiting(i + 1)
+	}
+	other.request("vanishing", "key")
+	d.awaitWaiting(4)
+	d.awaitMetrics(map[string]float64{"coordinator_publish_requests_waiting": 4})
+	other.conn.Close()
+	d.awaitWaiting(3)
+
+	encoder, id := d.register(1) // brings the first slot
+	a := server.expect("PUBLISH-ACCEPT", "Stream-Channel", "a").get("Stream-ID")
+	encoder.expect("ENCODE-START", "Stream-Channel", "a")
+	d.awaitWaiting(2)
+
+	d.command("drain", id)
+	server.end("a", a)
+	encoder.expect("ENCODE-STOP")
+	encoder.closed("a", a)
+	d.awaitLoad(0)
+	d.awaitWaiting(2)
+	d.command("undrain", id) // brings the second
+	b := server.expect("PUBLISH-ACCEPT", "Stream-Channel", "b").get("Stream-ID")
+	encoder.expect("ENCODE-START", "Stream-Channel", "b")
+
+	server.end("b", b)
+	encoder.expect("ENCODE-STOP")
+	d.awaitWaiting(1)
+	encoder.closed("b", b) // frees the third
+	server.expect("PUBLISH-ACCEPT", "Stream-Channel", "c")
+	encoder.expect("ENCODE-START", "Stream-Channel", "c")
+	d.awaitMetrics(map[string]float64{"coordinator_publish_requests_waiting": 0})
+}
+
+// attend is an encoder that does as it is told: it announces what it is given and closes what it is to stop.
+func (p *testPeer) attend() {
+	for m := range p.in {
+		channel, id := m.get("Stream-Channel"), m.get("Stream-ID")
+		switch m.method {
+		case "ENCODE-START":
+			p.tell("STREAM-AVAILABLE", "Stream-Channel", channel, "Stream-ID", id, "Stream-Type", "HLS-LIVE", "Resolution", "1x1", "Index-file", "live.m3u8")
+		case "ENCODE-STOP":
+			p.tell("STREAM-CLOSED", "Stream-Channel", channel, "Stream-ID", id)
+		}
+	}
+}
+
+// tell is send for a peer that may be gone by then.
+func (p *testPeer) tell(method string, args ...string) {
+	var b strings.Builder
+	b.WriteString(method + "\n")
+	for i := 0; i < len(args); i += 2 {
+		b.WriteString(args[i] + ": " + args[i+1] + "\n")
+	}
+	p.sendRaw(1, b.String())
+}
+
+func TestRollingUpdateOfAllEncodersLosesNoPublisher(t *testing.T) {
+	t.Parallel()
+	const encoders, streams = 4, 40
+	app := newApplication(t)
+	d := startDaemon(t, app.variables("LOG_DEBUG=NO")...)
+	server := d.dialPeer("rtmp")
+	peers := map[uint64]*testPeer{}
+	for range encoders {
+		p, id := d.register(streams)
+		peers[id] = p
+		go p.attend()
+	}
+	for i := range streams {
+		server.request(fmt.Sprint("c", i), "key")
+		server.expect("PUBLISH-ACCEPT")
+	}
+	app.awaitEvents(streams)
+	loaded := func(id uint64) func(clusterReport) bool {
+		return func(r clusterReport) bool {
+			for _, e := range r.Encoders {
+				if e.ID == id {
+					return e.Load == 0
+				}
+			}
+			return false
+		}
+	}
+	for id, old := range peers {
+		d.command("drain", id, "x-drain-move", "true")
+		d.awaitReport("an empty encoder", loaded(id))
+		old.conn.Close()
+		d.awaitReport("it gone", func(r clusterReport) bool { return len(r.Encoders) == encoders-1 })
+		updated, _ := d.register(streams)
+		go updated.attend()
+	}
+	server.quiet()
+	d.awaitReport("all publishers", func(r clusterReport) bool { return len(r.ActiveStreams) == streams })
+	d.awaitOverview("all delivered", func(o overviewReport) bool { return o.Events.Pending == 0 })
+
+	_, events, _ := app.snapshot()
+	live, position := map[string]int{}, map[string]int{}
+	for i, h := range events {
+		channel, id := h.Get("x-streaming-channel"), h.Get("x-streaming-id")
+		if h.Get("x-event-type") == "stream-closed" {
+			live[channel]--
+		} else {
+			live[channel]++
+		}
+		position[id+h.Get("x-event-type")] = i
+		if previous := h.Get("x-previous-streaming-id"); previous != "" && h.Get("x-event-type") == "stream-available" {
+			if _, over := position[previous+"stream-closed"]; over {
+				t.Errorf("%s: was gone before %s was there", previous, id)
+			}
+		}
+	}
+	for channel, n := range live {
+		if n != 1 {
+			t.Errorf("the application knows %d streams of %s", n, channel)
+		}
+	}
+}
+
+func TestEncoderThatClosesEverythingAtOnceCostsOthersNothing(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, "rtmp", "ENCODER_WAIT_SECONDS=5")
+	bad, badID := s.d.register(-1)
+	go func() {
+		for m := range bad.in {
+			if m.method == "ENCODE-START" {
+				bad.tell("STREAM-CLOSED", "Stream-Channel", m.get("Stream-Channel"), "Stream-ID", m.get("Stream-ID"), "Error-Code", "E", "Error-Message", "no")
+			}
+		}
+	}()
+	lost := 0
+	for i := range 6 { // the first three are its price, and then it is set aside
+		channel := "c" + strconv.Itoa(i)
+		s.server.request(channel, "key")
+		id := s.server.expect("PUBLISH-ACCEPT").get("Stream-ID")
+		report := s.d.awaitReport("it served or killed", func(r clusterReport) bool {
+			for _, e := range r.Encoders {
+				if e.ID == badID && e.Load > 0 {
+					return false
+				}
+			}
+			return true
+		})
+		if report.live()[channel] == "" {
+			s.server.expect("STREAM-KILL", "Stream-Channel", channel, "Stream-ID", id)
+			lost++
+		}
+	}
+	if lost > failuresInARow {
+		t.Errorf("%d publishers are lost", lost)
+	}
+	s.d.logs.await(t, "encoder set aside", fmt.Sprint(badID))
+	// One that is live and loses its encoder is not the worse for the bad one, which by now nobody is given to.
+	s.first.conn.Close()
+	live := s.d.awaitReport("all on the second", func(r clusterReport) bool {
+		for _, st := range r.ActiveStreams {
+			if st.Encoder != s.secondID {
+				return false
+			}
+		}
+		return true
+	}).live()
+	if len(live) != 7-lost || live["show"] == "" {
+		t.Errorf("live: %v, lost: %d", live, lost)
+	}
+}
+
+func TestEncoderThatRegistersAndVanishesInALoopCostsOthersNothing(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, "rtmp")
+	for range 20 {
+		p := s.d.dialPeer("hls")
+		p.send("REGISTER", "Capacity", "-1")
+		p.conn.Close()
+	}
+	s.d.awaitReport("the two that stay", func(r clusterReport) bool { return len(r.Encoders) == 2 })
+	s.d.awaitLive(map[string]string{"show": s.id})
+	s.server.quiet()
+	publish(s.server, s.second, "other")
+	s.told(available(s.id))
+}
