@@ -49,7 +49,7 @@ func randomCluster(t *testing.T, seed uint64, steps int, variables ...string) {
 		s.addServer(endpoint, 5)
 	}
 	for i := range 5 {
-		s.addEncoder(10 + i)
+		s.addEncoder(5 + i)
 	}
 	for range 3 {
 		r := s.rand()

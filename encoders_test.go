@@ -71,9 +71,11 @@ func (s *stage) close(id string) {
 func TestPublisherStaysLiveWhenItsEncoderIsLost(t *testing.T) {
 	t.Parallel()
 	for name, lose := range map[string]func(s *stage){
-		"its socket is gone":       func(s *stage) { s.first.conn.Close() },
-		"it says STREAM-CLOSED":    func(s *stage) { s.first.closed("show", s.id) },
-		"it says so with an error": func(s *stage) { s.first.send("STREAM-CLOSED", "Stream-Channel", "show", "Stream-ID", s.id, "Error-Code", "FFMPEG", "Error-Message", "died") },
+		"its socket is gone":    func(s *stage) { s.first.conn.Close() },
+		"it says STREAM-CLOSED": func(s *stage) { s.first.closed("show", s.id) },
+		"it says so with an error": func(s *stage) {
+			s.first.send("STREAM-CLOSED", "Stream-Channel", "show", "Stream-ID", s.id, "Error-Code", "FFMPEG", "Error-Message", "died")
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -73,7 +73,9 @@ func killedAtRandom(t *testing.T, binary string) {
 	app.well.Store(true)
 	s.calmDown()
 	s.leave()
-	p.awaitOverview("that all is over", func(o overviewReport) bool { return o.Events.Pending == 0 && o.Slots.Used == 0 && o.Streams == streamTotals{} })
+	p.awaitOverview("that all is over", func(o overviewReport) bool {
+		return o.Events.Pending == 0 && o.Slots.Used == 0 && o.Streams == streamTotals{}
+	})
 	s.end()
 
 	entries := s.history.snapshot()
