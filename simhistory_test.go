@@ -179,7 +179,7 @@ func checkEncodings(entries []simEntry) (f faults) {
 					return o.who == other.who && (o.what == simGone || o.what == simStopped && o.stream == other.stream)
 				})
 				if over > i && !moving[other.who] && !mayHearLater {
-					f.add("%v: while %v is live", e, other)
+					f.add("%v: while %v is live%s", e, other, excerpt(entries, e.channel, before, over))
 				}
 			}
 			last[e.channel] = i
@@ -335,12 +335,13 @@ func checkSuccession(entries []simEntry) (f faults, failovers, moves int) {
 			publisher = previous(publisher)
 		}
 		stop, wasStopped := stopped[old]
-		if ended, ok := over[publisher]; !wasStopped || ok && ended < stop || wasLost && end < begun[stream] {
+		before := func(deed map[string]int, stream string, i int) bool { at, done := deed[stream]; return done && at < i }
+		if !wasStopped || before(over, publisher, stop) || before(lost, old, begun[stream]) || before(lost, stream, stop) || before(stopped, stream, stop) {
 			continue
 		}
 		moves++
 		if at, told := live[stream]; wasTold && (!told || at > closed[old]) {
-			f.add("stream-closed of %s arrives before the first HLS-LIVE of %s, which took over from it", old, stream)
+			f.add("stream-closed of %s arrives before the first HLS-LIVE of %s, which took over from it%s", old, stream, excerpt(entries, entries[from].channel, from, closed[old]))
 		}
 	}
 	return f, failovers, moves
