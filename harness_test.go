@@ -8,11 +8,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log"
 	"maps"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -238,10 +241,11 @@ func (r clusterReport) live() map[string]string {
 type testPeer struct {
 	t    testing.TB
 	conn *websocket.Conn
-	in   chan message // closed when the connection is gone
+	in   chan message // all but heartbeats; closed when the connection is gone
 	gone error        // why; readable once in is closed
 
-	writing sync.Mutex
+	writing    sync.Mutex
+	heartbeats atomic.Int64
 }
 
 // dialPeer connects to a control endpoint: rtmp, wss or hls. header is name, value, name, value ...
@@ -294,7 +298,9 @@ func (p *testPeer) read() {
 			p.gone = err
 			return
 		}
-		if m.method != "HEARTBEAT" {
+		if m.method == "HEARTBEAT" {
+			p.heartbeats.Add(1)
+		} else {
 			p.in <- m
 		}
 	}
@@ -438,11 +444,20 @@ type application struct {
 }
 
 func newApplication(t testing.TB) *application {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newApplicationOn(t, l)
+}
+
+func newApplicationOn(t testing.TB, l net.Listener) *application {
 	a := &application{t: t, changed: make(chan struct{})}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /verify", a.serveKey)
 	mux.HandleFunc("POST /event", a.serveEvent)
-	a.server = httptest.NewServer(mux)
+	a.server = &httptest.Server{Listener: l, Config: &http.Server{Handler: mux, ErrorLog: log.New(io.Discard, "", 0)}}
+	a.server.Start()
 	t.Cleanup(a.server.Close)
 	return a
 }

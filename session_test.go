@@ -8,11 +8,11 @@ import (
 	"context"
 	"errors"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,40 +20,36 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// fakeNet is a control plane inside a synctest bubble.
+// fakeNet is the daemon inside a synctest bubble, all but its listeners.
 type fakeNet struct {
+	pipeListener
 	t           *testing.T
 	logs        *logBuffer
 	verifier    *keyVerifier
+	events      *callbacks
 	coordinator *coordinator
 	control     *controlSockets
-	conns       chan net.Conn
-	closed      chan struct{}
-	closing     sync.Once
 	start       time.Time
 }
 
 func newFakeNet(t *testing.T, variables ...string) *fakeNet {
 	t.Helper()
-	cfg, err := loadConfig(func(name string) string {
-		for _, v := range variables {
-			if value, found := strings.CutPrefix(v, name+"="); found {
-				return value
-			}
-		}
-		return ""
-	})
+	env := map[string]string{"DATA_DIR": t.TempDir()}
+	for _, v := range variables {
+		name, value, _ := strings.Cut(v, "=")
+		env[name] = value
+	}
+	cfg, err := loadConfig(func(name string) string { return env[name] })
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &fakeNet{t: t, logs: newLogBuffer(), conns: make(chan net.Conn), closed: make(chan struct{}), start: time.Now()}
-	log := slog.New(slog.NewTextHandler(n.logs, nil))
-	events, err := newCallbacks(cfg, log)
-	if err != nil {
+	n := &fakeNet{pipeListener: newPipeListener(), t: t, logs: newLogBuffer(), start: time.Now()}
+	log := newLogger(cfg, n.logs)
+	if n.events, err = newCallbacks(cfg, log); err != nil {
 		t.Fatal(err)
 	}
 	n.verifier = newKeyVerifier(cfg, log)
-	n.coordinator = newCoordinator(cfg, log, n.verifier, events)
+	n.coordinator = newCoordinator(cfg, log, n.verifier, n.events)
 	n.control = newControlSockets(cfg, n.coordinator, 100, log)
 	server := newHTTPServer(newRoutes(cfg, log, &commands{n.coordinator}, n.control), newDoor(100), log)
 	var serving sync.WaitGroup
@@ -64,36 +60,62 @@ func newFakeNet(t *testing.T, variables ...string) *fakeNet {
 		n.control.close()
 		n.coordinator.wait()
 		serving.Wait()
+		n.verifier.close()
+		if err := n.events.drain(stopped()); err != nil {
+			t.Error(err)
+		}
 	})
 	return n
 }
 
-// Accept, Close and Addr make it a net.Listener.
+// pipeListener is a net.Listener whose connections are pipes.
+type pipeListener struct {
+	conns  chan net.Conn
+	closed chan struct{}
+	once   *sync.Once
+}
 
-func (n *fakeNet) Accept() (net.Conn, error) {
+func newPipeListener() pipeListener {
+	return pipeListener{conns: make(chan net.Conn), closed: make(chan struct{}), once: new(sync.Once)}
+}
+
+func (l pipeListener) Accept() (net.Conn, error) {
 	select {
-	case conn := <-n.conns:
+	case conn := <-l.conns:
 		return conn, nil
-	case <-n.closed:
+	case <-l.closed:
 		return nil, net.ErrClosed
 	}
 }
 
-func (n *fakeNet) Close() error {
-	n.closing.Do(func() { close(n.closed) })
+func (l pipeListener) Close() error {
+	l.once.Do(func() { close(l.closed) })
 	return nil
 }
 
-func (n *fakeNet) Addr() net.Addr { return &net.TCPAddr{} }
+func (l pipeListener) Addr() net.Addr { return &net.TCPAddr{} }
+
+// connect returns the near end of a new connection.
+func (l pipeListener) connect() (net.Conn, error) {
+	near, far := net.Pipe()
+	select {
+	case l.conns <- far:
+		return near, nil
+	case <-l.closed:
+		return nil, syscall.ECONNREFUSED
+	}
+}
 
 // dial connects a peer that reads nothing by itself.
 func (n *fakeNet) dial(endpoint string) *websocket.Conn {
 	n.t.Helper()
-	dialer := websocket.Dialer{NetDial: func(string, string) (net.Conn, error) {
-		ours, theirs := net.Pipe()
-		n.conns <- theirs
-		return ours, nil
-	}}
+	return n.dialThrough(n.connect, endpoint)
+}
+
+// dialThrough is dial over a connection that the caller makes.
+func (n *fakeNet) dialThrough(connect func() (net.Conn, error), endpoint string) *websocket.Conn {
+	n.t.Helper()
+	dialer := websocket.Dialer{NetDial: func(string, string) (net.Conn, error) { return connect() }}
 	conn, _, err := dialer.Dial("ws://coordinator/ws/control/"+endpoint, http.Header{"x-external-ip": {"10.0.0.1"}})
 	if err != nil {
 		n.t.Fatal(err)
@@ -104,7 +126,12 @@ func (n *fakeNet) dial(endpoint string) *websocket.Conn {
 
 // dialPeer connects a peer that reads everything.
 func (n *fakeNet) dialPeer(endpoint string) *testPeer {
-	p := &testPeer{t: n.t, conn: n.dial(endpoint), in: make(chan message, 1024)}
+	n.t.Helper()
+	return n.reading(n.dial(endpoint))
+}
+
+func (n *fakeNet) reading(conn *websocket.Conn) *testPeer {
+	p := &testPeer{t: n.t, conn: conn, in: make(chan message, 1024)}
 	go p.read()
 	return p
 }
@@ -379,7 +406,6 @@ func TestPublishRequestWithoutAnAnswerIsDeniedWithin16Seconds(t *testing.T) {
 					t.Errorf("denied after %v", took)
 				}
 				n.wantConnected(1, 1, 0)
-				n.verifier.close()
 			})
 		})
 	}
