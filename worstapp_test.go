@@ -1,0 +1,437 @@
+package main
+
+// The application at its worst, for one channel while it serves the others, in fake time: what is slow shows exactly,
+// however fast the machine is. Whatever it does, other channels notice nothing, memory stays flat, the log tells each
+// change once, and everything arrives in the end.
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// misbehaviour is how an application answers. takes says that its answer counts as one with status 200.
+type misbehaviour struct {
+	name   string
+	takes  bool
+	answer http.HandlerFunc
+}
+
+func misbehaviours() []misbehaviour {
+	status := func(code int, header ...string) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) {
+			for i := 0; i < len(header); i += 2 {
+				w.Header().Set(header[i], header[i+1])
+			}
+			w.WriteHeader(code)
+		}
+	}
+	return []misbehaviour{
+		{"hangs", false, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }},
+		{"200 after the timeout", false, func(w http.ResponseWriter, _ *http.Request) {
+			<-time.After(answerTimeout + time.Second)
+			w.WriteHeader(200)
+		}},
+		{"one byte of the head a second", false, onWire(func(conn net.Conn) { drip(conn, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n") })},
+		{"one byte of the body a second", true, onWire(func(conn net.Conn) {
+			io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+			drip(conn, strings.Repeat("b", 1000))
+		})},
+		{"endless body", true, onWire(func(conn net.Conn) {
+			writeEndlessly(conn, "HTTP/1.1 200 OK\r\n\r\n"+strings.Repeat("b", 1000))
+		})},
+		{"endless body of an error", false, onWire(func(conn net.Conn) {
+			writeEndlessly(conn, "HTTP/1.1 503 Service Unavailable\r\n\r\n"+strings.Repeat("b", 1000))
+		})},
+		{"endless headers", false, onWire(func(conn net.Conn) {
+			io.WriteString(conn, "HTTP/1.1 200 OK\r\n")
+			writeEndlessly(conn, "x-a: "+strings.Repeat("b", 1000)+"\r\n")
+		})},
+		{"endless interim answers", false, onWire(func(conn net.Conn) { writeEndlessly(conn, "HTTP/1.1 103 Early Hints\r\n\r\n") })},
+		{"closes without a word", false, onWire(func(net.Conn) {})},
+		{"closes in its first line", false, onWire(func(conn net.Conn) { io.WriteString(conn, "HTTP/1.1 20") })},
+		{"no HTTP", false, onWire(func(conn net.Conn) { io.WriteString(conn, "220 mail.example.org ESMTP\r\n") })},
+		{"redirects", false, status(302, "Location", "/elsewhere")},
+		{"redirects for ever", false, status(308, "Location", "/event")},
+		{"201", false, status(201)},
+		{"401", false, status(401, "WWW-Authenticate", "Basic")},
+		{"404", false, status(404)},
+		{"429 with seconds", false, status(429, "Retry-After", "90")},
+		{"429 with a date", false, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Retry-After", time.Now().Add(90*time.Second).UTC().Format(http.TimeFormat))
+			w.WriteHeader(429)
+		}},
+		{"429 for years", false, status(429, "Retry-After", "99999999999999999999")},
+		{"500", false, status(500)},
+	}
+}
+
+// onWire answers with bytes instead of HTTP.
+func onWire(answer func(net.Conn)) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		conn, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		answer(conn)
+	}
+}
+
+// drip writes one byte a second.
+func drip(conn net.Conn, text string) {
+	for i := range len(text) {
+		if _, err := io.WriteString(conn, text[i:i+1]); err != nil {
+			return
+		}
+		<-time.After(time.Second)
+	}
+}
+
+// witness sees every try of an event, and checks order and repeats.
+type witness struct {
+	mu     sync.Mutex
+	first  map[string]http.Header // by event ID
+	told   map[string]int         // events that have come, by stream
+	tries  int
+	faults []string
+}
+
+func newWitness() *witness { return &witness{first: map[string]http.Header{}, told: map[string]int{}} }
+
+func (w *witness) sees(h http.Header) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.tries++
+	id, stream := h.Get("x-event-id"), h.Get("x-streaming-id")
+	if first, known := w.first[id]; known {
+		if fmt.Sprint(first) != fmt.Sprint(h) {
+			w.faults = append(w.faults, fmt.Sprintf("%s was first %v, then %v", id, first, h))
+		}
+		return
+	}
+	w.first[id] = h
+	w.told[stream]++
+	if want := stream + "-" + strconv.Itoa(w.told[stream]); id != want {
+		w.faults = append(w.faults, fmt.Sprintf("%s came when it was the turn of %s", id, want))
+	}
+}
+
+func (w *witness) count() (tries, different int, faults []string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.tries, len(w.first), w.faults
+}
+
+func isSick(r *http.Request) bool {
+	return strings.HasPrefix(r.Header.Get("x-streaming-channel"), "sick")
+}
+
+// hospital is a daemon with an application that misbehaves for channels whose names begin with "sick".
+type hospital struct {
+	*fakeNet
+	app             *application
+	listener        pipeListener
+	witness         *witness
+	server, encoder *testPeer
+	rounds          int
+}
+
+func newHospital(t *testing.T) *hospital {
+	h := &hospital{listener: newPipeListener(), witness: newWitness()}
+	h.app = newApplicationOn(t, h.listener)
+	h.fakeNet = newFakeNet(t, fakeApplication()...)
+	h.reaches(h.listener.connect)
+	h.server, h.encoder = h.dialPeer("rtmp"), h.register()
+	h.healed()
+	return h
+}
+
+func (h *hospital) healed() {
+	h.app.answerEvents(func(_ http.ResponseWriter, r *http.Request) { h.witness.sees(r.Header.Clone()) })
+	h.app.answerKeys(nil)
+}
+
+func (h *hospital) ill(m misbehaviour) {
+	h.app.answerEvents(func(w http.ResponseWriter, r *http.Request) {
+		h.witness.sees(r.Header.Clone())
+		if isSick(r) {
+			m.answer(w, r)
+		}
+	})
+}
+
+// round is 15 s in which a healthy channel lives its life and waits for nothing: its key, its events, its slot.
+func (h *hospital) round() {
+	h.t.Helper()
+	h.rounds++
+	channel := fmt.Sprint("well-", h.rounds)
+	began := time.Now()
+	id := publish(h.server, h.encoder, channel)
+	h.encoder.available(channel, id, "HLS-LIVE", "640x360", "live")
+	h.encoder.closed(channel, id)
+	h.server.expect("STREAM-KILL", "Stream-ID", id)
+	h.app.awaitStream(id, "stream-available "+channel+" "+id+" HLS-LIVE 640x360 live", "stream-closed "+channel+" "+id)
+	if took := time.Since(began); took > 100*time.Millisecond {
+		h.t.Errorf("after %v: the life of a healthy channel took %v", time.Since(h.start), took)
+	}
+	h.beat()
+	h.wait(15*time.Second - time.Since(began))
+}
+
+func (h *hospital) beat() {
+	h.server.send("HEARTBEAT")
+	h.encoder.send("HEARTBEAT")
+}
+
+// wantHeartbeats holds the beats that the peers got against the time that has passed.
+func (h *hospital) wantHeartbeats() {
+	h.t.Helper()
+	synctest.Wait()
+	want := int64(time.Since(h.start) / heartbeatEvery)
+	if s, e := h.server.heartbeats.Load(), h.encoder.heartbeats.Load(); s != want || e != want {
+		h.t.Errorf("%d and %d heartbeats, want %d", s, e, want)
+	}
+}
+
+// usage is what the process holds.
+type usage struct {
+	goroutines int
+	heap       int64
+}
+
+// measured must not run beside other tests.
+func measured() usage {
+	runtime.GC()
+	runtime.GC() // what finalizers and pools let go of
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return usage{runtime.NumGoroutine(), int64(m.HeapAlloc)}
+}
+
+func wantNoGrowth(t *testing.T, before usage, goroutines int, heap int64) {
+	t.Helper()
+	after := measured()
+	if after.goroutines > before.goroutines+goroutines || after.heap > before.heap+heap {
+		t.Errorf("from %d goroutines and %d KiB to %d and %d KiB", before.goroutines, before.heap>>10, after.goroutines, after.heap>>10)
+	}
+}
+
+// Not parallel, because it measures the memory of the process.
+func TestEventsOfOthersKeepTheirPaceWhateverTheApplicationDoes(t *testing.T) {
+	for _, m := range misbehaviours() {
+		t.Run(m.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := newHospital(t)
+				h.ill(m)
+				sick := map[string][]string{}
+				const channels, each = 3, 4
+				for i := range channels {
+					channel := fmt.Sprint("sick-", i)
+					id := publish(h.server, h.encoder, channel)
+					for part := range each {
+						h.encoder.available(channel, id, "HLS-LIVE", "640x360", fmt.Sprint(part))
+						sick[id] = append(sick[id], fmt.Sprintf("stream-available %s %s HLS-LIVE 640x360 %d", channel, id, part))
+					}
+					h.encoder.closed(channel, id)
+					h.server.expect("STREAM-KILL", "Stream-ID", id)
+					sick[id] = append(sick[id], "stream-closed "+channel+" "+id)
+				}
+				for range 4 {
+					h.round()
+				}
+				before := measured()
+				for range 20 {
+					h.round()
+				}
+				wantNoGrowth(t, before, 8, 512<<10) // some KiB a round are the records of this test
+				h.wantHeartbeats()
+				events := 2*h.rounds + channels*(each+1)
+				streams, all := h.logs.count("an event was not taken"), h.logs.count("takes no events")
+				tries, different, _ := h.witness.count()
+				if m.takes && (streams+all != 0 || tries != events) {
+					t.Errorf("%d tries for %d events, %d and %d lines in the log", tries, events, streams, all)
+				}
+				if !m.takes && (streams != channels || all > 1 || tries < different+channels || different != 2*h.rounds+channels) {
+					t.Errorf("%d tries of %d events, %d and %d lines in the log", tries, different, streams, all)
+				}
+
+				h.healed()
+				for range 12 { // the longest Retry-After that is heeded, and the backoff
+					h.wait(30 * time.Second)
+					h.beat()
+				}
+				h.round()
+				for id, want := range sick {
+					if !m.takes {
+						h.app.awaitStream(id, want...)
+					}
+				}
+				if h.logs.count("are taken again") != streams || h.logs.count("application takes events again") != all {
+					t.Errorf("not each end of trouble has its line:\n%s", h.logs)
+				}
+				if got := h.logs.count("level=WARN") + h.logs.count("level=ERROR"); got != streams+all+channels+h.rounds {
+					t.Errorf("%d warnings, want one for each change and each publisher killed:\n%s", got, h.logs)
+				}
+				if _, _, faults := h.witness.count(); len(faults) > 0 {
+					t.Error(strings.Join(faults, "\n"))
+				}
+				if pending, _ := h.events.stats(); pending != 0 {
+					t.Errorf("%d events are left", pending)
+				}
+			})
+		})
+	}
+}
+
+func TestVerificationsOfOthersKeepTheirPaceWhateverTheApplicationDoes(t *testing.T) {
+	for _, m := range misbehaviours() {
+		t.Run(m.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := newHospital(t)
+				h.app.answerKeys(func(w http.ResponseWriter, r *http.Request) {
+					if isSick(r) {
+						m.answer(w, r)
+					}
+				})
+				const requests = 16
+				patients := h.dialPeer("rtmp") // their answers come when they come
+				asked := map[string]time.Time{}
+				answered := 0
+				take := func() {
+					for len(patients.in) > 0 {
+						answer := <-patients.in
+						answered++
+						if accepted := answer.method == "PUBLISH-ACCEPT"; accepted != m.takes {
+							t.Fatalf("%s for %s", answer.method, answer.get("Stream-Channel"))
+						}
+						if took := time.Since(asked[answer.get("Stream-Channel")]); took > verifyTimeout+15*time.Second {
+							t.Errorf("answered after %v", took)
+						}
+						if m.takes {
+							h.encoder.expect("ENCODE-START", "Stream-ID", answer.get("Stream-ID"))
+						}
+					}
+				}
+				var before usage
+				for round := range requests {
+					if round == 4 {
+						before = measured()
+					}
+					channel := fmt.Sprint("sick-", round)
+					asked[channel] = time.Now()
+					patients.request(channel, "key")
+					if m.takes {
+						h.wait(drainTimeout)
+						take()
+					}
+					h.round()
+					patients.send("HEARTBEAT")
+					take()
+				}
+				h.wait(verifyTimeout)
+				take()
+				if answered != requests {
+					t.Errorf("%d of %d requests are answered", answered, requests)
+				}
+				wantNoGrowth(t, before, 8, 512<<10)
+				h.wantHeartbeats()
+				lines := h.logs.count("key verification gets")
+				if lines > 2*requests || m.takes && lines > 0 {
+					t.Errorf("%d lines in the log", lines)
+				}
+			})
+		})
+	}
+}
+
+func TestApplicationThatIsGoneForAnHourGetsEverythingWhenItIsBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHospital(t)
+		var gone atomic.Bool
+		dialled := atomic.Int64{}
+		h.events.client.transport.DialContext = dialUnless(&gone, &dialled, h.listener)
+		h.events.client.close()
+		h.round()
+
+		gone.Store(true)
+		h.events.client.close() // the connections die with it
+		lives := map[string][]string{}
+		var before usage
+		for round := range 240 { // an hour
+			channel := fmt.Sprint("show-", round)
+			id := publish(h.server, h.encoder, channel)
+			h.encoder.available(channel, id, "HLS-LIVE", "640x360", "live")
+			h.encoder.closed(channel, id)
+			h.server.expect("STREAM-KILL", "Stream-ID", id)
+			lives[id] = []string{"stream-available " + channel + " " + id + " HLS-LIVE 640x360 live", "stream-closed " + channel + " " + id}
+			h.beat()
+			h.wait(15 * time.Second)
+			if round == 40 {
+				before = measured()
+			}
+		}
+		wantNoGrowth(t, before, 8, 2<<20)
+		h.wantHeartbeats()
+		if perSecond := dialled.Load() / 3600; perSecond > int64(time.Second/pacedEvery) {
+			t.Errorf("%d tries a second at an application that is gone", perSecond)
+		}
+		if n := h.logs.count("takes no events") + h.logs.count("was not taken"); n == 0 || n > 1+streamReports {
+			t.Errorf("%d lines tell that the application is gone", n)
+		}
+
+		gone.Store(false)
+		back := time.Now()
+		for id, want := range lives {
+			for waited := 0; !h.app.has(id, len(want)) && waited < 60; waited++ {
+				h.wait(time.Second)
+				if waited%20 == 0 {
+					h.beat()
+				}
+			}
+			h.app.awaitStream(id, want...)
+		}
+		if took := time.Since(back); took > backoffMax+time.Minute/2 {
+			t.Errorf("everything was there %v after the application", took)
+		}
+		if n := h.logs.count("takes events again"); n != 1 {
+			t.Errorf("%d lines tell that the application is back", n)
+		}
+		if _, _, faults := h.witness.count(); len(faults) > 0 {
+			t.Error(strings.Join(faults, "\n"))
+		}
+		h.round()
+	})
+}
+
+func dialUnless(gone *atomic.Bool, dialled *atomic.Int64, l pipeListener) func(context.Context, string, string) (net.Conn, error) {
+	return func(context.Context, string, string) (net.Conn, error) {
+		if gone.Load() {
+			dialled.Add(1)
+			return nil, syscall.ECONNREFUSED
+		}
+		return l.connect()
+	}
+}
+
+// has tells whether so many events of a stream were taken.
+func (a *application) has(id string, n int) bool {
+	_, events, _ := a.snapshot()
+	for _, h := range events {
+		if h.Get("x-streaming-id") == id {
+			n--
+		}
+	}
+	return n <= 0
+}
