@@ -43,6 +43,13 @@ func (l *logBuffer) Write(p []byte) (int, error) {
 	return l.text.Write(p)
 }
 
+// forget empties the log.
+func (l *logBuffer) forget() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.text = bytes.Buffer{}
+}
+
 func (l *logBuffer) snapshot() (string, chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -115,13 +115,18 @@ func (n *fakeNet) dial(endpoint string) *websocket.Conn {
 // dialThrough is dial over a connection that the caller makes.
 func (n *fakeNet) dialThrough(connect func() (net.Conn, error), endpoint string) *websocket.Conn {
 	n.t.Helper()
-	dialer := websocket.Dialer{NetDial: func(string, string) (net.Conn, error) { return connect() }}
-	conn, _, err := dialer.Dial("ws://coordinator/ws/control/"+endpoint, http.Header{"x-external-ip": {"10.0.0.1"}})
+	conn, err := openControl(connect, endpoint)
 	if err != nil {
 		n.t.Fatal(err)
 	}
 	n.t.Cleanup(func() { conn.Close() })
 	return conn
+}
+
+func openControl(connect func() (net.Conn, error), endpoint string) (*websocket.Conn, error) {
+	dialer := websocket.Dialer{NetDial: func(string, string) (net.Conn, error) { return connect() }}
+	conn, _, err := dialer.Dial("ws://coordinator/ws/control/"+endpoint, http.Header{"x-external-ip": {"10.0.0.1"}})
+	return conn, err
 }
 
 // dialPeer connects a peer that reads everything.

@@ -1,0 +1,238 @@
+package main
+
+// A day in the life of a cluster, in fake time: peers that beat, publish, fail, go and come back. What the daemon holds
+// at its end is what it held after the first hour.
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+const (
+	soakServers, soakEncoders = 3, 3
+	soakPublishEvery          = 5 * time.Minute // by each server
+	soakEncoderSlots          = 8
+)
+
+// soakCluster is a daemon, its peers and an application that keeps nothing of what it was told but the sums.
+type soakCluster struct {
+	*fakeNet
+
+	mu sync.Mutex
+	// guarded by mu
+	lastSeq               map[string]int // of streams that are not closed
+	opened, closed, moved int
+	asked, accepted       int
+	faults                []string
+}
+
+func newSoakCluster(t *testing.T) *soakCluster {
+	listener := newPipeListener()
+	c := &soakCluster{lastSeq: map[string]int{}}
+	app := &httptest.Server{Listener: listener, Config: &http.Server{Handler: http.HandlerFunc(c.serveEvent)}}
+	app.Start()
+	t.Cleanup(app.Close)
+	c.fakeNet = newFakeNet(t, "EVENT_CALLBACK_URL=http://application/event", "LOG_REQUESTS=NO")
+	c.reaches(listener.connect)
+	ctx, stop := context.WithCancel(context.Background())
+	var clocks sync.WaitGroup
+	clocks.Go(func() { c.coordinator.keepTime(ctx) })
+	clocks.Go(func() { c.coordinator.history.run(ctx) })
+	t.Cleanup(func() {
+		stop()
+		clocks.Wait()
+	})
+	return c
+}
+
+func (c *soakCluster) serveEvent(w http.ResponseWriter, r *http.Request) {
+	if rand.IntN(20) == 0 {
+		w.WriteHeader(503)
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	stream, id := r.Header.Get("x-streaming-id"), r.Header.Get("x-event-id")
+	seq, known := c.lastSeq[stream]
+	if want := stream + "-" + strconv.Itoa(seq+1); id != want {
+		c.faults = append(c.faults, fmt.Sprintf("%s came, it was the turn of %s", id, want))
+	}
+	if !known {
+		c.opened++
+	}
+	c.lastSeq[stream] = seq + 1
+	if r.Header.Get("x-event-type") == "stream-closed" {
+		delete(c.lastSeq, stream)
+		c.closed++
+		if r.Header.Get("x-previous-streaming-id") != "" {
+			c.moved++
+		}
+	}
+}
+
+// connected runs a peer over one connection after the other, each for some hours, until stop is closed.
+func (c *soakCluster) connected(endpoint string, stop chan struct{}, hours int, serve func(p *testPeer, retired <-chan time.Time)) {
+	for {
+		conn, err := openControl(c.connect, endpoint)
+		if err != nil {
+			c.t.Error(err)
+			return
+		}
+		p := c.reading(conn)
+		serve(p, time.After(time.Duration(hours)*time.Hour+rand.N(time.Hour)))
+		conn.Close()
+		p.awaitGone()
+		select {
+		case <-stop:
+			return
+		case <-time.After(10 * time.Second):
+		}
+	}
+}
+
+// streamingServer publishes, and ends each publication after some minutes or when it is told to.
+func (c *soakCluster) streamingServer(name string, stop chan struct{}) {
+	requests := 0
+	c.connected("rtmp", stop, 3, func(p *testPeer, retired <-chan time.Time) {
+		beat, publish := time.NewTicker(heartbeatEvery), time.NewTicker(soakPublishEvery)
+		defer beat.Stop()
+		defer publish.Stop()
+		type live struct {
+			channel string
+			until   time.Time
+		}
+		streams := map[string]live{}
+		for {
+			select {
+			case <-beat.C:
+				p.send("HEARTBEAT")
+				for id, l := range streams {
+					if time.Now().After(l.until) {
+						delete(streams, id)
+						p.end(l.channel, id)
+					}
+				}
+			case <-publish.C:
+				requests++
+				c.count(&c.asked)
+				p.request(fmt.Sprintf("%s-%d", name, requests), "key")
+			case m := <-p.in:
+				id, channel := m.get("Stream-ID"), m.get("Stream-Channel")
+				switch m.method {
+				case "PUBLISH-ACCEPT":
+					c.count(&c.accepted)
+					streams[id] = live{channel, time.Now().Add(rand.N(10 * time.Minute))}
+				case "STREAM-KILL":
+					delete(streams, id)
+					p.end(channel, id)
+				}
+			case <-retired:
+				return
+			case <-stop:
+				return
+			}
+		}
+	})
+}
+
+// encoder does what it is told; at times a source cannot be opened.
+func (c *soakCluster) encoder(stop chan struct{}) {
+	c.connected("hls", stop, 4, func(p *testPeer, retired <-chan time.Time) {
+		p.send("REGISTER", "Capacity", strconv.Itoa(soakEncoderSlots))
+		beat := time.NewTicker(heartbeatEvery)
+		defer beat.Stop()
+		for {
+			select {
+			case <-beat.C:
+				p.send("HEARTBEAT")
+			case m := <-p.in:
+				id, channel := m.get("Stream-ID"), m.get("Stream-Channel")
+				switch {
+				case m.method == "ENCODE-START" && rand.IntN(30) == 0:
+					p.closed(channel, id)
+				case m.method == "ENCODE-START":
+					p.available(channel, id, "HLS-LIVE", "640x360", channel+"/live.m3u8")
+				case m.method == "ENCODE-STOP":
+					p.available(channel, id, "HLS-VOD", "640x360", channel+"/vod.m3u8")
+					p.closed(channel, id)
+				}
+			case <-retired:
+				return
+			case <-stop:
+				return
+			}
+		}
+	})
+}
+
+func (c *soakCluster) count(n *int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	*n++
+}
+
+// live lets the cluster live for a while and then go, servers first.
+func (c *soakCluster) live(d time.Duration) {
+	stopServers, stopEncoders := make(chan struct{}), make(chan struct{})
+	var servers, encoders sync.WaitGroup
+	for range soakEncoders {
+		encoders.Go(func() { c.encoder(stopEncoders) })
+	}
+	for i := range soakServers {
+		name := fmt.Sprintf("%d-%d", time.Now().Unix(), i)
+		servers.Go(func() { c.streamingServer(name, stopServers) })
+	}
+	c.wait(d)
+	close(stopServers)
+	servers.Wait()
+	c.wait(time.Minute)
+	close(stopEncoders)
+	encoders.Wait()
+	c.wait(10 * time.Minute) // the longest idle connection, the last retries
+}
+
+// wantAtRest holds that nothing is left of what was.
+func (c *soakCluster) wantAtRest() {
+	c.t.Helper()
+	c.wantConnected(0, 0, 0)
+	state := c.coordinator.state()
+	if state.slots.Load != 0 || state.closing != 0 || state.eventsPending != 0 {
+		c.t.Errorf("at rest: %+v", state)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.opened != c.closed || len(c.lastSeq) != 0 {
+		c.t.Errorf("%d streams were announced, %d closed; open are %v", c.opened, c.closed, c.lastSeq)
+	}
+	if len(c.faults) > 0 {
+		c.t.Error(strings.Join(c.faults, "\n"))
+	}
+}
+
+// Not parallel, because it measures the memory of the process.
+func TestADayLeavesTheDaemonAsItWas(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newSoakCluster(t)
+		c.live(time.Hour)
+		c.wantAtRest()
+		c.logs.forget()
+		before := measured()
+		c.live(23 * time.Hour)
+		c.wantAtRest()
+		c.logs.forget()
+		wantNoGrowth(t, before, 0, 256<<10)
+		t.Logf("%d publish requests, %d accepted, %d streams, %d of them at another encoder", c.asked, c.accepted, c.closed, c.moved)
+		if c.accepted < 24*int(time.Hour/soakPublishEvery)*soakServers*8/10 || c.moved == 0 {
+			t.Error("too little has happened")
+		}
+	})
+}
