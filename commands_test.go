@@ -298,7 +298,7 @@ func FuzzAuthorizationHeader(f *testing.F) {
 
 func TestHTTPServerHasATimeLimitForEverything(t *testing.T) {
 	t.Parallel()
-	server := newHTTPServer(http.NotFoundHandler(), newDoor(1), newLogger(&Config{}, newLogBuffer()))
+	server := newHTTPServer(http.NotFoundHandler(), newDoor(func() int { return 1 }), newLogger(&Config{}, newLogBuffer()))
 	for name, limit := range map[string]time.Duration{
 		"ReadHeaderTimeout": server.ReadHeaderTimeout, "ReadTimeout": server.ReadTimeout,
 		"WriteTimeout": server.WriteTimeout, "IdleTimeout": server.IdleTimeout,

@@ -88,7 +88,7 @@ func (cs *controlSockets) serveStreamingServer(w http.ResponseWriter, r *http.Re
 // serve upgrades the request and hands the connection to a goroutine of its own: a handler that stayed would keep
 // the request's buffers with it.
 func (cs *controlSockets) serve(w http.ResponseWriter, r *http.Request, p controlPeer) {
-	if cs.full() {
+	if cs.count() >= cs.max {
 		cs.log.Warn("control connection refused", "remote", r.RemoteAddr, "path", r.URL.Path, "reason", "too many connections")
 		writeError(w, http.StatusServiceUnavailable, "too many connections")
 		return
@@ -199,11 +199,10 @@ func (cs *controlSockets) add(s *session) bool {
 	return true
 }
 
-// full may be a few connections late when many come at once.
-func (cs *controlSockets) full() bool {
+func (cs *controlSockets) count() int {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
-	return len(cs.sessions) >= cs.max
+	return len(cs.sessions)
 }
 
 func (cs *controlSockets) remove(s *session) {

@@ -14,32 +14,24 @@ import (
 	"syscall"
 )
 
-// socketLimits are the numbers of connections that are let in.
-type socketLimits struct {
-	visitors int // not, or not yet, control sockets
-	control  int
-}
+const (
+	maxVisitors  = 16_384
+	keptVisitors = 256  // for whom there is room however many control sockets there are
+	otherFiles   = 1024 // for the application's connections, the outbox and the certificate
+)
 
-// systemLimits fits the limits to the file descriptors that the process may have; a part stays for the application's
-// connections, the outbox and the certificate.
-func systemLimits() socketLimits {
-	const (
-		reserved    = 1024
-		maxVisitors = 4096
-		maxControl  = 100_000
-	)
+// maxSockets is how many connections fit the file descriptors that the process may have.
+func maxSockets() int {
 	var files syscall.Rlimit
 	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files) != nil {
 		files.Cur = 1 << 20
 	}
-	cur := int(min(files.Cur, 1<<30))
-	visitors := min(maxVisitors, cur/4)
-	return socketLimits{visitors: visitors, control: max(64, min(maxControl, cur-visitors-reserved))}
+	return max(2*keptVisitors, int(min(files.Cur, 1<<20))-otherFiles)
 }
 
 // door keeps the visitors of the HTTP servers in the order of their last sign of life.
 type door struct {
-	max int // set once
+	max func() int // how many there may be; set once
 
 	mu sync.Mutex
 	// guarded by mu
@@ -54,7 +46,7 @@ type visitor struct {
 
 type visitorKey struct{}
 
-func newDoor(max int) *door { return &door{max: max, visitors: map[net.Conn]*list.Element{}} }
+func newDoor(max func() int) *door { return &door{max: max, visitors: map[net.Conn]*list.Element{}} }
 
 // guard hooks the door into a server, whose handler has to be wrapped with serving.
 func (d *door) guard(server *http.Server) {
@@ -83,7 +75,7 @@ func (d *door) enter(conn net.Conn) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.visitors[conn] = d.order.PushBack(&visitor{conn: conn})
-	if len(d.visitors) > d.max {
+	if len(d.visitors) > d.max() {
 		d.dismissOneLocked()
 	}
 }

@@ -69,9 +69,10 @@ func run(ctx context.Context, getenv func(string) string, stderr io.Writer) (err
 	coordinator.metrics.exposeBuild(version)
 	verifier.observe = coordinator.metrics.keyVerified
 	events.observe = coordinator.metrics.eventAttempted
-	limits := systemLimits()
-	control := newControlSockets(cfg, coordinator, limits.control, log)
-	server := newHTTPServer(newRoutes(cfg, log, &commands{coordinator}, control), newDoor(limits.visitors), log)
+	sockets := maxSockets()
+	control := newControlSockets(cfg, coordinator, sockets-keptVisitors, log)
+	door := newDoor(func() int { return min(maxVisitors, sockets-control.count()) })
+	server := newHTTPServer(newRoutes(cfg, log, &commands{coordinator}, control), door, log)
 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
