@@ -11,8 +11,12 @@ const eventTimeStyle = "2006-01-02T15:04:05.000Z07:00"
 
 // eventHeader is what the application reads. The event ID is the same whenever the event is sent.
 func eventHeader(ev event) http.Header {
-	header := make(http.Header, 12)
-	set := func(canonicalName, value string) { header[canonicalName] = []string{headerValue(value)} }
+	const most = 12
+	header, values := make(http.Header, most), make([]string, 0, most) // one array for the values of all
+	set := func(canonicalName, value string) {
+		values = append(values, headerValue(value))
+		header[canonicalName] = values[len(values)-1 : len(values) : len(values)]
+	}
 	set("X-Streaming-Channel", ev.channel)
 	set("X-Streaming-Id", ev.streamID)
 	set("X-Event-Id", ev.streamID+"-"+strconv.FormatUint(ev.seq, 10))

@@ -10,6 +10,9 @@ import (
 	"unicode/utf8"
 )
 
+// usualArguments is room for those of the protocol's messages.
+const usualArguments = 6
+
 // maxArguments bounds what one message can make the parser keep; the protocol's largest message has eight.
 const maxArguments = 32
 
@@ -44,6 +47,9 @@ func parseMessage(data []byte) (message, error) {
 			break
 		}
 		if name, value, found := strings.Cut(line, ":"); found {
+			if m.args == nil {
+				m.args = make([]argument, 0, usualArguments)
+			}
 			m.args = append(m.args, argument{strings.TrimSpace(name), strings.TrimSpace(value)})
 		}
 	}
