@@ -68,6 +68,15 @@ func (p *publication) countLossLocked(now time.Time) int {
 	return len(recent)
 }
 
+// lastToldLocked is the stream ID that a new encoding takes over from in the eyes of the application, which has not heard
+// of an encoding that never announced anything.
+func (p *publication) lastToldLocked() string {
+	if p.current != nil && p.current.lastSeq == 0 && p.current.previous != "" {
+		return p.current.previous
+	}
+	return p.id
+}
+
 // resumeLocked gives a publication that has lost its encoder to another one.
 func (r *registry) resumeLocked(p *publication, e *encoder, now time.Time) {
 	p.current = r.startLocked(p, e, r.newStreamID(), now)

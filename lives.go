@@ -56,7 +56,7 @@ func (r *registry) publishLocked(w *waiter, e *encoder, now time.Time) {
 
 // startLocked takes a slot of the encoder and starts an encoding on it. It is the one place where a slot is taken.
 func (r *registry) startLocked(p *publication, e *encoder, id string, now time.Time) *stream {
-	st := &stream{id: id, pub: p, encoder: e, previous: p.id, started: now}
+	st := &stream{id: id, pub: p, encoder: e, previous: p.lastToldLocked(), started: now}
 	r.streams[st.id] = st
 	e.streams[st] = struct{}{}
 	r.slots.used++
@@ -131,6 +131,9 @@ func (r *registry) announce(e *encoder, available event) ([]notice, bool) {
 	}
 	e.failures, e.asideTil = 0, time.Time{}
 	st.pub.proven = true
+	if next := st.pub.successor; next != nil && st == st.pub.current && st.lastSeq == 0 && next.lastSeq == 0 {
+		next.previous = st.id
+	}
 	st.rememberLocked(announcement{available.streamType, available.resolution})
 	r.appendEventLocked(st, available)
 	if st == st.pub.successor && available.streamType == "HLS-LIVE" {

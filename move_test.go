@@ -311,3 +311,32 @@ func TestSuccessorIsTriedThreeTimesAndAgainOnDemand(t *testing.T) {
 	rig.available(b, "ch", "id5", "HLS-LIVE")
 	rig.expect("b start ch id5", "event id5 1 HLS-LIVE after id1", "a stop ch id1")
 }
+
+// The application is told of a predecessor that it knows: an encoding that was moved away before it announced anything
+// is none.
+func TestMovedStreamNamesThePredecessorThatTheApplicationHasHeardOf(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		between func(rig *registryRig, b *encoder)
+		want    []string
+	}{
+		"it stays silent": {func(*registryRig, *encoder) {}, []string{"event id3 1 HLS-LIVE after id1", "b stop ch id2"}},
+		"it dies silent":  {func(rig *registryRig, b *encoder) { rig.loseEncoder(b) }, []string{"event id3 1 HLS-LIVE after id1"}},
+		"it announces before its successor": {
+			func(rig *registryRig, b *encoder) { rig.available(b, "ch", "id2", "HLS-LIVE") },
+			[]string{"event id2 1 HLS-LIVE after id1", "event id3 1 HLS-LIVE after id2", "b stop ch id2"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			rig, _, a, b := failoverRig(t, failoverOn, "RTMP")
+			rig.loseEncoder(a)
+			c := rig.encoder("c", 2)
+			rig.drain(b.id, true)
+			rig.expect("event id1 2 closed", "b start ch id2", "c start ch id3")
+			test.between(rig, b)
+			rig.available(c, "ch", "id3", "HLS-LIVE")
+			rig.expect(test.want...)
+		})
+	}
+}

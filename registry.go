@@ -127,13 +127,13 @@ type publication struct {
 // the encoder is done with it. A closed stream is in no map any more.
 type stream struct {
 	// set once
-	id       string
-	pub      *publication
-	encoder  *encoder
-	previous string // stream ID that it took over from
-	started  time.Time
+	id      string
+	pub     *publication
+	encoder *encoder
+	started time.Time
 
 	// guarded by registry.mu
+	previous  string // stream ID that it took over from; fixed with its first event
 	closing   bool
 	lastSeq   uint64 // of its events; 0: nothing was announced
 	announced []unique.Handle[announcement]
