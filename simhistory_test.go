@@ -150,12 +150,22 @@ func checkPublishers(entries []simEntry) (f faults) {
 }
 
 // checkEncodings: a stream ID is started once. Two encodings of a channel are live at once only while one of them is
-// to be moved away; otherwise the one before was stopped or lost, of which its encoder may hear later, though not on
-// the same connection. A stream is stopped only where it was started, and once.
+// to be moved away; otherwise one of them was stopped or lost, of which its encoder may hear later, though not on the
+// same connection. A stream is stopped only where it was started, and once.
 func checkEncodings(entries []simEntry) (f faults) {
 	started, stopped := map[string]simEntry{}, map[string]bool{}
 	last := map[string]int{}
 	moving := map[string]bool{}
+	overAt := func(s simEntry) func(simEntry) bool {
+		return func(o simEntry) bool {
+			return o.who == s.who && (o.what == simGone || (o.what == simStopped || o.what == simFinished) && o.stream == s.stream)
+		}
+	}
+	hearsLater := func(s simEntry, i int) bool { // of its end, or would have heard of it
+		return first(entries, i, func(o simEntry) bool {
+			return o.who == s.who && (o.what == simGone || o.what == simStopped && o.stream == s.stream)
+		}) < len(entries)
+	}
 	for i, e := range entries {
 		switch e.what {
 		case simMoving:
@@ -172,13 +182,8 @@ func checkEncodings(entries []simEntry) (f faults) {
 			started[e.stream] = e
 			if before, ok := last[e.channel]; ok {
 				other := entries[before]
-				over := first(entries, before, func(o simEntry) bool {
-					return o.who == other.who && (o.what == simGone || (o.what == simStopped || o.what == simFinished) && o.stream == other.stream)
-				})
-				mayHearLater := other.who != e.who && len(entries) > first(entries, i, func(o simEntry) bool {
-					return o.who == other.who && (o.what == simGone || o.what == simStopped && o.stream == other.stream)
-				})
-				if over > i && !moving[other.who] && !mayHearLater {
+				over := first(entries, before, overAt(other))
+				if over > i && !moving[other.who] && !(other.who != e.who && (moving[e.who] || hearsLater(other, i) || hearsLater(e, i))) {
 					f.add("%v: while %v is live%s", e, other, excerpt(entries, e.channel, before, over))
 				}
 			}
