@@ -116,11 +116,11 @@ func excerpt(entries []simEntry, channel string, from, to int) string {
 }
 
 // checkPublishers: a stream ID is accepted once, every accepted publisher ends, and never are two on one channel. A
-// publisher that the coordinator kills by itself has lost its channel before it hears of it: of two on different
-// connections of which one is killed, the histories may overlap.
+// publisher that the coordinator kills by itself has lost its channel before it hears of it, if it lives to hear of it:
+// of two on different connections the histories may overlap, unless both end by themselves.
 func checkPublishers(entries []simEntry) (f faults) {
-	type holder struct{ entry, over, killed int }
-	last := map[string]holder{}
+	last := map[string]int{}
+	overs := map[int]int{}
 	known := map[string]bool{}
 	for i, e := range entries {
 		if e.what != simAccepted {
@@ -130,21 +130,18 @@ func checkPublishers(entries []simEntry) (f faults) {
 			f.add("%v: the stream ID was given out before", e)
 		}
 		known[e.stream] = true
-		h := holder{entry: i, over: len(entries)}
-		h.killed = first(entries, i, func(o simEntry) bool { return o.what == simKilled && o.who == e.who && o.stream == e.stream })
-		h.over = first(entries, i, func(o simEntry) bool {
+		over := first(entries, i, func(o simEntry) bool {
 			return o.who == e.who && (o.what == simGone || (o.what == simEnded || o.what == simKilled) && o.stream == e.stream)
 		})
-		if h.over == len(entries) {
+		if over == len(entries) {
 			f.add("%v: never ends", e)
+			continue
 		}
-		if before, ok := last[e.channel]; ok && before.over > i {
-			other := entries[before.entry]
-			if killed := min(before.killed, h.killed); killed == len(entries) || other.who == e.who {
-				f.add("%v: while %s is live there as %s%s", e, other.who, other.stream, excerpt(entries, e.channel, before.entry, before.over))
-			}
+		before, found := last[e.channel]
+		if other := entries[before]; found && overs[before] > i && (other.who == e.who || entries[overs[before]].what == simEnded && entries[over].what == simEnded) {
+			f.add("%v: while %s is live there as %s%s", e, other.who, other.stream, excerpt(entries, e.channel, before, overs[before]))
 		}
-		last[e.channel] = h
+		last[e.channel], overs[i] = i, over
 	}
 	return f
 }
