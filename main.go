@@ -127,18 +127,6 @@ func shutDown(server *http.Server) {
 	}
 }
 
-func newLogger(cfg *Config, stderr io.Writer) *slog.Logger {
-	level := slog.LevelInfo
-	if cfg.LogDebug {
-		level = slog.LevelDebug
-	}
-	options := &slog.HandlerOptions{Level: level}
-	if cfg.LogJSON {
-		return slog.New(slog.NewJSONHandler(stderr, options))
-	}
-	return slog.New(slog.NewTextHandler(stderr, options))
-}
-
 func warnOpenDoors(cfg *Config, log *slog.Logger) {
 	if cfg.ControlSecret == "" {
 		log.Warn("CONTROL_SECRET is not set: any peer may connect")

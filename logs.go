@@ -1,0 +1,63 @@
+package main
+
+// The log: one line for each record, and nothing in it that a terminal or a reader of lines would take for more than
+// text. Both handlers of log/slog escape line breaks and the ASCII controls; the text handler escapes every other
+// character that does not print, too, and here the JSON lines get the same.
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"unicode"
+	"unicode/utf16"
+	"unicode/utf8"
+)
+
+func newLogger(cfg *Config, stderr io.Writer) *slog.Logger {
+	level := slog.LevelInfo
+	if cfg.LogDebug {
+		level = slog.LevelDebug
+	}
+	options := &slog.HandlerOptions{Level: level}
+	if cfg.LogJSON {
+		return slog.New(slog.NewJSONHandler(printableJSON{stderr}, options))
+	}
+	return slog.New(slog.NewTextHandler(stderr, options))
+}
+
+// printableJSON writes JSON lines with every character escaped that does not print: C1 controls, which begin escape
+// sequences like ESC does, and those that turn the direction of writing. They stand in strings only (RFC 8259, 7).
+type printableJSON struct{ w io.Writer }
+
+func (p printableJSON) Write(line []byte) (int, error) {
+	if isPlain(line) {
+		return p.w.Write(line)
+	}
+	var out strings.Builder
+	for _, r := range string(line) {
+		switch {
+		case r == '\n' || unicode.IsPrint(r):
+			out.WriteRune(r)
+		case r > 0xffff:
+			high, low := utf16.EncodeRune(r)
+			fmt.Fprintf(&out, `\u%04x\u%04x`, high, low)
+		default:
+			fmt.Fprintf(&out, `\u%04x`, r)
+		}
+	}
+	if _, err := io.WriteString(p.w, out.String()); err != nil {
+		return 0, err
+	}
+	return len(line), nil
+}
+
+// isPlain tells whether all is printable ASCII, as nearly every line is.
+func isPlain(line []byte) bool {
+	for _, b := range line {
+		if b >= utf8.RuneSelf || b == 0x7f {
+			return false
+		}
+	}
+	return true
+}
