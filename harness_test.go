@@ -146,8 +146,15 @@ func startDaemon(t testing.TB, variables ...string) *daemon {
 		return result
 	}
 	t.Cleanup(func() { d.stop() })
-	line := d.logs.await(t, "msg=listening", "scheme=http ")
-	d.addr = attribute(line, "addr")
+	if env["LOG_FORMAT"] == "json" {
+		var record struct{ Addr string }
+		if err := json.Unmarshal([]byte(d.logs.await(t, `"msg":"listening"`, `"scheme":"http"`)), &record); err != nil {
+			t.Fatal(err)
+		}
+		d.addr = record.Addr
+	} else {
+		d.addr = attribute(d.logs.await(t, "msg=listening", "scheme=http "), "addr")
+	}
 	return d
 }
 

@@ -1,0 +1,148 @@
+package main
+
+// Proof that the tests can fail: each mutation breaks one rule of the program, and the named test has to see it. The
+// files on disk stay as they are: the go command is given a changed copy of one of them (go help build, -overlay).
+//
+//	MUTATIONS=1 go test -run '^TestMutations$' -v .
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+type mutation struct {
+	rule     string // that it breaks
+	file     string
+	old, new string // old stands in the file exactly once
+	seenBy   string // the test that has to fail
+	effect   string
+}
+
+func mutations() []mutation {
+	return []mutation{
+		{
+			"order", "delivery.go",
+			"		if q.end-q.head > 1 {\n			continue\n		}\n", "",
+			"TestEventsOfAStreamStayInOrderWhateverFails", "several events of a stream are in flight at once",
+		},
+		{
+			"order", "callbacks.go",
+			"c.appended = append(c.appended, ev)", "c.appended = append([]event{ev}, c.appended...)",
+			"TestEventsOfAStreamStayInOrderWhateverFails", "the last event comes first",
+		},
+		{
+			"order", "lives.go",
+			"p.server.peer.accept(w.requestID, p.channel, p.publisherID)", "go p.server.peer.accept(w.requestID, p.channel, p.publisherID)",
+			"TestStreamEndsOnlyAfterItsPublisherIsAccepted", "a STREAM-KILL overtakes the PUBLISH-ACCEPT before it",
+		},
+		{
+			"durability", "callbacks.go",
+			"	ended, err := c.store.commit(c.unwritten)\n	if err != nil {\n		return err\n	}\n	committed := c.unwritten.appended\n	c.unwritten = group{}\n	c.delivery.committed(committed)\n",
+			"	c.delivery.committed(c.unwritten.appended)\n	ended, err := c.store.commit(c.unwritten)\n	c.unwritten = group{}\n	if err != nil {\n		return err\n	}\n",
+			"TestAnEventIsSentOnlyAfterItsCommit", "an event is sent before it is durable",
+		},
+		{
+			"durability", "callbacks.go",
+			"	if err != nil {\n		return err\n	}\n	committed := c.unwritten.appended\n", "	committed := c.unwritten.appended\n	if err != nil {\n		c.unwritten = group{}\n		return err\n	}\n",
+			"TestADiskThatFillsUpLosesNothing", "what could not be written is forgotten",
+		},
+		{
+			"durability", "callbacks.go",
+			"	for _, ev := range lost {\n		c.append(ev)\n	}\n", "",
+			"TestNoCrashLosesOrReordersEvents/in_memory", "streams of a process that died stay open",
+		},
+		{
+			"durability", "retrypolicy.go",
+			"err == nil && status == http.StatusOK", "err == nil && status < 300",
+			"TestOnlyAnAnswer200Delivers", "an answer other than 200 counts as taken",
+		},
+		{
+			"slots", "lives.go",
+			"	r.slots.used--\n", "",
+			"TestLifeOfAStream", "a slot is never freed",
+		},
+		{
+			"slots", "lives.go",
+			"	st.closing = true\n", "	st.closing = true\n	delete(st.encoder.streams, st)\n",
+			"TestLifeOfAStream", "a slot is free before the encoder is done",
+		},
+		{
+			"slots", "placement.go",
+			"if e.draining || !e.hasFreeSlot() || e == w.avoid {", "if e.draining || e == w.avoid {",
+			"TestClaimIsRefusedAndLeavesNothing", "an encoder gets more than it can hold",
+		},
+		{
+			"identity", "lives.go",
+			"if p == nil || p.publisherID != streamID || p.server != s {", "if p == nil || p.server != s {",
+			"TestForeignMessagesChangeNothing", "the end of an old stream ends its successor",
+		},
+		{
+			"identity", "lives.go",
+			"if p == nil || p.publisherID != streamID || p.server != s {", "if p == nil || p.publisherID != streamID {",
+			"TestForeignMessagesChangeNothing", "a server ends another one's stream",
+		},
+		{
+			"identity", "lives.go",
+			"if st == nil || st.encoder != e || st.pub.channel != channel {", "if st == nil || st.pub.channel != channel {",
+			"TestForeignMessagesChangeNothing", "an encoder announces and closes another one's stream",
+		},
+		{
+			"identity", "delivery.go",
+			"	began := time.Now()\n", "	began := time.Now()\n	ev.seq += uint64(t.attempt - 1)\n",
+			"TestEventsOfAStreamStayInOrderWhateverFails", "a repeat has another event ID",
+		},
+	}
+}
+
+func TestMutations(t *testing.T) {
+	if os.Getenv("MUTATIONS") == "" {
+		t.Skip("MUTATIONS is not set")
+	}
+	for _, m := range mutations() {
+		t.Run(m.rule+": "+m.effect, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+			defer cancel()
+			test := exec.CommandContext(ctx, "go", "test", "-count=1", "-timeout=2m", "-vet=off", "-overlay", m.overlay(t), "-run", "^"+m.seenBy+"$", ".")
+			test.Env = append(os.Environ(), "MUTATIONS=")
+			out, err := test.CombinedOutput()
+			switch {
+			case err == nil:
+				t.Errorf("%s does not see it:\n%s", m.seenBy, out)
+			case bytes.Contains(out, []byte("[build failed]")) || !bytes.Contains(out, []byte("--- FAIL: "+m.seenBy)):
+				t.Errorf("not a failed test: %v\n%s", err, out)
+			}
+		})
+	}
+}
+
+// overlay writes the changed file, and the file that tells the go command of it.
+func (m mutation) overlay(t *testing.T) string {
+	t.Helper()
+	file, err := filepath.Abs(m.file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	source, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(string(source), m.old); n != 1 {
+		t.Fatalf("%s holds the text %d times that is to be changed:\n%s", m.file, n, m.old)
+	}
+	dir := t.TempDir()
+	changed, overlay := filepath.Join(dir, m.file), filepath.Join(dir, "overlay.json")
+	writeFile(t, changed, []byte(strings.Replace(string(source), m.old, m.new, 1)))
+	replace, err := json.Marshal(map[string]map[string]string{"Replace": {file: changed}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, overlay, replace)
+	return overlay
+}

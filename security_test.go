@@ -1,0 +1,312 @@
+package main
+
+// What SECURITY.md promises and no other test shows.
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+	"unicode"
+
+	"github.com/gorilla/websocket"
+)
+
+// forgery is a value that tries to be a line of its own, and to command the terminal that shows it.
+const forgery = "x\r\ntime=" + forgedTime + "T00:00:00Z level=ERROR msg=forged\n{\"time\":\"" + forgedTime + "\",\"msg\":\"forged\"}\n\x1b[2J\x1b]0;t\x07\x00\x7f\u009b31m\u0085\u2028\u202e\u200b\xff\U000e0041"
+
+func TestNobodyForgesALineOfTheLog(t *testing.T) {
+	t.Parallel()
+	for _, format := range []string{"text", "json"} {
+		t.Run(format, func(t *testing.T) {
+			t.Parallel()
+			app := newApplication(t)
+			app.answerKeys(func(w http.ResponseWriter, r *http.Request) {
+				conn, _, err := http.NewResponseController(w).Hijack()
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				defer conn.Close()
+				odd := "forged \u009b31m\u202e\u0085"
+				if r.Header.Get("x-streaming-channel") == "broken" {
+					odd = strings.NewReplacer("\r", "", "\n", "").Replace(forgery) // no client reads that
+				}
+				fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nx-resolutions: %s\r\nx-previews: %s\r\nx-record: %s\r\nContent-Length: 0\r\n\r\n", odd, odd, odd)
+			})
+			d := startDaemon(t, app.variables("LOG_FORMAT="+format)...)
+			server := d.dialPeer("rtmp")
+			encoder := d.dialPeer("hls")
+			for _, p := range []*testPeer{server, encoder} {
+				for _, method := range []string{"PUBLISH-REQUEST", "PUBLISH-END", "REGISTER", "STREAM-AVAILABLE", "STREAM-CLOSED", "ERROR", "\x1b[2J", forgery} {
+					p.sayForged(method)
+				}
+			}
+			encoder.send("REGISTER", "Capacity", "1")
+			server.request("broken", "key")
+			server.request("show", "key")
+			id := server.expectEventually("PUBLISH-ACCEPT").get("Stream-ID")
+			encoder.send("STREAM-CLOSED", "Stream-Channel", "show", "Stream-ID", id, "Error-Code", oneLine(forgery), "Error-Message", oneLine(forgery))
+			server.expectEventually("STREAM-KILL")
+			for _, path := range []string{"/%0d%0a%1b%5b2J%c2%9b%e2%80%ae%ff", "/commands/close?%0a", "/commands/streams?q=%0a%1b%c2%9b&after=%0a"} {
+				d.call("GET", path, "x-control-auth-token", "\u009b31m")
+			}
+			d.sendRawRequest("GET /\x1b[2J\u009b HTTP/1.1\r\nHost: x\r\nX-\x1b: y\r\n\r\n")
+			d.sendRawRequest("G\x1bT / HTTP/1.1\r\nHost: \x1b\r\n\r\n")
+			d.sendRawRequest("GET / HTTP/1.1\r\nHost: \u009b31m\r\n\r\n")
+			d.call("POST", "/commands/close", "x-streaming-channel", "show\u009b31m", "x-streaming-id", "\u202e")
+			d.stop()
+			text := d.logs.String()
+			if format == "text" {
+				wantOwnLines(t, text)
+			} else {
+				wantOwnJSONLines(t, text)
+			}
+			if strings.Count(text, "forged") < 10 {
+				t.Errorf("the log shows nothing of what was said:\n%s", text)
+			}
+		})
+	}
+}
+
+func oneLine(s string) string { return strings.NewReplacer("\n", "\r", "\xff", "").Replace(s) }
+
+// sayForged puts the forgery into every argument that any method has.
+func (p *testPeer) sayForged(method string) {
+	p.t.Helper()
+	value := oneLine(forgery)
+	var text strings.Builder
+	text.WriteString(strings.ToValidUTF8(method, "") + "\n")
+	_, names, _ := vocabulary()
+	for _, name := range names {
+		text.WriteString(name + ":" + value + "\n")
+	}
+	for kind, body := range map[int]string{websocket.TextMessage: text.String(), websocket.BinaryMessage: forgery} {
+		if err := p.sendRaw(kind, body); err != nil {
+			p.t.Fatal(err)
+		}
+	}
+	if err := p.sendRaw(websocket.TextMessage, forgery); err != nil { // not UTF-8
+		p.t.Fatal(err)
+	}
+	if method == "STREAM-AVAILABLE" { // complete, about a stream that is not there
+		p.send(method, "Stream-Channel", value, "Stream-ID", value, "Stream-Type", "HLS-LIVE", "Resolution", value, "Index-file", value)
+	}
+}
+
+// expectEventually skips what comes before a message.
+func (p *testPeer) expectEventually(method string) message {
+	p.t.Helper()
+	timeout := time.After(patience)
+	for {
+		select {
+		case m, open := <-p.in:
+			if !open {
+				p.t.Fatalf("connection gone while waiting for %s: %v", method, p.gone)
+			}
+			if m.method == method {
+				return m
+			}
+		case <-timeout:
+			p.t.Fatalf("no %s", method)
+		}
+	}
+}
+
+// sendRawRequest sends what no client library lets through and waits for the end of the connection.
+func (d *daemon) sendRawRequest(text string) {
+	d.t.Helper()
+	conn, err := net.Dial("tcp", d.addr)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(patience))
+	io.WriteString(conn, text)
+	if _, err := http.ReadResponse(bufio.NewReader(conn), nil); err != nil {
+		d.t.Errorf("no answer to %q: %v", text, err)
+	}
+}
+
+func wantOwnJSONLines(t *testing.T, text string) {
+	t.Helper()
+	for line := range strings.Lines(text) {
+		line = strings.TrimSuffix(line, "\n")
+		var record struct{ Time, Level, Msg string }
+		if err := json.Unmarshal([]byte(line), &record); err != nil || record.Level == "" || record.Msg == "forged" || strings.HasPrefix(record.Time, forgedTime) {
+			t.Errorf("a line of the log is not the daemon's own: %q %v", line, err)
+		}
+		if strings.ContainsFunc(line, func(r rune) bool { return !unicode.IsPrint(r) }) {
+			t.Errorf("a line of the log holds what does not print: %q", line)
+		}
+	}
+}
+
+func TestJSONLinesStayTheSameRecords(t *testing.T) {
+	t.Parallel()
+	var escaped, plain bytes.Buffer
+	line := []byte(`{"a":"é\n","b":"` + "\u009b\u202e\U000e0041\x7f" + `"}` + "\n")
+	if n, err := (printableJSON{&escaped}).Write(line); n != len(line) || err != nil {
+		t.Errorf("wrote %d of %d bytes, %v", n, len(line), err)
+	}
+	plain.Write(line)
+	var want, got map[string]string
+	if err := json.Unmarshal(plain.Bytes(), &want); err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(escaped.Bytes(), &got); err != nil || got["a"] != want["a"] || got["b"] != want["b"] {
+		t.Errorf("%s became %s, %v", line, &escaped, err)
+	}
+	if strings.ContainsFunc(strings.TrimSpace(escaped.String()), func(r rune) bool { return !unicode.IsPrint(r) }) {
+		t.Errorf("%q", &escaped)
+	}
+}
+
+// Constant time by construction: a secret is compared in one function, over digests of one length, or by the JWT
+// library's HMAC. Elsewhere only its being set is asked for.
+func TestSecretsAreComparedInOnePlace(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	reveals := 0
+	for _, name := range files {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		set := token.NewFileSet()
+		file, err := parser.ParseFile(set, name, nil, parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ast.Inspect(file, func(n ast.Node) bool {
+			if call, ok := n.(*ast.CallExpr); ok && isReveal(call) {
+				reveals++
+			}
+			if compared, ok := n.(*ast.BinaryExpr); ok && (compared.Op == token.EQL || compared.Op == token.NEQ) {
+				ast.Inspect(compared, func(n ast.Node) bool {
+					call, ok := n.(*ast.CallExpr)
+					if ok && isReveal(call) {
+						t.Errorf("%s: a secret is compared", set.Position(call.Pos()))
+					}
+					return !ok || !isSameSecret(call)
+				})
+			}
+			return true
+		})
+	}
+	if reveals == 0 {
+		t.Error("no secret is used anywhere: this test looks for the wrong name")
+	}
+	for _, test := range []struct {
+		given, wanted string
+		same          int
+	}{{"", "", 1}, {"a", "a", 1}, {"a", "b", 0}, {"a", "", 0}, {"aa", "a", 0}, {"a", "aa", 0}, {strings.Repeat("a", 1<<16), "a", 0}} {
+		if got := sameSecret(test.given, test.wanted); got != test.same {
+			t.Errorf("%.5q and %.5q: %d", test.given, test.wanted, got)
+		}
+	}
+}
+
+func isReveal(call *ast.CallExpr) bool {
+	selector, ok := call.Fun.(*ast.SelectorExpr)
+	return ok && selector.Sel.Name == "Reveal"
+}
+
+func isSameSecret(call *ast.CallExpr) bool {
+	name, ok := call.Fun.(*ast.Ident)
+	return ok && name.Name == "sameSecret"
+}
+
+func TestStrangersAreGoneAfter10SecondsWithoutAWholeRequest(t *testing.T) {
+	t.Parallel()
+	for name, say := range map[string]func(net.Conn, time.Duration) error{
+		"nothing": func(net.Conn, time.Duration) error { return nil },
+		"a header byte a second": func(conn net.Conn, past time.Duration) error {
+			text := "G"
+			if past > 0 {
+				text = "ET / HTTP/1.1\r\nX: "[int(past/time.Second)-1:][:1]
+			}
+			_, err := io.WriteString(conn, text)
+			return err
+		},
+		"a header line a second": func(conn net.Conn, past time.Duration) error {
+			text := "X-A: b\r\n"
+			if past == 0 {
+				text = "GET /ws/control/rtmp HTTP/1.1\r\nHost: x\r\n"
+			}
+			_, err := io.WriteString(conn, text)
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				n := newFakeNet(t)
+				conn, err := n.connect()
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer conn.Close()
+				gone := make(chan time.Time, 1)
+				go func() {
+					awaitGone(conn)
+					gone <- time.Now()
+				}()
+				for range 30 {
+					if say(conn, time.Since(n.start)) != nil {
+						break
+					}
+					n.wait(time.Second)
+				}
+				if after := (<-gone).Sub(n.start); after != 10*time.Second {
+					t.Errorf("gone after %v", after)
+				}
+			})
+		})
+	}
+}
+
+func TestHandshakeThatNeverEndsIsCutAfter10Seconds(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		listener := newPipeListener()
+		authority := httptest.NewUnstartedServer(nil) // for its certificate
+		authority.Listener.Close()
+		authority.Listener = newPipeListener()
+		authority.StartTLS()
+		defer authority.Close()
+		server := newHTTPServer(http.NotFoundHandler(), newDoor(10), newLogger(&Config{}, io.Discard))
+		served := make(chan error, 1)
+		go func() {
+			served <- server.Serve(tls.NewListener(listener, &tls.Config{Certificates: authority.TLS.Certificates}))
+		}()
+		conn, err := listener.connect()
+		if err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		io.WriteString(conn, "\x16\x03\x01") // the beginning of a ClientHello
+		awaitGone(conn)
+		if after := time.Since(began); after != 10*time.Second {
+			t.Errorf("cut after %v", after)
+		}
+		conn.Close()
+		server.Close()
+		<-served
+	})
+}
