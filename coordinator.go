@@ -25,10 +25,11 @@ const (
 
 	// maxPendingPublishes bounds the publish requests that wait for the application, over all sockets.
 	maxPendingPublishes = 16384
+	maxRequestIDBytes   = 256
 )
 
 var (
-	errBadID     = errors.New("channel or key is malformed")
+	errBadID     = errors.New("channel, key or request ID is malformed")
 	errTooMany   = errors.New("too many publish requests at once")
 	errNotKept   = errors.New("events can't be kept")
 	errUnknownID = errors.New("malformed stream ID")
@@ -158,7 +159,7 @@ func (c *coordinator) mayAsk(req publishRequest) error {
 	switch {
 	case c.stopping.Load():
 		return errStopping
-	case !c.validID(req.channel) || !c.validID(req.key):
+	case !c.validID(req.channel) || !c.validID(req.key) || len(req.requestID) > maxRequestIDBytes:
 		return errBadID
 	case c.registry.channelIsLive(req.channel):
 		return errChannelBusy

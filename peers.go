@@ -36,11 +36,12 @@ func (p *serverPeerSession) handle(m message) {
 	channel, streamID := m.get("Stream-Channel"), m.get("Stream-ID")
 	switch m.method {
 	case "PUBLISH-REQUEST":
-		p.c.publish(p.ctx, p.server, publishRequest{
-			requestID: m.get("Request-ID"),
-			channel:   channel,
-			key:       m.get("Stream-Key"),
-			userIP:    m.get("User-IP"),
+		userIP := m.get("User-IP")
+		p.c.publish(p.ctx, p.server, publishRequest{ // without the message, which may be long and the wait, too
+			requestID: strings.Clone(m.get("Request-ID")),
+			channel:   strings.Clone(channel),
+			key:       strings.Clone(m.get("Stream-Key")),
+			userIP:    strings.Clone(userIP[:min(len(userIP), maxUserIPBytes)]),
 		})
 	case "PUBLISH-END":
 		p.c.endPublish(p.server, channel, streamID)

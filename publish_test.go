@@ -44,6 +44,9 @@ func TestPublishIsDeniedWithoutAskingTheApplication(t *testing.T) {
 			t.Errorf("%s: denied with %q", test.name, got.args)
 		}
 	}
+	endless := strings.Repeat("r", maxRequestIDBytes+1)
+	server.send("PUBLISH-REQUEST", "Request-ID", endless, "Stream-Channel", "chan", "Stream-Key", "key")
+	server.expect("PUBLISH-DENY", "Request-ID", endless)
 	server.send("PUBLISH-REQUEST") // no arguments at all
 	server.expect("PUBLISH-DENY", "Request-ID", "", "Stream-Channel", "")
 

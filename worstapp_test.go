@@ -435,3 +435,21 @@ func (a *application) has(id string, n int) bool {
 	}
 	return n <= 0
 }
+
+func TestRequestsThatWaitForTheApplicationHoldLittleMemory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHospital(t)
+		h.app.answerKeys(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+		before := measured()
+		const requests = 400
+		for i := range requests {
+			h.server.send("PUBLISH-REQUEST", "Request-ID", strings.Repeat("r", maxRequestIDBytes), "Stream-Channel", fmt.Sprint("show-", i),
+				"Stream-Key", "key", "X-Padding", strings.Repeat("x", 60<<10))
+		}
+		synctest.Wait()
+		wantNoGrowth(t, before, 8*requests, requests*32<<10) // goroutines and connections; the messages were 24 MB
+		if waiting := h.coordinator.pending.Load(); waiting != requests {
+			t.Errorf("%d requests wait", waiting)
+		}
+	})
+}
