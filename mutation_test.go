@@ -122,6 +122,33 @@ func TestMutations(t *testing.T) {
 	}
 }
 
+func TestDocumentsNameTheTestsThatThereAre(t *testing.T) {
+	t.Parallel()
+	contributing, security := readText(t, "CONTRIBUTING.md"), readText(t, "SECURITY.md")
+	for _, m := range mutations() {
+		if row := "| " + m.rule + " | " + m.effect + " | `" + m.seenBy + "` |"; !strings.Contains(contributing, row) {
+			t.Errorf("CONTRIBUTING.md has no row %s", row)
+		}
+	}
+	if rows := strings.Count(contributing, " | `Test"); rows != len(mutations()) {
+		t.Errorf("CONTRIBUTING.md has %d rows for %d mutations", rows, len(mutations()))
+	}
+	files, err := filepath.Glob("*_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var tests strings.Builder
+	for _, file := range files {
+		tests.WriteString(readText(t, file))
+	}
+	for i, name := range strings.Split(security, "`") {
+		isTest := i%2 == 1 && (strings.HasPrefix(name, "Test") || strings.HasPrefix(name, "Fuzz"))
+		if isTest && !strings.Contains(tests.String(), "\nfunc "+name+"(") {
+			t.Errorf("SECURITY.md names %s, which does not exist", name)
+		}
+	}
+}
+
 // overlay writes the changed file, and the file that tells the go command of it.
 func (m mutation) overlay(t *testing.T) string {
 	t.Helper()

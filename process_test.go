@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -44,6 +45,7 @@ func TestProcess(t *testing.T) {
 		"no event is lost by kill -9":                     killedAtRandom,
 		"killed between a death and the new encoder":      killedBetweenTwoEncoders,
 		"killed in the middle of a move":                  killedDuringAMove,
+		"proxy variables are ignored":                     proxyVariablesAreIgnored,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -416,4 +418,22 @@ func (p *process) peakMemory() int {
 		p.t.Fatal(err)
 	}
 	return n << 10
+}
+
+func proxyVariablesAreIgnored(t *testing.T, binary string) {
+	app := newApplication(t)
+	proxy := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		t.Errorf("the proxy was asked for %s", r.URL)
+	}))
+	defer proxy.Close()
+	// Go's proxy rules spare loopback addresses. 0.0.0.0 is none, yet connecting to it leads there.
+	base := strings.Replace(app.server.URL, "127.0.0.1", "0.0.0.0", 1)
+	variables := []string{"KEY_VERIFICATION_URL=" + base + "/verify", "EVENT_CALLBACK_URL=" + base + "/event"}
+	for _, name := range []string{"HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY"} {
+		variables = append(variables, name+"="+proxy.URL)
+	}
+	p := serve(t, binary, variables...)
+	server := p.dialPeer("rtmp")
+	encoder, _ := p.register(1)
+	tellLife(t, app, server, encoder, "show")
 }

@@ -290,7 +290,7 @@ func TestHandshakeThatNeverEndsIsCutAfter10Seconds(t *testing.T) {
 		authority.Listener = newPipeListener()
 		authority.StartTLS()
 		defer authority.Close()
-		server := newHTTPServer(http.NotFoundHandler(), newDoor(10), newLogger(&Config{}, io.Discard))
+		server := newHTTPServer(http.NotFoundHandler(), newDoor(func() int { return 10 }), newLogger(&Config{}, io.Discard))
 		served := make(chan error, 1)
 		go func() {
 			served <- server.Serve(tls.NewListener(listener, &tls.Config{Certificates: authority.TLS.Certificates}))
