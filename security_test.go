@@ -56,6 +56,7 @@ func TestNobodyForgesALineOfTheLog(t *testing.T) {
 				}
 			}
 			encoder.send("REGISTER", "Capacity", "1")
+			d.logs.await(t, "encoder registered")
 			server.request("broken", "key")
 			server.request("show", "key")
 			id := server.expectEventually("PUBLISH-ACCEPT").get("Stream-ID")
