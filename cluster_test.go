@@ -68,10 +68,10 @@ func randomCluster(t *testing.T, seed uint64, steps int, variables ...string) {
 	d.awaitReport("an idle cluster", func(r clusterReport) bool {
 		return len(r.ActiveStreams) == 0 && r.WaitingRequests == 0 && !slices.ContainsFunc(r.Encoders, func(e encoderReport) bool { return e.Load > 0 })
 	})
-	s.workers.Wait()
 	d.awaitOverview("all delivered", func(o overviewReport) bool {
 		return o.Events.Pending == 0 && o.Streams == streamTotals{} && o.Slots.Used == 0
 	})
+	s.end()
 
 	entries := s.history.snapshot()
 	for _, f := range []faults{checkPublishers(entries), checkEncodings(entries), checkEvents(entries, true), checkNothingLost(entries)} {
