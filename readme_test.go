@@ -3,10 +3,12 @@ package main
 // Holds the README against the code and the example.
 
 import (
+	"maps"
 	"os"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -30,6 +32,50 @@ func TestReadmeListsEveryVariableOnce(t *testing.T) {
 	slices.Sort(listed)
 	if diff := cmp.Diff(configNames(), listed); diff != "" {
 		t.Errorf("variables of the code (-) and of the README (+):\n%s", diff)
+	}
+}
+
+func TestReadmeListsEveryMetricWithItsLabels(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := map[string]string{}
+	for line := range strings.Lines(string(text)) {
+		if rest, ok := strings.CutPrefix(line, "| `coordinator_"); ok {
+			name, row, _ := strings.Cut(rest, "`")
+			rows["coordinator_"+name] = row
+		}
+	}
+	m := newMetrics(func() clusterState { return clusterState{} })
+	m.exposeBuild("")
+	m.exposeCertificate(time.Now)
+	families, err := m.registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var exposed []string
+	for _, family := range families {
+		if !strings.HasPrefix(family.GetName(), "coordinator_") {
+			continue
+		}
+		exposed = append(exposed, family.GetName())
+		row := rows[family.GetName()]
+		for _, metric := range family.Metric {
+			for _, label := range metric.Label {
+				if !strings.Contains(row, "`"+label.GetName()+"`") {
+					t.Errorf("the README does not know label %s of %s", label.GetName(), family.GetName())
+				}
+				named := label.GetName() != "method" && family.GetName() != "coordinator_build_info"
+				if named && !strings.Contains(row, "`"+label.GetValue()+"`") {
+					t.Errorf("the README does not know %s %s of %s", label.GetName(), label.GetValue(), family.GetName())
+				}
+			}
+		}
+	}
+	if diff := cmp.Diff(exposed, slices.Sorted(maps.Keys(rows))); diff != "" {
+		t.Errorf("metrics of the code (-) and of the README (+):\n%s", diff)
 	}
 }
 
