@@ -258,7 +258,7 @@ func TestUnauthorizedCloseClosesNothing(t *testing.T) {
 	d := startDaemon(t, "COMMANDS_API_AUTH=Bearer", "COMMANDS_API_AUTH_TOKEN=t0ken")
 	server, encoder := d.dialPeer("rtmp"), d.dialPeer("hls")
 	encoder.send("REGISTER", "Capacity", "1")
-	d.logs.await(t, "encoder registered")
+	d.logs.await(t, "encoder registered", "remote=127.0.0.1:")
 	id := publish(server, encoder, "chan")
 	for _, header := range [][]string{{}, {"Authorization", "Bearer guess"}, {"Authorization", "Bearer guess", "Authorization", "Bearer t0ken"}} {
 		if status, _ := d.call("POST", "/commands/close", append(header, "x-streaming-channel", "chan", "x-streaming-id", "*")...); status != 401 {

@@ -113,10 +113,10 @@ func (c *coordinator) leaveServer(s *server, reason error) {
 	c.tell(c.registry.leaveServer(s, time.Now()))
 }
 
-// joinEncoder takes in an encoder by its first REGISTER.
-func (c *coordinator) joinEncoder(peer encoderPeer, capacity int) *encoder {
+// joinEncoder takes in an encoder by its first REGISTER. remote is for the operator, who has to find its machine.
+func (c *coordinator) joinEncoder(peer encoderPeer, remote string, capacity int) *encoder {
 	e, notices := c.registry.joinEncoder(peer, capacity, time.Now())
-	c.log.Info("encoder registered", "session", e.id, "capacity", capacity)
+	c.log.Info("encoder registered", "session", e.id, "remote", remote, "capacity", capacity)
 	c.tell(notices)
 	return e
 }

@@ -125,7 +125,7 @@ func (p *encoderPeerSession) register(capacity string) {
 	}
 	n = max(n, -1)
 	if p.encoder == nil {
-		p.encoder = p.c.joinEncoder(p, int(n))
+		p.encoder = p.c.joinEncoder(p, p.remote(), int(n))
 	} else {
 		p.c.resizeEncoder(p.encoder, int(n))
 	}
