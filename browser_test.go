@@ -231,12 +231,6 @@ func (tb *tab) press(key string) {
 	act(tb, chromedp.KeyEvent(key))
 }
 
-// column returns the texts of one column of the list that is shown.
-func (tb *tab) column(title string) []string {
-	tb.t.Helper()
-	return value[[]string](tb, fmt.Sprintf(`[...document.querySelectorAll('tbody [data-title=%s]')].map(e => e.textContent)`, quoted(title)))
-}
-
 func (tb *tab) awaitRows(n int) {
 	tb.t.Helper()
 	tb.await(fmt.Sprintf(`document.querySelectorAll('tbody tr').length === %d`, n))

@@ -249,14 +249,15 @@ func crashAndResume(t *testing.T, lives int, store eventStore, atCrash func(even
 		c, err := resumeCallbacks(faulty, post, slog.New(slog.DiscardHandler))
 		if err == nil {
 			c.start()
-			seqs := make([]int, 8)
+			seqs, begun := make([]int, 8), make([]int, 8)
 			for more := true; more && !lastLife; {
 				s := rand.IntN(len(seqs))
-				stream := fmt.Sprintf("life%d.%d", life, s)
+				stream := fmt.Sprintf("life%d.%d.%d", life, s, begun[s])
 				if seqs[s]++; seqs[s] > 1 && rand.IntN(6) == 0 {
 					c.append(closedEvent(stream, seqs[s]))
-					seqs[s] = -1 << 40 // over
-				} else if seqs[s] > 0 {
+					seqs[s] = 0
+					begun[s]++
+				} else {
 					c.append(availableEvent(stream, seqs[s]))
 				}
 				select {
