@@ -2,11 +2,14 @@ package main
 
 import "testing"
 
-func TestHeapIsKeptTightWhenItIsLarge(t *testing.T) {
+func TestHeapHasRoomUnderLoadAndIsKeptTightInQuiet(t *testing.T) {
 	t.Parallel()
-	for live, want := range map[uint64]int{0: 400, 8 << 20: 400, 9 << 20: 200, 20 << 20: 100, 32 << 20: 100, 40 << 20: 50, 4 << 30: 50} {
-		if got := gcPercent(live); got != want {
-			t.Errorf("%d MiB live: %d, want %d", live>>20, got, want)
+	for _, test := range []struct{ liveMiB, quiet, busy int }{
+		{0, 400, 400}, {8, 400, 400}, {9, 200, 400}, {20, 100, 400}, {32, 100, 400}, {40, 50, 400}, {65, 50, 200}, {256, 50, 100}, {4096, 50, 100},
+	} {
+		live := uint64(test.liveMiB) << 20
+		if quiet, busy := gcPercent(live, false), gcPercent(live, true); quiet != test.quiet || busy != test.busy {
+			t.Errorf("%d MiB live: %d in quiet, %d under load; want %d, %d", test.liveMiB, quiet, busy, test.quiet, test.busy)
 		}
 	}
 }
