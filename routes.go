@@ -42,30 +42,38 @@ func (m methods) allowed() string {
 	return strings.Join(list, ", ")
 }
 
-// newRoutes is the one place where an URL meets its handler.
-func newRoutes(cfg *Config, log *slog.Logger, api *commands, control *controlSockets) http.Handler {
+// urlTable is the one place where an URL meets its handler. The patterns are those of http.ServeMux.
+func urlTable(cfg *Config, api *commands, control *controlSockets) map[string]methods {
 	protected := func(h http.HandlerFunc) http.HandlerFunc { return authorize(cfg.CommandsAuth, h) }
-
-	mux := http.NewServeMux()
-	mux.Handle("/{$}", methods{"GET": welcome})
-	mux.Handle("/livez", methods{"GET": livez})
-	mux.Handle("/readyz", methods{"GET": readyz(api.coordinator, cfg.CommandsAuth)})
-	mux.Handle("/commands/capacity", methods{"GET": protected(api.capacity)})
-	mux.Handle("/commands/report", methods{"GET": protected(api.report)})
-	mux.Handle("/commands/overview", methods{"GET": protected(api.overview)})
-	mux.Handle("/commands/streams", methods{"GET": protected(api.streams)})
-	mux.Handle("/commands/encoders", methods{"GET": protected(api.encoders)})
-	mux.Handle("/commands/servers", methods{"GET": protected(api.servers)})
-	mux.Handle("/commands/drain", methods{"POST": protected(api.drain)})
-	mux.Handle("/commands/undrain", methods{"POST": protected(api.undrain)})
-	mux.Handle("/metrics", methods{"GET": protected(api.coordinator.metrics.handler())})
-	mux.Handle("/commands/close", methods{"POST": protected(api.close)})
 	dashboard := methods{"GET": protectDashboard(cfg.CommandsAuth, newDashboard())}
-	mux.Handle("/dashboard", dashboard)
-	mux.Handle("/dashboard/{file}", dashboard)
-	mux.Handle("/ws/control/rtmp", methods{"GET": control.rtmp})
-	mux.Handle("/ws/control/wss", methods{"GET": control.wss})
-	mux.Handle("/ws/control/hls", methods{"GET": control.hls})
+	return map[string]methods{
+		"/{$}":               {"GET": welcome},
+		"/livez":             {"GET": livez},
+		"/readyz":            {"GET": readyz(api.coordinator, cfg.CommandsAuth)},
+		"/metrics":           {"GET": protected(api.coordinator.metrics.handler())},
+		"/commands/capacity": {"GET": protected(api.capacity)},
+		"/commands/report":   {"GET": protected(api.report)},
+		"/commands/close":    {"POST": protected(api.close)},
+		"/commands/overview": {"GET": protected(api.overview)},
+		"/commands/streams":  {"GET": protected(api.streams)},
+		"/commands/encoders": {"GET": protected(api.encoders)},
+		"/commands/servers":  {"GET": protected(api.servers)},
+		"/commands/drain":    {"POST": protected(api.drain)},
+		"/commands/undrain":  {"POST": protected(api.undrain)},
+		"/dashboard":         dashboard,
+		"/dashboard/{file}":  dashboard,
+		"/ws/control/rtmp":   {"GET": control.rtmp},
+		"/ws/control/wss":    {"GET": control.wss},
+		"/ws/control/hls":    {"GET": control.hls},
+	}
+}
+
+// newRoutes answers what the table does not name with 404.
+func newRoutes(cfg *Config, log *slog.Logger, api *commands, control *controlSockets) http.Handler {
+	mux := http.NewServeMux()
+	for pattern, handlers := range urlTable(cfg, api, control) {
+		mux.Handle(pattern, handlers)
+	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
 		writeError(w, http.StatusNotFound, "not found")
 	})
