@@ -50,6 +50,7 @@ func newControlSockets(cfg *Config, c *coordinator, max int, log *slog.Logger) *
 			WriteBufferSize: 1024,
 			WriteBufferPool: &sync.Pool{},
 			Error: func(w http.ResponseWriter, _ *http.Request, status int, reason error) {
+				w.Header().Set("Sec-WebSocket-Version", "13") // RFC 6455, 4.4
 				writeError(w, status, reason.Error())
 			},
 		},

@@ -168,6 +168,9 @@ func TestUpgradeThatCannotBeIsRefusedWithAReason(t *testing.T) {
 			if res.StatusCode != test.want {
 				t.Fatalf("status %d %s, want %d", res.StatusCode, body, test.want)
 			}
+			if spoken := res.Header.Get("Sec-WebSocket-Version"); test.name == "no version" && spoken != "13" {
+				t.Errorf("the answer names version %q as the one to speak", spoken)
+			}
 			res.Body = io.NopCloser(strings.NewReader(body))
 			wantJSONError(t, res)
 		})
