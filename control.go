@@ -51,6 +51,9 @@ func newControlSockets(cfg *Config, c *coordinator, max int, log *slog.Logger) *
 			WriteBufferPool: &sync.Pool{},
 			Error: func(w http.ResponseWriter, _ *http.Request, status int, reason error) {
 				w.Header().Set("Sec-WebSocket-Version", "13") // RFC 6455, 4.4
+				if status == http.StatusMethodNotAllowed {
+					w.Header().Set("Allow", http.MethodGet)
+				}
 				writeError(w, status, reason.Error())
 			},
 		},

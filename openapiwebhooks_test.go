@@ -1,0 +1,130 @@
+package main
+
+// Holds what the daemon sends to the application, and what it reads of the answers, against the webhooks of
+// api/openapi.yaml.
+
+import (
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestAPIDocumentSaysWhichProfilesAreRead(t *testing.T) {
+	t.Parallel()
+	answer := readAPIDocument(t).operation("webhooks", "keyVerification", "POST").child("responses").child("200").child("headers")
+	for _, test := range []struct {
+		header string
+		values []string
+		reads  func(string) bool
+	}{
+		{
+			"x-resolutions",
+			[]string{"ORIGINAL", "original,640x360", "640x360-30", "640x360-30~900 , ORIGINAL", "0x360", "640", "640x360~", "640x360~900-30", "x"},
+			func(s string) bool { _, dropped := parseResolutions(s); return len(dropped) == 0 },
+		},
+		{
+			"x-previews",
+			[]string{"False", "FALSE", "256x144, 3", "256x144,3", "256x144", "256x0,3", "true"},
+			func(s string) bool { _, ok := parsePreviews(s); return ok },
+		},
+		{
+			"x-record",
+			[]string{"true", "TRUE", "1", "yes"},
+			parseRecord,
+		},
+	} {
+		for _, value := range test.values {
+			if err := answer.child(test.header).check(value); (err == nil) != test.reads(value) {
+				t.Errorf("%s: %s is read: %t, but in the document: %v", test.header, value, test.reads(value), err)
+			}
+		}
+	}
+}
+
+// TestRequestsToTheApplicationAreAsTheAPIDocumentSays has a stream with all kinds of announcements lose its encoder, go on
+// at another one, and end.
+func TestRequestsToTheApplicationAreAsTheAPIDocumentSays(t *testing.T) {
+	t.Parallel()
+	app := newApplication(t)
+	d := startDaemon(t, app.variables("KEY_VERIFICATION_AUTH=Bearer", "KEY_VERIFICATION_AUTH_TOKEN=token",
+		"EVENT_CALLBACK_AUTH=Basic", "EVENT_CALLBACK_AUTH_USER=u", "EVENT_CALLBACK_PASSWORD=p")...)
+	doc := readAPIDocument(t)
+	answer := doc.operation("webhooks", "keyVerification", "POST").child("responses").child("200").child("headers")
+	app.answerKeys(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("x-streaming-key") != "key" {
+			w.WriteHeader(http.StatusCreated)
+			return
+		}
+		for name := range answer.value {
+			w.Header().Set(name, answer.child(name).text("example"))
+		}
+	})
+	first, _ := d.register(1)
+	server := d.dialPeer("rtmp")
+	server.request("ch", "wrong")
+	server.expectDenied("ch")
+	server.request("ch", "key")
+	id := server.expect("PUBLISH-ACCEPT").get("Stream-ID")
+	first.expect("ENCODE-START", "Resolutions", "ORIGINAL,1280x720-30~2500,640x360", "Record", "True", "Previews", "256x144,3")
+	first.available("ch", id, "HLS-LIVE", "1280x720-30", "hls/ch/\u00fc\x01/live.m3u8")
+	first.available("ch", id, "IMG-PREVIEW", "256x144", "img/ch/index.json")
+	app.awaitEvents(2)
+	second, _ := d.register(1)
+	first.conn.Close()
+	successor := second.expect("ENCODE-START").get("Stream-ID")
+	second.send("STREAM-AVAILABLE", "Stream-Channel", "ch", "Stream-ID", successor, "Stream-Type", "HLS-VOD",
+		"Resolution", "ORIGINAL", "Index-file", "vod/ch/index.m3u8", "Start-Time", "1.5")
+	app.awaitEvents(4)
+	var refused http.Header
+	app.answerEvents(func(w http.ResponseWriter, r *http.Request) { // called by one request at a time: one stream is left
+		if refused == nil {
+			refused = r.Header.Clone()
+			w.WriteHeader(http.StatusAccepted)
+		}
+	})
+	server.end("ch", id)
+	second.expect("ENCODE-STOP")
+	second.closed("ch", successor)
+	events := app.awaitEvents(5)
+	if !maps.EqualFunc(refused, events[4], slices.Equal) {
+		t.Errorf("sent %v, and then %v", refused, events[4])
+	}
+
+	for _, header := range app.awaitKeys(2) {
+		wantWebhook(doc, "keyVerification", "Bearer token", header)
+	}
+	for _, header := range events {
+		name := map[string]string{"stream-available": "streamAvailable", "stream-closed": "streamClosed"}[header.Get("x-event-type")]
+		wantWebhook(doc, name, "Basic dTpw", header)
+	}
+	hooks, all := part{doc, "", doc.root}.children("webhooks")
+	for _, name := range hooks {
+		op := all.child(name).child("post")
+		for _, parameter := range op.parameters() {
+			if name := http.CanonicalHeaderKey(parameter.text("name")); !doc.seen[op.pointer+" "+name] {
+				t.Errorf("documented, but never sent: %s %s", op.pointer, name)
+			}
+		}
+	}
+}
+
+// wantWebhook holds all headers of a request against the document.
+func wantWebhook(doc *apiDocument, name, authorization string, header http.Header) {
+	doc.t.Helper()
+	if err := doc.operation("webhooks", name, "POST").fits(nil, header); err != nil {
+		doc.t.Errorf("%s: %v: %v", name, err, header)
+	}
+	if got := header.Get("Authorization"); got != authorization {
+		doc.t.Errorf("%s: Authorization is %q", name, got)
+	}
+	if got := header.Get("Content-Length"); got != "0" {
+		doc.t.Errorf("%s: Content-Length is %q", name, got)
+	}
+	for other := range header {
+		if !strings.HasPrefix(other, "X-") && !slices.Contains([]string{"Authorization", "Content-Length", "User-Agent"}, other) {
+			doc.t.Errorf("%s: header %s is not documented", name, other)
+		}
+	}
+}
