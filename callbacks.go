@@ -21,8 +21,12 @@ const (
 	commitEvery    = 5 * time.Millisecond  // from the start of one commit to that of the next, under load
 	removalsGather = 50 * time.Millisecond // removals alone wait this long for company: nothing waits for them
 	commitRetry    = time.Second
-	maxGroup       = 1024 // events added by one commit, and removed by it, at most
+	commitPatience = 5 * time.Second // then a disk that says nothing counts as one that cannot be written
+	drainGrace     = time.Second     // for the last commit at the end
+	maxGroup       = 1024            // events added by one commit, and removed by it, at most
 )
+
+var errDiskHangs = errors.New("the disk does not answer")
 
 // eventStore keeps events durably. The outbox is one; tests use others.
 type eventStore interface {
@@ -54,6 +58,7 @@ type callbacks struct {
 
 	mu       sync.Mutex
 	appended []event   // guarded by mu
+	takenAt  time.Time // guarded by mu: when the writer took them
 	writing  time.Time // guarded by mu: when the oldest event happened that the writer has taken and not committed
 	broken   error     // guarded by mu: why the last commit failed
 
@@ -164,10 +169,13 @@ func (c *callbacks) append(ev event) {
 	poke(c.wake)
 }
 
-// keeping is nil as long as events can be kept. Otherwise a stream must not begin, and the error says why.
+// keeping is nil as long as events can be kept: the last commit did not fail, and the one under way does not hang. Otherwise a stream must not begin, and the error says why.
 func (c *callbacks) keeping() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.broken == nil && !c.takenAt.IsZero() && time.Since(c.takenAt) > commitPatience {
+		return errDiskHangs
+	}
 	return c.broken
 }
 
@@ -209,8 +217,17 @@ func (c *callbacks) drainFirst(ctx context.Context) error {
 		}
 	}
 	c.stop()
-	c.running.Wait()
-	err := c.writeAll()
+	written := make(chan error, 1)
+	go func() {
+		c.running.Wait()
+		written <- c.writeAll()
+	}()
+	var err error
+	select {
+	case err = <-written:
+	case <-time.After(drainGrace):
+		return errDiskHangs // the process ends anyway; what was committed is kept
+	}
 	if c.client != nil {
 		c.client.close()
 	}
@@ -312,7 +329,7 @@ func (c *callbacks) takeAppended(limit int) []event {
 	defer c.mu.Unlock()
 	taken := c.appended
 	if c.writing.IsZero() && len(taken) > 0 {
-		c.writing = taken[0].at
+		c.writing, c.takenAt = taken[0].at, time.Now()
 	}
 	if len(taken) <= limit {
 		c.appended = nil
@@ -326,7 +343,7 @@ func (c *callbacks) takeAppended(limit int) []event {
 func (c *callbacks) allCommitted() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.writing = time.Time{}
+	c.writing, c.takenAt = time.Time{}, time.Time{}
 }
 
 func (c *callbacks) queueOf(name string) *queue {

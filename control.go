@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/gorilla/websocket"
@@ -49,6 +50,8 @@ func newControlSockets(cfg *Config, c *coordinator, max int, log *slog.Logger) *
 			ReadBufferSize:  512,
 			WriteBufferSize: 1024,
 			WriteBufferPool: &sync.Pool{},
+
+			HandshakeTimeout: 10 * time.Second,
 			Error: func(w http.ResponseWriter, _ *http.Request, status int, reason error) {
 				w.Header().Set("Sec-WebSocket-Version", "13") // RFC 6455, 4.4
 				if status == http.StatusMethodNotAllowed {

@@ -23,6 +23,10 @@ const (
 	// expireEvery is how exactly the registry's time limits are kept.
 	expireEvery = 250 * time.Millisecond
 
+	// maxServerVerifications is how many of them one streaming server may have under way at once, so that one whose
+	// channels all hang leaves the others their turns.
+	maxServerVerifications = maxVerifyRequests / 2
+
 	// maxPendingPublishes bounds the publish requests that wait for the application, over all sockets.
 	maxPendingPublishes = 16384
 	maxRequestIDBytes   = 256
@@ -103,6 +107,7 @@ func (c *coordinator) wait() { c.publishes.wait() }
 
 // joinServer takes in a streaming server that has connected.
 func (c *coordinator) joinServer(s *server) {
+	s.turns = make(chan struct{}, maxServerVerifications)
 	c.registry.joinServer(s, time.Now())
 	c.log.Info("streaming server connected", "session", s.id, "type", s.serverType, "ip", s.ip, "port", s.port, "ssl", s.ssl)
 }
@@ -170,7 +175,7 @@ func (c *coordinator) mayAsk(req publishRequest) error {
 }
 
 func (c *coordinator) verifyAndClaim(ctx context.Context, s *server, req publishRequest, answerBy time.Time) error {
-	allowed, err := c.verifier.verify(ctx, req.channel, req.key, req.userIP)
+	allowed, err := c.verify(ctx, s, req)
 	if err != nil {
 		return err
 	}
@@ -187,6 +192,22 @@ func (c *coordinator) verifyAndClaim(ctx context.Context, s *server, req publish
 	}, answerBy, time.Now())
 	c.tell(notices)
 	return err
+}
+
+func (c *coordinator) verify(ctx context.Context, s *server, req publishRequest) (profile, error) {
+	ctx, cancel := context.WithTimeout(ctx, verifyTimeout+time.Second) // with the wait for a turn
+	defer cancel()
+	select {
+	case s.turns <- struct{}{}:
+		defer func() { <-s.turns }()
+	case <-ctx.Done():
+		return profile{}, errNoAnswer
+	}
+	allowed, err := c.verifier.verify(ctx, req.channel, req.key, req.userIP)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = errNoAnswer
+	}
+	return allowed, err
 }
 
 func (c *coordinator) deny(s *server, req publishRequest, reason error) {

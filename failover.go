@@ -119,6 +119,9 @@ func (r *registry) moveSomeLocked(e *encoder, now time.Time) {
 		p.successor = r.startLocked(p, other, r.newStreamID(), now)
 		underWay++
 	}
+	if underWay == 0 {
+		delete(r.moving, e) // what is left stays to its end
+	}
 }
 
 // handOverLocked ends a move: the successor has announced its HLS-LIVE, the encoding before it is stopped.

@@ -24,14 +24,20 @@ import (
 
 const (
 	// The parts of a stop, one after the other; with what is between them they stay under 10 s.
-	finishRequests = 2 * time.Second
+	finishRequests = time.Second
 	deliverEvents  = 4 * time.Second
+
+	// stopWithin is for a stop that hangs all the same: a disk that does not answer, a log that nobody reads.
+	stopWithin = 9500 * time.Millisecond
 )
 
 func main() {
 	ctx, release := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	context.AfterFunc(ctx, release) // a second signal ends the process at once
-	stdlog.SetOutput(io.Discard)    // net/http quotes there what servers send unasked, which may hold a key
+	context.AfterFunc(ctx, func() {
+		release() // a second signal ends the process at once
+		time.AfterFunc(stopWithin, func() { os.Exit(1) })
+	})
+	stdlog.SetOutput(io.Discard) // net/http quotes there what servers send unasked, which may hold a key
 	i := invocation{args: os.Args[1:], environ: os.Environ(), dotEnv: ".env", stdout: os.Stdout, stderr: os.Stderr}
 	os.Exit(i.execute(ctx))
 }

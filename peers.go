@@ -131,11 +131,19 @@ func (p *encoderPeerSession) register(capacity string) {
 	}
 }
 
-// complete tells whether an announcement says enough to be of use to the application.
+// An application's server takes request headers of some 8 KiB in all. An announcement that does not fit could never be
+// delivered, and would hold up the stream-closed behind it for ever: it is none.
+const (
+	longestIndexFile = 4 << 10
+	longestDetail    = 256 // resolution and start time
+)
+
+// complete tells whether an announcement says enough to be of use to the application, and can be told to it.
 func complete(e event) bool {
 	switch e.streamType {
 	case "HLS-LIVE", "HLS-VOD", "IMG-PREVIEW":
-		return e.resolution != "" && e.indexFile != ""
+		return e.resolution != "" && e.indexFile != "" && len(headerValue(e.indexFile)) <= longestIndexFile &&
+			len(headerValue(e.resolution)) <= longestDetail && len(headerValue(e.startTime)) <= longestDetail
 	}
 	return false
 }

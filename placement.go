@@ -6,6 +6,7 @@ package main
 import (
 	"container/list"
 	"errors"
+	"slices"
 	"time"
 )
 
@@ -212,13 +213,19 @@ func (r *registry) settleLocked(now time.Time) {
 	if r.stopping {
 		return
 	}
+	var refused []*encoder // for those who avoid one of these there is no other
 	for el := r.waiting.Front(); el != nil; {
 		next, w := el.Next(), el.Value.(*waiter)
+		if slices.Contains(refused, w.avoid) {
+			el = next
+			continue
+		}
 		err := r.grantLocked(w, now)
 		if err == errNoEncoder {
 			if w.avoid == nil {
 				break // nor is there one for those behind
 			}
+			refused = append(refused, w.avoid)
 		} else {
 			r.removeWaiterLocked(el)
 			if err != nil {

@@ -79,6 +79,7 @@ type server struct {
 	ssl        bool
 	peer       serverPeer
 	since      time.Time
+	turns      chan struct{} // of the coordinator: holds one item for each key verification under way
 
 	// guarded by registry.mu
 	gone         bool

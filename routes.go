@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -74,13 +75,22 @@ func newRoutes(cfg *Config, log *slog.Logger, api *commands, control *controlSoc
 	for pattern, handlers := range urlTable(cfg, api, control) {
 		mux.Handle(pattern, handlers)
 	}
-	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
-		writeError(w, http.StatusNotFound, "not found")
+	mux.HandleFunc("/", notFound)
+	exact := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if path.Clean(r.URL.Path) != r.URL.Path { // the mux would redirect it
+			notFound(w, r)
+			return
+		}
+		mux.ServeHTTP(w, r)
 	})
 	if !cfg.LogRequests {
-		return mux
+		return exact
 	}
-	return logRequests(log, mux)
+	return logRequests(log, exact)
+}
+
+func notFound(w http.ResponseWriter, _ *http.Request) {
+	writeError(w, http.StatusNotFound, "not found")
 }
 
 func welcome(w http.ResponseWriter, _ *http.Request) {

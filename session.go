@@ -97,7 +97,7 @@ func (s *session) run(p controlPeer, c *coordinator) {
 	if reason == errTooBig {
 		s.discardRest()
 	}
-	s.conn.Close()
+	closeNow(s.conn.NetConn())
 	s.writer.Wait()
 }
 

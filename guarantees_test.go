@@ -1,0 +1,151 @@
+package main
+
+// What must hold when something hangs or is too much: a disk, a streaming server's channels, a value, a path.
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestDiskThatHangsCountsAsOneThatCannotBeWritten(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		store := &faultyStore{eventStore: newMemoryStore(), beforeCommit: func() error { <-release; return nil }}
+		c := startedCallbacks(t, store, newEventRecorder().post)
+		c.append(availableEvent("s", 1))
+		time.Sleep(commitPatience - time.Second)
+		if err := c.keeping(); err != nil {
+			t.Errorf("after 4 s: %v", err)
+		}
+		time.Sleep(2 * time.Second)
+		if err := c.keeping(); !errors.Is(err, errDiskHangs) {
+			t.Errorf("after 6 s: %v", err)
+		}
+		began := time.Now()
+		if err := c.drain(stopped()); !errors.Is(err, errDiskHangs) || time.Since(began) != drainGrace {
+			t.Errorf("drain: %v after %v", err, time.Since(began))
+		}
+		close(release)
+		synctest.Wait()
+	})
+}
+
+func TestDiskThatAnswersAgainKeepsEventsAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		store := &faultyStore{eventStore: newMemoryStore(), beforeCommit: func() error { <-release; return nil }}
+		c := startedCallbacks(t, store, newEventRecorder().post)
+		c.append(availableEvent("s", 1))
+		time.Sleep(2 * commitPatience)
+		close(release)
+		synctest.Wait()
+		if err := c.keeping(); err != nil {
+			t.Error(err)
+		}
+		drained(t, c)
+	})
+}
+
+// What no application's server would take as a header could never be delivered.
+func TestAnnouncementThatCouldNeverBeToldIsNone(t *testing.T) {
+	t.Parallel()
+	whole := event{streamType: "HLS-LIVE", resolution: "640x360", indexFile: "a.m3u8", startTime: "1.5"}
+	for name, test := range map[string]struct {
+		change func(*event)
+		want   bool
+	}{
+		"whole":                  {func(*event) {}, true},
+		"no start time":          {func(e *event) { e.startTime = "" }, true},
+		"longest index file":     {func(e *event) { e.indexFile = strings.Repeat("a", longestIndexFile) }, true},
+		"too long an index file": {func(e *event) { e.indexFile = strings.Repeat("a", longestIndexFile+1) }, false},
+		"too long when encoded":  {func(e *event) { e.indexFile = strings.Repeat("\x01", longestIndexFile/2) }, false},
+		"too long a resolution":  {func(e *event) { e.resolution = strings.Repeat("1", longestDetail+1) }, false},
+		"too long a start time":  {func(e *event) { e.startTime = strings.Repeat("1", longestDetail+1) }, false},
+		"no index file":          {func(e *event) { e.indexFile = "" }, false},
+		"no resolution":          {func(e *event) { e.resolution = "" }, false},
+		"unknown type":           {func(e *event) { e.streamType = "HLS" }, false},
+	} {
+		e := whole
+		test.change(&e)
+		if got := complete(e); got != test.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
+// One streaming server whose channels all hang at the application leaves the others their turns.
+func TestChannelsOfOneServerThatHangLeaveOthersTheirTurn(t *testing.T) {
+	t.Parallel()
+	app := newApplication(t)
+	release := make(chan struct{})
+	t.Cleanup(func() { close(release) })
+	app.answerKeys(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.Header.Get("x-streaming-channel"), "hangs") {
+			select {
+			case <-release:
+			case <-r.Context().Done():
+			}
+		}
+	})
+	d := startDaemon(t, app.variables("LOG_DEBUG=NO")...)
+	encoder, _ := d.register(-1)
+	greedy, modest := d.dialPeer("rtmp"), d.dialPeer("rtmp")
+	for i := range maxVerifyRequests + 100 {
+		greedy.send("PUBLISH-REQUEST", "Request-ID", fmt.Sprint(i), "Stream-Channel", fmt.Sprintf("hangs%d", i), "Stream-Key", "k")
+	}
+	app.awaitKeys(maxServerVerifications)
+	began := time.Now()
+	publish(modest, encoder, "good")
+	if took := time.Since(began); took > answerTimeout/2 {
+		t.Errorf("the other server's publisher waited %v", took)
+	}
+}
+
+func TestPathThatIsNotExactIsUnknown(t *testing.T) {
+	t.Parallel()
+	d := startDaemon(t)
+	for _, path := range []string{"//commands/capacity", "/commands/./capacity", "/commands/x/../capacity", "/commands/capacity/", "/commands//capacity"} {
+		res, body := d.request("GET", path)
+		if res.StatusCode != 404 || !strings.HasPrefix(body, `{"error":`) {
+			t.Errorf("%s: %d %s", path, res.StatusCode, body)
+		}
+	}
+}
+
+// 5,000 publications that avoid the one encoder with room cost a transition no more than looking at each.
+func TestManyWhoAvoidAnEncoderCostLittle(t *testing.T) {
+	t.Parallel()
+	lastID := 0
+	r := newRegistry(1, func() string { lastID++; return fmt.Sprint("s", lastID) }, nowhere{}, limits{failover: true, encoderWait: time.Hour})
+	now := time.Now()
+	s := &server{serverType: "RTMP", peer: nowhere{}}
+	r.joinServer(s, now)
+	e, _ := r.joinEncoder(nowhere{}, -1, now)
+	const publishers = 5000
+	for i := range publishers {
+		if _, err := r.claim(s, "r", encodeJob{channel: fmt.Sprint("c", i)}, now.Add(time.Minute), now); err != nil {
+			t.Fatal(err)
+		}
+	}
+	began := time.Now()
+	for i := range publishers {
+		id := fmt.Sprint("s", i+1)
+		channel := r.streams[id].pub.channel
+		r.announce(e, event{channel: channel, streamID: id, streamType: "HLS-LIVE", resolution: "1x1", at: now})
+		r.finish(e, channel, id, now)
+	}
+	if r.waiting.Len() != publishers {
+		t.Fatalf("%d wait", r.waiting.Len())
+	}
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("%d failures took %v", publishers, took)
+	}
+	t.Log(publishers, "failures took", time.Since(began))
+}
