@@ -3,13 +3,19 @@ package main
 // What must hold when something hangs or is too much: a disk, a streaming server's channels, a value, a path.
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
+	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/gorilla/websocket"
 )
 
 func TestDiskThatHangsCountsAsOneThatCannotBeWritten(t *testing.T) {
@@ -148,4 +154,45 @@ func TestManyWhoAvoidAnEncoderCostLittle(t *testing.T) {
 		t.Errorf("%d failures took %v", publishers, took)
 	}
 	t.Log(publishers, "failures took", time.Since(began))
+}
+
+// Closing a TLS connection politely would wait 5 s more for a peer that takes nothing.
+func TestTLSPeerThatDoesNotReadIsCutWithin10Seconds(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newFakeNet(t)
+		authority := httptest.NewUnstartedServer(nil) // for its certificate
+		authority.Listener.Close()
+		authority.Listener = newPipeListener()
+		authority.StartTLS()
+		defer authority.Close()
+		listener := newPipeListener()
+		server := &http.Server{Handler: http.HandlerFunc(n.control.rtmp)}
+		served := make(chan error, 1)
+		go func() {
+			served <- server.Serve(tls.NewListener(listener, &tls.Config{Certificates: authority.TLS.Certificates}))
+		}()
+		defer func() { server.Close(); <-served }()
+
+		socket, err := listener.connect()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer socket.Close()
+		secure := tls.Client(socket, &tls.Config{InsecureSkipVerify: true})
+		deaf, _, err := websocket.NewClient(secure, &url.URL{Scheme: "ws", Host: "x", Path: "/"}, http.Header{"X-External-Ip": {"10.0.0.1"}}, 512, 512)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := deaf.WriteMessage(websocket.TextMessage, []byte("PUBLISH-REQUEST\nRequest-ID:1\n")); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		socket.SetWriteDeadline(time.Now().Add(time.Millisecond))
+		if _, err := socket.Write([]byte{0}); !errors.Is(err, io.ErrClosedPipe) {
+			t.Errorf("the connection is not closed: %v", err)
+		}
+		n.logs.await(t, "streaming server disconnected", "does not read")
+	})
 }
