@@ -438,7 +438,8 @@ func TestOneFailedAttemptIsNoOutage(t *testing.T) {
 	var asked atomic.Int64
 	v, logged := newTestVerifier(t, startRawApp(t, func(conn *net.TCPConn) {
 		if asked.Add(1)%2 == 0 {
-			_, _ = io.WriteString(conn, bareReply(200))
+			// It closes the connection and says so: a request on one that is just being closed would fail, too.
+			_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
 		}
 	}))
 	for range 5 {
