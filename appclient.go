@@ -55,6 +55,8 @@ func newAppClient(url Secret, authorization Secret, maxConns int) *appClient {
 			MaxIdleConnsPerHost:    maxConns,
 			IdleConnTimeout:        idleTimeout,
 			MaxResponseHeaderBytes: maxReplyHeaderBytes,
+			ReadBufferSize:         2 << 10, // requests and replies are short, connections many
+			WriteBufferSize:        2 << 10,
 			DisableCompression:     true,
 		},
 	}

@@ -44,19 +44,21 @@ func (a *commands) report(w http.ResponseWriter, _ *http.Request) {
 	report := a.coordinator.registry.report(time.Now())
 	slices.SortFunc(report.StreamingServers, func(x, y serverReport) int { return cmp.Compare(x.ID, y.ID) })
 	slices.SortFunc(report.Encoders, func(x, y encoderReport) int { return cmp.Compare(x.ID, y.ID) })
-	streams := report.ActiveStreams
-	report.ActiveStreams = []streamReport{}
 	rest, _ := json.Marshal(report) // of numbers, words and times of this century: no error
 	const before = `{"activeStreams":[`
 	setJSON(w, http.StatusOK)
 	out := bufio.NewWriterSize(w, 128<<10)
 	out.WriteString(before)
-	for i, s := range streams {
-		if i > 0 {
-			out.WriteByte(',')
+	first := true
+	a.coordinator.registry.liveStreams(func(streams []streamReport) {
+		for _, s := range streams {
+			if !first {
+				out.WriteByte(',')
+			}
+			first = false
+			out.Write(s.appendJSON(out.AvailableBuffer()))
 		}
-		out.Write(s.appendJSON(out.AvailableBuffer()))
-	}
+	})
 	out.Write(rest[len(before):])
 	out.WriteByte('\n')
 	out.Flush()

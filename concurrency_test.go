@@ -139,7 +139,7 @@ func (c *crowd) encoderLives() {
 // operate is the operator and the application, and the coordinator's own clock.
 func (c *crowd) operate() {
 	for c.goesOn() {
-		report := c.r.report(c.now())
+		report := wholeReport(c.r, c.now())
 		for _, e := range report.Encoders {
 			if rand.IntN(2) == 0 {
 				c.r.undrain(e.ID, c.now())

@@ -215,7 +215,7 @@ func TestReportAndRowsNameTheCurrentStream(t *testing.T) {
 	rig, s, a, b := failoverRig(t, failoverOn, "RTMP")
 	rig.loseEncoder(a)
 	want := []streamReport{{"ch", "id2", s.id, b.id}}
-	if diff := cmp.Diff(want, rig.r.report(rig.now).ActiveStreams); diff != "" {
+	if diff := cmp.Diff(want, wholeReport(rig.r, rig.now).ActiveStreams); diff != "" {
 		t.Error("report (-want +got):\n", diff)
 	}
 	rows := rig.r.streamRows()

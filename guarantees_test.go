@@ -7,9 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/url"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -180,7 +180,8 @@ func TestTLSPeerThatDoesNotReadIsCutWithin10Seconds(t *testing.T) {
 		}
 		defer socket.Close()
 		secure := tls.Client(socket, &tls.Config{InsecureSkipVerify: true})
-		deaf, _, err := websocket.NewClient(secure, &url.URL{Scheme: "ws", Host: "x", Path: "/"}, http.Header{"X-External-Ip": {"10.0.0.1"}}, 512, 512)
+		dialer := websocket.Dialer{NetDial: func(string, string) (net.Conn, error) { return secure, nil }}
+		deaf, _, err := dialer.Dial("ws://x/", http.Header{"X-External-Ip": {"10.0.0.1"}})
 		if err != nil {
 			t.Fatal(err)
 		}

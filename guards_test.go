@@ -22,7 +22,7 @@ func TestDrainedMembersKeepWhatTheyHave(t *testing.T) {
 	}
 	rig.available(e, "ch", "id1", "HLS-LIVE")
 	rig.expect("event id1 1 HLS-LIVE")
-	report := rig.r.report(rig.now)
+	report := wholeReport(rig.r, rig.now)
 	if !report.Encoders[0].Draining || report.Encoders[0].Moving || report.Encoders[0].Load != 1 {
 		t.Errorf("report: %+v", report.Encoders)
 	}
@@ -60,7 +60,7 @@ func (rig *registryRig) failAtOnce(s *server, e *encoder, channel string, after 
 }
 
 func isSetAside(rig *registryRig, e *encoder) bool {
-	for _, row := range rig.r.report(rig.now).Encoders {
+	for _, row := range wholeReport(rig.r, rig.now).Encoders {
 		if row.ID == e.id {
 			return row.SetAside
 		}

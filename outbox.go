@@ -36,7 +36,7 @@ const (
 	// The file's pages count as resident memory once they were touched through bbolt's mapping, and the system maps up to
 	// 16 for one touch. In a file above this size they are given back after so many events were read or written; the next
 	// touch finds them in the page cache.
-	releaseAbove = 16 << 20
+	releaseAbove = 4 << 20
 	releaseAfter = 512
 
 	// The list of free pages is written with each commit, which saves the next start a scan of all used pages. After an

@@ -192,7 +192,7 @@ func TestForeignMessagesChangeNothing(t *testing.T) {
 	rig.publish(s, "ch2")
 	rig.available(e, "ch", "id1", "HLS-LIVE")
 	rig.forget()
-	before := rig.r.report(rig.now)
+	before := wholeReport(rig.r, rig.now)
 	tests := map[string]func() bool{
 		"end by another server":             func() bool { return rig.end(other, "ch", "id1") },
 		"end of another channel's stream":   func() bool { return rig.end(s, "ch2", "id1") },
@@ -214,7 +214,7 @@ func TestForeignMessagesChangeNothing(t *testing.T) {
 			t.Errorf("%s: taken for the sender's own", name)
 		}
 		rig.expect()
-		after := rig.r.report(rig.now)
+		after := wholeReport(rig.r, rig.now)
 		slices.SortFunc(after.Encoders, func(a, b encoderReport) int { return int(a.ID) - int(b.ID) })
 		if len(after.ActiveStreams) != len(before.ActiveStreams) || after.Encoders[0].Load != 2 {
 			t.Fatalf("%s: changed the cluster: %+v", name, after)

@@ -225,10 +225,17 @@ func (rig *registryRig) pass(d time.Duration) {
 
 // live returns the stream ID that the application knows the channel by, "" if it is not live.
 func (rig *registryRig) live(channel string) string {
-	for _, row := range rig.r.report(rig.now).ActiveStreams {
+	for _, row := range wholeReport(rig.r, rig.now).ActiveStreams {
 		if row.Channel == channel {
 			return row.StreamID
 		}
 	}
 	return ""
+}
+
+// wholeReport is the report with its streams.
+func wholeReport(r *registry, now time.Time) clusterReport {
+	report := r.report(now)
+	r.liveStreams(func(streams []streamReport) { report.ActiveStreams = append(report.ActiveStreams, streams...) })
+	return report
 }

@@ -165,7 +165,7 @@ func (n *fakeNet) wait(d time.Duration) {
 func (n *fakeNet) wantConnected(servers, encoders, streams int) {
 	n.t.Helper()
 	synctest.Wait()
-	r := n.coordinator.registry.report(time.Now())
+	r := wholeReport(n.coordinator.registry, time.Now())
 	if len(r.StreamingServers) != servers || len(r.Encoders) != encoders || len(r.ActiveStreams) != streams {
 		n.t.Errorf("after %v: %d servers, %d encoders and %d streams, want %d, %d and %d", time.Since(n.start),
 			len(r.StreamingServers), len(r.Encoders), len(r.ActiveStreams), servers, encoders, streams)

@@ -70,17 +70,15 @@ type encoderReport struct {
 	SetAside bool      `json:"setAside"` // by the flap guard
 }
 
+// report copies all but the active streams, which liveStreams gives.
 func (r *registry) report(now time.Time) clusterReport {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	c := clusterReport{
-		ActiveStreams:    make([]streamReport, 0, len(r.channels)),
+		ActiveStreams:    []streamReport{},
 		StreamingServers: r.serverReportsLocked(),
 		Encoders:         r.encoderReportsLocked(now),
 		WaitingRequests:  r.waitingCount,
-	}
-	for _, p := range r.channels {
-		c.ActiveStreams = append(c.ActiveStreams, streamReport{p.channel, p.id, p.server.id, p.encoderIDLocked()})
 	}
 	return c
 }
@@ -112,6 +110,33 @@ func (r *registry) encoderReportsLocked(now time.Time) []encoderReport {
 		list = append(list, encoderReport{e.id, e.capacity, e.load(), e.since, e.draining, moving, now.Before(e.asideTil)})
 	}
 	return list
+}
+
+// liveStreams gives all live publications to each, a part of them at a time and without the lock: each row is right at
+// some moment of the call. The rows of a part are each's only until it returns.
+func (r *registry) liveStreams(each func([]streamReport)) {
+	rows := make([]streamReport, 0, rowsAtOnce)
+	for part := range slices.Chunk(r.livePublications(), rowsAtOnce) {
+		rows = r.appendStreamReports(rows[:0], part)
+		each(rows)
+	}
+}
+
+func (r *registry) livePublications() []*publication {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.AppendSeq(make([]*publication, 0, len(r.channels)), maps.Values(r.channels))
+}
+
+func (r *registry) appendStreamReports(rows []streamReport, publications []*publication) []streamReport {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, p := range publications {
+		if r.channels[p.channel] == p {
+			rows = append(rows, streamReport{p.channel, p.id, p.server.id, p.encoderIDLocked()})
+		}
+	}
+	return rows
 }
 
 func (p *publication) encoderIDLocked() uint64 {

@@ -26,7 +26,7 @@ func TestWaitingRequestsAreServedInTheOrderOfTheirArrival(t *testing.T) {
 	rig.waitFor(other, "b")
 	rig.waitFor(s, "c")
 	rig.waitFor(s, "d")
-	if got := rig.r.report(rig.now).WaitingRequests; got != 4 {
+	if got := wholeReport(rig.r, rig.now).WaitingRequests; got != 4 {
 		t.Errorf("%d wait", got)
 	}
 	rig.expect()
@@ -179,7 +179,7 @@ func waitingPublication(t *testing.T) (*registryRig, *server) {
 	if rows := rig.r.streamRows(); len(rows) != 1 || rows[0].State != "waiting" || rows[0].StreamID != "id1" {
 		t.Fatalf("rows: %+v", rows)
 	}
-	if report := rig.r.report(rig.now); report.WaitingRequests != 0 || len(report.ActiveStreams) != 1 || report.ActiveStreams[0].Encoder != 0 {
+	if report := wholeReport(rig.r, rig.now); report.WaitingRequests != 0 || len(report.ActiveStreams) != 1 || report.ActiveStreams[0].Encoder != 0 {
 		t.Fatalf("report: %+v", report)
 	}
 	return rig, s
