@@ -92,9 +92,10 @@ func (r *registry) moveOnLocked(now time.Time) {
 }
 
 func (r *registry) moveSomeLocked(e *encoder, now time.Time) {
-	underWay := 0
+	underWay, arriving := 0, false
 	for st := range e.streams {
 		p := st.pub
+		arriving = arriving || p.successor == st // it is to be moved on once it has taken over
 		if p.current != st || p.successor == nil {
 			continue
 		}
@@ -119,7 +120,7 @@ func (r *registry) moveSomeLocked(e *encoder, now time.Time) {
 		p.successor = r.startLocked(p, other, r.newStreamID(), now)
 		underWay++
 	}
-	if underWay == 0 {
+	if underWay == 0 && !arriving {
 		delete(r.moving, e) // what is left stays to its end
 	}
 }

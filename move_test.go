@@ -212,6 +212,25 @@ func TestUndrainInTheMiddleOfAMove(t *testing.T) {
 	}
 }
 
+func TestStreamThatArrivesAtADrainedEncoderIsMovedOn(t *testing.T) {
+	t.Parallel()
+	rig, _, _, b := moveRig(t, limits{})
+	rig.encoder("c", 10)
+	rig.drain(b.id, true) // id2 is starting there
+	rig.expect()
+	rig.available(b, "ch", "id2", "HLS-LIVE")
+	rig.expect("event id2 1 HLS-LIVE after id1", "a stop ch id1", "c start ch id3")
+}
+
+func TestDrainWithNothingLeftToMoveIsOver(t *testing.T) {
+	t.Parallel()
+	rig, _, a, _ := failoverRig(t, limits{}, "WS") // whose streams can't be moved
+	rig.drain(a.id, true)
+	if _, moving := rig.r.moving[a]; !a.draining || moving {
+		t.Errorf("draining %v, moving %v", a.draining, moving)
+	}
+}
+
 func TestRollingUpdateLosesNoPublisher(t *testing.T) {
 	t.Parallel()
 	rig := newRegistryRig(t, failoverOn)

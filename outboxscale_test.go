@@ -51,8 +51,7 @@ func TestMemoryStaysFlatHoweverManyEventsWait(t *testing.T) {
 	}
 }
 
-// playOutage lets events wait, starts anew with them, and delivers them. It sleeps between looks at a counter: nothing
-// tells of the moment when the last event is on disk.
+// playOutage lets events wait, starts anew with them, and delivers them.
 func playOutage(t *testing.T, events, streams int) {
 	dir := t.TempDir()
 	var back atomic.Bool
@@ -62,11 +61,15 @@ func playOutage(t *testing.T, events, streams int) {
 		}
 		return 200, nil, nil
 	}
-	c := startedCallbacks(t, openedOutbox(t, dir), answer)
+	committed := make(chan struct{}, 1)
+	c := startedCallbacks(t, &faultyStore{eventStore: openedOutbox(t, dir), afterCommit: func() error {
+		poke(committed)
+		return nil
+	}}, answer)
 	measure := startMeasuring(t)
-	appendOutage(c, events, streams)
+	appendOutage(c, events, streams, committed)
 	for c.inMemory() > 0 {
-		time.Sleep(time.Millisecond)
+		<-committed
 	}
 	size, err := os.Stat(filepath.Join(dir, outboxFile))
 	if err != nil {
@@ -95,7 +98,7 @@ func playOutage(t *testing.T, events, streams int) {
 }
 
 // appendOutage plays streams that come and go, 1,000 at a time.
-func appendOutage(c *callbacks, events, streams int) {
+func appendOutage(c *callbacks, events, streams int, committed <-chan struct{}) {
 	const live = 1000
 	perStream := events / streams
 	for first := 0; first < streams; first += live {
@@ -106,7 +109,7 @@ func appendOutage(c *callbacks, events, streams int) {
 				c.append(ev)
 			}
 			for c.inMemory() > 10_000 {
-				time.Sleep(time.Millisecond)
+				<-committed
 			}
 		}
 	}
