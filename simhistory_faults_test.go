@@ -59,8 +59,10 @@ func TestHistoriesThatBreakARule(t *testing.T) {
 			over("s1", "2", 2), told("s2", "1", 1, "s1")}, "began before"},
 		"a move": {succession, []simEntry{deed(x, simStarted, "s1"), told("s1", "1", 1, ""), deed(x, simMoving, ""), deed(y, simStarted, "s2"), deed(x, simStopped, "s1"),
 			told("s2", "1", 1, "s1"), over("s1", "2", 2)}, ""},
-		"a move told too early": {succession, []simEntry{deed(x, simStarted, "s1"), told("s1", "1", 1, ""), deed(x, simMoving, ""), deed(y, simStarted, "s2"), deed(x, simStopped, "s1"),
+		"a move told too early": {succession, []simEntry{deed(a, simAccepted, "s1"), deed(x, simStarted, "s1"), told("s1", "1", 1, ""), deed(x, simMoving, ""), deed(y, simStarted, "s2"), deed(x, simStopped, "s1"),
 			over("s1", "2", 2), told("s2", "1", 1, "s1")}, "before the first HLS-LIVE"},
+		"a move broken off, for a publisher that was never heard of": {succession, []simEntry{deed(x, simStarted, "s1"), told("s1", "1", 1, ""), deed(x, simMoving, ""),
+			deed(x, simStopped, "s1"), deed(y, simStarted, "s2"), deed(y, simStopped, "s2"), over("s1", "2", 2), told("s2", "1", 1, "s1")}, ""},
 	} {
 		f := test.check(test.entries)
 		if all := strings.Join(f, "\n"); (test.want == "") != (len(f) == 0) || !strings.Contains(all, test.want) {

@@ -276,11 +276,11 @@ func checkNothingLost(entries []simEntry) (f faults) {
 // checkSuccession: at a failover the new encoding is started after the old one was lost, and stream-closed of the old
 // ID comes before all events of the new one. In a move it comes after the first HLS-LIVE of the new one. An encoding
 // whose encoder was never drained with moving has had no move; a move is complete for certain when the old encoding is
-// stopped while its publisher is live.
+// stopped while its publisher is live, which nobody can tell of one that lost its connection before it heard that it is.
 func checkSuccession(entries []simEntry) (f faults, failovers, moves int) {
 	begun, lost, over := map[string]int{}, map[string]int{}, map[string]int{} // by stream ID; over by publisher
 	stopped, closed, live := map[string]int{}, map[string]int{}, map[string]int{}
-	firstEvent := map[string]int{}
+	firstEvent, accepted := map[string]int{}, map[string]bool{}
 	moving, of := map[string]bool{}, map[string][]string{} // by connection; of: stream IDs
 	setOnce := func(m map[string]int, key string, i int) {
 		if _, ok := m[key]; !ok {
@@ -290,6 +290,7 @@ func checkSuccession(entries []simEntry) (f faults, failovers, moves int) {
 	for i, e := range entries {
 		switch e.what {
 		case simAccepted:
+			accepted[e.stream] = true
 			of[e.who] = append(of[e.who], e.stream)
 		case simStarted:
 			of[e.who] = append(of[e.who], e.stream)
@@ -350,7 +351,7 @@ func checkSuccession(entries []simEntry) (f faults, failovers, moves int) {
 		}
 		stop, wasStopped := stopped[old]
 		before := func(deed map[string]int, stream string, i int) bool { at, done := deed[stream]; return done && at < i }
-		if !wasStopped || before(over, publisher, stop) || before(lost, old, begun[stream]) || before(lost, stream, stop) || before(stopped, stream, stop) {
+		if !wasStopped || !accepted[publisher] || before(over, publisher, stop) || before(lost, old, begun[stream]) || before(lost, stream, stop) || before(stopped, stream, stop) {
 			continue
 		}
 		moves++
