@@ -19,20 +19,18 @@ func BenchmarkOutboxCommit(b *testing.B) {
 		b.Run(fmt.Sprintf("group=%d", size), func(b *testing.B) {
 			o := openedOutbox(b, b.TempDir())
 			defer o.close()
-			queues := make([]*queue, size)
-			for i := range queues {
-				queues[i] = newQueue(uint64(i+1), 0)
-			}
 			b.ReportAllocs()
 			cpu := processCPU(b)
 			position := uint32(0)
 			for b.Loop() {
 				var g group
-				for _, q := range queues {
-					g.appended = append(g.appended, queuedEvent{queue: q, position: position, event: availableEvent("stream", int(position)+1)})
-					g.delivered = append(g.delivered, deliveredMark{queue: q.number, head: position})
+				for queue := range uint64(size) {
+					ev := availableEvent("stream", int(position)+1)
+					ev.queue = queue
+					g.appended = append(g.appended, ev)
+					g.delivered = append(g.delivered, deliveredMark{queue: queue, head: position})
 				}
-				if _, err := o.commit(g); err != nil {
+				if err := o.commit(g); err != nil {
 					b.Fatal(err)
 				}
 				position++
@@ -86,10 +84,11 @@ func benchmarkStreamLives(b *testing.B, store eventStore) {
 				}
 				stream := fmt.Sprintf("0123456789abcdef-%016x", n)
 				taken.Store(stream, told)
-				c.append(availableEvent(stream, 1))
-				<-told
-				c.append(closedEvent(stream, 2))
-				<-told
+				for _, ev := range lifeOf(stream, 1) {
+					ev.queue = uint64(n)
+					c.append(ev)
+					<-told
+				}
 				taken.Delete(stream)
 			}
 		})

@@ -10,7 +10,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -31,7 +30,7 @@ var errDiskHangs = errors.New("the disk does not answer")
 // eventStore keeps events durably. The outbox is one; tests use others.
 type eventStore interface {
 	load(each func(number uint64, record queueRecord)) error
-	commit(group) (ended []string, err error) // of one goroutine only; all or nothing, and may be repeated after an error
+	commit(group) error // of one goroutine only; all or nothing, and may be repeated after an error
 	read(queue uint64, position uint32) (event, error)
 	close() error
 }
@@ -46,6 +45,8 @@ type callbacks struct {
 	stop     context.CancelFunc
 	ctx      context.Context
 	observe  func(result string, took time.Duration) // may be nil; set before start
+
+	lastQueue uint64 // the highest number of a queue that the store held at the start, 0 if none
 
 	wake        chan struct{} // events were appended
 	wakeRemoval chan struct{} // events were delivered
@@ -63,9 +64,6 @@ type callbacks struct {
 	broken   error     // guarded by mu: why the last commit failed
 
 	// owned by the writer (before start and after its end: by newCallbacks and drain)
-	seed      maphash.Seed
-	queues    map[uint64]*queue // by hash of the name; two names of one hash would merely share an order
-	lastQueue uint64
 	unwritten group
 }
 
@@ -96,8 +94,6 @@ func resumeCallbacks(store eventStore, post postFunc, log *slog.Logger) (*callba
 		wake:        make(chan struct{}, 1),
 		wakeRemoval: make(chan struct{}, 1),
 		allDone:     make(chan struct{}, 1),
-		seed:        maphash.MakeSeed(),
-		queues:      make(map[uint64]*queue),
 	}
 	c.ctx, c.stop = context.WithCancel(context.Background())
 	c.delivery = newDelivery(post, store.read, log)
@@ -114,15 +110,12 @@ func (c *callbacks) resume() error {
 	var lost []event
 	now := time.Now()
 	err := c.store.load(func(number uint64, record queueRecord) {
-		q := newQueue(number, maphash.String(c.seed, record.name))
-		q.tail = record.tail
-		c.queues[q.name] = q
 		c.lastQueue = max(c.lastQueue, number)
 		c.undelivered.Add(int64(record.tail - record.head))
-		c.delivery.resume(q, record)
-		for _, s := range record.announced {
+		c.delivery.resume(number, record)
+		for i, s := range record.announced {
 			lost = append(lost, event{
-				channel: s.channel, streamID: s.streamID, queue: record.name, previous: s.previous,
+				channel: s.channel, streamID: s.streamID, queue: number, position: record.tail + uint32(i), previous: s.previous,
 				seq: s.lastSeq + 1, closed: true, at: now,
 			})
 		}
@@ -154,13 +147,10 @@ func (c *callbacks) start() {
 }
 
 // append takes an event over. It never waits for disk or network and may be called under the registry's lock. Events of
-// one queue are delivered in the order of the calls. Not to be called after drain has returned.
+// one queue come in the order of their positions, and are delivered in it. Not to be called after drain has returned.
 func (c *callbacks) append(ev event) {
 	if c.store == nil {
 		return
-	}
-	if ev.queue == "" {
-		ev.queue = ev.streamID
 	}
 	c.undelivered.Add(1)
 	c.mu.Lock()
@@ -281,11 +271,7 @@ func (c *callbacks) pause(d time.Duration, early <-chan struct{}) {
 // writeGroup commits all that was appended and delivered since the last commit. After an error it stays in unwritten and
 // goes with the next one.
 func (c *callbacks) writeGroup() error {
-	for _, ev := range c.takeAppended(maxGroup - len(c.unwritten.appended)) {
-		q := c.queueOf(ev.queue)
-		c.unwritten.appended = append(c.unwritten.appended, queuedEvent{queue: q, position: q.tail, event: ev})
-		q.tail++
-	}
+	c.unwritten.appended = append(c.unwritten.appended, c.takeAppended(maxGroup-len(c.unwritten.appended))...)
 	marks, more := c.delivery.takeDelivered(maxGroup - len(c.unwritten.delivered))
 	if more {
 		poke(c.wakeRemoval)
@@ -294,17 +280,13 @@ func (c *callbacks) writeGroup() error {
 	if len(c.unwritten.appended) == 0 && len(c.unwritten.delivered) == 0 {
 		return nil
 	}
-	ended, err := c.store.commit(c.unwritten)
-	if err != nil {
+	if err := c.store.commit(c.unwritten); err != nil {
 		return err
 	}
 	committed := c.unwritten.appended
 	c.unwritten = group{}
 	c.delivery.committed(committed)
 	c.allCommitted()
-	for _, name := range ended {
-		delete(c.queues, maphash.String(c.seed, name))
-	}
 	return nil
 }
 
@@ -344,17 +326,6 @@ func (c *callbacks) allCommitted() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.writing, c.takenAt = time.Time{}, time.Time{}
-}
-
-func (c *callbacks) queueOf(name string) *queue {
-	hash := maphash.String(c.seed, name)
-	q := c.queues[hash]
-	if q == nil {
-		c.lastQueue++
-		q = newQueue(c.lastQueue, hash)
-		c.queues[hash] = q
-	}
-	return q
 }
 
 // report logs when events cannot be kept any more and when they can again.

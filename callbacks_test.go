@@ -122,7 +122,7 @@ func TestEventsOfOneQueueStayInOrderAcrossItsStreams(t *testing.T) {
 		c := startedCallbacks(t, newMemoryStore(), app.post)
 		appendAll(c, lifeOf("first", 2)...)
 		for _, ev := range lifeOf("second", 2) {
-			ev.queue, ev.previous = "first", "first"
+			ev.queue, ev.position, ev.previous = queueOf("first"), ev.position+3, "first"
 			c.append(ev)
 		}
 		app.await(t, 6)
@@ -389,13 +389,51 @@ func TestACommitThatFailsAfterItReachedTheDiskIsRepeatedSafely(t *testing.T) {
 		time.Sleep(time.Minute)
 		healed.Store(true)
 		drained(t, c)
-		if len(kept.queues) != 0 || len(kept.events) != 0 {
-			t.Errorf("left behind: %v %v", kept.queues, kept.events)
+		if len(kept.queues) != 0 || len(kept.events) != 0 || len(c.delivery.queues) != 0 {
+			t.Errorf("left behind: %v %v %v", kept.queues, kept.events, c.delivery.queues)
 		}
 		if len(app.seen) != 102 {
 			t.Errorf("%d events were sent", len(app.seen))
 		}
 	})
+}
+
+func TestALiveStreamWithNothingToDeliverTakesNoMemory(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		app := newEventRecorder()
+		c := startedCallbacks(t, newMemoryStore(), app.post)
+		for seq := 1; seq <= 3; seq++ {
+			for s := range 100 {
+				c.append(availableEvent(fmt.Sprint(s), seq))
+			}
+			app.await(t, 100*seq)
+			time.Sleep(time.Second)
+			synctest.Wait()
+			if n := len(c.delivery.queues); n != 0 {
+				t.Errorf("%d queues in memory", n)
+			}
+		}
+		app.check(t)
+		drained(t, c)
+	})
+}
+
+func TestPublicationsAreNumberedBehindThoseOnDiskWhateverTheClockSays(t *testing.T) {
+	t.Parallel()
+	store, app := newMemoryStore(), newEventRecorder()
+	kept := availableEvent("kept", 1)
+	kept.queue = 1 << 52 // in the year 2112
+	if err := store.commit(group{appended: []event{kept}}); err != nil {
+		t.Fatal(err)
+	}
+	c := resumedCallbacks(t, store, app.post)
+	if next := newCoordinator(&Config{}, slog.New(slog.DiscardHandler), nil, c).registry.lastNumber + 1; next != 1<<52+1 {
+		t.Errorf("the next publication has number %d", next)
+	}
+	if err := c.drain(stopped()); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestAReadThatFailsIsTriedAgain(t *testing.T) {
@@ -429,7 +467,7 @@ func TestADamagedEventHoldsUpNobody(t *testing.T) {
 		if err := c.drain(stopped()); err != nil {
 			t.Fatal(err)
 		}
-		delete(store.events, [2]uint64{1, 1})
+		delete(store.events, [2]uint64{queueOf("s"), 1})
 		c = startedCallbacks(t, store, app.post)
 		app.await(t, 2)
 		if diff := cmp.Diff([]string{"s-1", "s-3"}, app.order()); diff != "" {

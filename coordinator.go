@@ -60,10 +60,11 @@ type coordinator struct {
 	publishes *crew
 }
 
-// newCoordinator wires the use cases. The identities of peers count up from the time of the start in microseconds,
-// so that no later process gives one of them again and all stay below 2^53.
+// newCoordinator wires the use cases. The identities of peers and the numbers of publications count up from the time of
+// the start in microseconds, so that no later process gives one of them again and all stay below 2^53. Should the clock
+// have been set back, they begin behind the publications that events are kept of.
 func newCoordinator(cfg *Config, log *slog.Logger, verifier *keyVerifier, events *callbacks) *coordinator {
-	firstID := uint64(time.Now().UnixMicro())
+	firstID := max(uint64(time.Now().UnixMicro()), events.lastQueue+1)
 	c := &coordinator{
 		idMaxLength: cfg.IDMaxLength,
 		log:         log,

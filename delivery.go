@@ -40,12 +40,13 @@ type delivery struct {
 
 	mu sync.Mutex
 	// guarded by mu
-	ctx            context.Context // nil before run
-	fresh          queueList       // their event at head was not tried yet
-	due            queueList       // it was, and may be tried again now
-	waiting        queueHeap       // it was, and has to wait
-	aged           queueHeap       // all queues with undelivered events
-	changed        []*queue        // their head has moved on from what the writer knows
+	ctx            context.Context   // nil before run
+	queues         map[uint64]*queue // those with events that are undelivered, or of which the writer does not know yet that they are
+	fresh          queueList         // their event at head was not tried yet
+	due            queueList         // it was, and may be tried again now
+	waiting        queueHeap         // it was, and has to wait
+	aged           queueHeap         // all queues with undelivered events
+	changed        []*queue          // their head has moved on from what the writer knows
 	cached         int
 	inFlight       int
 	retrying       int // of those in flight
@@ -57,29 +58,36 @@ type delivery struct {
 
 func newDelivery(post postFunc, read func(uint64, uint32) (event, error), log *slog.Logger) *delivery {
 	return &delivery{
-		post: post, read: read, log: log, kick: make(chan struct{}, 1), workers: newCrew(),
+		post: post, read: read, log: log, kick: make(chan struct{}, 1), workers: newCrew(), queues: map[uint64]*queue{},
 		waiting: queueHeap{which: byDue}, aged: queueHeap{which: byAge},
 	}
 }
 
 // resume takes up a queue from the store, before run.
-func (d *delivery) resume(q *queue, record queueRecord) {
+func (d *delivery) resume(number uint64, record queueRecord) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	q.marked, q.head, q.end = record.head, record.head, record.tail
-	if q.head < q.end {
-		d.aged.set(q, record.headAt.UnixNano())
-		d.fresh.push(q)
+	if record.head == record.tail {
+		return
 	}
+	q := newQueue(number, record.head)
+	q.end = record.tail
+	d.queues[number] = q
+	d.aged.set(q, record.headAt.UnixNano())
+	d.fresh.push(q)
 }
 
 // committed takes over events that are durable now.
-func (d *delivery) committed(events []queuedEvent) {
+func (d *delivery) committed(events []event) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for i := range events {
-		ev := &events[i].event
-		q := events[i].queue
+		ev := &events[i]
+		q := d.queues[ev.queue]
+		if q == nil {
+			q = newQueue(ev.queue, ev.position)
+			d.queues[ev.queue] = q
+		}
 		q.end++
 		if q.end-q.head > 1 {
 			continue
@@ -108,6 +116,9 @@ func (d *delivery) takeDelivered(limit int) (marks []deliveredMark, more bool) {
 		marks = append(marks, deliveredMark{queue: q.number, head: q.marked})
 		if q.marked == q.head {
 			d.changed = d.changed[:len(d.changed)-1]
+			if q.head == q.end {
+				delete(d.queues, q.number)
+			}
 		}
 	}
 	return marks, len(d.changed) > 0

@@ -39,9 +39,9 @@ func TestFailoverWhenTheEncoderIsGone(t *testing.T) {
 	rig.end(s, "ch", "id1")
 	rig.closed(b, "ch", "id2")
 	rig.expect("b stop ch id2", "event id2 3 closed after id1")
-	for _, ev := range rig.events {
-		if ev.queue != "id1" || ev.channel != "ch" {
-			t.Errorf("event %+v is not in the publication's queue", ev)
+	for i, ev := range rig.events {
+		if ev.queue != 1 || ev.position != uint32(i) || ev.channel != "ch" {
+			t.Errorf("event %+v is not next in the publication's queue", ev)
 		}
 	}
 }

@@ -27,6 +27,7 @@ type clusterModel struct {
 	all      []*modelPublication
 	tasks    []*modelTask
 	byID     map[string]*modelTask
+	queues   map[uint64]bool // that have had events
 
 	lastID, lastRequest            int
 	claiming, commanding, stopping bool
@@ -59,6 +60,8 @@ type modelPublication struct {
 	killed      time.Time // by command
 	ended       bool
 	tasks       []*modelTask
+	queue       uint64 // of its events; 0 before the first
+	events      uint32
 }
 
 // modelTask is a stream ID on an encoder.
@@ -79,7 +82,7 @@ type modelTask struct {
 func (k *modelTask) live() bool { return !k.stopped && !k.over }
 
 func newClusterModel(t *testing.T, rules limits, rnd *rand.Rand) *clusterModel {
-	m := &clusterModel{t: t, rules: rules, rnd: rnd, now: time.Unix(1_700_000_000, 0), requests: map[string]*modelRequest{}, live: map[string]*modelPublication{}, byID: map[string]*modelTask{}}
+	m := &clusterModel{t: t, rules: rules, rnd: rnd, now: time.Unix(1_700_000_000, 0), requests: map[string]*modelRequest{}, live: map[string]*modelPublication{}, byID: map[string]*modelTask{}, queues: map[uint64]bool{}}
 	m.r = newRegistry(1, func() string { m.lastID++; return fmt.Sprint("id", m.lastID) }, m, rules)
 	return m
 }
@@ -219,7 +222,14 @@ func (m *clusterModel) append(ev event) {
 	m.told++
 	m.say("    event %s %d closed %v %s", ev.streamID, ev.seq, ev.closed, ev.streamType)
 	k := m.byID[ev.streamID]
-	m.hold(k != nil && ev.channel == k.channel && ev.queue == k.pub.id, "event of an unknown stream or in another's queue: %+v", ev)
+	m.hold(k != nil && ev.channel == k.channel, "event of an unknown stream: %+v", ev)
+	if k.pub.queue == 0 {
+		m.hold(!m.queues[ev.queue], "event %+v is in another publication's queue", ev)
+		m.queues[ev.queue] = true
+		k.pub.queue = ev.queue
+	}
+	m.hold(ev.queue == k.pub.queue && ev.position == k.pub.events, "event %+v is not number %d of queue %d", ev, k.pub.events, k.pub.queue)
+	k.pub.events++
 	m.hold(!k.closed, "event %+v after stream-closed", ev)
 	k.lastSeq++
 	m.hold(ev.seq == k.lastSeq, "event %+v: want seq %d", ev, k.lastSeq)

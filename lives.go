@@ -43,7 +43,8 @@ func (r *registry) claim(s *server, requestID string, job encodeJob, answerBy, n
 
 // publishLocked makes a granted request's channel live.
 func (r *registry) publishLocked(w *waiter, e *encoder, now time.Time) {
-	p := &publication{channel: w.job.channel, server: w.server, sourceURI: w.job.sourceURI, since: now}
+	r.lastNumber++
+	p := &publication{number: r.lastNumber, channel: w.job.channel, server: w.server, sourceURI: w.job.sourceURI, since: now}
 	p.settings = unique.Make(encodeSettings{w.job.sourceType, w.job.resolutions, w.job.record, w.job.previews})
 	r.channels[p.channel] = p
 	p.server.publications[p] = struct{}{}
@@ -144,8 +145,10 @@ func (r *registry) announce(e *encoder, available event) ([]notice, bool) {
 }
 
 func (r *registry) appendEventLocked(st *stream, ev event) {
+	p := st.pub
 	st.lastSeq++
-	ev.queue, ev.channel, ev.streamID, ev.seq, ev.previous = st.pub.publisherID, st.pub.channel, st.id, st.lastSeq, st.previous
+	ev.queue, ev.position, ev.channel, ev.streamID, ev.seq, ev.previous = p.number, p.events, p.channel, st.id, st.lastSeq, st.previous
+	p.events++
 	r.events.append(ev)
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"log/slog"
 	"maps"
 	"net/http"
@@ -24,19 +25,17 @@ type faultyStore struct {
 	beforeRead   func() error
 }
 
-func (s *faultyStore) commit(g group) ([]string, error) {
+func (s *faultyStore) commit(g group) error {
 	if s.beforeCommit != nil {
 		if err := s.beforeCommit(); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	ended, err := s.eventStore.commit(g)
+	err := s.eventStore.commit(g)
 	if err == nil && s.afterCommit != nil {
-		if err := s.afterCommit(); err != nil {
-			return nil, err
-		}
+		return s.afterCommit()
 	}
-	return ended, err
+	return err
 }
 
 func (s *faultyStore) read(queue uint64, position uint32) (event, error) {
@@ -81,21 +80,21 @@ func (s *memoryStore) load(each func(uint64, queueRecord)) error {
 	return nil
 }
 
-func (s *memoryStore) commit(g group) (ended []string, err error) {
+func (s *memoryStore) commit(g group) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, a := range g.appended {
-		record, known := s.queues[a.queue.number]
+	for _, ev := range g.appended {
+		record, known := s.queues[ev.queue]
 		if !known {
-			record = queueRecord{name: a.event.queue, head: a.position}
+			record = queueRecord{head: ev.position}
 		}
 		if !known || record.head == record.tail {
-			record.headAt = a.event.at
+			record.headAt = ev.at
 		}
-		record.tail = a.position + 1
-		record.note(a.event)
-		s.queues[a.queue.number] = record
-		s.events[[2]uint64{a.queue.number, uint64(a.position)}] = a.event
+		record.tail = ev.position + 1
+		record.note(&ev)
+		s.queues[ev.queue] = record
+		s.events[[2]uint64{ev.queue, uint64(ev.position)}] = ev
 	}
 	for _, mark := range g.delivered {
 		record, known := s.queues[mark.queue]
@@ -107,11 +106,10 @@ func (s *memoryStore) commit(g group) (ended []string, err error) {
 		}
 		s.queues[mark.queue] = record
 		if record.head == record.tail && len(record.announced) == 0 {
-			ended = append(ended, record.name)
 			delete(s.queues, mark.queue)
 		}
 	}
-	return ended, nil
+	return nil
 }
 
 func (s *memoryStore) read(queue uint64, position uint32) (event, error) {
@@ -250,14 +248,21 @@ func lifeOf(stream string, n int) []event {
 
 func availableEvent(stream string, seq int) event {
 	return event{
-		channel: "channel-" + stream, streamID: stream, queue: stream, seq: uint64(seq),
+		channel: "channel-" + stream, streamID: stream, queue: queueOf(stream), position: uint32(seq - 1), seq: uint64(seq),
 		streamType: "HLS-LIVE", resolution: "1280x720-30", startTime: "0",
 		indexFile: fmt.Sprintf("hls/channel-%s/%s/1280x720-30/%d.m3u8", stream, stream, seq), at: time.Now(),
 	}
 }
 
 func closedEvent(stream string, seq int) event {
-	return event{channel: "channel-" + stream, streamID: stream, queue: stream, seq: uint64(seq), closed: true, at: time.Now()}
+	return event{channel: "channel-" + stream, streamID: stream, queue: queueOf(stream), position: uint32(seq - 1), seq: uint64(seq), closed: true, at: time.Now()}
+}
+
+// queueOf gives each stream a queue of its own.
+func queueOf(stream string) uint64 {
+	h := fnv.New64a()
+	h.Write([]byte(stream))
+	return h.Sum64()
 }
 
 func appendAll(c *callbacks, events ...event) {

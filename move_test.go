@@ -41,9 +41,9 @@ func TestMoveHandsOverAtTheFirstHLSLive(t *testing.T) {
 		rig.end(s, "ch", "id1")
 		rig.closed(b, "ch", "id2")
 		rig.expect("b stop ch id2", "event id2 4 closed after id1")
-		for _, ev := range rig.events {
-			if ev.queue != "id1" {
-				t.Errorf("event %+v is not in the publication's queue", ev)
+		for i, ev := range rig.events {
+			if ev.queue != 1 || ev.position != uint32(i) {
+				t.Errorf("event %+v is not next in the publication's queue", ev)
 			}
 		}
 	}

@@ -6,7 +6,7 @@
 // near the right edge of both trees, and a start reads the queue records only. A record goes when nothing of its queue
 // waits and no stream of it is announced.
 //
-// Positions are given by the caller: committing a group twice leaves the same as committing it once, which makes it safe
+// Positions come with the events: committing a group twice leaves the same as committing it once, which makes it safe
 // to repeat a commit whose error came after the data had reached the disk.
 package main
 
@@ -51,14 +51,8 @@ var errUnreadable = errors.New("unreadable event in the outbox")
 
 // group is what one transaction writes.
 type group struct {
-	appended  []queuedEvent
+	appended  []event
 	delivered []deliveredMark
-}
-
-type queuedEvent struct {
-	queue    *queue
-	position uint32
-	event    event
 }
 
 // deliveredMark says that the events of a queue before position head are delivered.
@@ -148,38 +142,34 @@ func (o *outbox) load(each func(number uint64, record queueRecord)) error {
 	})
 }
 
-// commit makes a group durable in one transaction, all of it or nothing, and returns the names of the queues that ended
-// with it. Only one goroutine may call it.
-func (o *outbox) commit(g group) (ended []string, err error) {
+// commit makes a group durable in one transaction, all of it or nothing. Only one goroutine may call it.
+func (o *outbox) commit(g group) error {
 	var pages int
-	err = o.db.Update(func(tx *bbolt.Tx) error {
+	err := o.db.Update(func(tx *bbolt.Tx) error {
 		pages = int(tx.Size()) / o.db.Info().PageSize
 		queues, events := tx.Bucket([]byte(queuesBucket)), tx.Bucket([]byte(eventsBucket))
 		queues.FillPercent, events.FillPercent = 0.9, 0.9
-		for _, appended := range g.appended {
+		for i := range g.appended {
 			o.touch(tx, 1)
-			if err := putEvent(queues, events, appended); err != nil {
+			if err := putEvent(queues, events, &g.appended[i]); err != nil {
 				return err
 			}
 		}
 		for _, mark := range g.delivered {
-			name, removed, err := removeDelivered(queues, events, mark)
+			removed, err := removeDelivered(queues, events, mark)
 			if err != nil {
 				return err
 			}
 			o.touch(tx, removed)
-			if name != "" {
-				ended = append(ended, name)
-			}
 		}
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("commit to the outbox: %w", err)
+		return fmt.Errorf("commit to the outbox: %w", err)
 	}
 	free := o.db.Stats().FreePageN
 	o.db.NoFreelistSync = free > freePagesListed && pages-free < pagesScanned
-	return ended, nil
+	return nil
 }
 
 // touch counts records read or written, and gives memory back when there were many.
@@ -190,50 +180,50 @@ func (o *outbox) touch(tx *bbolt.Tx, records int) {
 	}
 }
 
-func putEvent(queues, events *bbolt.Bucket, appended queuedEvent) error {
-	record := queueRecord{name: appended.event.queue, head: appended.position}
-	if value := queues.Get(queueKey(appended.queue.number)); value != nil {
+func putEvent(queues, events *bbolt.Bucket, ev *event) error {
+	record := queueRecord{head: ev.position}
+	if value := queues.Get(queueKey(ev.queue)); value != nil {
 		var err error
 		if record, err = decodeQueueRecord(value); err != nil {
 			return err
 		}
 	}
 	if record.head == record.tail || record.tail == 0 {
-		record.headAt = appended.event.at
+		record.headAt = ev.at
 	}
-	record.tail = appended.position + 1
-	record.note(appended.event)
-	if err := events.Put(eventKey(appended.queue.number, appended.position), encodeEvent(appended.event)); err != nil {
+	record.tail = ev.position + 1
+	record.note(ev)
+	if err := events.Put(eventKey(ev.queue, ev.position), encodeEvent(ev)); err != nil {
 		return err
 	}
-	return queues.Put(queueKey(appended.queue.number), record.encode())
+	return queues.Put(queueKey(ev.queue), record.encode())
 }
 
-// removeDelivered returns the queue's name when the queue has ended with it, and how many events it removed.
-func removeDelivered(queues, events *bbolt.Bucket, mark deliveredMark) (ended string, removed int, err error) {
+// removeDelivered returns how many events it removed, and removes the queue when it has ended with them.
+func removeDelivered(queues, events *bbolt.Bucket, mark deliveredMark) (removed int, err error) {
 	value := queues.Get(queueKey(mark.queue))
 	if value == nil {
-		return "", 0, nil
+		return 0, nil
 	}
 	record, err := decodeQueueRecord(value)
 	if err != nil {
-		return "", removed, err
+		return 0, err
 	}
 	for ; record.head < mark.head; record.head++ {
 		if err := events.Delete(eventKey(mark.queue, record.head)); err != nil {
-			return "", removed, err
+			return removed, err
 		}
 		removed++
 	}
 	if record.head == record.tail && len(record.announced) == 0 {
-		return record.name, removed, queues.Delete(queueKey(mark.queue))
+		return removed, queues.Delete(queueKey(mark.queue))
 	}
 	if next := events.Get(eventKey(mark.queue, record.head)); next != nil {
 		if event, err := decodeEvent(next); err == nil {
 			record.headAt = event.at
 		}
 	}
-	return "", removed, queues.Put(queueKey(mark.queue), record.encode())
+	return removed, queues.Put(queueKey(mark.queue), record.encode())
 }
 
 // read returns one undelivered event. errUnreadable means that it can never be read.

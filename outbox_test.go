@@ -98,24 +98,30 @@ func TestEventsAndRecordsComeBackAsTheyWere(t *testing.T) {
 	t.Parallel()
 	ev := availableEvent("s", 300)
 	ev.previous, ev.indexFile, ev.at = "r", strings.Repeat("\x00\xff long ", 9000), time.UnixMilli(-5)
-	got, err := decodeEvent(encodeEvent(ev))
-	ev.queue = ""
+	got, err := decodeEvent(encodeEvent(&ev))
+	ev.queue, ev.position = 0, 0
 	if diff := cmp.Diff(ev, got, cmp.AllowUnexported(event{})); diff != "" || err != nil {
 		t.Error(err, diff)
 	}
-	record := queueRecord{name: "q", head: 3, tail: 1 << 31, headAt: ev.at, announced: []announcedStream{
+	record := queueRecord{head: 3, tail: 1 << 31, headAt: ev.at, announced: []announcedStream{
 		{channel: "c", streamID: "s", previous: "r", lastSeq: 1 << 60}, {channel: "c", streamID: "t"},
 	}}
 	gotRecord, err := decodeQueueRecord(record.encode())
 	if diff := cmp.Diff(record, gotRecord, cmp.AllowUnexported(queueRecord{}, announcedStream{})); diff != "" || err != nil {
 		t.Error(err, diff)
 	}
+	named := append(appendString(nil, "HVMAFYBAIQJYKQGXRLT3L3DYOR"), record.encode()[1:]...) // as records once were
+	gotRecord, err = decodeQueueRecord(named)
+	if diff := cmp.Diff(record, gotRecord, cmp.AllowUnexported(queueRecord{}, announcedStream{})); diff != "" || err != nil {
+		t.Error(err, diff)
+	}
 }
 
 func FuzzDecodingDamagedRecords(f *testing.F) {
-	record := queueRecord{name: "q", head: 3, tail: 9, announced: []announcedStream{{channel: "c", streamID: "s", lastSeq: 1}}}
+	record := queueRecord{head: 3, tail: 9, announced: []announcedStream{{channel: "c", streamID: "s", lastSeq: 1}}}
 	f.Add(record.encode())
-	f.Add(encodeEvent(availableEvent("s", 1)))
+	ev := availableEvent("s", 1)
+	f.Add(encodeEvent(&ev))
 	f.Fuzz(func(_ *testing.T, b []byte) {
 		_, _ = decodeEvent(b)
 		_, _ = decodeQueueRecord(b)
@@ -129,7 +135,7 @@ func TestAnnouncedStreamsAreClosedAtTheNextStart(t *testing.T) {
 	appendAll(c, availableEvent("told", 1), availableEvent("told", 2))
 	appendAll(c, lifeOf("over", 1)...)
 	moved := availableEvent("moved", 1)
-	moved.queue, moved.previous = "told", "told"
+	moved.queue, moved.position, moved.previous = queueOf("told"), 2, "told"
 	c.append(moved)
 	app.await(t, 5)
 	app.answer = func(context.Context, string, http.Header) (int, http.Header, error) { return 500, nil, nil }
@@ -304,14 +310,14 @@ type recordingStore struct {
 	committed func(event)
 }
 
-func (s recordingStore) commit(g group) ([]string, error) {
-	ended, err := s.eventStore.commit(g)
-	for _, appended := range g.appended {
+func (s recordingStore) commit(g group) error {
+	err := s.eventStore.commit(g)
+	for _, ev := range g.appended {
 		if err == nil {
-			s.committed(appended.event)
+			s.committed(ev)
 		}
 	}
-	return ended, err
+	return err
 }
 
 func TestTenThousandEventsOpenNoMoreConnectionsThanAreInFlight(t *testing.T) {

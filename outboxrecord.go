@@ -10,7 +10,6 @@ import (
 
 // queueRecord is what the outbox knows about a queue.
 type queueRecord struct {
-	name       string
 	head, tail uint32 // events at head <= position < tail are undelivered
 	headAt     time.Time
 	announced  []announcedStream
@@ -24,7 +23,7 @@ type announcedStream struct {
 }
 
 // note keeps the announced streams up to date with an event that joins the queue.
-func (r *queueRecord) note(ev event) {
+func (r *queueRecord) note(ev *event) {
 	i := slices.IndexFunc(r.announced, func(s announcedStream) bool { return s.streamID == ev.streamID })
 	switch {
 	case ev.closed && i >= 0:
@@ -39,7 +38,7 @@ func (r *queueRecord) note(ev event) {
 
 func (r *queueRecord) encode() []byte {
 	b := make([]byte, 0, 160)
-	b = appendString(b, r.name)
+	b = appendString(b, "") // was a name, when queues were found by it
 	b = binary.AppendUvarint(b, uint64(r.head))
 	b = binary.AppendUvarint(b, uint64(r.tail))
 	b = appendTime(b, r.headAt)
@@ -55,14 +54,15 @@ func (r *queueRecord) encode() []byte {
 
 func decodeQueueRecord(b []byte) (queueRecord, error) {
 	f := fields{rest: string(b)}
-	r := queueRecord{name: f.text(), head: uint32(f.number()), tail: uint32(f.number()), headAt: f.time()}
+	f.text() // was a name
+	r := queueRecord{head: uint32(f.number()), tail: uint32(f.number()), headAt: f.time()}
 	for n := f.number(); n > 0 && !f.broken; n-- {
 		r.announced = append(r.announced, announcedStream{channel: f.text(), streamID: f.text(), previous: f.text(), lastSeq: f.number()})
 	}
 	return r, f.err()
 }
 
-func encodeEvent(ev event) []byte {
+func encodeEvent(ev *event) []byte {
 	var closed uint64
 	if ev.closed {
 		closed = 1

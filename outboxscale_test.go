@@ -106,6 +106,7 @@ func appendOutage(c *callbacks, events, streams int, committed <-chan struct{}) 
 			for s := first; s < min(first+live, streams); s++ {
 				ev := availableEvent(fmt.Sprintf("01234567-89ab-cdef-0123-%012d", s), seq)
 				ev.closed = seq == perStream
+				ev.queue = uint64(s) // new ones behind the others, as in life
 				c.append(ev)
 			}
 			for c.inMemory() > 10_000 {

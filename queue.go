@@ -1,5 +1,5 @@
-// What delivery keeps in memory of the events of one publication, and the two ways it lists queues: in order of arrival
-// and by a key. A queue costs about 100 bytes however many events wait in it: they stay on disk.
+// What delivery keeps in memory of the events of one publication while there are any to deliver, and the two ways it lists
+// queues: in order of arrival and by a key. A queue costs about 100 bytes however many events wait in it: they stay on disk.
 package main
 
 import (
@@ -12,10 +12,6 @@ import (
 type queue struct {
 	// set once
 	number uint64
-	name   uint64 // hash
-
-	// owned by the writer
-	tail uint32 // position of the next event
 
 	// guarded by delivery.mu
 	marked    uint32 // the writer knows of what is delivered before this position
@@ -35,8 +31,9 @@ const (
 	notPlaced = -1
 )
 
-func newQueue(number, name uint64) *queue {
-	return &queue{number: number, name: name, place: [2]int32{notPlaced, notPlaced}}
+// newQueue returns a queue with no events, of which the next has the position given.
+func newQueue(number uint64, position uint32) *queue {
+	return &queue{number: number, marked: position, head: position, end: position, place: [2]int32{notPlaced, notPlaced}}
 }
 
 // queueList is first in, first out. A queue stands in at most one.

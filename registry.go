@@ -55,9 +55,10 @@ type encodeJob struct {
 // encodeSettings is the part of a job that many streams have in common; it is kept once for all of them.
 type encodeSettings struct{ sourceType, resolutions, record, previews string }
 
-// event is something the application is told. Events with the same queue are delivered strictly in order.
+// event is something the application is told. Events of the same queue are delivered strictly in order.
 type event struct {
-	queue             string // first stream ID of the publication
+	queue             uint64 // number of the publication
+	position          uint32 // in the queue: 0, 1, 2 ... without gaps
 	channel, streamID string
 	seq               uint64 // 1, 2, 3 ... per stream, without gaps
 	closed            bool   // stream-closed; else stream-available
@@ -106,6 +107,7 @@ type encoder struct {
 // publication is a publisher that is live on a channel, whatever encoders have its stream in the course of time.
 type publication struct {
 	// set once
+	number      uint64 // never reused, not by later processes either
 	channel     string
 	publisherID string // the first stream ID: what the streaming server knows the publisher by
 	server      *server
@@ -121,7 +123,8 @@ type publication struct {
 	losses      *[]time.Time  // of encoders, within the last minute; most publications have none
 	proven      bool          // an encoder has announced something of it
 	failedMoves uint8
-	killed      bool // by the application; since when is in registry.killed
+	killed      bool   // by the application; since when is in registry.killed
+	events      uint32 // so many were told
 }
 
 // stream is one encoding of a publication: live until the publication or the encoder ends it, then closing until
@@ -160,6 +163,7 @@ type registry struct {
 	// guarded by mu
 	stopping     bool
 	lastID       uint64 // of servers and encoders
+	lastNumber   uint64 // of publications
 	servers      map[uint64]*server
 	encoders     map[uint64]*encoder
 	moving       map[*encoder]struct{}   // drained, and to be emptied
@@ -204,13 +208,15 @@ func (r *registry) takeNoticesLocked() []notice {
 	return notices
 }
 
-// newRegistry returns an empty registry. The identities of servers and encoders count up from firstID.
+// newRegistry returns an empty registry. The identities of servers and encoders count up from firstID, and so do the
+// numbers of publications.
 func newRegistry(firstID uint64, newStreamID func() string, events eventLog, limits limits) *registry {
 	return &registry{
 		limits:      limits,
 		newStreamID: newStreamID,
 		events:      events,
 		lastID:      firstID - 1,
+		lastNumber:  firstID - 1,
 		servers:     map[uint64]*server{},
 		encoders:    map[uint64]*encoder{},
 		moving:      map[*encoder]struct{}{},
