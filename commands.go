@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"cmp"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"slices"
 	"strconv"
@@ -38,36 +39,51 @@ func (a *commands) close(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusOK, struct{}{})
 }
 
-// report writes the streams itself: there may be 100,000 of them, and all they hold is numbers and names that need no
-// escaping. They come in no particular order.
+// report writes streams and streaming servers itself: there may be 100,000 and 10,000 of them, and all they hold is
+// numbers, times and names that need no escaping. Streams come in no particular order.
 func (a *commands) report(w http.ResponseWriter, _ *http.Request) {
 	report := a.coordinator.registry.report(time.Now())
 	slices.SortFunc(report.StreamingServers, func(x, y serverReport) int { return cmp.Compare(x.ID, y.ID) })
 	slices.SortFunc(report.Encoders, func(x, y encoderReport) int { return cmp.Compare(x.ID, y.ID) })
-	rest, _ := json.Marshal(report) // of numbers, words and times of this century: no error
-	const before = `{"activeStreams":[`
+	encoders, _ := json.Marshal(report.Encoders) // of numbers and times of this century: no error
 	setJSON(w, http.StatusOK)
 	out := bufio.NewWriterSize(w, 128<<10)
-	out.WriteString(before)
-	first := true
+	out.WriteString(`{"activeStreams":[`)
+	separator := ""
 	a.coordinator.registry.liveStreams(func(streams []streamReport) {
-		for _, s := range streams {
-			if !first {
-				out.WriteByte(',')
-			}
-			first = false
-			out.Write(s.appendJSON(out.AvailableBuffer()))
+		for i := range streams {
+			out.WriteString(separator)
+			out.Write(streams[i].appendJSON(out.AvailableBuffer()))
+			separator = ","
 		}
 	})
-	out.Write(rest[len(before):])
-	out.WriteByte('\n')
+	out.WriteString(`],"streamingServers":[`)
+	separator = ""
+	for i := range report.StreamingServers {
+		out.WriteString(separator)
+		out.Write(report.StreamingServers[i].appendJSON(out.AvailableBuffer()))
+		separator = ","
+	}
+	fmt.Fprintf(out, `],"encoders":%s,"waitingRequests":%d}`+"\n", encoders, report.WaitingRequests)
 	out.Flush()
 }
 
-func (s streamReport) appendJSON(b []byte) []byte {
+func (s *streamReport) appendJSON(b []byte) []byte {
 	b = append(append(append(b, `{"channel":"`...), s.Channel...), `","streamId":"`...)
 	b = strconv.AppendUint(append(append(b, s.StreamID...), `","streamServer":`...), s.StreamServer, 10)
 	b = strconv.AppendUint(append(b, `,"encoder":`...), s.Encoder, 10)
+	return append(b, '}')
+}
+
+func (s *serverReport) appendJSON(b []byte) []byte {
+	b = strconv.AppendUint(append(b, `{"id":`...), s.ID, 10)
+	b = append(append(append(b, `,"ip":"`...), s.IP...), '"')
+	b = strconv.AppendInt(append(b, `,"port":`...), int64(s.Port), 10)
+	b = strconv.AppendBool(append(b, `,"ssl":`...), s.SSL)
+	b = append(append(append(b, `,"serverType":"`...), s.ServerType...), '"')
+	b = append(s.Since.AppendFormat(append(b, `,"since":"`...), time.RFC3339Nano), '"')
+	b = strconv.AppendInt(append(b, `,"streams":`...), int64(s.Streams), 10)
+	b = strconv.AppendBool(append(b, `,"draining":`...), s.Draining)
 	return append(b, '}')
 }
 

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -31,6 +32,37 @@ func TestReportOfAnEmptyClusterHasEmptyLists(t *testing.T) {
 		t.Errorf("report %s, want %s in it", body, want)
 	}
 	wantJSONHeaders(t, res)
+}
+
+func TestReportIsWhatTheLibraryWouldWrite(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	r := registryWith(t, 2500) // in parts
+	s := &server{serverType: "WS", ip: "2001:db8::1", port: 8443, ssl: true, peer: nowhere{}}
+	r.joinServer(s, now)
+	if _, err := r.drain(s.id, false, now); err != nil {
+		t.Fatal(err)
+	}
+	answer := httptest.NewRecorder()
+	(&commands{&coordinator{registry: r}}).report(answer, nil)
+	var report clusterReport
+	if err := json.Unmarshal(answer.Body.Bytes(), &report); err != nil {
+		t.Fatal(err)
+	}
+	again, err := json.Marshal(report)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(again)+"\n", answer.Body.String()); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	want := wholeReport(r, now)
+	byChannel := cmpopts.SortSlices(func(x, y streamReport) bool { return x.Channel < y.Channel })
+	byID := cmpopts.SortSlices(func(x, y serverReport) bool { return x.ID < y.ID })
+	encodersByID := cmpopts.SortSlices(func(x, y encoderReport) bool { return x.ID < y.ID })
+	if diff := cmp.Diff(want, report, byChannel, byID, encodersByID); diff != "" || len(report.ActiveStreams) != 2500 {
+		t.Errorf("%d streams (-want +got):\n%s", len(report.ActiveStreams), diff)
+	}
 }
 
 func wantJSONHeaders(t *testing.T, res *http.Response) {

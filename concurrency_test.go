@@ -93,7 +93,7 @@ func (c *crowd) serverLives() {
 		publishers := map[string]string{}
 		for range 60 {
 			channel := fmt.Sprint("c", rand.IntN(30))
-			c.r.claim(s, "r", encodeJob{channel: channel}, c.now().Add(time.Second), c.now())
+			c.r.claim(s, claimRequest{id: "r", channel: channel, answerBy: c.now().Add(time.Second)}, c.now())
 			for _, o := range box.take() {
 				if o.method == "accept" {
 					publishers[o.channel] = o.streamID
@@ -152,9 +152,11 @@ func (c *crowd) operate() {
 				c.r.kill(s.Channel, s.StreamID, c.now())
 			}
 		}
-		for _, row := range c.r.streamRows() {
-			row.describeAnnounced()
-		}
+		c.r.streamRows(func(rows []streamRow) {
+			for i := range rows {
+				rows[i].describeAnnounced()
+			}
+		})
 		c.r.totals(time.Now())
 		c.r.capacity()
 		c.r.channelIsLive("c1")
@@ -168,7 +170,7 @@ func TestManyPeersAtOnce(t *testing.T) {
 	lastID := 0
 	newID := func() string { lastID++; return fmt.Sprint("id", lastID) } // under the registry's lock
 	c := &crowd{histories: histories, deadline: time.Now().Add(patience)}
-	c.r = newRegistry(1, newID, histories, limits{failover: true, encoderWait: 200 * time.Millisecond, startTimeout: 2 * time.Second})
+	c.r = newRegistry(1, c.now(), newID, histories, limits{failover: true, encoderWait: 200 * time.Millisecond, startTimeout: 2 * time.Second})
 
 	var peers sync.WaitGroup
 	for range 8 {

@@ -8,8 +8,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"log/slog"
-	"net"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -68,7 +66,7 @@ func newCoordinator(cfg *Config, log *slog.Logger, verifier *keyVerifier, events
 	c := &coordinator{
 		idMaxLength: cfg.IDMaxLength,
 		log:         log,
-		registry: newRegistry(firstID, rand.Text, events, limits{
+		registry: newRegistry(firstID, time.Now(), rand.Text, events, limits{
 			failover:     cfg.EncoderFailover,
 			encoderWait:  cfg.EncoderWait,
 			startTimeout: cfg.StreamStartTimeout,
@@ -183,14 +181,17 @@ func (c *coordinator) verifyAndClaim(ctx context.Context, s *server, req publish
 	if c.events.keeping() != nil {
 		return errNotKept
 	}
-	notices, err := c.registry.claim(s, req.requestID, encodeJob{
-		channel:     req.channel,
-		sourceType:  s.serverType,
-		sourceURI:   s.sourceURI(req.channel, req.key),
-		resolutions: formatResolutions(allowed.resolutions),
-		record:      recordArgument(allowed.record),
-		previews:    allowed.previews.String(),
-	}, answerBy, time.Now())
+	notices, err := c.registry.claim(s, claimRequest{
+		id:      req.requestID,
+		channel: req.channel,
+		key:     req.key,
+		settings: encodeSettings{
+			resolutions: formatResolutions(allowed.resolutions),
+			record:      recordArgument(allowed.record),
+			previews:    allowed.previews.String(),
+		},
+		answerBy: answerBy,
+	}, time.Now())
 	c.tell(notices)
 	return err
 }
@@ -364,17 +365,4 @@ func recordArgument(record bool) string {
 		return "True"
 	}
 	return "False"
-}
-
-// sourceURI is where an encoder pulls a stream from; it holds the stream key.
-func (s *server) sourceURI(channel, key string) string {
-	scheme := "rtmp"
-	if s.serverType == "WS" {
-		scheme = "ws"
-	}
-	if s.ssl {
-		scheme += "s"
-	}
-	host := net.JoinHostPort(strings.Trim(s.ip, "[]"), strconv.Itoa(s.port))
-	return scheme + "://" + host + "/" + channel + "/" + key
 }

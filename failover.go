@@ -43,7 +43,7 @@ func (r *registry) lostLocked(st *stream, mayMove bool, reason error, now time.T
 		r.killAndEndLocked(p, reason)
 		return
 	}
-	if p.countLossLocked(now) >= maxLosses {
+	if r.countLossLocked(p, now) >= maxLosses {
 		r.killAndEndLocked(p, errEncodersLost)
 		return
 	}
@@ -54,18 +54,15 @@ func (r *registry) lostLocked(st *stream, mayMove bool, reason error, now time.T
 	if r.grantLocked(w, now) == nil {
 		return
 	}
-	if err := r.waitLocked(w, time.Time{}, now); err != nil {
+	if err := r.waitLocked(w, now); err != nil {
 		r.killAndEndLocked(p, err)
 	}
 }
 
-func (p *publication) countLossLocked(now time.Time) int {
-	recent := []time.Time{now}
-	if p.losses != nil {
-		recent = append(recent, slices.DeleteFunc(*p.losses, func(at time.Time) bool { return now.Sub(at) > lossWindow })...)
-	}
-	p.losses = &recent
-	return len(recent)
+func (r *registry) countLossLocked(p *publication, now time.Time) int {
+	recent := slices.DeleteFunc(r.losses[p], func(at time.Time) bool { return now.Sub(at) > lossWindow })
+	r.losses[p] = append(recent, now)
+	return len(recent) + 1
 }
 
 // lastToldLocked is the stream ID that a new encoding takes over from in the eyes of the application, which has not heard
@@ -93,19 +90,19 @@ func (r *registry) moveOnLocked(now time.Time) {
 
 func (r *registry) moveSomeLocked(e *encoder, now time.Time) {
 	underWay, arriving := 0, false
-	for st := range e.streams {
+	for _, st := range e.streams {
 		p := st.pub
 		arriving = arriving || p.successor == st // it is to be moved on once it has taken over
 		if p.current != st || p.successor == nil {
 			continue
 		}
-		if now.Sub(p.successor.started) >= movePatience {
+		if r.age(p.successor, now) >= movePatience {
 			r.giveUpMoveLocked(p)
 		} else {
 			underWay++
 		}
 	}
-	for st := range e.streams {
+	for _, st := range e.streams {
 		p := st.pub
 		if underWay >= movesAtOnce {
 			return

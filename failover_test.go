@@ -49,9 +49,9 @@ func TestFailoverWhenTheEncoderIsGone(t *testing.T) {
 func TestFailoverJobIsTheSameButForItsStreamID(t *testing.T) {
 	t.Parallel()
 	rig, s, a, b := failoverRig(t, failoverOn, "RTMP")
-	job := encodeJob{channel: "other", sourceType: "RTMP", sourceURI: "rtmp://h/other/k", resolutions: "1280x720", record: "True", previews: "256x144,3"}
+	job := encodeJob{channel: "other", sourceType: "RTMP", sourceURI: "rtmp://10.0.0.1:1935/other/k", resolutions: "1280x720", record: "True", previews: "256x144,3"}
 	rig.resize(b, 0)
-	if _, err := rig.r.claim(s, "7", job, rig.now, rig.now); err != nil {
+	if _, err := rig.r.claim(s, claimRequest{id: "7", channel: "other", key: "k", settings: encodeSettings{job.resolutions, job.record, job.previews}}, rig.now); err != nil {
 		t.Fatal(err)
 	}
 	rig.resize(b, 2)
@@ -218,7 +218,7 @@ func TestReportAndRowsNameTheCurrentStream(t *testing.T) {
 	if diff := cmp.Diff(want, wholeReport(rig.r, rig.now).ActiveStreams); diff != "" {
 		t.Error("report (-want +got):\n", diff)
 	}
-	rows := rig.r.streamRows()
+	rows := rowsOf(rig.r)
 	if len(rows) != 1 || rows[0].StreamID != "id2" || rows[0].State != "live" || rows[0].Encoder != b.id {
 		t.Errorf("rows: %+v", rows)
 	}

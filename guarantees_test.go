@@ -129,21 +129,21 @@ func TestPathThatIsNotExactIsUnknown(t *testing.T) {
 func TestManyWhoAvoidAnEncoderCostLittle(t *testing.T) {
 	t.Parallel()
 	lastID := 0
-	r := newRegistry(1, func() string { lastID++; return fmt.Sprint("s", lastID) }, nowhere{}, limits{failover: true, encoderWait: time.Hour})
 	now := time.Now()
+	r := newRegistry(1, now, func() string { lastID++; return fmt.Sprint("s", lastID) }, nowhere{}, limits{failover: true, encoderWait: time.Hour})
 	s := &server{serverType: "RTMP", peer: nowhere{}}
 	r.joinServer(s, now)
 	e, _ := r.joinEncoder(nowhere{}, -1, now)
 	const publishers = 5000
 	for i := range publishers {
-		if _, err := r.claim(s, "r", encodeJob{channel: fmt.Sprint("c", i)}, now.Add(time.Minute), now); err != nil {
+		if _, err := r.claim(s, claimRequest{id: "r", channel: fmt.Sprint("c", i), answerBy: now.Add(time.Minute)}, now); err != nil {
 			t.Fatal(err)
 		}
 	}
 	began := time.Now()
 	for i := range publishers {
 		id := fmt.Sprint("s", i+1)
-		channel := r.streams[id].pub.channel
+		channel := e.streams[id].pub.channel
 		r.announce(e, event{channel: channel, streamID: id, streamType: "HLS-LIVE", resolution: "1x1", at: now})
 		r.finish(e, channel, id, now)
 	}

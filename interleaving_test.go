@@ -159,7 +159,7 @@ func (m *clusterModel) claim() {
 	m.say("server %d asks %s for %s", s.id, q.id, q.channel)
 	m.requests[q.id] = q
 	m.claiming = true
-	notices, err := m.r.claim(s.server, q.id, encodeJob{channel: q.channel, sourceType: s.serverType}, q.answerBy, m.now)
+	notices, err := m.r.claim(s.server, claimRequest{id: q.id, channel: q.channel, answerBy: q.answerBy}, m.now)
 	m.claiming = false
 	if err != nil {
 		m.say("... %v", err)

@@ -83,7 +83,7 @@ func (k *modelTask) live() bool { return !k.stopped && !k.over }
 
 func newClusterModel(t *testing.T, rules limits, rnd *rand.Rand) *clusterModel {
 	m := &clusterModel{t: t, rules: rules, rnd: rnd, now: time.Unix(1_700_000_000, 0), requests: map[string]*modelRequest{}, live: map[string]*modelPublication{}, byID: map[string]*modelTask{}, queues: map[uint64]bool{}}
-	m.r = newRegistry(1, func() string { m.lastID++; return fmt.Sprint("id", m.lastID) }, m, rules)
+	m.r = newRegistry(1, m.now, func() string { m.lastID++; return fmt.Sprint("id", m.lastID) }, m, rules)
 	return m
 }
 

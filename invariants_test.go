@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"iter"
 	"testing"
 )
 
@@ -34,8 +35,8 @@ func checkEmpty(t testing.TB, r *registry) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	left := fmt.Sprint("servers ", len(r.servers), " encoders ", len(r.encoders), " moving ", len(r.moving), " channels ", len(r.channels),
-		" streams ", len(r.streams), " closing ", r.closing, " slots ", r.slots, " waiting ", r.waiting.Len(), " requests ", r.waitingCount, " killed ", len(r.killed), " notices ", len(r.notices))
-	if want := "servers 0 encoders 0 moving 0 channels 0 streams 0 closing 0 slots {0 0 0} waiting 0 requests 0 killed 0 notices 0"; left != want {
+		" closing ", r.closing, " slots ", r.slots, " waiting ", r.waiting.Len(), " requests ", r.waitingCount, " killed ", len(r.killed), " losses ", len(r.losses), " notices ", len(r.notices))
+	if want := "servers 0 encoders 0 moving 0 channels 0 closing 0 slots {0 0 0} waiting 0 requests 0 killed 0 losses 0 notices 0"; left != want {
 		t.Fatalf("left in the registry: %s", left)
 	}
 }
@@ -53,22 +54,19 @@ func (c *invariantCheck) hold(ok bool, format string, args ...any) {
 
 func (c *invariantCheck) encoders() {
 	var slots slotCount
-	load := 0
 	for id, e := range c.r.encoders {
 		c.hold(e.id == id && !e.gone, "encoder %d is in the map as %d, gone %v", e.id, id, e.gone)
-		load += len(e.streams)
+		slots.used += len(e.streams)
 		if e.capacity < 0 {
 			slots.unlimited++
 		} else {
 			slots.capacity += e.capacity
 		}
-		for st := range e.streams {
-			c.hold(st.encoder == e && c.r.streams[st.id] == st, "stream %s is in the set of encoder %d, but is not its live stream", st.id, e.id)
+		for id, st := range e.streams {
+			c.hold(st.encoder == e && st.id == id, "stream %s of encoder %d is with encoder %d as %s", st.id, st.encoder.id, e.id, id)
 		}
 		c.hold(e.id <= c.r.lastID, "encoder %d is above the last identity %d", e.id, c.r.lastID)
 	}
-	slots.used = len(c.r.streams)
-	c.hold(load == len(c.r.streams), "loads are %d, streams %d", load, len(c.r.streams))
 	c.hold(c.r.slots == slots, "slots are counted as %+v, are %+v", c.r.slots, slots)
 	for e := range c.r.moving {
 		c.hold(c.r.encoders[e.id] == e && e.draining, "encoder %d is being emptied, connected %v, draining %v", e.id, c.r.encoders[e.id] == e, e.draining)
@@ -88,18 +86,35 @@ func (c *invariantCheck) servers() {
 }
 
 func (c *invariantCheck) streams() {
-	closing := 0
-	for id, st := range c.r.streams {
-		e, p := st.encoder, st.pub
-		_, inSet := e.streams[st]
-		c.hold(st.id == id && inSet && c.r.encoders[e.id] == e, "stream %s is in the map as %s, in its encoder's set %v, encoder connected %v", st.id, id, inSet, c.r.encoders[e.id] == e)
+	closing, ids := 0, map[string]bool{}
+	for st := range c.allStreams() {
+		c.hold(!ids[st.id], "stream %s is there twice", st.id)
+		ids[st.id] = true
+		p := st.pub
 		served := c.r.channels[p.channel] == p && (p.current == st || p.successor == st)
-		c.hold(served != st.closing, "stream %s: closing %v, serves a live publication %v", id, st.closing, served)
+		c.hold(served != st.closing, "stream %s: closing %v, serves a live publication %v", st.id, st.closing, served)
 		if st.closing {
 			closing++
 		}
 	}
 	c.hold(c.r.closing == closing, "closing are counted as %d, are %d", c.r.closing, closing)
+}
+
+func (c *invariantCheck) allStreams() iter.Seq[*stream] {
+	return func(yield func(*stream) bool) {
+		for _, e := range c.r.encoders {
+			for _, st := range e.streams {
+				if !yield(st) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// isLive tells whether a stream holds a slot of an encoder that is connected.
+func (c *invariantCheck) isLive(st *stream) bool {
+	return c.r.encoders[st.encoder.id] == st.encoder && st.encoder.streams[st.id] == st
 }
 
 func (c *invariantCheck) publications() {
@@ -113,11 +128,11 @@ func (c *invariantCheck) publications() {
 		c.hold((p.current != nil) != (p.waiting != nil) || p.current == nil && killed, "publication %s: current %v, waiting %v", p.publisherID, p.current != nil, p.waiting != nil)
 		c.hold(p.waiting == nil || !killed, "publication %s waits for an encoder though it was killed", p.publisherID)
 		if p.current != nil {
-			c.hold(c.r.streams[p.current.id] == p.current && p.current.pub == p && p.id == p.current.id, "publication %s is known as %s, its current stream %s", p.publisherID, p.id, p.current.id)
+			c.hold(c.isLive(p.current) && p.current.pub == p && p.id == p.current.id, "publication %s is known as %s, its current stream %s", p.publisherID, p.id, p.current.id)
 		}
 		if p.successor != nil {
 			c.hold(p.current != nil && p.current.encoder != p.successor.encoder, "publication %s has a successor on the same encoder, or no current stream", p.publisherID)
-			c.hold(c.r.streams[p.successor.id] == p.successor && p.successor.pub == p, "publication %s has a successor that is not live", p.publisherID)
+			c.hold(c.isLive(p.successor) && p.successor.pub == p, "publication %s has a successor that is not live", p.publisherID)
 			c.hold(p.server.serverType == "RTMP", "publication %s is moved from a %s source", p.publisherID, p.server.serverType)
 			moves[p.current.encoder]++
 		}
@@ -128,6 +143,9 @@ func (c *invariantCheck) publications() {
 	}
 	for p := range c.r.killed {
 		c.hold(c.r.channels[p.channel] == p, "killed publication %s is not live", p.publisherID)
+	}
+	for p := range c.r.losses {
+		c.hold(c.r.channels[p.channel] == p, "publication %s, which lost an encoder, is not live", p.publisherID)
 	}
 }
 
@@ -150,7 +168,7 @@ func (c *invariantCheck) waiting() {
 
 // wouldServe returns an encoder that could take on who waits now, nil if there is none.
 func (c *invariantCheck) wouldServe(w *waiter) *encoder {
-	if c.r.stopping || w.pub == nil && (w.server.draining || c.r.channels[w.job.channel] != nil) {
+	if c.r.stopping || w.pub == nil && (w.server.draining || c.r.channels[w.request.channel] != nil) {
 		return nil
 	}
 	for _, e := range c.r.encoders {
@@ -167,7 +185,7 @@ func (c *invariantCheck) startTimes() {
 	for _, st := range c.r.started {
 		known[st] = true
 	}
-	for _, st := range c.r.streams {
+	for st := range c.allStreams() {
 		c.hold(c.r.limits.startTimeout == 0 || known[st] || st.closing || st.lastSeq > 0, "the start of stream %s can't time out", st.id)
 	}
 }

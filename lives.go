@@ -4,7 +4,9 @@ package main
 // registry, under its rules.
 
 import (
+	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unique"
@@ -22,9 +24,9 @@ func (r *registry) channelIsLive(channel string) bool {
 
 // claim makes a channel live: it takes the channel and an encoder's slot, accepts the request and starts the
 // encoding. If there is no slot, the request waits for one up to limits.encoderWait and until answerBy at the latest,
-// and is then answered by a later transition. job comes without a stream ID. Errors, each leaving nothing behind and
-// nothing said: errStopping, errPeerGone, errDraining, errChannelBusy, errNoEncoder.
-func (r *registry) claim(s *server, requestID string, job encodeJob, answerBy, now time.Time) ([]notice, error) {
+// and is then answered by a later transition. Errors, each leaving nothing behind and nothing said: errStopping,
+// errPeerGone, errDraining, errChannelBusy, errNoEncoder.
+func (r *registry) claim(s *server, request claimRequest, now time.Time) ([]notice, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {
@@ -33,23 +35,30 @@ func (r *registry) claim(s *server, requestID string, job encodeJob, answerBy, n
 	case s.gone:
 		return nil, errPeerGone
 	}
-	job.channel = strings.Clone(job.channel) // the message it is cut from need not stay in memory
-	w := &waiter{server: s, requestID: requestID, job: job}
+	w := &waiter{server: s, request: request}
 	if err := r.grantLocked(w, now); err != errNoEncoder {
 		return r.takeNoticesLocked(), err
 	}
-	return nil, r.waitLocked(w, answerBy, now)
+	return nil, r.waitLocked(w, now)
 }
 
 // publishLocked makes a granted request's channel live.
 func (r *registry) publishLocked(w *waiter, e *encoder, now time.Time) {
 	r.lastNumber++
-	p := &publication{number: r.lastNumber, channel: w.job.channel, server: w.server, sourceURI: w.job.sourceURI, since: now}
-	p.settings = unique.Make(encodeSettings{w.job.sourceType, w.job.resolutions, w.job.record, w.job.previews})
+	channel, key, id := w.request.channel, w.request.key, r.newStreamID()
+	names := channel + key + id // one piece of memory for all, and none of the message that they came with
+	p := &publication{
+		number:      r.lastNumber,
+		channel:     names[:len(channel)],
+		key:         names[len(channel) : len(channel)+len(key)],
+		publisherID: names[len(channel)+len(key):],
+		server:      w.server,
+		settings:    unique.Make(w.request.settings),
+		since:       now.UnixNano(),
+	}
 	r.channels[p.channel] = p
 	p.server.publications[p] = struct{}{}
-	p.publisherID = r.newStreamID()
-	p.server.peer.accept(w.requestID, p.channel, p.publisherID)
+	p.server.peer.accept(w.request.id, p.channel, p.publisherID)
 	p.current = r.startLocked(p, e, p.publisherID, now)
 	p.id = p.publisherID
 	r.noteLocked(notice{kind: noteStarted, channel: p.channel, stream: p.id, server: p.server.id, encoder: e.id})
@@ -57,16 +66,15 @@ func (r *registry) publishLocked(w *waiter, e *encoder, now time.Time) {
 
 // startLocked takes a slot of the encoder and starts an encoding on it. It is the one place where a slot is taken.
 func (r *registry) startLocked(p *publication, e *encoder, id string, now time.Time) *stream {
-	st := &stream{id: id, pub: p, encoder: e, previous: p.lastToldLocked(), started: now}
-	r.streams[st.id] = st
-	e.streams[st] = struct{}{}
+	st := &stream{id: id, pub: p, encoder: e, previous: p.lastToldLocked(), started: now.Sub(r.began)}
+	e.streams[st.id] = st
 	r.slots.used++
 	settings := p.settings.Value()
 	e.peer.start(encodeJob{
 		channel:     p.channel,
 		streamID:    st.id,
-		sourceType:  settings.sourceType,
-		sourceURI:   p.sourceURI,
+		sourceType:  p.server.serverType,
+		sourceURI:   p.server.sourceURI(p.channel, p.key),
 		resolutions: settings.resolutions,
 		record:      settings.record,
 		previews:    settings.previews,
@@ -75,6 +83,22 @@ func (r *registry) startLocked(p *publication, e *encoder, id string, now time.T
 		r.started = append(r.started, st)
 	}
 	return st
+}
+
+// age tells how long ago an encoding was started.
+func (r *registry) age(st *stream, now time.Time) time.Duration { return now.Sub(r.began) - st.started }
+
+// sourceURI is where an encoder pulls a stream from; it holds the stream key.
+func (s *server) sourceURI(channel, key string) string {
+	scheme := "rtmp"
+	if s.serverType == "WS" {
+		scheme = "ws"
+	}
+	if s.ssl {
+		scheme += "s"
+	}
+	host := net.JoinHostPort(strings.Trim(s.ip, "[]"), strconv.Itoa(s.port))
+	return scheme + "://" + host + "/" + channel + "/" + key
 }
 
 // end is PUBLISH-END: the channel is free at once, the slot stays busy until the encoder is done.
@@ -96,6 +120,7 @@ func (r *registry) endLocked(p *publication) {
 	delete(r.channels, p.channel)
 	delete(p.server.publications, p)
 	delete(r.killed, p)
+	delete(r.losses, p)
 	r.stopWaitingLocked(p)
 	if p.current != nil {
 		r.stopLocked(p.current)
@@ -126,7 +151,7 @@ func (r *registry) stopLocked(st *stream) {
 func (r *registry) announce(e *encoder, available event) ([]notice, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	st := r.ownStreamLocked(e, available.channel, available.streamID)
+	st := e.ownStreamLocked(available.channel, available.streamID)
 	if st == nil {
 		return nil, false
 	}
@@ -147,7 +172,7 @@ func (r *registry) announce(e *encoder, available event) ([]notice, bool) {
 func (r *registry) appendEventLocked(st *stream, ev event) {
 	p := st.pub
 	st.lastSeq++
-	ev.queue, ev.position, ev.channel, ev.streamID, ev.seq, ev.previous = p.number, p.events, p.channel, st.id, st.lastSeq, st.previous
+	ev.queue, ev.position, ev.channel, ev.streamID, ev.seq, ev.previous = p.number, p.events, p.channel, st.id, uint64(st.lastSeq), st.previous
 	p.events++
 	r.events.append(ev)
 }
@@ -164,7 +189,7 @@ func (st *stream) rememberLocked(a announcement) {
 func (r *registry) finish(e *encoder, channel, streamID string, now time.Time) ([]notice, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	st := r.ownStreamLocked(e, channel, streamID)
+	st := e.ownStreamLocked(channel, streamID)
 	if st == nil {
 		return nil, false
 	}
@@ -177,9 +202,9 @@ func (r *registry) finish(e *encoder, channel, streamID string, now time.Time) (
 	return r.takeNoticesLocked(), true
 }
 
-func (r *registry) ownStreamLocked(e *encoder, channel, streamID string) *stream {
-	st := r.streams[streamID]
-	if st == nil || st.encoder != e || st.pub.channel != channel {
+func (e *encoder) ownStreamLocked(channel, streamID string) *stream {
+	st := e.streams[streamID]
+	if st == nil || st.pub.channel != channel {
 		return nil
 	}
 	return st
@@ -190,8 +215,7 @@ func (r *registry) closeLocked(st *stream, now time.Time) {
 	if st.closing {
 		r.closing--
 	}
-	delete(r.streams, st.id)
-	delete(st.encoder.streams, st)
+	delete(st.encoder.streams, st.id)
 	r.slots.used--
 	if st.lastSeq > 0 {
 		r.appendEventLocked(st, event{closed: true, at: now})

@@ -84,7 +84,9 @@ func (a *commands) streams(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	page, matched, after := streams.page(a.coordinator.registry.streamRows(), q)
+	rows := streams.pager(q)
+	a.coordinator.registry.streamRows(rows.add)
+	page, matched, after := rows.page()
 	for i := range page {
 		page[i].describeAnnounced()
 	}

@@ -115,48 +115,75 @@ func (l *listing[T]) decode(after, sort string) (c cursor, ok bool) {
 	return c, c.List == l.name && c.Sort == sort && c.encode() == after
 }
 
-// page returns the rows of a page, how many rows the search matches in all, and the cursor of the next page, "" if
-// there is none. It reads all rows once and sorts no more than some pages of them.
+// pager picks the rows of one page out of all rows, which it is given in parts. It keeps no more than some pages of them.
+type pager[T any] struct {
+	list    *listing[T]
+	query   pageQuery
+	best    []candidate[T]
+	full    bool // the last row of a page is known to stand no further back than best[limit]
+	matched int
+}
+
+type candidate[T any] struct {
+	place
+	row T
+}
+
+func (l *listing[T]) pager(q pageQuery) *pager[T] {
+	return &pager[T]{list: l, query: q, best: make([]candidate[T], 0, 4*(q.limit+1))}
+}
+
+// page is a page of rows that are there at once.
 func (l *listing[T]) page(rows []T, q pageQuery) (page []T, matched int, after string) {
-	type candidate struct {
-		place
-		row *T
+	p := l.pager(q)
+	p.add(rows)
+	return p.page()
+}
+
+func (p *pager[T]) order(a, b place) int {
+	if p.query.descending {
+		return b.compare(a)
 	}
-	order := func(a, b candidate) int {
-		if q.descending {
-			return b.compare(a.place)
-		}
-		return a.compare(b.place)
-	}
-	key := l.columns[q.column]
-	kept := q.limit + 1 // one more than a page tells whether there is another
-	best := make([]candidate, 0, 4*kept)
-	full := false // best[kept-1] is the last one worth to be kept
+	return a.compare(b)
+}
+
+func (p *pager[T]) sort() {
+	slices.SortFunc(p.best, func(a, b candidate[T]) int { return p.order(a.place, b.place) })
+}
+
+func (p *pager[T]) add(rows []T) {
+	key, last := p.list.columns[p.query.column], p.query.limit // one more than a page tells whether there is another
 	for i := range rows {
 		row := &rows[i]
-		if !l.matches(row, q.search) {
+		if !p.list.matches(row, p.query.search) {
 			continue
 		}
-		matched++
-		c := candidate{key(row), row}
-		c.ID, c.Name = l.identify(row)
-		if q.after != nil && order(c, candidate{place: *q.after}) <= 0 || full && order(c, best[kept-1]) > 0 {
+		p.matched++
+		at := key(row)
+		at.ID, at.Name = p.list.identify(row)
+		if p.query.after != nil && p.order(at, *p.query.after) <= 0 || p.full && p.order(at, p.best[last].place) > 0 {
 			continue
 		}
-		best = append(best, c)
-		if len(best) == cap(best) {
-			slices.SortFunc(best, order)
-			best, full = best[:kept], true
+		p.best = append(p.best, candidate[T]{at, *row})
+		if len(p.best) == cap(p.best) {
+			p.sort()
+			p.best, p.full = p.best[:last+1], true
 		}
 	}
-	slices.SortFunc(best, order)
-	if len(best) > q.limit {
-		best = best[:q.limit]
-		after = cursor{l.name, q.sort, best[q.limit-1].place}.encode()
+}
+
+// page returns the rows of the page, how many rows the search matches in all, and the cursor of the next page, "" if
+// there is none.
+func (p *pager[T]) page() (page []T, matched int, after string) {
+	p.sort()
+	best, limit := p.best, p.query.limit
+	if len(best) > limit {
+		best = best[:limit]
+		after = cursor{p.list.name, p.query.sort, best[limit-1].place}.encode()
 	}
 	page = make([]T, len(best))
-	for i, c := range best {
-		page[i] = *c.row
+	for i := range best {
+		page[i] = best[i].row
 	}
-	return page, matched, after
+	return page, p.matched, after
 }

@@ -106,9 +106,8 @@ func lessLoaded(a, b *encoder) bool {
 // waiter is who asks for a slot: a publish request, or a publication that has lost its encoder.
 type waiter struct {
 	// a publish request
-	server    *server
-	requestID string
-	job       encodeJob
+	server  *server
+	request claimRequest
 
 	// a publication
 	pub   *publication
@@ -123,7 +122,7 @@ func (r *registry) grantLocked(w *waiter, now time.Time) error {
 		switch {
 		case w.server.draining:
 			return errDraining
-		case r.channels[w.job.channel] != nil:
+		case r.channels[w.request.channel] != nil:
 			return errChannelBusy
 		}
 	}
@@ -140,7 +139,7 @@ func (r *registry) grantLocked(w *waiter, now time.Time) error {
 }
 
 // waitLocked puts who found no slot behind the others who wait. errNoEncoder if there is no waiting.
-func (r *registry) waitLocked(w *waiter, answerBy, now time.Time) error {
+func (r *registry) waitLocked(w *waiter, now time.Time) error {
 	if r.limits.encoderWait == 0 || r.stopping {
 		return errNoEncoder
 	}
@@ -152,8 +151,8 @@ func (r *registry) waitLocked(w *waiter, answerBy, now time.Time) error {
 	if r.waitingCount == maxWaitingRequests {
 		return errNoEncoder
 	}
-	if answerBy.Before(w.due) {
-		w.due = answerBy
+	if w.request.answerBy.Before(w.due) {
+		w.due = w.request.answerBy
 	}
 	r.waitingCount++
 	r.waiting.PushBack(w)
@@ -181,7 +180,7 @@ func (r *registry) forgetRequestsLocked(s *server) {
 	r.eachWaiterLocked(func(el *list.Element, w *waiter) {
 		if w.pub == nil && w.server == s {
 			r.removeWaiterLocked(el)
-			r.noteLocked(notice{kind: noteDenied, channel: w.job.channel, server: s.id, reason: errPeerGone})
+			r.noteLocked(notice{kind: noteDenied, channel: w.request.channel, server: s.id, reason: errPeerGone})
 		}
 	})
 }
@@ -195,8 +194,8 @@ func (r *registry) denyWaitingLocked(reason error) {
 }
 
 func (r *registry) denyLocked(w *waiter, reason error) {
-	w.server.peer.deny(w.requestID, w.job.channel)
-	r.noteLocked(notice{kind: noteDenied, channel: w.job.channel, server: w.server.id, reason: reason})
+	w.server.peer.deny(w.request.id, w.request.channel)
+	r.noteLocked(notice{kind: noteDenied, channel: w.request.channel, server: w.server.id, reason: reason})
 }
 
 // eachWaiterLocked calls f for each in the order of arrival; f may remove the one it is called for.
@@ -241,7 +240,7 @@ func (r *registry) settleLocked(now time.Time) {
 // told to stop is no failure, for its source may be gone before the streaming server says so.
 func (r *registry) countFailureLocked(st *stream, now time.Time) {
 	e := st.encoder
-	if st.lastSeq > 0 || now.Sub(st.started) > earlyFailure || st.pub.killed {
+	if st.lastSeq > 0 || r.age(st, now) > earlyFailure || st.pub.killed {
 		return
 	}
 	e.failures++
@@ -277,11 +276,11 @@ func (r *registry) expire(now time.Time) []notice {
 			r.endLocked(p)
 		}
 	}
-	for len(r.started) > 0 && now.Sub(r.started[0].started) >= r.limits.startTimeout {
+	for len(r.started) > 0 && r.age(r.started[0], now) >= r.limits.startTimeout {
 		st := r.started[0]
 		r.started[0] = nil
 		r.started = r.started[1:]
-		if r.streams[st.id] == st && !st.closing && st.lastSeq == 0 {
+		if st.encoder.streams[st.id] == st && !st.closing && st.lastSeq == 0 {
 			r.neverStartedLocked(st)
 		}
 	}
@@ -305,7 +304,7 @@ func (r *registry) drain(id uint64, move bool, now time.Time) ([]notice, error) 
 	e.draining = true
 	if move {
 		r.moving[e] = struct{}{}
-		for st := range e.streams {
+		for _, st := range e.streams {
 			st.pub.failedMoves = 0
 		}
 	}

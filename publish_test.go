@@ -345,7 +345,7 @@ func TestStreamEndsOnlyAfterItsPublisherIsAccepted(t *testing.T) {
 	t.Parallel()
 	encoder := &hastyEncoder{failed: make(chan struct{})}
 	publisher := &hesitantPublisher{killed: make(chan struct{})}
-	r := newRegistry(1, func() string { return "id" }, publisher, limits{})
+	r := newRegistry(1, time.Now(), func() string { return "id" }, publisher, limits{})
 	encoder.fail = func(job encodeJob) {
 		defer close(encoder.failed)
 		r.finish(encoder.self, job.channel, job.streamID, time.Now())
@@ -353,7 +353,7 @@ func TestStreamEndsOnlyAfterItsPublisherIsAccepted(t *testing.T) {
 	s := &server{peer: publisher}
 	r.joinServer(s, time.Now())
 	encoder.self, _ = r.joinEncoder(encoder, 1, time.Now())
-	if _, err := r.claim(s, "1", encodeJob{channel: "chan"}, time.Now(), time.Now()); err != nil {
+	if _, err := r.claim(s, claimRequest{id: "1", channel: "chan"}, time.Now()); err != nil {
 		t.Fatal(err)
 	}
 	<-encoder.failed

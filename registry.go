@@ -52,8 +52,16 @@ type encodeJob struct {
 	resolutions, record, previews string
 }
 
-// encodeSettings is the part of a job that many streams have in common; it is kept once for all of them.
-type encodeSettings struct{ sourceType, resolutions, record, previews string }
+// encodeSettings is what the application allows a stream, in the words of a job. Many streams have the same: they are
+// kept once for all of them.
+type encodeSettings struct{ resolutions, record, previews string }
+
+// claimRequest is a publish request that the application has allowed. key is a secret.
+type claimRequest struct {
+	id, channel, key string
+	settings         encodeSettings
+	answerBy         time.Time
+}
 
 // event is something the application is told. Events of the same queue are delivered strictly in order.
 type event struct {
@@ -97,33 +105,33 @@ type encoder struct {
 
 	// guarded by registry.mu
 	gone     bool
-	capacity int                  // negative: no limit
-	streams  map[*stream]struct{} // live and closing: each holds one slot
-	draining bool                 // takes no new stream
-	failures int                  // streams in a row that it failed right after their start
-	asideTil time.Time            // not chosen before, if another has a slot
+	capacity int                // negative: no limit
+	streams  map[string]*stream // live and closing, by ID: each holds one slot
+	draining bool               // takes no new stream
+	failures int                // streams in a row that it failed right after their start
+	asideTil time.Time          // not chosen before, if another has a slot
 }
 
-// publication is a publisher that is live on a channel, whatever encoders have its stream in the course of time.
+// publication is a publisher that is live on a channel, whatever encoders have its stream in the course of time. There may
+// be 100,000 of them and of streams: docs/performance.md says what each field costs.
 type publication struct {
 	// set once
 	number      uint64 // never reused, not by later processes either
 	channel     string
+	key         string // a secret
 	publisherID string // the first stream ID: what the streaming server knows the publisher by
 	server      *server
-	sourceURI   string // holds the stream key: it is never logged
 	settings    unique.Handle[encodeSettings]
-	since       time.Time
+	since       int64 // Unix nanoseconds
 
 	// guarded by registry.mu
 	id          string        // stream ID towards the application: of current, or of the last one while there is none
 	current     *stream       // nil while the publication waits for another encoder or, once killed, for its end
 	successor   *stream       // has been started to take over from current and has announced no HLS-LIVE yet
 	waiting     *list.Element // in registry.waiting, or nil
-	losses      *[]time.Time  // of encoders, within the last minute; most publications have none
 	proven      bool          // an encoder has announced something of it
+	killed      bool          // by the application; since when is in registry.killed
 	failedMoves uint8
-	killed      bool   // by the application; since when is in registry.killed
 	events      uint32 // so many were told
 }
 
@@ -134,12 +142,12 @@ type stream struct {
 	id      string
 	pub     *publication
 	encoder *encoder
-	started time.Time
+	started time.Duration // by the registry's clock
 
 	// guarded by registry.mu
 	previous  string // stream ID that it took over from; fixed with its first event
 	closing   bool
-	lastSeq   uint64 // of its events; 0: nothing was announced
+	lastSeq   uint32 // of its events; 0: nothing was announced
 	announced []unique.Handle[announcement]
 }
 
@@ -156,6 +164,7 @@ type limits struct {
 type registry struct {
 	// set once
 	limits      limits
+	began       time.Time // when its clock stood at 0: a time that is kept of each stream takes a third of a time.Time
 	newStreamID func() string
 	events      eventLog
 
@@ -168,13 +177,13 @@ type registry struct {
 	encoders     map[uint64]*encoder
 	moving       map[*encoder]struct{}   // drained, and to be emptied
 	channels     map[string]*publication // the live publication of each channel
-	streams      map[string]*stream      // live and closing, by stream ID
-	closing      int                     // how many of streams are closing
+	closing      int                     // streams
 	slots        slotCount
 	waiting      list.List // of *waiter, in the order of arrival
 	waitingCount int       // publish requests among them
 	killed       map[*publication]time.Time
-	started      []*stream // in the order of their start, while startTimeout is not over
+	losses       map[*publication][]time.Time // of encoders, within the last minute
+	started      []*stream                    // in the order of their start, while startTimeout is not over
 	notices      []notice
 }
 
@@ -209,10 +218,11 @@ func (r *registry) takeNoticesLocked() []notice {
 }
 
 // newRegistry returns an empty registry. The identities of servers and encoders count up from firstID, and so do the
-// numbers of publications.
-func newRegistry(firstID uint64, newStreamID func() string, events eventLog, limits limits) *registry {
+// numbers of publications. now and all later times have to be of one clock.
+func newRegistry(firstID uint64, now time.Time, newStreamID func() string, events eventLog, limits limits) *registry {
 	return &registry{
 		limits:      limits,
+		began:       now,
 		newStreamID: newStreamID,
 		events:      events,
 		lastID:      firstID - 1,
@@ -221,8 +231,8 @@ func newRegistry(firstID uint64, newStreamID func() string, events eventLog, lim
 		encoders:    map[uint64]*encoder{},
 		moving:      map[*encoder]struct{}{},
 		channels:    map[string]*publication{},
-		streams:     map[string]*stream{},
 		killed:      map[*publication]time.Time{},
+		losses:      map[*publication][]time.Time{},
 	}
 }
 
@@ -242,7 +252,7 @@ func (r *registry) joinEncoder(peer encoderPeer, capacity int, now time.Time) (*
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.lastID++
-	e := &encoder{id: r.lastID, peer: peer, capacity: capacity, since: now, streams: map[*stream]struct{}{}}
+	e := &encoder{id: r.lastID, peer: peer, capacity: capacity, since: now, streams: map[string]*stream{}}
 	r.encoders[e.id] = e
 	r.slots.add(capacity)
 	r.settleLocked(now)
@@ -291,7 +301,7 @@ func (r *registry) leaveEncoder(e *encoder, now time.Time) []notice {
 	delete(r.encoders, e.id)
 	delete(r.moving, e)
 	r.slots.remove(e.capacity)
-	for st := range e.streams {
+	for _, st := range e.streams {
 		r.closeLocked(st, now)
 		if !st.closing {
 			r.lostLocked(st, true, errEncoderGone, now)

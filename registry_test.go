@@ -104,11 +104,10 @@ func TestJobReachesTheEncoderAsTheApplicationAllowedIt(t *testing.T) {
 	t.Parallel()
 	rig := newRegistryRig(t, limits{})
 	s, e := rig.server("s", "WS"), rig.encoder("e", 1)
-	want := encodeJob{channel: "ch", sourceType: "WS", sourceURI: "ws://h/ch/k", resolutions: "ORIGINAL", record: "True", previews: "False"}
-	if _, err := rig.r.claim(s, "7", want, rig.now, rig.now); err != nil {
+	want := encodeJob{channel: "ch", sourceType: "WS", streamID: "id1", sourceURI: "ws://10.0.0.1:1935/ch/k", resolutions: "ORIGINAL", record: "True", previews: "False"}
+	if _, err := rig.r.claim(s, claimRequest{id: "7", channel: "ch", key: "k", settings: encodeSettings{want.resolutions, want.record, want.previews}}, rig.now); err != nil {
 		t.Fatal(err)
 	}
-	want.streamID = "id1"
 	if diff := cmp.Diff([]encodeJob{want}, e.peer.(*recordingEncoder).jobs, cmp.AllowUnexported(encodeJob{})); diff != "" {
 		t.Error("job (-want +got):\n", diff)
 	}
@@ -354,7 +353,7 @@ func TestAnnouncementsAreRememberedOnceAndBounded(t *testing.T) {
 	for range 3 {
 		rig.available(e, "ch", "id1", "HLS-LIVE")
 	}
-	row := rig.r.streamRows()[0]
+	row := rowsOf(rig.r)[0]
 	row.describeAnnounced()
 	if diff := cmp.Diff([]string{"HLS-LIVE 640x360"}, row.Announced); diff != "" {
 		t.Error("announced (-want +got):\n", diff)
@@ -362,7 +361,58 @@ func TestAnnouncementsAreRememberedOnceAndBounded(t *testing.T) {
 	for i := range 3 * maxAnnounced {
 		rig.available(e, "ch", "id1", fmt.Sprint("TYPE-", i))
 	}
-	if n := len(rig.r.streamRows()[0].announced); n != maxAnnounced {
+	if n := len(rowsOf(rig.r)[0].announced); n != maxAnnounced {
 		t.Errorf("%d announcements are kept", n)
 	}
+}
+
+// Who asks for all streams is given them in parts, and others come and go meanwhile.
+func TestStreamsThatStayAreSeenOnceWhileOthersComeAndGo(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	r := registryWith(t, 3500)
+	var s *server
+	for _, s = range r.servers {
+		break
+	}
+	others := 0
+	comeAndGo := func() {
+		for range 500 {
+			others++
+			channel := fmt.Sprint("other-", others)
+			if _, err := r.claim(s, claimRequest{channel: channel, key: "k"}, now); err != nil {
+				t.Fatal(err)
+			}
+			if others%3 > 0 { // more and more of them
+				continue
+			}
+			p := r.channels[channel]
+			r.end(s, channel, p.publisherID, now)
+			for _, e := range r.encoders {
+				r.finish(e, channel, p.publisherID, now)
+			}
+		}
+	}
+	reported, rows := map[string]int{}, map[string]int{}
+	r.liveStreams(func(part []streamReport) {
+		for _, s := range part {
+			reported[s.Channel]++
+		}
+		comeAndGo()
+	})
+	r.streamRows(func(part []streamRow) {
+		for _, row := range part {
+			rows[row.Channel]++
+		}
+		comeAndGo()
+	})
+	for i := range 3500 {
+		if channel := fmt.Sprintf("channel-%08d", i); reported[channel] != 1 || rows[channel] != 1 {
+			t.Fatalf("%s is reported %d times and has %d rows", channel, reported[channel], rows[channel])
+		}
+	}
+	if others < 2000 {
+		t.Errorf("only %d came meanwhile", others)
+	}
+	checkInvariants(t, r)
 }

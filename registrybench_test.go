@@ -39,10 +39,10 @@ func BenchmarkRegistryLife(b *testing.B) {
 			r.newStreamID = func() string { return "one" }
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := r.claim(s, "1", encodeJob{channel: "one"}, now, now); err != nil {
+				if _, err := r.claim(s, claimRequest{id: "1", channel: "one", key: "key"}, now); err != nil {
 					b.Fatal(err)
 				}
-				e := r.streams["one"].encoder
+				e := r.channels["one"].current.encoder
 				r.announce(e, event{channel: "one", streamID: "one", streamType: "HLS-LIVE", resolution: "ORIGINAL", at: now})
 				r.end(s, "one", "one", now)
 				r.finish(e, "one", "one", now)

@@ -24,7 +24,7 @@ type registryRig struct {
 
 func newRegistryRig(t testing.TB, rules limits) *registryRig {
 	rig := &registryRig{t: t, now: time.Unix(1_700_000_000, 0)}
-	rig.r = newRegistry(1, rig.nextID, rig, rules)
+	rig.r = newRegistry(1, rig.now, rig.nextID, rig, rules)
 	return rig
 }
 
@@ -114,7 +114,7 @@ func (rig *registryRig) reasonNoted(kind noticeKind, reason error) bool {
 
 func (rig *registryRig) server(name, serverType string) *server {
 	rig.t.Helper()
-	s := &server{serverType: serverType, peer: &recordingServer{rig: rig, name: name}}
+	s := &server{serverType: serverType, ip: "10.0.0.1", port: 1935, peer: &recordingServer{rig: rig, name: name}}
 	rig.r.joinServer(s, rig.now)
 	rig.step(nil)
 	return s
@@ -152,7 +152,7 @@ func (rig *registryRig) claim(s *server, channel string) error {
 
 func (rig *registryRig) claimBy(s *server, channel string, answerIn time.Duration) error {
 	rig.t.Helper()
-	notices, err := rig.r.claim(s, "r-"+channel, encodeJob{channel: channel, sourceType: s.serverType}, rig.now.Add(answerIn), rig.now)
+	notices, err := rig.r.claim(s, claimRequest{id: "r-" + channel, channel: channel, key: "k", answerBy: rig.now.Add(answerIn)}, rig.now)
 	rig.step(notices)
 	return err
 }
@@ -231,6 +231,12 @@ func (rig *registryRig) live(channel string) string {
 		}
 	}
 	return ""
+}
+
+// rowsOf returns the rows of all streams.
+func rowsOf(r *registry) (rows []streamRow) {
+	r.streamRows(func(part []streamRow) { rows = append(rows, part...) })
+	return rows
 }
 
 // wholeReport is the report with its streams.

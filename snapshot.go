@@ -4,8 +4,6 @@ package main
 // only; sorting and encoding are the caller's.
 
 import (
-	"maps"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -74,13 +72,11 @@ type encoderReport struct {
 func (r *registry) report(now time.Time) clusterReport {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	c := clusterReport{
-		ActiveStreams:    []streamReport{},
+	return clusterReport{
 		StreamingServers: r.serverReportsLocked(),
 		Encoders:         r.encoderReportsLocked(now),
 		WaitingRequests:  r.waitingCount,
 	}
-	return c
 }
 
 func (r *registry) serverReports() []serverReport {
@@ -112,31 +108,29 @@ func (r *registry) encoderReportsLocked(now time.Time) []encoderReport {
 	return list
 }
 
+// rowsAtOnce bounds how long the copy of many streams holds the lock.
+const rowsAtOnce = 1000
+
 // liveStreams gives all live publications to each, a part of them at a time and without the lock: each row is right at
 // some moment of the call. The rows of a part are each's only until it returns.
 func (r *registry) liveStreams(each func([]streamReport)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	rows := make([]streamReport, 0, rowsAtOnce)
-	for part := range slices.Chunk(r.livePublications(), rowsAtOnce) {
-		rows = r.appendStreamReports(rows[:0], part)
-		each(rows)
-	}
-}
-
-func (r *registry) livePublications() []*publication {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return slices.AppendSeq(make([]*publication, 0, len(r.channels)), maps.Values(r.channels))
-}
-
-func (r *registry) appendStreamReports(rows []streamReport, publications []*publication) []streamReport {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, p := range publications {
-		if r.channels[p.channel] == p {
-			rows = append(rows, streamReport{p.channel, p.id, p.server.id, p.encoderIDLocked()})
+	for _, p := range r.channels { // what is live all the while comes once, though others come and go between two parts
+		if len(rows) == rowsAtOnce {
+			r.withoutLock(func() { each(rows) })
+			rows = rows[:0]
 		}
+		rows = append(rows, streamReport{p.channel, p.id, p.server.id, p.encoderIDLocked()})
 	}
-	return rows
+	r.withoutLock(func() { each(rows) })
+}
+
+func (r *registry) withoutLock(f func()) {
+	r.mu.Unlock()
+	defer r.mu.Lock()
+	f()
 }
 
 func (p *publication) encoderIDLocked() uint64 {
@@ -220,54 +214,55 @@ type streamRow struct {
 	announced []unique.Handle[announcement]
 }
 
-// rowsAtOnce bounds how long the copy of many streams holds the lock.
-const rowsAtOnce = 1000
-
-// streamRows copies all streams, a part of them at a time: each row is right at some moment of the call. The
-// announcements are shared, for they are only ever appended to.
-func (r *registry) streamRows() []streamRow {
-	streams, rows := r.streamsAndWaitingRows()
-	rows = slices.Grow(rows, len(streams))
-	for part := range slices.Chunk(streams, rowsAtOnce) {
-		rows = r.appendRows(rows, part)
-	}
-	return rows
-}
-
-// streamsAndWaitingRows finds what there is to copy; the rows of publications that wait for an encoder are few.
-func (r *registry) streamsAndWaitingRows() ([]*stream, []streamRow) {
+// streamRows gives all streams to each, as liveStreams does. The announcements are shared, for they are only ever
+// appended to.
+func (r *registry) streamRows(each func([]streamRow)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	streams := slices.AppendSeq(make([]*stream, 0, len(r.streams)), maps.Values(r.streams))
-	var rows []streamRow
+	rows := r.waitingRowsLocked()
+	for _, e := range r.encoders {
+		for _, st := range e.streams {
+			if len(rows) >= rowsAtOnce {
+				r.withoutLock(func() { each(rows) })
+				rows = rows[:0]
+			}
+			rows = append(rows, st.rowLocked())
+		}
+	}
+	r.withoutLock(func() { each(rows) })
+}
+
+// waitingRowsLocked are the rows of publications that wait for an encoder, which are few.
+func (r *registry) waitingRowsLocked() []streamRow {
+	rows := make([]streamRow, 0, rowsAtOnce)
 	for el := r.waiting.Front(); el != nil; el = el.Next() {
 		if p := el.Value.(*waiter).pub; p != nil {
-			rows = append(rows, streamRow{p.channel, p.id, "waiting", p.server.id, 0, p.since, nil, nil})
+			rows = append(rows, streamRow{p.channel, p.id, "waiting", p.server.id, 0, time.Unix(0, p.since), nil, nil})
 		}
-	}
-	return streams, rows
-}
-
-func (r *registry) appendRows(rows []streamRow, streams []*stream) []streamRow {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, st := range streams {
-		row := streamRow{st.pub.channel, st.id, "live", st.pub.server.id, st.encoder.id, st.pub.since, nil, st.announced}
-		switch {
-		case st.closing:
-			row.State = "closing"
-		case st.pub.successor == st:
-			row.State = "starting"
-		}
-		rows = append(rows, row)
 	}
 	return rows
+}
+
+func (st *stream) rowLocked() streamRow {
+	row := streamRow{st.pub.channel, st.id, "live", st.pub.server.id, st.encoder.id, time.Unix(0, st.pub.since), nil, st.announced}
+	switch {
+	case st.closing:
+		row.State = "closing"
+	case st.pub.successor == st:
+		row.State = "starting"
+	}
+	return row
 }
 
 // matches tells whether a search for q finds the row: by a part of its names, or by the id of its encoder or server.
 func (row *streamRow) matches(q string) bool {
 	return strings.Contains(row.Channel, q) || strings.Contains(row.StreamID, q) ||
-		strconv.FormatUint(row.Encoder, 10) == q || strconv.FormatUint(row.StreamServer, 10) == q
+		isNumber(q, row.Encoder) || isNumber(q, row.StreamServer)
+}
+
+func isNumber(text string, n uint64) bool {
+	var digits [20]byte
+	return text == string(strconv.AppendUint(digits[:0], n, 10))
 }
 
 // describeAnnounced fills in Announced, which is left out while rows are searched and sorted.

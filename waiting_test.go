@@ -90,7 +90,7 @@ func TestWaitingRequestsAreLimited(t *testing.T) {
 	rig := newRegistryRig(t, waitTen)
 	s := rig.server("s", "RTMP")
 	claim := func(channel string) error { // without the invariants, which are for small clusters
-		_, err := rig.r.claim(s, "r", encodeJob{channel: channel}, rig.now.Add(time.Minute), rig.now)
+		_, err := rig.r.claim(s, claimRequest{id: "r", channel: channel, answerBy: rig.now.Add(time.Minute)}, rig.now)
 		return err
 	}
 	for i := range maxWaitingRequests {
@@ -176,7 +176,7 @@ func waitingPublication(t *testing.T) (*registryRig, *server) {
 	rig.loseEncoder(b)
 	rig.loseEncoder(a)
 	rig.expect("event id1 2 closed")
-	if rows := rig.r.streamRows(); len(rows) != 1 || rows[0].State != "waiting" || rows[0].StreamID != "id1" {
+	if rows := rowsOf(rig.r); len(rows) != 1 || rows[0].State != "waiting" || rows[0].StreamID != "id1" {
 		t.Fatalf("rows: %+v", rows)
 	}
 	if report := wholeReport(rig.r, rig.now); report.WaitingRequests != 0 || len(report.ActiveStreams) != 1 || report.ActiveStreams[0].Encoder != 0 {
