@@ -121,7 +121,7 @@ func (c *invariantCheck) publications() {
 	moves := map[*encoder]int{}
 	for channel, p := range c.r.channels {
 		_, inSet := p.server.publications[p]
-		c.hold(p.channel == channel && inSet && c.r.servers[p.server.id] == p.server, "publication %s of channel %s: in the map as %s, in its server's set %v", p.publisherID, p.channel, channel, inSet)
+		c.hold(p.channel == channel && !p.ended && inSet && c.r.servers[p.server.id] == p.server, "publication %s of channel %s: in the map as %s, in its server's set %v", p.publisherID, p.channel, channel, inSet)
 		_, killed := c.r.killed[p]
 		c.hold(killed == p.killed, "publication %s: killed %v, in the set %v", p.publisherID, p.killed, killed)
 		c.hold(p.id != "" && p.publisherID != "", "publication of channel %s has no ID", channel)

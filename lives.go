@@ -121,6 +121,7 @@ func (r *registry) endLocked(p *publication) {
 	delete(p.server.publications, p)
 	delete(r.killed, p)
 	delete(r.losses, p)
+	p.ended = true
 	r.stopWaitingLocked(p)
 	if p.current != nil {
 		r.stopLocked(p.current)

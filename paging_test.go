@@ -198,6 +198,11 @@ func registryWith(tb testing.TB, streams int) *registry {
 func BenchmarkPageOf100000(b *testing.B) {
 	r := registryWith(b, 100_000)
 	streams := streamList()
+	b.Run("longest time under the lock", func(b *testing.B) {
+		for b.Loop() {
+			r.streamsAndWaitingRows()
+		}
+	})
 	b.Run("copy", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {

@@ -130,7 +130,8 @@ type publication struct {
 	successor   *stream       // has been started to take over from current and has announced no HLS-LIVE yet
 	waiting     *list.Element // in registry.waiting, or nil
 	proven      bool          // an encoder has announced something of it
-	killed      bool          // by the application; since when is in registry.killed
+	ended       bool
+	killed      bool // by the application; since when is in registry.killed
 	failedMoves uint8
 	events      uint32 // so many were told
 }

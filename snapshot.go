@@ -4,10 +4,14 @@ package main
 // only; sorting and encoding are the caller's.
 
 import (
+	"cmp"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 	"unique"
+	"unsafe"
 )
 
 // capacityReport is the answer to GET /commands/capacity; capacity -1 means no limit.
@@ -114,23 +118,37 @@ const rowsAtOnce = 1000
 // liveStreams gives all live publications to each, a part of them at a time and without the lock: each row is right at
 // some moment of the call. The rows of a part are each's only until it returns.
 func (r *registry) liveStreams(each func([]streamReport)) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	rows := make([]streamReport, 0, rowsAtOnce)
-	for _, p := range r.channels { // what is live all the while comes once, though others come and go between two parts
-		if len(rows) == rowsAtOnce {
-			r.withoutLock(func() { each(rows) })
-			rows = rows[:0]
-		}
-		rows = append(rows, streamReport{p.channel, p.id, p.server.id, p.encoderIDLocked()})
+	for part := range slices.Chunk(sortByAddress(r.livePublications()), rowsAtOnce) {
+		rows = r.appendStreamReports(rows[:0], part)
+		each(rows)
 	}
-	r.withoutLock(func() { each(rows) })
 }
 
-func (r *registry) withoutLock(f func()) {
-	r.mu.Unlock()
-	defer r.mu.Lock()
-	f()
+func (r *registry) livePublications() []*publication {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.AppendSeq(make([]*publication, 0, len(r.channels)), maps.Values(r.channels))
+}
+
+func (r *registry) appendStreamReports(rows []streamReport, publications []*publication) []streamReport {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, p := range publications {
+		if !p.ended {
+			rows = append(rows, streamReport{p.channel, p.id, p.server.id, p.encoderIDLocked()})
+		}
+	}
+	return rows
+}
+
+// sortByAddress puts what came from a map into an order in which most of it, and of what it points to, lies side by side.
+// At random each of 100,000 looks would wait for memory, and nothing else costs a report as much: docs/performance.md.
+func sortByAddress[T any](list []*T) []*T {
+	slices.SortFunc(list, func(a, b *T) int {
+		return cmp.Compare(uintptr(unsafe.Pointer(a)), uintptr(unsafe.Pointer(b)))
+	})
+	return list
 }
 
 func (p *publication) encoderIDLocked() uint64 {
@@ -217,41 +235,46 @@ type streamRow struct {
 // streamRows gives all streams to each, as liveStreams does. The announcements are shared, for they are only ever
 // appended to.
 func (r *registry) streamRows(each func([]streamRow)) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	rows := r.waitingRowsLocked()
-	for _, e := range r.encoders {
-		for _, st := range e.streams {
-			if len(rows) >= rowsAtOnce {
-				r.withoutLock(func() { each(rows) })
-				rows = rows[:0]
-			}
-			rows = append(rows, st.rowLocked())
-		}
+	streams, rows := r.streamsAndWaitingRows()
+	each(rows)
+	rows = make([]streamRow, 0, rowsAtOnce)
+	for part := range slices.Chunk(sortByAddress(streams), rowsAtOnce) {
+		rows = r.appendRows(rows[:0], part)
+		each(rows)
 	}
-	r.withoutLock(func() { each(rows) })
 }
 
-// waitingRowsLocked are the rows of publications that wait for an encoder, which are few.
-func (r *registry) waitingRowsLocked() []streamRow {
-	rows := make([]streamRow, 0, rowsAtOnce)
+// streamsAndWaitingRows finds what there is to copy; the rows of publications that wait for an encoder are few.
+func (r *registry) streamsAndWaitingRows() ([]*stream, []streamRow) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	streams := make([]*stream, 0, r.slots.used)
+	for _, e := range r.encoders {
+		streams = slices.AppendSeq(streams, maps.Values(e.streams))
+	}
+	var rows []streamRow
 	for el := r.waiting.Front(); el != nil; el = el.Next() {
 		if p := el.Value.(*waiter).pub; p != nil {
 			rows = append(rows, streamRow{p.channel, p.id, "waiting", p.server.id, 0, time.Unix(0, p.since), nil, nil})
 		}
 	}
-	return rows
+	return streams, rows
 }
 
-func (st *stream) rowLocked() streamRow {
-	row := streamRow{st.pub.channel, st.id, "live", st.pub.server.id, st.encoder.id, time.Unix(0, st.pub.since), nil, st.announced}
-	switch {
-	case st.closing:
-		row.State = "closing"
-	case st.pub.successor == st:
-		row.State = "starting"
+func (r *registry) appendRows(rows []streamRow, streams []*stream) []streamRow {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, st := range streams {
+		row := streamRow{st.pub.channel, st.id, "live", st.pub.server.id, st.encoder.id, time.Unix(0, st.pub.since), nil, st.announced}
+		switch {
+		case st.closing:
+			row.State = "closing"
+		case st.pub.successor == st:
+			row.State = "starting"
+		}
+		rows = append(rows, row)
 	}
-	return row
+	return rows
 }
 
 // matches tells whether a search for q finds the row: by a part of its names, or by the id of its encoder or server.
