@@ -11,7 +11,6 @@ import (
 	"slices"
 	"testing"
 	"time"
-	"unique"
 
 	"github.com/chromedp/cdproto/fetch"
 	"github.com/chromedp/chromedp"
@@ -107,8 +106,8 @@ func hostileNamesStory(t *testing.T, browser context.Context) {
 	const hostile = `<img src=x onerror="window.owned=1"><script>window.owned=1</script>"'&javascript:alert(1)`
 	cluster := newClusterDouble(t)
 	cluster.change(func() {
-		cluster.streams = []streamRow{{Channel: hostile, StreamID: hostile, State: hostile, Since: time.Now(), Announced: nil, announced: nil, Encoder: 1, StreamServer: 2}}
-		cluster.streams[0].announced = []unique.Handle[announcement]{unique.Make(announcement{hostile, hostile})}
+		cluster.streams = []streamRow{{Channel: hostile, StreamID: hostile, State: hostile, Since: time.Now(), Encoder: 1, StreamServer: 2}}
+		cluster.streams[0].announced = outputs{}.with(hostile, hostile)
 		cluster.streams[0].describeAnnounced()
 		cluster.servers = []serverReport{{ID: 1, IP: hostile, ServerType: hostile}}
 		cluster.overview.Version = hostile

@@ -15,23 +15,19 @@ const (
 	busyAllocation = 8 << 20 // bytes a second
 	quietAfter     = 3       // seconds below that
 
-	// How much the heap may grow between two collections, within the bounds of gcPercent.
+	// By how much the heap may grow between two collections, within bounds.
 	busyHeadroom  = 256 << 20
 	quietHeadroom = 32 << 20
 )
 
-// gcPercent is the value of GOGC for a heap with so many live bytes.
+// gcPercent is the value of GOGC for a heap with so many live bytes, in steps, since each change stops the world.
 func gcPercent(live uint64, busy bool) int {
-	headroom, least := uint64(quietHeadroom), 50
+	headroom, least, most := uint64(quietHeadroom), 50, 400
 	if busy {
-		headroom, least = busyHeadroom, 100
+		headroom, least, most = busyHeadroom, 100, 600
 	}
-	for _, percent := range []int{400, 200, 100} {
-		if live*uint64(percent)/100 <= headroom {
-			return percent
-		}
-	}
-	return least
+	const step = 50
+	return min(max(int(headroom*100/(live+1))/step*step, least), most)
 }
 
 // tuneGC adjusts the collector to the heap and the load until ctx ends.

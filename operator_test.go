@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
 // get decodes the answer of a command.
@@ -169,7 +170,7 @@ func TestStreamListTellsWhereAStreamIs(t *testing.T) {
 		Channel: "sport", StreamID: id, State: "live", StreamServer: serverID, Encoder: encoderID,
 		Announced: []string{"HLS-LIVE 1280x720-30", "IMG-PREVIEW 256x144"},
 	}
-	if diff := cmp.Diff(want, got, cmp.AllowUnexported(streamRow{})); diff != "" {
+	if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(streamRow{})); diff != "" {
 		t.Error("(-want +got):\n", diff)
 	}
 	if byID := get[streamPage](d, "/commands/streams?q="+id); byID.Matched != 1 {

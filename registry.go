@@ -149,11 +149,17 @@ type stream struct {
 	previous  string // stream ID that it took over from; fixed with its first event
 	closing   bool
 	lastSeq   uint32 // of its events; 0: nothing was announced
-	announced []unique.Handle[announcement]
+	announced outputs
 }
 
-// announcement is a kind of output that an encoder has announced for a stream.
-type announcement struct{ streamType, resolution string }
+// outputs are the kinds of output that an encoder has announced for a stream, each once: the last one, which knows those
+// before it. Streams with the same outputs share them. The zero value is none.
+type outputs struct{ last unique.Handle[output] }
+
+type output struct {
+	streamType, resolution string
+	before                 outputs
+}
 
 // limits are the registry's rules that an operator can set.
 type limits struct {

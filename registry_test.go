@@ -361,8 +361,14 @@ func TestAnnouncementsAreRememberedOnceAndBounded(t *testing.T) {
 	for i := range 3 * maxAnnounced {
 		rig.available(e, "ch", "id1", fmt.Sprint("TYPE-", i))
 	}
-	if n := len(rowsOf(rig.r)[0].announced); n != maxAnnounced {
-		t.Errorf("%d announcements are kept", n)
+	row = rowsOf(rig.r)[0]
+	row.describeAnnounced()
+	want := []string{"HLS-LIVE 640x360"}
+	for i := range maxAnnounced - 1 {
+		want = append(want, fmt.Sprintf("TYPE-%d 640x360", i))
+	}
+	if diff := cmp.Diff(want, row.Announced); diff != "" {
+		t.Error("announced (-want +got):\n", diff)
 	}
 }
 

@@ -10,7 +10,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unique"
 	"unsafe"
 )
 
@@ -229,11 +228,10 @@ type streamRow struct {
 	Since        time.Time `json:"since"`     // the publisher is live
 	Announced    []string  `json:"announced"` // "HLS-LIVE 1280x720-30"
 
-	announced []unique.Handle[announcement]
+	announced outputs
 }
 
-// streamRows gives all streams to each, as liveStreams does. The announcements are shared, for they are only ever
-// appended to.
+// streamRows gives all streams to each, as liveStreams does.
 func (r *registry) streamRows(each func([]streamRow)) {
 	streams, rows := r.streamsAndWaitingRows()
 	each(rows)
@@ -255,7 +253,7 @@ func (r *registry) streamsAndWaitingRows() ([]*stream, []streamRow) {
 	var rows []streamRow
 	for el := r.waiting.Front(); el != nil; el = el.Next() {
 		if p := el.Value.(*waiter).pub; p != nil {
-			rows = append(rows, streamRow{p.channel, p.id, "waiting", p.server.id, 0, time.Unix(0, p.since), nil, nil})
+			rows = append(rows, streamRow{p.channel, p.id, "waiting", p.server.id, 0, time.Unix(0, p.since), nil, outputs{}})
 		}
 	}
 	return streams, rows
@@ -290,9 +288,9 @@ func isNumber(text string, n uint64) bool {
 
 // describeAnnounced fills in Announced, which is left out while rows are searched and sorted.
 func (row *streamRow) describeAnnounced() {
-	row.Announced = make([]string, len(row.announced))
-	for i, h := range row.announced {
-		a := h.Value()
-		row.Announced[i] = a.streamType + " " + a.resolution
+	row.Announced = []string{}
+	for o := range row.announced.backwards {
+		row.Announced = append(row.Announced, o.streamType+" "+o.resolution)
 	}
+	slices.Reverse(row.Announced)
 }
