@@ -21,7 +21,7 @@ const (
 	removalsGather = 50 * time.Millisecond // removals alone wait this long for company: nothing waits for them
 	commitRetry    = time.Second
 	commitPatience = 5 * time.Second // then a disk that says nothing counts as one that cannot be written
-	drainGrace     = time.Second     // for the last commit at the end
+	drainGrace     = time.Second     // for the last commits at the end, if draining has taken all of its time
 	maxGroup       = 1024            // events added by one commit, and removed by it, at most
 )
 
@@ -213,9 +213,13 @@ func (c *callbacks) drainFirst(ctx context.Context) error {
 		written <- c.writeAll()
 	}()
 	var err error
+	grace := drainGrace
+	if deadline, limited := ctx.Deadline(); limited {
+		grace = max(grace, time.Until(deadline)) // a burst of deliveries leaves many removals to commit
+	}
 	select {
 	case err = <-written:
-	case <-time.After(drainGrace):
+	case <-time.After(grace):
 		return errDiskHangs // the process ends anyway; what was committed is kept
 	}
 	if c.client != nil {

@@ -4,13 +4,10 @@ package main
 // only; sorting and encoding are the caller's.
 
 import (
-	"cmp"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
-	"unsafe"
 )
 
 // capacityReport is the answer to GET /commands/capacity; capacity -1 means no limit.
@@ -91,7 +88,7 @@ func (r *registry) serverReports() []serverReport {
 func (r *registry) serverReportsLocked() []serverReport {
 	list := make([]serverReport, 0, len(r.servers))
 	for _, s := range r.servers {
-		list = append(list, serverReport{s.id, s.ip, s.port, s.ssl, s.serverType, s.since, len(s.publications), s.draining})
+		list = append(list, serverReport{s.id, s.ip, s.port, s.ssl, s.serverType, s.since, s.publications.n, s.draining})
 	}
 	return list
 }
@@ -118,7 +115,7 @@ const rowsAtOnce = 1000
 // some moment of the call. The rows of a part are each's only until it returns.
 func (r *registry) liveStreams(each func([]streamReport)) {
 	rows := make([]streamReport, 0, rowsAtOnce)
-	for part := range slices.Chunk(sortByAddress(r.livePublications()), rowsAtOnce) {
+	for part := range slices.Chunk(r.livePublications(), rowsAtOnce) {
 		rows = r.appendStreamReports(rows[:0], part)
 		each(rows)
 	}
@@ -127,7 +124,11 @@ func (r *registry) liveStreams(each func([]streamReport)) {
 func (r *registry) livePublications() []*publication {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return slices.AppendSeq(make([]*publication, 0, len(r.channels)), maps.Values(r.channels))
+	list := make([]*publication, 0, len(r.channels))
+	for _, s := range r.servers {
+		list = slices.AppendSeq(list, s.publications.all)
+	}
+	return list
 }
 
 func (r *registry) appendStreamReports(rows []streamReport, publications []*publication) []streamReport {
@@ -139,15 +140,6 @@ func (r *registry) appendStreamReports(rows []streamReport, publications []*publ
 		}
 	}
 	return rows
-}
-
-// sortByAddress puts what came from a map into an order in which most of it, and of what it points to, lies side by side.
-// At random each of 100,000 looks would wait for memory, and nothing else costs a report as much: docs/performance.md.
-func sortByAddress[T any](list []*T) []*T {
-	slices.SortFunc(list, func(a, b *T) int {
-		return cmp.Compare(uintptr(unsafe.Pointer(a)), uintptr(unsafe.Pointer(b)))
-	})
-	return list
 }
 
 func (p *publication) encoderIDLocked() uint64 {
@@ -197,7 +189,7 @@ func (r *registry) totals(now time.Time) totals {
 	t := totals{
 		live:            len(r.channels) - waiting,
 		waiting:         waiting,
-		closing:         r.closing,
+		closing:         len(r.closing),
 		waitingRequests: r.waitingCount,
 		slots:           r.capacityLocked(),
 		encoders:        map[string]int{},
@@ -236,7 +228,7 @@ func (r *registry) streamRows(each func([]streamRow)) {
 	streams, rows := r.streamsAndWaitingRows()
 	each(rows)
 	rows = make([]streamRow, 0, rowsAtOnce)
-	for part := range slices.Chunk(sortByAddress(streams), rowsAtOnce) {
+	for part := range slices.Chunk(streams, rowsAtOnce) {
 		rows = r.appendRows(rows[:0], part)
 		each(rows)
 	}
@@ -248,7 +240,7 @@ func (r *registry) streamsAndWaitingRows() ([]*stream, []streamRow) {
 	defer r.mu.Unlock()
 	streams := make([]*stream, 0, r.slots.used)
 	for _, e := range r.encoders {
-		streams = slices.AppendSeq(streams, maps.Values(e.streams))
+		streams = slices.AppendSeq(streams, e.streams.all)
 	}
 	var rows []streamRow
 	for el := r.waiting.Front(); el != nil; el = el.Next() {
