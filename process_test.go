@@ -37,6 +37,7 @@ func TestProcess(t *testing.T) {
 		"a taken port ends the start":                     takenPortEndsTheStart,
 		"a missing certificate ends the start":            missingCertificateEndsTheStart,
 		"SIGTERM ends it cleanly in under 10 s":           sigtermEndsIt,
+		"a stop that hangs is cut off":                    stopThatHangsIsCutOff,
 		"a second signal ends it at once":                 secondSignalEndsIt,
 		"HTTPS beside HTTP outlives a certificate swap":   certificateIsSwapped,
 		"LOG_REQUESTS and LOG_DEBUG are honoured":         logSwitches,
