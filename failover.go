@@ -90,7 +90,7 @@ func (r *registry) moveOnLocked(now time.Time) {
 
 func (r *registry) moveSomeLocked(e *encoder, now time.Time) {
 	underWay, arriving := 0, false
-	for st := range e.streams.all {
+	for _, st := range e.streams {
 		p := st.pub
 		arriving = arriving || p.successor == st // it is to be moved on once it has taken over
 		if p.current != st || p.successor == nil {
@@ -102,7 +102,7 @@ func (r *registry) moveSomeLocked(e *encoder, now time.Time) {
 			underWay++
 		}
 	}
-	for st := range e.streams.all {
+	for _, st := range e.streams {
 		p := st.pub
 		if underWay >= movesAtOnce {
 			return

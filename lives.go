@@ -56,7 +56,7 @@ func (r *registry) publishLocked(w *waiter, e *encoder, now time.Time) {
 		since:       now.UnixNano(),
 	}
 	r.channels[p.channel] = p
-	p.server.publications.add(p)
+	p.server.publications[p] = struct{}{}
 	p.server.peer.accept(w.request.id, p.channel, p.publisherID)
 	p.current = r.startLocked(p, e, p.publisherID, now)
 	p.id = p.publisherID
@@ -66,7 +66,7 @@ func (r *registry) publishLocked(w *waiter, e *encoder, now time.Time) {
 // startLocked takes a slot of the encoder and starts an encoding on it. It is the one place where a slot is taken.
 func (r *registry) startLocked(p *publication, e *encoder, id string, now time.Time) *stream {
 	st := &stream{id: id, pub: p, encoder: e, previous: p.lastToldLocked(), started: now.Sub(r.began)}
-	e.streams.add(st)
+	e.streams[st.id] = st
 	r.slots.used++
 	settings := p.settings.Value()
 	e.peer.start(encodeJob{
@@ -117,7 +117,7 @@ func (r *registry) end(s *server, channel, streamID string, now time.Time) ([]no
 // endLocked ends a publication: the channel is free, its streams go over to closing.
 func (r *registry) endLocked(p *publication) {
 	delete(r.channels, p.channel)
-	p.server.publications.remove(p)
+	delete(p.server.publications, p)
 	delete(r.killed, p)
 	delete(r.losses, p)
 	p.ended = true
@@ -142,7 +142,7 @@ func (r *registry) killAndEndLocked(p *publication, reason error) {
 // stopLocked takes a live stream over to closing.
 func (r *registry) stopLocked(st *stream) {
 	st.closing = true
-	r.closing[st.id] = st
+	r.closing++
 	st.encoder.peer.stop(st.pub.channel, st.id)
 }
 
@@ -151,7 +151,7 @@ func (r *registry) stopLocked(st *stream) {
 func (r *registry) announce(e *encoder, available event) ([]notice, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	st := r.ownStreamLocked(e, available.channel, available.streamID)
+	st := e.ownStreamLocked(available.channel, available.streamID)
 	if st == nil {
 		return nil, false
 	}
@@ -203,7 +203,7 @@ func (o outputs) with(streamType, resolution string) outputs {
 func (r *registry) finish(e *encoder, channel, streamID string, now time.Time) ([]notice, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	st := r.ownStreamLocked(e, channel, streamID)
+	st := e.ownStreamLocked(channel, streamID)
 	if st == nil {
 		return nil, false
 	}
@@ -216,38 +216,20 @@ func (r *registry) finish(e *encoder, channel, streamID string, now time.Time) (
 	return r.takeNoticesLocked(), true
 }
 
-func (r *registry) ownStreamLocked(e *encoder, channel, streamID string) *stream {
-	st := r.findLocked(channel, streamID)
-	if st == nil || st.encoder != e {
+func (e *encoder) ownStreamLocked(channel, streamID string) *stream {
+	st := e.streams[streamID]
+	if st == nil || st.pub.channel != channel {
 		return nil
 	}
 	return st
 }
 
-// findLocked returns the stream that is live or closing under the names, nil if there is none.
-func (r *registry) findLocked(channel, streamID string) *stream {
-	if p := r.channels[channel]; p != nil {
-		for _, st := range [...]*stream{p.current, p.successor} {
-			if st != nil && st.id == streamID {
-				return st
-			}
-		}
-	}
-	if st := r.closing[streamID]; st != nil && st.pub.channel == channel {
-		return st
-	}
-	return nil
-}
-
-// isLiveLocked tells whether its publication still has the stream.
-func (st *stream) isLiveLocked() bool { return st == st.pub.current || st == st.pub.successor }
-
 // closeLocked takes a stream over to closed. It is the one place where a slot becomes free.
 func (r *registry) closeLocked(st *stream, now time.Time) {
 	if st.closing {
-		delete(r.closing, st.id)
+		r.closing--
 	}
-	st.encoder.streams.remove(st)
+	delete(st.encoder.streams, st.id)
 	r.slots.used--
 	if st.lastSeq > 0 {
 		r.appendEventLocked(st, event{closed: true, at: now})

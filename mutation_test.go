@@ -70,7 +70,7 @@ func mutations() []mutation {
 		},
 		{
 			"slots", "lives.go",
-			"	st.closing = true\n", "	st.closing = true\n	st.encoder.streams.remove(st)\n",
+			"	st.closing = true\n", "	st.closing = true\n	delete(st.encoder.streams, st.id)\n",
 			"TestLifeOfAStream", "a slot is free before the encoder is done",
 		},
 		{
@@ -90,8 +90,15 @@ func mutations() []mutation {
 		},
 		{
 			"identity", "lives.go",
-			"if st == nil || st.encoder != e {", "if st == nil {",
-			"TestForeignMessagesChangeNothing", "an encoder announces and closes another one's stream",
+			"	st := e.ownStreamLocked(available.channel, available.streamID)\n",
+			"	st := e.ownStreamLocked(available.channel, available.streamID)\n	for _, other := range r.encoders {\n		if st == nil {\n			st = other.ownStreamLocked(available.channel, available.streamID)\n		}\n	}\n",
+			"TestForeignMessagesChangeNothing", "an encoder announces another one's stream",
+		},
+		{
+			"identity", "lives.go",
+			"	st := e.ownStreamLocked(channel, streamID)\n",
+			"	st := e.ownStreamLocked(channel, streamID)\n	for _, other := range r.encoders {\n		if st == nil {\n			st = other.ownStreamLocked(channel, streamID)\n		}\n	}\n",
+			"TestForeignMessagesChangeNothing", "an encoder closes another one's stream",
 		},
 		{
 			"identity", "delivery.go",

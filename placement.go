@@ -60,7 +60,7 @@ func (c *slotCount) remove(capacity int) {
 	}
 }
 
-func (e *encoder) load() int { return e.streams.n }
+func (e *encoder) load() int { return len(e.streams) }
 
 func (e *encoder) hasFreeSlot() bool { return e.capacity < 0 || e.load() < e.capacity }
 
@@ -280,7 +280,7 @@ func (r *registry) expire(now time.Time) []notice {
 		st := r.started[0]
 		r.started[0] = nil
 		r.started = r.started[1:]
-		if st.isLiveLocked() && st.lastSeq == 0 {
+		if st.encoder.streams[st.id] == st && !st.closing && st.lastSeq == 0 {
 			r.neverStartedLocked(st)
 		}
 	}
@@ -304,7 +304,7 @@ func (r *registry) drain(id uint64, move bool, now time.Time) ([]notice, error) 
 	e.draining = true
 	if move {
 		r.moving[e] = struct{}{}
-		for st := range e.streams.all {
+		for _, st := range e.streams {
 			st.pub.failedMoves = 0
 		}
 	}

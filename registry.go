@@ -93,7 +93,7 @@ type server struct {
 	// guarded by registry.mu
 	gone         bool
 	draining     bool
-	publications members[publication, *publication]
+	publications map[*publication]struct{}
 }
 
 // encoder is a registered encoder.
@@ -105,11 +105,11 @@ type encoder struct {
 
 	// guarded by registry.mu
 	gone     bool
-	capacity int                      // negative: no limit
-	streams  members[stream, *stream] // live and closing: each holds one slot
-	draining bool                     // takes no new stream
-	failures int                      // streams in a row that it failed right after their start
-	asideTil time.Time                // not chosen before, if another has a slot
+	capacity int                // negative: no limit
+	streams  map[string]*stream // live and closing, by ID: each holds one slot
+	draining bool               // takes no new stream
+	failures int                // streams in a row that it failed right after their start
+	asideTil time.Time          // not chosen before, if another has a slot
 }
 
 // publication is a publisher that is live on a channel, whatever encoders have its stream in the course of time. There may
@@ -125,16 +125,15 @@ type publication struct {
 	since       int64 // Unix nanoseconds
 
 	// guarded by registry.mu
-	links[publication]               // of its server's
-	id                 string        // stream ID towards the application: of current, or of the last one while there is none
-	current            *stream       // nil while the publication waits for another encoder or, once killed, for its end
-	successor          *stream       // has been started to take over from current and has announced no HLS-LIVE yet
-	waiting            *list.Element // in registry.waiting, or nil
-	proven             bool          // an encoder has announced something of it
-	ended              bool
-	killed             bool // by the application; since when is in registry.killed
-	failedMoves        uint8
-	events             uint32 // so many were told
+	id          string        // stream ID towards the application: of current, or of the last one while there is none
+	current     *stream       // nil while the publication waits for another encoder or, once killed, for its end
+	successor   *stream       // has been started to take over from current and has announced no HLS-LIVE yet
+	waiting     *list.Element // in registry.waiting, or nil
+	proven      bool          // an encoder has announced something of it
+	ended       bool
+	killed      bool // by the application; since when is in registry.killed
+	failedMoves uint8
+	events      uint32 // so many were told
 }
 
 // stream is one encoding of a publication: live until the publication or the encoder ends it, then closing until
@@ -147,15 +146,11 @@ type stream struct {
 	started time.Duration // by the registry's clock
 
 	// guarded by registry.mu
-	links[stream]        // of its encoder's
-	previous      string // stream ID that it took over from; fixed with its first event
-	closing       bool
-	lastSeq       uint32 // of its events; 0: nothing was announced
-	announced     outputs
+	previous  string // stream ID that it took over from; fixed with its first event
+	closing   bool
+	lastSeq   uint32 // of its events; 0: nothing was announced
+	announced outputs
 }
-
-func (p *publication) linked() *links[publication] { return &p.links }
-func (st *stream) linked() *links[stream]          { return &st.links }
 
 // outputs are the kinds of output that an encoder has announced for a stream, each once: the last one, which knows those
 // before it. Streams with the same outputs share them. The zero value is none.
@@ -189,7 +184,7 @@ type registry struct {
 	encoders     map[uint64]*encoder
 	moving       map[*encoder]struct{}   // drained, and to be emptied
 	channels     map[string]*publication // the live publication of each channel
-	closing      map[string]*stream      // by stream ID; live ones are found through their channels
+	closing      int                     // streams
 	slots        slotCount
 	waiting      list.List // of *waiter, in the order of arrival
 	waitingCount int       // publish requests among them
@@ -243,7 +238,6 @@ func newRegistry(firstID uint64, now time.Time, newStreamID func() string, event
 		encoders:    map[uint64]*encoder{},
 		moving:      map[*encoder]struct{}{},
 		channels:    map[string]*publication{},
-		closing:     map[string]*stream{},
 		killed:      map[*publication]time.Time{},
 		losses:      map[*publication][]time.Time{},
 	}
@@ -256,6 +250,7 @@ func (r *registry) joinServer(s *server, now time.Time) {
 	r.lastID++
 	s.id = r.lastID
 	s.since = now
+	s.publications = map[*publication]struct{}{}
 	r.servers[s.id] = s
 }
 
@@ -264,7 +259,7 @@ func (r *registry) joinEncoder(peer encoderPeer, capacity int, now time.Time) (*
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.lastID++
-	e := &encoder{id: r.lastID, peer: peer, capacity: capacity, since: now}
+	e := &encoder{id: r.lastID, peer: peer, capacity: capacity, since: now, streams: map[string]*stream{}}
 	r.encoders[e.id] = e
 	r.slots.add(capacity)
 	r.settleLocked(now)
@@ -295,7 +290,7 @@ func (r *registry) leaveServer(s *server, now time.Time) []notice {
 	s.gone = true
 	delete(r.servers, s.id)
 	r.forgetRequestsLocked(s)
-	for p := range s.publications.all {
+	for p := range s.publications {
 		r.endLocked(p)
 	}
 	r.settleLocked(now)
@@ -313,7 +308,7 @@ func (r *registry) leaveEncoder(e *encoder, now time.Time) []notice {
 	delete(r.encoders, e.id)
 	delete(r.moving, e)
 	r.slots.remove(e.capacity)
-	for st := range e.streams.all {
+	for _, st := range e.streams {
 		r.closeLocked(st, now)
 		if !st.closing {
 			r.lostLocked(st, true, errEncoderGone, now)
