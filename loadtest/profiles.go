@@ -41,7 +41,7 @@ func (o *options) holdInBackground(ctx context.Context, r *rig, places []life) e
 		return nil
 	}
 	o.progress.now("bringing streams to life", r.status)
-	return r.hold(ctx, places, 256, func(i int) *peer { return r.servers[i%len(r.servers)] }, patience)
+	return r.hold(ctx, places, o.concurrency, func(i int) *peer { return r.servers[i%len(r.servers)] }, patience)
 }
 
 func (o *options) warmUp(ctx context.Context, r *rig, places []life) {
