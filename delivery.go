@@ -41,7 +41,7 @@ type delivery struct {
 	mu sync.Mutex
 	// guarded by mu
 	ctx            context.Context   // nil before run
-	queues         map[uint64]*queue // those with events that are undelivered, or of which the writer does not know yet that they are
+	queues         map[uint64]*queue // those with events that are undelivered, or delivered and unknown to the writer
 	fresh          queueList         // their event at head was not tried yet
 	due            queueList         // it was, and may be tried again now
 	waiting        queueHeap         // it was, and has to wait
@@ -88,7 +88,7 @@ func (d *delivery) committed(events []event) {
 			q = newQueue(ev.queue, ev.position)
 			d.queues[ev.queue] = q
 		}
-		q.end++
+		q.end = ev.position + 1
 		if q.end-q.head > 1 {
 			continue
 		}
@@ -391,14 +391,4 @@ func (d *delivery) report(news healthNews, ev event, status int, err error) {
 	case streamWorks:
 		log.Info("the events of a stream are taken again", "channel", ev.channel, "stream", ev.streamID)
 	}
-}
-
-func resultName(delivered bool, err error) string {
-	switch {
-	case delivered:
-		return "delivered"
-	case err != nil:
-		return "unanswered"
-	}
-	return "refused"
 }

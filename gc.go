@@ -1,6 +1,6 @@
 package main
 
-// How much memory is spent to save collections. With 100,000 live streams a collection marks about 60 MiB: under load,
+// How much memory is spent to save collections. With 100,000 live streams a collection marks some 50 MiB: under load,
 // with little headroom, a third of the processor time went there. So a busy daemon collects rarely, and a quiet one gives
 // the memory back. The figures are in docs/performance.md. An operator's GOGC has the word.
 

@@ -5,6 +5,7 @@ package main
 
 import (
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -160,7 +161,7 @@ func (r *registry) announce(e *encoder, available event) ([]notice, bool) {
 	if next := st.pub.successor; next != nil && st == st.pub.current && st.lastSeq == 0 && next.lastSeq == 0 {
 		next.previous = st.id
 	}
-	st.announced = st.announced.with(available.streamType, available.resolution)
+	st.rememberLocked(announcement{available.streamType, available.resolution})
 	r.appendEventLocked(st, available)
 	if st == st.pub.successor && available.streamType == "HLS-LIVE" {
 		r.handOverLocked(st.pub)
@@ -177,25 +178,11 @@ func (r *registry) appendEventLocked(st *stream, ev event) {
 	r.events.append(ev)
 }
 
-// backwards goes from the last output to the first.
-func (o outputs) backwards(yield func(output) bool) {
-	for o != (outputs{}) {
-		last := o.last.Value()
-		if !yield(last) {
-			return
-		}
-		o = last.before
+// rememberLocked keeps each kind of output once, for those who look at the stream.
+func (st *stream) rememberLocked(a announcement) {
+	if h := unique.Make(a); len(st.announced) < maxAnnounced && !slices.Contains(st.announced, h) {
+		st.announced = append(st.announced, h)
 	}
-}
-
-func (o outputs) with(streamType, resolution string) outputs {
-	n := 0
-	for known := range o.backwards {
-		if n++; n == maxAnnounced || known.streamType == streamType && known.resolution == resolution {
-			return o
-		}
-	}
-	return outputs{unique.Make(output{streamType, resolution, o})}
 }
 
 // finish is STREAM-CLOSED: the stream is closed, its slot free. If the encoder ended a live stream by itself, the

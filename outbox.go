@@ -2,7 +2,7 @@
 //
 // Two buckets: "events" holds the undelivered events under (queue number, position), "queues" one record per queue with
 // the range of positions in use and the queue's announced streams (a stream-available was recorded, its stream-closed
-// was not), each with the sequence number of its last event. Queues are numbered in order of creation, so new keys stay
+// was not), each with the sequence number of its last event. Queues are numbered as their publications begin, so new keys stay
 // near the right edge of both trees, and a start reads the queue records only. A record goes when nothing of its queue
 // waits and no stream of it is announced.
 //
@@ -126,7 +126,7 @@ func syncDirectory(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// load calls each with every queue record, in order of creation.
+// load calls each with every queue record, in the order of their numbers.
 func (o *outbox) load(each func(number uint64, record queueRecord)) error {
 	return o.db.View(func(tx *bbolt.Tx) error {
 		defer o.release(tx)
@@ -196,7 +196,7 @@ func putEvent(queues, events *bbolt.Bucket, ev *event) error {
 	if err := events.Put(eventKey(ev.queue, ev.position), encodeEvent(ev)); err != nil {
 		return err
 	}
-	return queues.Put(queueKey(ev.queue), record.encode())
+	return queues.Put(queueKey(ev.queue), record.encode(ev.queue))
 }
 
 // removeDelivered returns how many events it removed, and removes the queue when it has ended with them.
@@ -223,7 +223,7 @@ func removeDelivered(queues, events *bbolt.Bucket, mark deliveredMark) (removed 
 			record.headAt = event.at
 		}
 	}
-	return removed, queues.Put(queueKey(mark.queue), record.encode())
+	return removed, queues.Put(queueKey(mark.queue), record.encode(mark.queue))
 }
 
 // read returns one undelivered event. errUnreadable means that it can never be read.

@@ -106,11 +106,14 @@ func TestEventsAndRecordsComeBackAsTheyWere(t *testing.T) {
 	record := queueRecord{head: 3, tail: 1 << 31, headAt: ev.at, announced: []announcedStream{
 		{channel: "c", streamID: "s", previous: "r", lastSeq: 1 << 60}, {channel: "c", streamID: "t"},
 	}}
-	gotRecord, err := decodeQueueRecord(record.encode())
+	gotRecord, err := decodeQueueRecord(record.encode(7))
 	if diff := cmp.Diff(record, gotRecord, cmp.AllowUnexported(queueRecord{}, announcedStream{})); diff != "" || err != nil {
 		t.Error(err, diff)
 	}
-	named := append(appendString(nil, "HVMAFYBAIQJYKQGXRLT3L3DYOR"), record.encode()[1:]...) // as records once were
+	if string(record.encode(7)[:9]) == string(record.encode(8)[:9]) {
+		t.Error("two queues have one name, which the version before would take for one queue")
+	}
+	named := append(appendString(nil, "HVMAFYBAIQJYKQGXRLT3L3DYOR"), record.encode(7)[9:]...) // as records once were
 	gotRecord, err = decodeQueueRecord(named)
 	if diff := cmp.Diff(record, gotRecord, cmp.AllowUnexported(queueRecord{}, announcedStream{})); diff != "" || err != nil {
 		t.Error(err, diff)
@@ -119,7 +122,7 @@ func TestEventsAndRecordsComeBackAsTheyWere(t *testing.T) {
 
 func FuzzDecodingDamagedRecords(f *testing.F) {
 	record := queueRecord{head: 3, tail: 9, announced: []announcedStream{{channel: "c", streamID: "s", lastSeq: 1}}}
-	f.Add(record.encode())
+	f.Add(record.encode(7))
 	ev := availableEvent("s", 1)
 	f.Add(encodeEvent(&ev))
 	f.Fuzz(func(_ *testing.T, b []byte) {

@@ -36,9 +36,10 @@ func (r *queueRecord) note(ev *event) {
 	}
 }
 
-func (r *queueRecord) encode() []byte {
+// encode gives each queue a name of its own, which the program does not need, but its earlier versions do.
+func (r *queueRecord) encode(queue uint64) []byte {
 	b := make([]byte, 0, 160)
-	b = appendString(b, "") // was a name, when queues were found by it
+	b = appendString(b, string(queueKey(queue)))
 	b = binary.AppendUvarint(b, uint64(r.head))
 	b = binary.AppendUvarint(b, uint64(r.tail))
 	b = appendTime(b, r.headAt)
@@ -54,7 +55,7 @@ func (r *queueRecord) encode() []byte {
 
 func decodeQueueRecord(b []byte) (queueRecord, error) {
 	f := fields{rest: string(b)}
-	f.text() // was a name
+	f.text() // the name
 	r := queueRecord{head: uint32(f.number()), tail: uint32(f.number()), headAt: f.time()}
 	for n := f.number(); n > 0 && !f.broken; n-- {
 		r.announced = append(r.announced, announcedStream{channel: f.text(), streamID: f.text(), previous: f.text(), lastSeq: f.number()})

@@ -113,10 +113,10 @@ type encoder struct {
 }
 
 // publication is a publisher that is live on a channel, whatever encoders have its stream in the course of time. There may
-// be 100,000 of them and of streams: docs/performance.md says what each field costs.
+// be 100,000 of them and of streams, so what each holds is kept small.
 type publication struct {
 	// set once
-	number      uint64 // never reused, not by later processes either
+	number      uint64 // not reused while events are kept of it, by later processes either
 	channel     string
 	key         string // a secret
 	publisherID string // the first stream ID: what the streaming server knows the publisher by
@@ -149,17 +149,11 @@ type stream struct {
 	previous  string // stream ID that it took over from; fixed with its first event
 	closing   bool
 	lastSeq   uint32 // of its events; 0: nothing was announced
-	announced outputs
+	announced []unique.Handle[announcement]
 }
 
-// outputs are the kinds of output that an encoder has announced for a stream, each once: the last one, which knows those
-// before it. Streams with the same outputs share them. The zero value is none.
-type outputs struct{ last unique.Handle[output] }
-
-type output struct {
-	streamType, resolution string
-	before                 outputs
-}
+// announcement is a kind of output that an encoder has announced for a stream.
+type announcement struct{ streamType, resolution string }
 
 // limits are the registry's rules that an operator can set.
 type limits struct {

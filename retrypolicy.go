@@ -51,3 +51,14 @@ func retryAfter(value string, now time.Time) time.Duration {
 	}
 	return max(0, min(date.Sub(now), retryAfterMax))
 }
+
+// resultName is how a try ended, for the metrics.
+func resultName(delivered bool, err error) string {
+	switch {
+	case delivered:
+		return "delivered"
+	case err != nil:
+		return "unanswered"
+	}
+	return "refused"
+}

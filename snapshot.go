@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unique"
 	"unsafe"
 )
 
@@ -228,10 +229,11 @@ type streamRow struct {
 	Since        time.Time `json:"since"`     // the publisher is live
 	Announced    []string  `json:"announced"` // "HLS-LIVE 1280x720-30"
 
-	announced outputs
+	announced []unique.Handle[announcement]
 }
 
-// streamRows gives all streams to each, as liveStreams does.
+// streamRows gives all streams to each, as liveStreams does. The announcements are shared, for they are only ever
+// appended to.
 func (r *registry) streamRows(each func([]streamRow)) {
 	streams, rows := r.streamsAndWaitingRows()
 	each(rows)
@@ -253,7 +255,7 @@ func (r *registry) streamsAndWaitingRows() ([]*stream, []streamRow) {
 	var rows []streamRow
 	for el := r.waiting.Front(); el != nil; el = el.Next() {
 		if p := el.Value.(*waiter).pub; p != nil {
-			rows = append(rows, streamRow{p.channel, p.id, "waiting", p.server.id, 0, time.Unix(0, p.since), nil, outputs{}})
+			rows = append(rows, streamRow{p.channel, p.id, "waiting", p.server.id, 0, time.Unix(0, p.since), nil, nil})
 		}
 	}
 	return streams, rows
@@ -263,6 +265,9 @@ func (r *registry) appendRows(rows []streamRow, streams []*stream) []streamRow {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, st := range streams {
+		if !st.closing && st != st.pub.current && st != st.pub.successor {
+			continue // closed since it was found
+		}
 		row := streamRow{st.pub.channel, st.id, "live", st.pub.server.id, st.encoder.id, time.Unix(0, st.pub.since), nil, st.announced}
 		switch {
 		case st.closing:
@@ -288,9 +293,9 @@ func isNumber(text string, n uint64) bool {
 
 // describeAnnounced fills in Announced, which is left out while rows are searched and sorted.
 func (row *streamRow) describeAnnounced() {
-	row.Announced = []string{}
-	for o := range row.announced.backwards {
-		row.Announced = append(row.Announced, o.streamType+" "+o.resolution)
+	row.Announced = make([]string, len(row.announced))
+	for i, h := range row.announced {
+		a := h.Value()
+		row.Announced[i] = a.streamType + " " + a.resolution
 	}
-	slices.Reverse(row.Announced)
 }
