@@ -310,7 +310,7 @@ func TestDrainNeedsASessionOfTheReport(t *testing.T) {
 		{400, []string{"x-session-id", "-1"}},
 		{400, []string{"x-session-id", "+1"}},
 		{400, []string{"x-session-id", "1.0"}},
-		{400, []string{"x-session-id", fmt.Sprintf("%x", id)}},
+		{400, []string{"x-session-id", fmt.Sprintf("%#x", id)}},
 		{400, []string{"x-session-id", "*"}},
 		{400, []string{"x-session-id", ""}},
 		{400, []string{"x-session-id", fmt.Sprint(id), "x-session-id", fmt.Sprint(id)}},
