@@ -39,7 +39,7 @@ func mutations() []mutation {
 		},
 		{
 			"order", "lives.go",
-			"p.server.peer.accept(w.requestID, p.channel, p.publisherID)", "go p.server.peer.accept(w.requestID, p.channel, p.publisherID)",
+			"p.server.peer.accept(w.request.id, p.channel, p.publisherID)", "go p.server.peer.accept(w.request.id, p.channel, p.publisherID)",
 			"TestStreamEndsOnlyAfterItsPublisherIsAccepted", "a STREAM-KILL overtakes the PUBLISH-ACCEPT before it",
 		},
 		{
