@@ -143,7 +143,7 @@ func TestManyWhoAvoidAnEncoderCostLittle(t *testing.T) {
 	began := time.Now()
 	for i := range publishers {
 		id := fmt.Sprint("s", i+1)
-		channel := e.streams[id].pub.channel
+		channel := fmt.Sprint("c", i)
 		r.announce(e, event{channel: channel, streamID: id, streamType: "HLS-LIVE", resolution: "1x1", at: now})
 		r.finish(e, channel, id, now)
 	}

@@ -35,7 +35,7 @@ func checkEmpty(t testing.TB, r *registry) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	left := fmt.Sprint("servers ", len(r.servers), " encoders ", len(r.encoders), " moving ", len(r.moving), " channels ", len(r.channels),
-		" closing ", r.closing, " slots ", r.slots, " waiting ", r.waiting.Len(), " requests ", r.waitingCount, " killed ", len(r.killed), " losses ", len(r.losses), " notices ", len(r.notices))
+		" closing ", len(r.closing), " slots ", r.slots, " waiting ", r.waiting.Len(), " requests ", r.waitingCount, " killed ", len(r.killed), " losses ", len(r.losses), " notices ", len(r.notices))
 	if want := "servers 0 encoders 0 moving 0 channels 0 closing 0 slots {0 0 0} waiting 0 requests 0 killed 0 losses 0 notices 0"; left != want {
 		t.Fatalf("left in the registry: %s", left)
 	}
@@ -62,8 +62,8 @@ func (c *invariantCheck) encoders() {
 		} else {
 			slots.capacity += e.capacity
 		}
-		for id, st := range e.streams {
-			c.hold(st.encoder == e && st.id == id, "stream %s of encoder %d is with encoder %d as %s", st.id, st.encoder.id, e.id, id)
+		for i, st := range e.streams {
+			c.hold(st.encoder == e && int(*st.place()) == i, "stream %s is at %d with encoder %d, thinks itself at %d with encoder %d", st.id, i, e.id, *st.place(), st.encoder.id)
 		}
 		c.hold(e.id <= c.r.lastID, "encoder %d is above the last identity %d", e.id, c.r.lastID)
 	}
@@ -78,8 +78,9 @@ func (c *invariantCheck) servers() {
 	for id, s := range c.r.servers {
 		c.hold(s.id == id && !s.gone, "server %d is in the map as %d, gone %v", s.id, id, s.gone)
 		publications += len(s.publications)
-		for p := range s.publications {
+		for i, p := range s.publications {
 			c.hold(p.server == s && c.r.channels[p.channel] == p, "publication %s is in the set of server %d, but is not its live one", p.publisherID, s.id)
+			c.hold(int(*p.place()) == i, "publication %s is at %d with its server, thinks itself at %d", p.publisherID, i, *p.place())
 		}
 	}
 	c.hold(publications == len(c.r.channels), "servers have %d publications, there are %d channels", publications, len(c.r.channels))
@@ -93,11 +94,12 @@ func (c *invariantCheck) streams() {
 		p := st.pub
 		served := c.r.channels[p.channel] == p && (p.current == st || p.successor == st)
 		c.hold(served != st.closing, "stream %s: closing %v, serves a live publication %v", st.id, st.closing, served)
+		c.hold(st.closing == (c.r.closing[st.id] == st), "stream %s: closing %v, found among those that are %v", st.id, st.closing, !st.closing)
 		if st.closing {
 			closing++
 		}
 	}
-	c.hold(c.r.closing == closing, "closing are counted as %d, are %d", c.r.closing, closing)
+	c.hold(len(c.r.closing) == closing, "%d are found as closing, %d are", len(c.r.closing), closing)
 }
 
 func (c *invariantCheck) allStreams() iter.Seq[*stream] {
@@ -112,16 +114,21 @@ func (c *invariantCheck) allStreams() iter.Seq[*stream] {
 	}
 }
 
+func inSet[M member](set members[M], m M) bool {
+	i := int(*m.place())
+	return i < len(set) && set[i] == m
+}
+
 // isLive tells whether a stream holds a slot of an encoder that is connected.
 func (c *invariantCheck) isLive(st *stream) bool {
-	return c.r.encoders[st.encoder.id] == st.encoder && st.encoder.streams[st.id] == st
+	return c.r.encoders[st.encoder.id] == st.encoder && inSet(st.encoder.streams, st)
 }
 
 func (c *invariantCheck) publications() {
 	moves := map[*encoder]int{}
 	for channel, p := range c.r.channels {
-		_, inSet := p.server.publications[p]
-		c.hold(p.channel == channel && !p.ended && inSet && c.r.servers[p.server.id] == p.server, "publication %s of channel %s: in the map as %s, in its server's set %v", p.publisherID, p.channel, channel, inSet)
+		listed := inSet(p.server.publications, p)
+		c.hold(p.channel == channel && !p.ended && listed && c.r.servers[p.server.id] == p.server, "publication %s of channel %s: in the map as %s, in its server's set %v", p.publisherID, p.channel, channel, listed)
 		_, killed := c.r.killed[p]
 		c.hold(killed == p.killed, "publication %s: killed %v, in the set %v", p.publisherID, p.killed, killed)
 		c.hold(p.id != "" && p.publisherID != "", "publication of channel %s has no ID", channel)

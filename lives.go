@@ -57,7 +57,7 @@ func (r *registry) publishLocked(w *waiter, e *encoder, now time.Time) {
 		since:       now.UnixNano(),
 	}
 	r.channels[p.channel] = p
-	p.server.publications[p] = struct{}{}
+	p.server.publications.add(p)
 	p.server.peer.accept(w.request.id, p.channel, p.publisherID)
 	p.current = r.startLocked(p, e, p.publisherID, now)
 	p.id = p.publisherID
@@ -67,7 +67,7 @@ func (r *registry) publishLocked(w *waiter, e *encoder, now time.Time) {
 // startLocked takes a slot of the encoder and starts an encoding on it. It is the one place where a slot is taken.
 func (r *registry) startLocked(p *publication, e *encoder, id string, now time.Time) *stream {
 	st := &stream{id: id, pub: p, encoder: e, previous: p.lastToldLocked(), started: now.Sub(r.began)}
-	e.streams[st.id] = st
+	e.streams.add(st)
 	r.slots.used++
 	settings := p.settings.Value()
 	e.peer.start(encodeJob{
@@ -118,7 +118,7 @@ func (r *registry) end(s *server, channel, streamID string, now time.Time) ([]no
 // endLocked ends a publication: the channel is free, its streams go over to closing.
 func (r *registry) endLocked(p *publication) {
 	delete(r.channels, p.channel)
-	delete(p.server.publications, p)
+	p.server.publications.remove(p)
 	delete(r.killed, p)
 	delete(r.losses, p)
 	p.ended = true
@@ -143,7 +143,7 @@ func (r *registry) killAndEndLocked(p *publication, reason error) {
 // stopLocked takes a live stream over to closing.
 func (r *registry) stopLocked(st *stream) {
 	st.closing = true
-	r.closing++
+	r.closing[st.id] = st
 	st.encoder.peer.stop(st.pub.channel, st.id)
 }
 
@@ -152,7 +152,7 @@ func (r *registry) stopLocked(st *stream) {
 func (r *registry) announce(e *encoder, available event) ([]notice, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	st := e.ownStreamLocked(available.channel, available.streamID)
+	st := r.ownStreamLocked(e, available.channel, available.streamID)
 	if st == nil {
 		return nil, false
 	}
@@ -190,7 +190,7 @@ func (st *stream) rememberLocked(a announcement) {
 func (r *registry) finish(e *encoder, channel, streamID string, now time.Time) ([]notice, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	st := e.ownStreamLocked(channel, streamID)
+	st := r.ownStreamLocked(e, channel, streamID)
 	if st == nil {
 		return nil, false
 	}
@@ -203,20 +203,36 @@ func (r *registry) finish(e *encoder, channel, streamID string, now time.Time) (
 	return r.takeNoticesLocked(), true
 }
 
-func (e *encoder) ownStreamLocked(channel, streamID string) *stream {
-	st := e.streams[streamID]
-	if st == nil || st.pub.channel != channel {
+// ownStreamLocked finds a live or closing stream of the encoder.
+func (r *registry) ownStreamLocked(e *encoder, channel, streamID string) *stream {
+	st := r.closing[streamID]
+	if p := r.channels[channel]; st == nil && p != nil {
+		st = p.liveStreamLocked(streamID)
+	}
+	if st == nil || st.encoder != e || st.pub.channel != channel {
 		return nil
 	}
 	return st
 }
 
+func (p *publication) liveStreamLocked(id string) *stream {
+	for _, st := range [...]*stream{p.current, p.successor} {
+		if st != nil && st.id == id {
+			return st
+		}
+	}
+	return nil
+}
+
+// isLiveLocked says that the stream serves a publication that is live.
+func (st *stream) isLiveLocked() bool { return st == st.pub.current || st == st.pub.successor }
+
 // closeLocked takes a stream over to closed. It is the one place where a slot becomes free.
 func (r *registry) closeLocked(st *stream, now time.Time) {
 	if st.closing {
-		r.closing--
+		delete(r.closing, st.id)
 	}
-	delete(st.encoder.streams, st.id)
+	st.encoder.streams.remove(st)
 	r.slots.used--
 	if st.lastSeq > 0 {
 		r.appendEventLocked(st, event{closed: true, at: now})

@@ -95,7 +95,7 @@ func TestAtMostFourMovesAtATime(t *testing.T) {
 		}
 		rig.available(b, next.channel, next.successor.id, "HLS-LIVE")
 	}
-	for _, st := range a.streams {
+	for _, st := range slices.Clone(a.streams) {
 		rig.closed(a, st.pub.channel, st.id)
 	}
 	if a.load() != 0 || b.load() != streams || rig.r.totals(rig.now).live != streams {
@@ -252,7 +252,7 @@ func TestRollingUpdateLosesNoPublisher(t *testing.T) {
 					rig.available(p.successor.encoder, p.channel, p.successor.id, "HLS-LIVE")
 				}
 			}
-			for _, st := range e.streams {
+			for _, st := range slices.Clone(e.streams) {
 				if st.closing {
 					rig.closed(e, st.pub.channel, st.id)
 				}

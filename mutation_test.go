@@ -70,7 +70,7 @@ func mutations() []mutation {
 		},
 		{
 			"slots", "lives.go",
-			"	st.closing = true\n", "	st.closing = true\n	delete(st.encoder.streams, st.id)\n",
+			"	st.closing = true\n", "	st.closing = true\n	st.encoder.streams.remove(st)\n",
 			"TestLifeOfAStream", "a slot is free before the encoder is done",
 		},
 		{

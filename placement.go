@@ -280,7 +280,7 @@ func (r *registry) expire(now time.Time) []notice {
 		st := r.started[0]
 		r.started[0] = nil
 		r.started = r.started[1:]
-		if st.encoder.streams[st.id] == st && !st.closing && st.lastSeq == 0 {
+		if st.isLiveLocked() && st.lastSeq == 0 {
 			r.neverStartedLocked(st)
 		}
 	}

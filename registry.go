@@ -12,6 +12,7 @@ package main
 import (
 	"container/list"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 	"unique"
@@ -93,7 +94,7 @@ type server struct {
 	// guarded by registry.mu
 	gone         bool
 	draining     bool
-	publications map[*publication]struct{}
+	publications members[*publication]
 }
 
 // encoder is a registered encoder.
@@ -105,11 +106,11 @@ type encoder struct {
 
 	// guarded by registry.mu
 	gone     bool
-	capacity int                // negative: no limit
-	streams  map[string]*stream // live and closing, by ID: each holds one slot
-	draining bool               // takes no new stream
-	failures int                // streams in a row that it failed right after their start
-	asideTil time.Time          // not chosen before, if another has a slot
+	capacity int              // negative: no limit
+	streams  members[*stream] // live and closing: each holds one slot
+	draining bool             // takes no new stream
+	failures int              // streams in a row that it failed right after their start
+	asideTil time.Time        // not chosen before, if another has a slot
 }
 
 // publication is a publisher that is live on a channel, whatever encoders have its stream in the course of time. There may
@@ -134,10 +135,13 @@ type publication struct {
 	killed      bool // by the application; since when is in registry.killed
 	failedMoves uint8
 	events      uint32 // so many were told
+	inServer    uint32 // place in server.publications
 }
 
+func (p *publication) place() *uint32 { return &p.inServer }
+
 // stream is one encoding of a publication: live until the publication or the encoder ends it, then closing until
-// the encoder is done with it. A closed stream is in no map any more.
+// the encoder is done with it. A closed stream is nowhere any more.
 type stream struct {
 	// set once
 	id      string
@@ -148,9 +152,12 @@ type stream struct {
 	// guarded by registry.mu
 	previous  string // stream ID that it took over from; fixed with its first event
 	closing   bool
+	inEncoder uint32 // place in encoder.streams
 	lastSeq   uint32 // of its events; 0: nothing was announced
 	announced []unique.Handle[announcement]
 }
+
+func (st *stream) place() *uint32 { return &st.inEncoder }
 
 // announcement is a kind of output that an encoder has announced for a stream.
 type announcement struct{ streamType, resolution string }
@@ -178,7 +185,7 @@ type registry struct {
 	encoders     map[uint64]*encoder
 	moving       map[*encoder]struct{}   // drained, and to be emptied
 	channels     map[string]*publication // the live publication of each channel
-	closing      int                     // streams
+	closing      map[string]*stream      // by ID
 	slots        slotCount
 	waiting      list.List // of *waiter, in the order of arrival
 	waitingCount int       // publish requests among them
@@ -232,6 +239,7 @@ func newRegistry(firstID uint64, now time.Time, newStreamID func() string, event
 		encoders:    map[uint64]*encoder{},
 		moving:      map[*encoder]struct{}{},
 		channels:    map[string]*publication{},
+		closing:     map[string]*stream{},
 		killed:      map[*publication]time.Time{},
 		losses:      map[*publication][]time.Time{},
 	}
@@ -244,7 +252,6 @@ func (r *registry) joinServer(s *server, now time.Time) {
 	r.lastID++
 	s.id = r.lastID
 	s.since = now
-	s.publications = map[*publication]struct{}{}
 	r.servers[s.id] = s
 }
 
@@ -253,7 +260,7 @@ func (r *registry) joinEncoder(peer encoderPeer, capacity int, now time.Time) (*
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.lastID++
-	e := &encoder{id: r.lastID, peer: peer, capacity: capacity, since: now, streams: map[string]*stream{}}
+	e := &encoder{id: r.lastID, peer: peer, capacity: capacity, since: now}
 	r.encoders[e.id] = e
 	r.slots.add(capacity)
 	r.settleLocked(now)
@@ -284,7 +291,7 @@ func (r *registry) leaveServer(s *server, now time.Time) []notice {
 	s.gone = true
 	delete(r.servers, s.id)
 	r.forgetRequestsLocked(s)
-	for p := range s.publications {
+	for _, p := range slices.Clone(s.publications) {
 		r.endLocked(p)
 	}
 	r.settleLocked(now)
@@ -302,7 +309,7 @@ func (r *registry) leaveEncoder(e *encoder, now time.Time) []notice {
 	delete(r.encoders, e.id)
 	delete(r.moving, e)
 	r.slots.remove(e.capacity)
-	for _, st := range e.streams {
+	for _, st := range slices.Clone(e.streams) {
 		r.closeLocked(st, now)
 		if !st.closing {
 			r.lostLocked(st, true, errEncoderGone, now)

@@ -198,7 +198,7 @@ func (r *registry) totals(now time.Time) totals {
 	t := totals{
 		live:            len(r.channels) - waiting,
 		waiting:         waiting,
-		closing:         r.closing,
+		closing:         len(r.closing),
 		waitingRequests: r.waitingCount,
 		slots:           r.capacityLocked(),
 		encoders:        map[string]int{},
@@ -250,7 +250,7 @@ func (r *registry) streamsAndWaitingRows() ([]*stream, []streamRow) {
 	defer r.mu.Unlock()
 	streams := make([]*stream, 0, r.slots.used)
 	for _, e := range r.encoders {
-		streams = slices.AppendSeq(streams, maps.Values(e.streams))
+		streams = append(streams, e.streams...)
 	}
 	var rows []streamRow
 	for el := r.waiting.Front(); el != nil; el = el.Next() {
@@ -265,7 +265,7 @@ func (r *registry) appendRows(rows []streamRow, streams []*stream) []streamRow {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, st := range streams {
-		if !st.closing && st != st.pub.current && st != st.pub.successor {
+		if !st.closing && !st.isLiveLocked() {
 			continue // closed since it was found
 		}
 		row := streamRow{st.pub.channel, st.id, "live", st.pub.server.id, st.encoder.id, time.Unix(0, st.pub.since), nil, st.announced}
