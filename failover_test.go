@@ -149,7 +149,7 @@ func TestThreeEncodersLostWithinAMinute(t *testing.T) {
 		rig.pass(pause)
 	}
 	on := func(rig *registryRig) *encoder {
-		if p := rig.r.channels["ch"]; p != nil {
+		if p := rig.r.channels.get("ch"); p != nil {
 			return p.current.encoder
 		}
 		return nil
@@ -242,8 +242,8 @@ func TestEncoderThatComesAndGoesHarmsNobodyWhoWasMoved(t *testing.T) {
 		rig.pass(time.Second)
 		flighty = rig.encoder("flighty", -1)
 	}
-	if steady.load() != 5 || len(rig.r.channels) != 5 {
-		t.Errorf("%d of 5 publications live, %d on the steady encoder", len(rig.r.channels), steady.load())
+	if steady.load() != 5 || rig.r.channels.len() != 5 {
+		t.Errorf("%d of 5 publications live, %d on the steady encoder", rig.r.channels.len(), steady.load())
 	}
 	for _, line := range rig.trace {
 		if strings.HasPrefix(line, "flighty start") {

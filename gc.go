@@ -13,7 +13,7 @@ import (
 
 const (
 	busyAllocation = 8 << 20 // bytes a second
-	quietAfter     = 3       // seconds below that
+	quietAfter     = 5       // seconds below that
 
 	// By how much the heap may grow between two collections, within bounds.
 	busyHeadroom  = 256 << 20

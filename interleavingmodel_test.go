@@ -269,14 +269,14 @@ func (m *clusterModel) done(notices []notice) {
 	checkInvariants(m.t, m.r)
 	m.checkNotices(notices)
 	for channel, p := range m.live {
-		if m.r.channels[channel] == nil {
+		if m.r.channels.get(channel) == nil {
 			m.hold(m.killIsOver(p), "channel %s is not live any more and nobody was told", channel)
 			m.publicationEnds(p)
 			continue
 		}
 		m.checkPublication(p)
 	}
-	m.hold(len(m.live) == len(m.r.channels), "%d channels are live, peers know of %d", len(m.r.channels), len(m.live))
+	m.hold(len(m.live) == m.r.channels.len(), "%d channels are live, peers know of %d", m.r.channels.len(), len(m.live))
 	if m.rules.encoderWait == 0 || m.stopping {
 		m.hold(len(m.requests) == 0, "%d requests are not answered", len(m.requests))
 	}
@@ -295,7 +295,7 @@ func (m *clusterModel) checkNotices(notices []notice) {
 			k.noted = true
 		}
 	}
-	m.hold(m.begun-m.ended == len(m.r.channels), "%d publications have begun, %d ended, %d are live", m.begun, m.ended, len(m.r.channels))
+	m.hold(m.begun-m.ended == m.r.channels.len(), "%d publications have begun, %d ended, %d are live", m.begun, m.ended, m.r.channels.len())
 }
 
 func (m *clusterModel) checkPublication(p *modelPublication) {

@@ -34,7 +34,7 @@ func checkEmpty(t testing.TB, r *registry) {
 	checkInvariants(t, r)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	left := fmt.Sprint("servers ", len(r.servers), " encoders ", len(r.encoders), " moving ", len(r.moving), " channels ", len(r.channels),
+	left := fmt.Sprint("servers ", len(r.servers), " encoders ", len(r.encoders), " moving ", len(r.moving), " channels ", r.channels.len(),
 		" closing ", len(r.closing), " slots ", r.slots, " waiting ", r.waiting.Len(), " requests ", r.waitingCount, " killed ", len(r.killed), " losses ", len(r.losses), " notices ", len(r.notices))
 	if want := "servers 0 encoders 0 moving 0 channels 0 closing 0 slots {0 0 0} waiting 0 requests 0 killed 0 losses 0 notices 0"; left != want {
 		t.Fatalf("left in the registry: %s", left)
@@ -79,11 +79,11 @@ func (c *invariantCheck) servers() {
 		c.hold(s.id == id && !s.gone, "server %d is in the map as %d, gone %v", s.id, id, s.gone)
 		publications += len(s.publications)
 		for i, p := range s.publications {
-			c.hold(p.server == s && c.r.channels[p.channel] == p, "publication %s is in the set of server %d, but is not its live one", p.publisherID, s.id)
+			c.hold(p.server == s && c.r.channels.get(p.channel) == p, "publication %s is in the set of server %d, but is not its live one", p.publisherID, s.id)
 			c.hold(int(*p.place()) == i, "publication %s is at %d with its server, thinks itself at %d", p.publisherID, i, *p.place())
 		}
 	}
-	c.hold(publications == len(c.r.channels), "servers have %d publications, there are %d channels", publications, len(c.r.channels))
+	c.hold(publications == c.r.channels.len(), "servers have %d publications, there are %d channels", publications, c.r.channels.len())
 }
 
 func (c *invariantCheck) streams() {
@@ -92,7 +92,7 @@ func (c *invariantCheck) streams() {
 		c.hold(!ids[st.id], "stream %s is there twice", st.id)
 		ids[st.id] = true
 		p := st.pub
-		served := c.r.channels[p.channel] == p && (p.current == st || p.successor == st)
+		served := c.r.channels.get(p.channel) == p && (p.current == st || p.successor == st)
 		c.hold(served != st.closing, "stream %s: closing %v, serves a live publication %v", st.id, st.closing, served)
 		c.hold(st.closing == (c.r.closing[st.id] == st), "stream %s: closing %v, found among those that are %v", st.id, st.closing, !st.closing)
 		if st.closing {
@@ -114,6 +114,16 @@ func (c *invariantCheck) allStreams() iter.Seq[*stream] {
 	}
 }
 
+func livePublications(r *registry) iter.Seq[*publication] {
+	return func(yield func(*publication) bool) {
+		for _, p := range r.channels.slots {
+			if p != nil && !yield(p) {
+				return
+			}
+		}
+	}
+}
+
 func inSet[M member](set members[M], m M) bool {
 	i := int(*m.place())
 	return i < len(set) && set[i] == m
@@ -126,9 +136,10 @@ func (c *invariantCheck) isLive(st *stream) bool {
 
 func (c *invariantCheck) publications() {
 	moves := map[*encoder]int{}
-	for channel, p := range c.r.channels {
+	for p := range livePublications(c.r) {
+		channel := p.channel
 		listed := inSet(p.server.publications, p)
-		c.hold(p.channel == channel && !p.ended && listed && c.r.servers[p.server.id] == p.server, "publication %s of channel %s: in the map as %s, in its server's set %v", p.publisherID, p.channel, channel, listed)
+		c.hold(c.r.channels.get(channel) == p && listed && c.r.servers[p.server.id] == p.server, "publication %s of channel %s: found there %v, in its server's set %v", p.publisherID, channel, c.r.channels.get(channel) == p, listed)
 		_, killed := c.r.killed[p]
 		c.hold(killed == p.killed, "publication %s: killed %v, in the set %v", p.publisherID, p.killed, killed)
 		c.hold(p.id != "" && p.publisherID != "", "publication of channel %s has no ID", channel)
@@ -149,10 +160,10 @@ func (c *invariantCheck) publications() {
 		c.hold(n <= movesAtOnce, "encoder %d has %d moves under way", e.id, n)
 	}
 	for p := range c.r.killed {
-		c.hold(c.r.channels[p.channel] == p, "killed publication %s is not live", p.publisherID)
+		c.hold(c.r.channels.get(p.channel) == p, "killed publication %s is not live", p.publisherID)
 	}
 	for p := range c.r.losses {
-		c.hold(c.r.channels[p.channel] == p, "publication %s, which lost an encoder, is not live", p.publisherID)
+		c.hold(c.r.channels.get(p.channel) == p, "publication %s, which lost an encoder, is not live", p.publisherID)
 	}
 }
 
@@ -161,7 +172,7 @@ func (c *invariantCheck) waiting() {
 	for el := c.r.waiting.Front(); el != nil; el = el.Next() {
 		w := el.Value.(*waiter)
 		if w.pub != nil {
-			c.hold(w.pub.waiting == el && c.r.channels[w.pub.channel] == w.pub, "publication %s waits, but is not live or does not know it", w.pub.publisherID)
+			c.hold(w.pub.waiting == el && c.r.channels.get(w.pub.channel) == w.pub, "publication %s waits, but is not live or does not know it", w.pub.publisherID)
 		} else {
 			requests++
 			c.hold(c.r.servers[w.server.id] == w.server, "a request of server %d waits, which is gone", w.server.id)
@@ -175,7 +186,7 @@ func (c *invariantCheck) waiting() {
 
 // wouldServe returns an encoder that could take on who waits now, nil if there is none.
 func (c *invariantCheck) wouldServe(w *waiter) *encoder {
-	if c.r.stopping || w.pub == nil && (w.server.draining || c.r.channels[w.request.channel] != nil) {
+	if c.r.stopping || w.pub == nil && (w.server.draining || c.r.channels.get(w.request.channel) != nil) {
 		return nil
 	}
 	for _, e := range c.r.encoders {

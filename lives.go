@@ -19,7 +19,7 @@ const maxAnnounced = 32
 func (r *registry) channelIsLive(channel string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.channels[channel] != nil
+	return r.channels.get(channel) != nil
 }
 
 // claim makes a channel live: it takes the channel and an encoder's slot, accepts the request and starts the
@@ -56,7 +56,7 @@ func (r *registry) publishLocked(w *waiter, e *encoder, now time.Time) {
 		settings:    unique.Make(w.request.settings),
 		since:       now.UnixNano(),
 	}
-	r.channels[p.channel] = p
+	r.channels.add(p)
 	p.server.publications.add(p)
 	p.server.peer.accept(w.request.id, p.channel, p.publisherID)
 	p.current = r.startLocked(p, e, p.publisherID, now)
@@ -106,7 +106,7 @@ func (s *server) sourceURI(channel, key string) string {
 func (r *registry) end(s *server, channel, streamID string, now time.Time) ([]notice, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	p := r.channels[channel]
+	p := r.channels.get(channel)
 	if p == nil || p.publisherID != streamID || p.server != s {
 		return nil, false
 	}
@@ -117,11 +117,10 @@ func (r *registry) end(s *server, channel, streamID string, now time.Time) ([]no
 
 // endLocked ends a publication: the channel is free, its streams go over to closing.
 func (r *registry) endLocked(p *publication) {
-	delete(r.channels, p.channel)
+	r.channels.remove(p)
 	p.server.publications.remove(p)
 	delete(r.killed, p)
 	delete(r.losses, p)
-	p.ended = true
 	r.stopWaitingLocked(p)
 	if p.current != nil {
 		r.stopLocked(p.current)
@@ -206,7 +205,7 @@ func (r *registry) finish(e *encoder, channel, streamID string, now time.Time) (
 // ownStreamLocked finds a live or closing stream of the encoder.
 func (r *registry) ownStreamLocked(e *encoder, channel, streamID string) *stream {
 	st := r.closing[streamID]
-	if p := r.channels[channel]; st == nil && p != nil {
+	if p := r.channels.get(channel); st == nil && p != nil {
 		st = p.liveStreamLocked(streamID)
 	}
 	if st == nil || st.encoder != e || st.pub.channel != channel {
@@ -245,7 +244,7 @@ func (r *registry) closeLocked(st *stream, now time.Time) {
 func (r *registry) kill(channel, streamID string, now time.Time) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	p := r.channels[channel]
+	p := r.channels.get(channel)
 	if p == nil || !p.isKnownByLocked(streamID) {
 		return false
 	}

@@ -85,7 +85,7 @@ func TestAtMostFourMovesAtATime(t *testing.T) {
 	for moved := range streams {
 		underWay := 0
 		var next *publication
-		for _, p := range rig.r.channels {
+		for p := range livePublications(rig.r) {
 			if p.successor != nil {
 				underWay, next = underWay+1, p
 			}
@@ -162,7 +162,7 @@ func TestBothEncodersOfAMoveDie(t *testing.T) {
 	rig.expect("c start ch id3")
 	rig.loseEncoder(a)
 	rig.encoder("d", 1)
-	rig.loseEncoder(rig.r.channels["ch"].current.encoder)
+	rig.loseEncoder(rig.r.channels.get("ch").current.encoder)
 	rig.expect("event id1 2 closed", "d start ch id4")
 }
 
@@ -198,7 +198,7 @@ func TestUndrainInTheMiddleOfAMove(t *testing.T) {
 	rig.drain(a.id, false)
 	rig.resize(b, 2)
 	rig.drain(a.id, true)
-	id := rig.r.channels["ch"].successor.id
+	id := rig.r.channels.get("ch").successor.id
 	rig.undrain(a.id)
 	rig.forget()
 	rig.available(b, "ch", id, "HLS-LIVE") // what is under way is finished
@@ -242,12 +242,12 @@ func TestRollingUpdateLosesNoPublisher(t *testing.T) {
 	for i := range 12 {
 		channel := fmt.Sprint("c", i)
 		id := rig.publish(s, channel)
-		rig.available(rig.r.channels[channel].current.encoder, channel, id, "HLS-LIVE")
+		rig.available(rig.r.channels.get(channel).current.encoder, channel, id, "HLS-LIVE")
 	}
 	for i, e := range fleet {
 		rig.drain(e.id, true)
 		for e.load() > 0 {
-			for _, p := range rig.r.channels {
+			for p := range livePublications(rig.r) {
 				if p.successor != nil {
 					rig.available(p.successor.encoder, p.channel, p.successor.id, "HLS-LIVE")
 				}

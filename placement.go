@@ -122,7 +122,7 @@ func (r *registry) grantLocked(w *waiter, now time.Time) error {
 		switch {
 		case w.server.draining:
 			return errDraining
-		case r.channels[w.request.channel] != nil:
+		case r.channels.get(w.request.channel) != nil:
 			return errChannelBusy
 		}
 	}

@@ -131,8 +131,7 @@ type publication struct {
 	successor   *stream       // has been started to take over from current and has announced no HLS-LIVE yet
 	waiting     *list.Element // in registry.waiting, or nil
 	proven      bool          // an encoder has announced something of it
-	ended       bool
-	killed      bool // by the application; since when is in registry.killed
+	killed      bool          // by the application; since when is in registry.killed
 	failedMoves uint8
 	events      uint32 // so many were told
 	inServer    uint32 // place in server.publications
@@ -183,9 +182,9 @@ type registry struct {
 	lastNumber   uint64 // of publications
 	servers      map[uint64]*server
 	encoders     map[uint64]*encoder
-	moving       map[*encoder]struct{}   // drained, and to be emptied
-	channels     map[string]*publication // the live publication of each channel
-	closing      map[string]*stream      // by ID
+	moving       map[*encoder]struct{} // drained, and to be emptied
+	channels     channelIndex          // the live publication of each channel
+	closing      map[string]*stream    // by ID
 	slots        slotCount
 	waiting      list.List // of *waiter, in the order of arrival
 	waitingCount int       // publish requests among them
@@ -238,7 +237,7 @@ func newRegistry(firstID uint64, now time.Time, newStreamID func() string, event
 		servers:     map[uint64]*server{},
 		encoders:    map[uint64]*encoder{},
 		moving:      map[*encoder]struct{}{},
-		channels:    map[string]*publication{},
+		channels:    newChannelIndex(seededHash()),
 		closing:     map[string]*stream{},
 		killed:      map[*publication]time.Time{},
 		losses:      map[*publication][]time.Time{},

@@ -392,7 +392,7 @@ func TestStreamsThatStayAreSeenOnceWhileOthersComeAndGo(t *testing.T) {
 			if others%3 > 0 { // more and more of them
 				continue
 			}
-			p := r.channels[channel]
+			p := r.channels.get(channel)
 			r.end(s, channel, p.publisherID, now)
 			for _, e := range r.encoders {
 				r.finish(e, channel, p.publisherID, now)

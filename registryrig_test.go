@@ -163,7 +163,7 @@ func (rig *registryRig) publish(s *server, channel string) string {
 	if err := rig.claim(s, channel); err != nil {
 		rig.t.Fatalf("claim of %s: %v", channel, err)
 	}
-	p := rig.r.channels[channel]
+	p := rig.r.channels.get(channel)
 	if p == nil {
 		rig.t.Fatalf("%s is not live", channel)
 	}

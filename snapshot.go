@@ -4,14 +4,12 @@ package main
 // only; sorting and encoding are the caller's.
 
 import (
-	"cmp"
 	"maps"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 	"unique"
-	"unsafe"
 )
 
 // capacityReport is the answer to GET /commands/capacity; capacity -1 means no limit.
@@ -119,36 +117,22 @@ const rowsAtOnce = 1000
 // some moment of the call. The rows of a part are each's only until it returns.
 func (r *registry) liveStreams(each func([]streamReport)) {
 	rows := make([]streamReport, 0, rowsAtOnce)
-	for part := range slices.Chunk(sortByAddress(r.livePublications()), rowsAtOnce) {
-		rows = r.appendStreamReports(rows[:0], part)
+	for from, more := 0, true; more; from += rowsAtOnce {
+		rows, more = r.appendStreamReports(rows[:0], from)
 		each(rows)
 	}
 }
 
-func (r *registry) livePublications() []*publication {
+func (r *registry) appendStreamReports(rows []streamReport, from int) (_ []streamReport, more bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return slices.AppendSeq(make([]*publication, 0, len(r.channels)), maps.Values(r.channels))
-}
-
-func (r *registry) appendStreamReports(rows []streamReport, publications []*publication) []streamReport {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	publications, more := r.channels.part(from, rowsAtOnce)
 	for _, p := range publications {
-		if !p.ended {
+		if p != nil {
 			rows = append(rows, streamReport{p.channel, p.id, p.server.id, p.encoderIDLocked()})
 		}
 	}
-	return rows
-}
-
-// sortByAddress puts what came from a map into an order in which most of it, and of what it points to, lies side by side.
-// At random each of 100,000 looks would wait for memory, and nothing else costs a report as much: docs/performance.md.
-func sortByAddress[T any](list []*T) []*T {
-	slices.SortFunc(list, func(a, b *T) int {
-		return cmp.Compare(uintptr(unsafe.Pointer(a)), uintptr(unsafe.Pointer(b)))
-	})
-	return list
+	return rows, more
 }
 
 func (p *publication) encoderIDLocked() uint64 {
@@ -196,7 +180,7 @@ func (r *registry) totals(now time.Time) totals {
 	defer r.mu.Unlock()
 	waiting := r.waiting.Len() - r.waitingCount
 	t := totals{
-		live:            len(r.channels) - waiting,
+		live:            r.channels.len() - waiting,
 		waiting:         waiting,
 		closing:         len(r.closing),
 		waitingRequests: r.waitingCount,
@@ -232,52 +216,57 @@ type streamRow struct {
 	announced []unique.Handle[announcement]
 }
 
-// streamRows gives all streams to each, as liveStreams does. The announcements are shared, for they are only ever
-// appended to.
+// streamRows gives all streams to each, as liveStreams does; one that goes over to closing during the call may be
+// missing. The announcements are shared, for they are only ever appended to.
 func (r *registry) streamRows(each func([]streamRow)) {
-	streams, rows := r.streamsAndWaitingRows()
-	each(rows)
-	rows = make([]streamRow, 0, rowsAtOnce)
-	for part := range slices.Chunk(sortByAddress(streams), rowsAtOnce) {
-		rows = r.appendRows(rows[:0], part)
+	rows := make([]streamRow, 0, 2*rowsAtOnce)
+	for part := range slices.Chunk(r.closingStreams(), rowsAtOnce) {
+		rows = r.appendClosingRows(rows[:0], part)
+		each(rows)
+	}
+	for from, more := 0, true; more; from += rowsAtOnce {
+		rows, more = r.appendRows(rows[:0], from)
 		each(rows)
 	}
 }
 
-// streamsAndWaitingRows finds what there is to copy; the rows of publications that wait for an encoder are few.
-func (r *registry) streamsAndWaitingRows() ([]*stream, []streamRow) {
+func (r *registry) closingStreams() []*stream {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	streams := make([]*stream, 0, r.slots.used)
-	for _, e := range r.encoders {
-		streams = append(streams, e.streams...)
-	}
-	var rows []streamRow
-	for el := r.waiting.Front(); el != nil; el = el.Next() {
-		if p := el.Value.(*waiter).pub; p != nil {
-			rows = append(rows, streamRow{p.channel, p.id, "waiting", p.server.id, 0, time.Unix(0, p.since), nil, nil})
-		}
-	}
-	return streams, rows
+	return slices.Collect(maps.Values(r.closing))
 }
 
-func (r *registry) appendRows(rows []streamRow, streams []*stream) []streamRow {
+func (r *registry) appendClosingRows(rows []streamRow, streams []*stream) []streamRow {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, st := range streams {
-		if !st.closing && !st.isLiveLocked() {
-			continue // closed since it was found
-		}
-		row := streamRow{st.pub.channel, st.id, "live", st.pub.server.id, st.encoder.id, time.Unix(0, st.pub.since), nil, st.announced}
-		switch {
-		case st.closing:
-			row.State = "closing"
-		case st.pub.successor == st:
-			row.State = "starting"
-		}
-		rows = append(rows, row)
+		rows = append(rows, st.rowLocked("closing"))
 	}
 	return rows
+}
+
+func (r *registry) appendRows(rows []streamRow, from int) (_ []streamRow, more bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	publications, more := r.channels.part(from, rowsAtOnce)
+	for _, p := range publications {
+		switch {
+		case p == nil:
+			continue
+		case p.waiting != nil:
+			rows = append(rows, streamRow{p.channel, p.id, "waiting", p.server.id, 0, time.Unix(0, p.since), nil, nil})
+		case p.current != nil:
+			rows = append(rows, p.current.rowLocked("live"))
+		}
+		if p.successor != nil {
+			rows = append(rows, p.successor.rowLocked("starting"))
+		}
+	}
+	return rows, more
+}
+
+func (st *stream) rowLocked(state string) streamRow {
+	return streamRow{st.pub.channel, st.id, state, st.pub.server.id, st.encoder.id, time.Unix(0, st.pub.since), nil, st.announced}
 }
 
 // matches tells whether a search for q finds the row: by a part of its names, or by the id of its encoder or server.

@@ -1,0 +1,75 @@
+package main
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+)
+
+// With few hashes nearly all channels share theirs with others, which must cost nobody a publication.
+func TestChannelsAreFoundWhateverTheirHashes(t *testing.T) {
+	t.Parallel()
+	for _, hashes := range []uint64{1, 3, 1000} {
+		t.Run(fmt.Sprint(hashes), func(t *testing.T) {
+			t.Parallel()
+			hash := seededHash()
+			random := rand.New(rand.NewPCG(hashes, 2))
+			x := newChannelIndex(func(channel string) uint64 { return hash(channel) % hashes })
+			live := map[string]*publication{}
+			for step := range 5000 {
+				channel := fmt.Sprint("channel-", random.IntN(40))
+				if p := live[channel]; p != nil {
+					x.remove(p)
+					delete(live, channel)
+				} else {
+					p := &publication{channel: channel}
+					x.add(p)
+					live[channel] = p
+				}
+				for i := range 40 {
+					channel := fmt.Sprint("channel-", i)
+					if got := x.get(channel); got != live[channel] {
+						t.Fatalf("step %d: %s is %p, want %p", step, channel, got, live[channel])
+					}
+				}
+				if x.len() != len(live) || len(x.slots) > 40 || len(x.slots)-len(x.free) != len(live) {
+					t.Fatalf("step %d: %d channels in %d slots, %d free; want %d", step, x.len(), len(x.slots), len(x.free), len(live))
+				}
+			}
+		})
+	}
+}
+
+func TestPartsHaveEveryPublicationThatStays(t *testing.T) {
+	t.Parallel()
+	x := newChannelIndex(seededHash())
+	var stay, leave []*publication
+	for i := range 100 {
+		p := &publication{channel: fmt.Sprint(i)}
+		x.add(p)
+		if i%3 == 0 {
+			leave = append(leave, p)
+		} else {
+			stay = append(stay, p)
+		}
+	}
+	var seen []*publication
+	for from, more := 0, true; more; from += 7 {
+		var part []*publication
+		part, more = x.part(from, 7)
+		seen = append(seen, part...)
+		for range 3 {
+			if len(leave) > 0 {
+				x.remove(leave[0])
+				leave = leave[1:]
+			}
+		}
+		x.add(&publication{channel: fmt.Sprint("new-", from)})
+	}
+	for _, p := range stay {
+		if first := slices.Index(seen, p); first < 0 || slices.Contains(seen[first+1:], p) {
+			t.Errorf("%s is there %v, or twice", p.channel, first >= 0)
+		}
+	}
+}
