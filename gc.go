@@ -1,8 +1,9 @@
 package main
 
-// How much memory is spent to save collections. With 100,000 live streams a collection marks some 50 MiB: under load,
-// with little headroom, a third of the processor time went there. So a busy daemon collects rarely, and a quiet one gives
-// the memory back. The figures are in docs/performance.md. An operator's GOGC has the word.
+// How much memory is spent to save collections. With 100,000 live streams a collection marks some 40 MiB: under load,
+// with little headroom, a good part of the processor time goes there. So a busy daemon collects rarely, and a quiet one
+// gives the memory back, but not in every pause: each page that comes back from the system costs time as well. The figures
+// are in docs/performance.md. An operator's GOGC has the word.
 
 import (
 	"context"
@@ -16,7 +17,7 @@ const (
 	quietAfter     = 5       // seconds below that
 
 	// By how much the heap may grow between two collections, within bounds.
-	busyHeadroom  = 256 << 20
+	busyHeadroom  = 128 << 20
 	quietHeadroom = 32 << 20
 )
 

@@ -34,10 +34,12 @@ const (
 	versionKey   = "version"
 
 	// The file's pages count as resident memory once they were touched through bbolt's mapping, and the system maps up to
-	// 16 for one touch. In a file above this size they are given back after so many events were read or written; the next
-	// touch finds them in the page cache.
-	releaseAbove = 4 << 20
-	releaseAfter = 512
+	// 16 for one touch. In a file above releaseAbove they are given back after so many events were read or written; the next
+	// touch finds them in the page cache. In a large file that is after releaseAfter, or they would be too many.
+	releaseAbove      = 4 << 20
+	releaseAfter      = 512
+	largeFile         = 64 << 20
+	releaseAfterSmall = 16_384 // in one that is not large
 
 	// The list of free pages is written with each commit, which saves the next start a scan of all used pages. After an
 	// outage the list is long, and what it then costs each commit is more than a scan: it is left out when it has more
@@ -174,7 +176,11 @@ func (o *outbox) commit(g group) error {
 
 // touch counts records read or written, and gives memory back when there were many.
 func (o *outbox) touch(tx *bbolt.Tx, records int) {
-	if o.touched.Add(int64(records)) >= releaseAfter {
+	after := int64(releaseAfter)
+	if tx.Size() < largeFile {
+		after = releaseAfterSmall
+	}
+	if o.touched.Add(int64(records)) >= after {
 		o.touched.Store(0)
 		o.release(tx)
 	}

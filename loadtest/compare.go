@@ -1,7 +1,8 @@
 package main
 
 // Two programs under the same load in turn. They take turns in short rounds, so that what else the machine does meets
-// both; the ratios count, since absolute times differ from machine to machine.
+// both, and neither rests long enough to give its memory back; the ratios count, since absolute times differ from machine
+// to machine.
 
 import (
 	"context"
@@ -11,7 +12,15 @@ import (
 	"time"
 )
 
-const rounds = 6
+const (
+	leastRounds  = 6
+	longestRound = 2500 * time.Millisecond
+)
+
+// roundsOf are as many as it takes for rounds to be short.
+func roundsOf(duration time.Duration) int {
+	return max(leastRounds, int((duration+longestRound-1)/longestRound))
+}
 
 // contender is one side of a comparison.
 type contender struct {
@@ -76,10 +85,11 @@ func (o *options) takeTurns(ctx context.Context, plans ...contenderPlan) (a, b *
 		}
 		o.warmUp(ctx, r, r.lives[:o.concurrency])
 	}
+	rounds := roundsOf(o.duration)
 	for round := range rounds {
 		for _, c := range sides {
 			o.progress.now(fmt.Sprintf("round %d/%d %s", round+1, rounds, c.name), c.status)
-			s := c.measure(func() { c.closedLoop(ctx, c.lives[:o.concurrency], o.duration/rounds, 0, patience) })
+			s := c.measure(func() { c.closedLoop(ctx, c.lives[:o.concurrency], o.duration/time.Duration(rounds), 0, patience) })
 			c.total.add(s)
 			c.rounds = append(c.rounds, s)
 			if err := rest(ctx, 100*time.Millisecond); err != nil { // what follows from the last life is not the other's

@@ -9,8 +9,9 @@ import (
 	"time"
 )
 
-// After many were made, the coordinator rests before its memory is looked at.
-const restBeforeMemory = 5 * time.Second
+// After many were made, the coordinator rests before its memory is looked at: it gives back what it had taken for the
+// load when that has been over for 5 s.
+const restBeforeMemory = 10 * time.Second
 
 func holdMany(ctx context.Context, o *options) (_ *report, err error) {
 	connections := o.connections
