@@ -90,14 +90,14 @@ func mutations() []mutation {
 		},
 		{
 			"identity", "lives.go",
-			"	st := e.ownStreamLocked(available.channel, available.streamID)\n",
-			"	st := e.ownStreamLocked(available.channel, available.streamID)\n	for _, other := range r.encoders {\n		if st == nil {\n			st = other.ownStreamLocked(available.channel, available.streamID)\n		}\n	}\n",
+			"	st := r.ownStreamLocked(e, available.channel, available.streamID)\n",
+			"	st := r.ownStreamLocked(e, available.channel, available.streamID)\n	for _, other := range r.encoders {\n		if st == nil {\n			st = r.ownStreamLocked(other, available.channel, available.streamID)\n		}\n	}\n",
 			"TestForeignMessagesChangeNothing", "an encoder announces another one's stream",
 		},
 		{
 			"identity", "lives.go",
-			"	st := e.ownStreamLocked(channel, streamID)\n",
-			"	st := e.ownStreamLocked(channel, streamID)\n	for _, other := range r.encoders {\n		if st == nil {\n			st = other.ownStreamLocked(channel, streamID)\n		}\n	}\n",
+			"	st := r.ownStreamLocked(e, channel, streamID)\n",
+			"	st := r.ownStreamLocked(e, channel, streamID)\n	for _, other := range r.encoders {\n		if st == nil {\n			st = r.ownStreamLocked(other, channel, streamID)\n		}\n	}\n",
 			"TestForeignMessagesChangeNothing", "an encoder closes another one's stream",
 		},
 		{
