@@ -6,6 +6,7 @@ package main
 // so that a second encoder can't decode it. Part of the registry, under its rules.
 
 import (
+	"math/rand/v2"
 	"slices"
 	"time"
 )
@@ -102,7 +103,9 @@ func (r *registry) moveSomeLocked(e *encoder, now time.Time) {
 			underWay++
 		}
 	}
-	for _, st := range e.streams {
+	start := rand.IntN(max(len(e.streams), 1)) // so that streams that can't be moved do not hold up those behind them
+	for i := range e.streams {
+		st := e.streams[(start+i)%len(e.streams)]
 		p := st.pub
 		if underWay >= movesAtOnce {
 			return

@@ -16,9 +16,12 @@ func (s *members[M]) add(m M) {
 	*s = append(*s, m)
 }
 
-// remove takes out an item of the set; the last one moves to its place.
+// remove takes out an item, if it is in the set; the last one moves to its place.
 func (s *members[M]) remove(m M) {
 	end := len(*s) - 1
+	if int(*m.place()) > end || (*s)[*m.place()] != m {
+		return
+	}
 	last := (*s)[end]
 	*last.place() = *m.place()
 	(*s)[*m.place()] = last

@@ -359,3 +359,57 @@ func TestMovedStreamNamesThePredecessorThatTheApplicationHasHeardOf(t *testing.T
 		})
 	}
 }
+
+// Streams whose successors never get going are tried again and again; those behind them must not wait for all of that.
+func TestStreamsThatCannotBeMovedDoNotHoldUpOthers(t *testing.T) {
+	t.Parallel()
+	rig := newRegistryRig(t, limits{failover: true})
+	s, a := rig.server("s", "RTMP"), rig.encoder("a", -1)
+	const stuck, streams = 20, 200
+	for i := range streams {
+		rig.publish(s, fmt.Sprint("ch", i))
+	}
+	b := rig.encoder("b", -1)
+	rig.drain(a.id, true)
+	moved := 0
+	for range 60 {
+		for p := range livePublications(rig.r) {
+			var n int
+			fmt.Sscanf(p.channel, "ch%d", &n)
+			if p.successor != nil && n >= stuck {
+				rig.available(b, p.channel, p.successor.id, "HLS-LIVE")
+				moved++
+			}
+		}
+		rig.pass(10 * time.Second)
+	}
+	if moved == 0 {
+		t.Error("no stream was moved in ten minutes")
+	}
+}
+
+func TestAChannelThatComesBackIsReportedOnce(t *testing.T) {
+	t.Parallel()
+	r := registryWith(t, 3500)
+	now := time.Now()
+	first, last := r.channels.slots[5], r.channels.slots[3000]
+	reported, once := map[string]int{}, true
+	r.liveStreams(func(part []streamReport) {
+		for _, row := range part {
+			reported[row.Channel]++
+		}
+		if once {
+			once = false
+			r.end(last.server, last.channel, last.publisherID, now)
+			r.end(first.server, first.channel, first.publisherID, now)
+			for _, channel := range []string{"other", first.channel} {
+				if _, err := r.claim(first.server, claimRequest{channel: channel, key: "k"}, now); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	})
+	if reported[first.channel] != 1 {
+		t.Errorf("%s is reported %d times", first.channel, reported[first.channel])
+	}
+}

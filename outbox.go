@@ -35,7 +35,8 @@ const (
 
 	// The file's pages count as resident memory once they were touched through bbolt's mapping, and the system maps up to
 	// 16 for one touch. In a file above releaseAbove they are given back after so many events were read or written; the next
-	// touch finds them in the page cache. In a large file that is after releaseAfter, or they would be too many.
+	// touch finds them in the page cache. In a large file that is after releaseAfter, or they would
+	// be too many; one that is not may be resident as a whole.
 	releaseAbove      = 4 << 20
 	releaseAfter      = 512
 	largeFile         = 64 << 20

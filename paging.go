@@ -2,7 +2,8 @@ package main
 
 // Lists in pages: search, sort, and a cursor that says after which row the next page begins. Nothing is kept between
 // two pages: the cursor holds the sort key and the identity of the last row, so that rows that stay are seen exactly
-// once while others come and go. Pure: rows are copies.
+// once while others come and go, but for a stream that goes over to closing while a page is made: that page may lack it.
+// Pure: rows are copies.
 
 import (
 	"cmp"

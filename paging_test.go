@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"math"
 	"net/url"
 	"strings"
 	"testing"
@@ -201,7 +202,7 @@ func BenchmarkPageOf100000(b *testing.B) {
 	b.Run("longest time under the lock", func(b *testing.B) {
 		var rows []streamRow
 		for b.Loop() {
-			rows, _ = r.appendRows(rows[:0], 0)
+			rows, _ = r.appendRows(rows[:0], 0, math.MaxUint64)
 		}
 	})
 	b.Run("copy", func(b *testing.B) {

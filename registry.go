@@ -140,7 +140,7 @@ type publication struct {
 func (p *publication) place() *uint32 { return &p.inServer }
 
 // stream is one encoding of a publication: live until the publication or the encoder ends it, then closing until
-// the encoder is done with it. A closed stream is nowhere any more.
+// the encoder is done with it. A closed stream is in no set any more.
 type stream struct {
 	// set once
 	id      string

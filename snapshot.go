@@ -117,18 +117,27 @@ const rowsAtOnce = 1000
 // some moment of the call. The rows of a part are each's only until it returns.
 func (r *registry) liveStreams(each func([]streamReport)) {
 	rows := make([]streamReport, 0, rowsAtOnce)
+	newest := r.newestPublication()
 	for from, more := 0, true; more; from += rowsAtOnce {
-		rows, more = r.appendStreamReports(rows[:0], from)
+		rows, more = r.appendStreamReports(rows[:0], from, newest)
 		each(rows)
 	}
 }
 
-func (r *registry) appendStreamReports(rows []streamReport, from int) (_ []streamReport, more bool) {
+// newestPublication is the number up to which publications are listed. Later ones are left out, or a channel that is
+// published again meanwhile would be there twice.
+func (r *registry) newestPublication() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.lastNumber
+}
+
+func (r *registry) appendStreamReports(rows []streamReport, from int, newest uint64) (_ []streamReport, more bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	publications, more := r.channels.part(from, rowsAtOnce)
 	for _, p := range publications {
-		if p != nil {
+		if p != nil && p.number <= newest {
 			rows = append(rows, streamReport{p.channel, p.id, p.server.id, p.encoderIDLocked()})
 		}
 	}
@@ -219,13 +228,13 @@ type streamRow struct {
 // streamRows gives all streams to each, as liveStreams does; one that goes over to closing during the call may be
 // missing. The announcements are shared, for they are only ever appended to.
 func (r *registry) streamRows(each func([]streamRow)) {
-	rows := make([]streamRow, 0, 2*rowsAtOnce)
+	rows, newest := make([]streamRow, 0, 2*rowsAtOnce), r.newestPublication()
 	for part := range slices.Chunk(r.closingStreams(), rowsAtOnce) {
 		rows = r.appendClosingRows(rows[:0], part)
 		each(rows)
 	}
 	for from, more := 0, true; more; from += rowsAtOnce {
-		rows, more = r.appendRows(rows[:0], from)
+		rows, more = r.appendRows(rows[:0], from, newest)
 		each(rows)
 	}
 }
@@ -233,7 +242,7 @@ func (r *registry) streamRows(each func([]streamRow)) {
 func (r *registry) closingStreams() []*stream {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return slices.Collect(maps.Values(r.closing))
+	return slices.AppendSeq(make([]*stream, 0, len(r.closing)), maps.Values(r.closing))
 }
 
 func (r *registry) appendClosingRows(rows []streamRow, streams []*stream) []streamRow {
@@ -245,13 +254,13 @@ func (r *registry) appendClosingRows(rows []streamRow, streams []*stream) []stre
 	return rows
 }
 
-func (r *registry) appendRows(rows []streamRow, from int) (_ []streamRow, more bool) {
+func (r *registry) appendRows(rows []streamRow, from int, newest uint64) (_ []streamRow, more bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	publications, more := r.channels.part(from, rowsAtOnce)
 	for _, p := range publications {
 		switch {
-		case p == nil:
+		case p == nil || p.number > newest:
 			continue
 		case p.waiting != nil:
 			rows = append(rows, streamRow{p.channel, p.id, "waiting", p.server.id, 0, time.Unix(0, p.since), nil, nil})
