@@ -94,7 +94,7 @@ func (c *invariantCheck) streams() {
 		p := st.pub
 		served := c.r.channels.get(p.channel) == p && (p.current == st || p.successor == st)
 		c.hold(served != st.closing, "stream %s: closing %v, serves a live publication %v", st.id, st.closing, served)
-		c.hold(st.closing == (c.r.closing[st.id] == st), "stream %s: closing %v, found among those that are %v", st.id, st.closing, !st.closing)
+		c.hold(st.closing == (c.r.closing[st.id] == st), "stream %s: closing %v, in the map of those that are %v", st.id, st.closing, c.r.closing[st.id] == st)
 		c.hold(c.r.ownStreamLocked(st.encoder, p.channel, st.id) == st, "stream %s is not found, closing %v", st.id, st.closing)
 		if st.closing {
 			closing++

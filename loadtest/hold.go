@@ -26,10 +26,11 @@ func holdMany(ctx context.Context, o *options) (_ *report, err error) {
 	o.warmUp(ctx, r, r.lives[:o.concurrency])
 
 	var figures []figure
-	per := func(name, reach string, n int, make func() error) error {
-		if err := rest(ctx, restBeforeMemory); err != nil {
-			return err
-		}
+	o.progress.now("resting", nil)
+	if err := rest(ctx, restBeforeMemory); err != nil {
+		return nil, err
+	}
+	per := func(name, reach string, n int, make func() error) error { // begins and ends at rest
 		before := r.under.memory()
 		o.progress.now(fmt.Sprintf("%d x %s", n, name), r.status)
 		start := time.Now()
