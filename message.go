@@ -1,7 +1,10 @@
 package main
 
-// The wire format of control messages: a method, then `Name: value` lines, ended by an empty line.
+// The wire format of control messages: a method, then `Name:value` lines, ended by an empty line.
 // Pure: no I/O and no knowledge of what the methods mean.
+//
+// Reading is lenient, because peers write `Name:value` or `Name: value`. Writing is strict: there are peers that take
+// everything behind the colon for the value, a space too.
 
 import (
 	"errors"
@@ -66,20 +69,20 @@ func (m message) get(name string) string {
 	return ""
 }
 
-// format writes the canonical form: the arguments in their order, each line ended by LF.
-// Control characters inside values are left out, so that no value can end its line.
+// format writes the canonical form: the arguments in their order, no white space around the colon, each line ended by LF.
+// Control characters inside values are left out, so that no value can end its line, and so is white space around them.
 func (m message) format() []byte {
 	size := len(m.method) + 1
 	for _, a := range m.args {
-		size += len(a.name) + len(a.value) + len(": \n")
+		size += len(a.name) + len(a.value) + len(":\n")
 	}
 	out := make([]byte, 0, size)
 	out = append(out, m.method...)
 	out = append(out, '\n')
 	for _, a := range m.args {
 		out = append(out, a.name...)
-		out = append(out, ": "...)
-		out = append(out, withoutControls(a.value)...)
+		out = append(out, ':')
+		out = append(out, strings.TrimSpace(withoutControls(a.value))...)
 		out = append(out, '\n')
 	}
 	return out

@@ -90,11 +90,12 @@ func TestArgumentsBeyondTheLimitAreNotKept(t *testing.T) {
 func TestMessageIsWrittenInOneForm(t *testing.T) {
 	t.Parallel()
 	for want, m := range map[string]message{
-		"HEARTBEAT\n":       {method: "HEARTBEAT"},
-		"A\nB: c\nD: \n":    {"A", []argument{{"B", "c"}, {"D", ""}}},
-		"A\nB: cDE: f\n":    {"A", []argument{{"B", "c\r\nD\x00E: f"}}},
-		"A\nB: xy z\n":      {"A", []argument{{"B", "x\x7f\u0085\x1by\t z"}}},
-		"A\nB: añ\u2028日\n": {"A", []argument{{"B", "añ\u2028日"}}},
+		"HEARTBEAT\n":      {method: "HEARTBEAT"},
+		"A\nB:c\nD:\n":     {"A", []argument{{"B", "c"}, {"D", ""}}},
+		"A\nB:cDE: f\n":    {"A", []argument{{"B", "c\r\nD\x00E: f"}}},
+		"A\nB:xy z\n":      {"A", []argument{{"B", "x\x7f\u0085\x1by\t z"}}},
+		"A\nB:x\n":         {"A", []argument{{"B", " \x01\t x\x02 "}}},
+		"A\nB:añ\u2028日\n": {"A", []argument{{"B", "añ\u2028日"}}},
 	} {
 		if got := string(m.format()); got != want {
 			t.Errorf("%q, want %q", got, want)
@@ -133,13 +134,16 @@ func FuzzWrittenValue(f *testing.F) {
 	f.Fuzz(func(t *testing.T, value string) {
 		wire := string(message{"METHOD", []argument{{"First", value}, {"Last", "z"}}}.format())
 		lines := strings.Split(wire, "\n")
-		if len(lines) != 4 || lines[0] != "METHOD" || lines[2] != "Last: z" || lines[3] != "" {
+		if len(lines) != 4 || lines[0] != "METHOD" || lines[2] != "Last:z" || lines[3] != "" {
 			t.Fatalf("%q wrote %q", value, wire)
 		}
 		if strings.ContainsFunc(lines[1], unicode.IsControl) {
 			t.Errorf("%q wrote a control character: %q", value, wire)
 		}
-		if !strings.ContainsFunc(value, unicode.IsControl) && lines[1] != "First: "+value {
+		if lines[1] != "First:"+strings.TrimSpace(lines[1][len("First:"):]) {
+			t.Errorf("%q wrote white space around the value: %q", value, wire)
+		}
+		if !strings.ContainsFunc(value, unicode.IsControl) && lines[1] != "First:"+strings.TrimSpace(value) {
 			t.Errorf("%q was changed to %q", value, lines[1])
 		}
 		if !utf8.ValidString(value) {

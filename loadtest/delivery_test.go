@@ -95,10 +95,10 @@ func TestEachFaultIsReported(t *testing.T) {
 func TestMessagesAreWrittenAndRead(t *testing.T) {
 	t.Parallel()
 	message := appendMessage(nil, "ENCODE-STOP", "Stream-Channel", "c", "Stream-ID", "i")
-	if want := "ENCODE-STOP\nStream-Channel: c\nStream-ID: i\n"; string(message) != want {
+	if want := "ENCODE-STOP\nStream-Channel:c\nStream-ID:i\n"; string(message) != want {
 		t.Fatalf("wrote %q, want %q", message, want)
 	}
-	other := []byte("ENCODE-STOP\r\nstream-id:i\r\nSTREAM-CHANNEL : x\nno colon\nStream-Channel:c\n")
+	other := []byte("ENCODE-STOP\nstream-id:i\nSTREAM-CHANNEL :x\nno colon\nStream-Channel:c\n")
 	for _, m := range [][]byte{message, other} {
 		got := fmt.Sprint(methodOf(m), " ", argumentOf(m, "Stream-Channel"), " ", argumentOf(m, "Stream-ID"), " ", argumentOf(m, "Record"))
 		if got != "ENCODE-STOP c i " {

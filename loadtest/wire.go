@@ -1,6 +1,7 @@
 package main
 
-// Control messages as peers read and write them. Pure, and without a copy where one message passes after the other.
+// Control messages as peers read and write them: values are taken as they stand. Pure, and without a copy where one message
+// passes after the other.
 
 import "bytes"
 
@@ -10,7 +11,7 @@ func appendMessage(out []byte, method string, arguments ...string) []byte {
 	out = append(out, '\n')
 	for i := 0; i < len(arguments); i += 2 {
 		out = append(out, arguments[i]...)
-		out = append(out, ": "...)
+		out = append(out, ':')
 		out = append(out, arguments[i+1]...)
 		out = append(out, '\n')
 	}
@@ -20,7 +21,7 @@ func appendMessage(out []byte, method string, arguments ...string) []byte {
 // methodOf returns the first line.
 func methodOf(message []byte) string {
 	line, _, _ := bytes.Cut(message, []byte{'\n'})
-	return string(bytes.TrimSpace(line))
+	return string(line)
 }
 
 // argumentOf returns the value of an argument, "" if it is missing.
@@ -31,7 +32,7 @@ func argumentOf(message []byte, name string) string {
 		line, rest, _ = bytes.Cut(rest, []byte{'\n'})
 		found, value, _ := bytes.Cut(line, []byte{':'})
 		if len(found) == len(name) && bytes.EqualFold(found, []byte(name)) {
-			return string(bytes.TrimSpace(value))
+			return string(value)
 		}
 	}
 	return ""

@@ -87,7 +87,7 @@ func (f *floor) server(p *peer, message string) {
 		streamID := value(message, "Stream-ID")
 		place, _, _ := strings.Cut(streamID, "-")
 		n, _ := strconv.Atoi(place)
-		f.encoderAt(n).say("ENCODE-STOP\nStream-Channel: " + channel + "\nStream-ID: " + streamID + "\n")
+		f.encoderAt(n).say("ENCODE-STOP\nStream-Channel:" + channel + "\nStream-ID:" + streamID + "\n")
 	}
 }
 
@@ -97,16 +97,16 @@ func (f *floor) publish(p *peer, requestID, channel, key, userIP string) {
 	header.Set("x-streaming-key", key)
 	header.Set("x-user-ip", userIP)
 	if f.post(f.keyURL, header) != http.StatusOK {
-		p.say("PUBLISH-DENY\nRequest-ID: " + requestID + "\nStream-Channel: " + channel + "\n")
+		p.say("PUBLISH-DENY\nRequest-ID:" + requestID + "\nStream-Channel:" + channel + "\n")
 		return
 	}
 	id := f.lastID.Add(1)
 	place, encoder := f.nextEncoder(id)
 	streamID := strconv.Itoa(place) + "-" + strconv.FormatUint(id, 10)
-	p.say("PUBLISH-ACCEPT\nRequest-ID: " + requestID + "\nStream-Channel: " + channel + "\nStream-ID: " + streamID + "\n")
-	encoder.say("ENCODE-START\nStream-Channel: " + channel + "\nStream-ID: " + streamID +
-		"\nStream-Source-Type: RTMP\nStream-Source-URI: rtmp://127.0.0.1:1935/" + channel + "/" + key +
-		"\nResolutions: ORIGINAL\nRecord: False\nPreviews: False\n")
+	p.say("PUBLISH-ACCEPT\nRequest-ID:" + requestID + "\nStream-Channel:" + channel + "\nStream-ID:" + streamID + "\n")
+	encoder.say("ENCODE-START\nStream-Channel:" + channel + "\nStream-ID:" + streamID +
+		"\nStream-Source-Type:RTMP\nStream-Source-URI:rtmp://127.0.0.1:1935/" + channel + "/" + key +
+		"\nResolutions:ORIGINAL\nRecord:False\nPreviews:False\n")
 }
 
 func (f *floor) encoder(p *peer, message string) {
@@ -171,9 +171,9 @@ func (f *floor) encoderCount() int {
 	return len(f.encoders)
 }
 
-// value returns an argument of a message as the load tool writes it: "Name: value" in exactly this case.
+// value returns an argument of a message as the load tool writes it: "Name:value" in exactly this case.
 func value(message, name string) string {
-	_, rest, _ := strings.Cut(message, "\n"+name+": ")
+	_, rest, _ := strings.Cut(message, "\n"+name+":")
 	line, _, _ := strings.Cut(rest, "\n")
 	return line
 }
