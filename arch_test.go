@@ -29,14 +29,14 @@ func layers() [][][]string {
 		{{"health.go"}, {"operator.go"}, {"control.go"}, {"dashboard.go"}},
 		{{"authorization.go"}, {"peers.go"}},
 		{{"commands.go"}},
-		{{"session.go"}},
+		{{"session.go", "probe.go"}},
 		{{"coordinator.go", "figures.go"}},
 		{{"keyverify.go"}, {"callbacks.go", "delivery.go"}},
 		{{"outbox.go", "outboxrecord.go", "outboxmemory_linux.go"}, {"metrics.go"}, {"deliveryhealth.go"}, {"retrypolicy.go"}, {"eventheader.go"}},
 		{{"queue.go"}},
 		{{"appclient.go"}, {"logs.go"}},
 		{
-			{"registry.go", "members.go", "channels.go", "lives.go", "placement.go", "failover.go", "snapshot.go"},
+			{"registry.go", "members.go", "channels.go", "lives.go", "kills.go", "placement.go", "failover.go", "twins.go", "snapshot.go"},
 			{"config.go", "secret.go"}, {"history.go"}, {"paging.go"}, {"profile.go"}, {"message.go"}, {"tls.go"}, {"door.go"}, {"notify.go"}, {"crew.go"}, {"gc.go"},
 		},
 	}

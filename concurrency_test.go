@@ -15,6 +15,7 @@ import (
 
 type order struct {
 	method, channel, streamID string
+	session                   uint64 // of a probe
 }
 
 type mailbox struct {
@@ -37,12 +38,19 @@ func (b *mailbox) take() []order {
 }
 
 func (b *mailbox) accept(requestID, channel, streamID string) {
-	b.put(order{"accept", channel, streamID})
+	b.put(order{method: "accept", channel: channel, streamID: streamID})
 }
 func (b *mailbox) deny(requestID, channel string) {}
-func (b *mailbox) kill(channel, streamID string)  { b.put(order{"kill", channel, streamID}) }
-func (b *mailbox) start(job encodeJob)            { b.put(order{"start", job.channel, job.streamID}) }
-func (b *mailbox) stop(channel, streamID string)  { b.put(order{"stop", channel, streamID}) }
+func (b *mailbox) probe(session uint64)           { b.put(order{method: "probe", session: session}) }
+func (b *mailbox) kill(channel, streamID string) {
+	b.put(order{method: "kill", channel: channel, streamID: streamID})
+}
+func (b *mailbox) start(job encodeJob) {
+	b.put(order{method: "start", channel: job.channel, streamID: job.streamID})
+}
+func (b *mailbox) stop(channel, streamID string) {
+	b.put(order{method: "stop", channel: channel, streamID: streamID})
+}
 
 // streamHistories is the event log. The registry's lock guards it; a test reads it at the end.
 type streamHistories struct {
@@ -95,9 +103,12 @@ func (c *crowd) serverLives() {
 			channel := fmt.Sprint("c", rand.IntN(30))
 			c.r.claim(s, claimRequest{id: "r", channel: channel, answerBy: c.now().Add(time.Second)}, c.now())
 			for _, o := range box.take() {
-				if o.method == "accept" {
+				switch {
+				case o.method == "accept":
 					publishers[o.channel] = o.streamID
-				} else if rand.IntN(4) > 0 { // one in four kills is ignored
+				case o.method == "probe":
+					c.r.answered(o.session)
+				case rand.IntN(4) > 0: // one in four kills gets lost
 					c.r.end(s, o.channel, o.streamID, c.now())
 				}
 			}
@@ -115,11 +126,15 @@ func (c *crowd) serverLives() {
 func (c *crowd) encoderLives() {
 	for c.goesOn() {
 		box := &mailbox{}
-		e, _ := c.r.joinEncoder(box, rand.IntN(12)-1, c.now())
+		e, _ := c.r.joinEncoder(box, "10.0.0.1", rand.IntN(12)-1, c.now())
 		jobs := map[string]order{}
 		for i := range 60 {
 			for _, o := range box.take() {
-				jobs[o.streamID] = o
+				if o.method == "probe" {
+					c.r.answered(o.session)
+				} else {
+					jobs[o.streamID] = o
+				}
 			}
 			for id, o := range jobs {
 				c.r.announce(e, event{channel: o.channel, streamID: id, streamType: "HLS-LIVE", resolution: "ORIGINAL", at: c.now()})
@@ -159,7 +174,7 @@ func (c *crowd) operate() {
 		})
 		c.r.totals(time.Now())
 		c.r.capacity()
-		c.r.channelIsLive("c1")
+		c.r.channelIsBusy("c1")
 		c.r.expire(c.now())
 	}
 }

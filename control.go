@@ -7,7 +7,6 @@ import (
 	"bytes"
 	"errors"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/netip"
 	"strconv"
@@ -100,12 +99,13 @@ func (cs *controlSockets) serve(w http.ResponseWriter, r *http.Request, p contro
 		writeError(w, http.StatusServiceUnavailable, "too many connections")
 		return
 	}
-	conn, err := cs.upgrader.Upgrade(w, r, nil)
+	heard := &heardConn{}
+	conn, err := cs.upgrader.Upgrade(listeningWriter{w, heard}, r, nil)
 	if err != nil {
 		cs.log.Debug("no websocket upgrade", "remote", r.RemoteAddr, "reason", err.Error())
 		return // the upgrader has answered
 	}
-	s := newSession(conn, cs.coordinator.metrics, &cs.buffers, cs.log)
+	s := newSession(conn, heard, cs.coordinator.metrics, &cs.buffers, cs.log)
 	if !cs.add(s) {
 		s.end(errShutdown)
 		conn.Close()
@@ -162,13 +162,8 @@ func (srv *server) setAddress(r *http.Request) error {
 		}
 		srv.ip = ip
 	} else {
-		host, _, err := net.SplitHostPort(r.RemoteAddr)
-		if err != nil {
+		if srv.ip = addressOf(r.RemoteAddr); srv.ip == "" {
 			return errors.New("connection has no address")
-		}
-		srv.ip = host
-		if addr, err := netip.ParseAddr(host); err == nil {
-			srv.ip = addr.Unmap().WithZone("").String()
 		}
 	}
 	if port := r.Header.Get("x-custom-port"); port != "" {

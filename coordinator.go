@@ -117,9 +117,9 @@ func (c *coordinator) leaveServer(s *server, reason error) {
 	c.tell(c.registry.leaveServer(s, time.Now()))
 }
 
-// joinEncoder takes in an encoder by its first REGISTER. remote is for the operator, who has to find its machine.
-func (c *coordinator) joinEncoder(peer encoderPeer, remote string, capacity int) *encoder {
-	e, notices := c.registry.joinEncoder(peer, capacity, time.Now())
+// joinEncoder takes in an encoder by its first REGISTER. remote is where its connection comes from, address its IP address.
+func (c *coordinator) joinEncoder(peer encoderPeer, remote, address string, capacity int) *encoder {
+	e, notices := c.registry.joinEncoder(peer, address, capacity, time.Now())
 	c.log.Info("encoder registered", "session", e.id, "remote", remote, "capacity", capacity)
 	c.tell(notices)
 	return e
@@ -136,6 +136,9 @@ func (c *coordinator) leaveEncoder(e *encoder, reason error) {
 	c.log.Info("encoder disconnected", "session", e.id, "reason", reason.Error())
 	c.tell(c.registry.leaveEncoder(e, time.Now()))
 }
+
+// answered is called at the first sign of life of a session that was probed.
+func (c *coordinator) answered(session uint64) { c.tell(c.registry.answered(session)) }
 
 // publish answers a publish request, with accept or deny on the server's peer, within answerWithin. It returns at
 // once; what has to wait for the application runs beside the caller and ends with ctx, which is the connection's.
@@ -165,7 +168,7 @@ func (c *coordinator) mayAsk(req publishRequest) error {
 		return errStopping
 	case !c.validID(req.channel) || !c.validID(req.key) || len(req.requestID) > maxRequestIDBytes:
 		return errBadID
-	case c.registry.channelIsLive(req.channel):
+	case c.registry.channelIsBusy(req.channel):
 		return errChannelBusy
 	case c.events.keeping() != nil:
 		return errNotKept

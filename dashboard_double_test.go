@@ -158,7 +158,7 @@ func (c *clusterDouble) fill(now time.Time) {
 	history.Load[historyPoints-1], history.EventsPending[historyPoints-1] = 187, 3
 	c.overview = overviewReport{
 		Version: version, StartedAt: now.Add(-76*time.Hour - 12*time.Minute),
-		Streams: streamTotals{182, 5, 0}, Slots: slotTotals{187, 288}, Encoders: encoderTotals{12, 1, 1},
+		Streams: streamTotals{182, 5, 0, 0}, Slots: slotTotals{187, 288}, Encoders: encoderTotals{12, 1, 1},
 		StreamingServers: serverTotals{6, 2, 0}, Events: eventTotals{3, 0.4}, KeyVerifications: rates{0.6, 0.1},
 		Ready: true, NotReady: []string{}, History: history,
 	}

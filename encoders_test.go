@@ -111,6 +111,10 @@ func TestPublisherIsKilledAtOnceWhereThereIsNoFailover(t *testing.T) {
 			s.server.expect("STREAM-KILL", "Stream-Channel", "show", "Stream-ID", s.id)
 			s.told(available(s.id), closed(s.id))
 			s.d.awaitLive(map[string]string{})
+			s.d.awaitLoad(0)
+			s.server.request("show", "key") // the publisher may still be there
+			s.server.expectDenied("show")
+			s.server.end("show", s.id)
 			publish(s.server, s.second, "show")
 		})
 	}
@@ -190,8 +194,8 @@ func TestOldEncoderThatComesBackChangesNothing(t *testing.T) {
 	id := s.takenOver(s.second)
 	back, _ := s.d.register(4)
 	back.closed("show", s.id)
-	back.closed("show", id)
 	back.available("show", s.id, "HLS-VOD", "1x1", "late.m3u8")
+	back.available("show", id, "HLS-VOD", "1x1", "forged.m3u8")
 	s.d.logs.awaitLines(t, 3, "not the sender's own")
 	s.d.awaitLive(map[string]string{"show": id})
 	s.d.awaitLoad(1)
@@ -375,6 +379,7 @@ func TestEncoderThatClosesEverythingAtOnceCostsOthersNothing(t *testing.T) {
 		})
 		if report.live()[channel] == "" {
 			s.server.expect("STREAM-KILL", "Stream-Channel", channel, "Stream-ID", id)
+			s.server.end(channel, id)
 			lost++
 		}
 	}

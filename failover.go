@@ -41,11 +41,11 @@ func (r *registry) lostLocked(st *stream, mayMove bool, reason error, now time.T
 		p.id = st.previous // the application has not heard of a later one
 	}
 	if r.stopping || !mayMove || !r.limits.failover || !p.movable() {
-		r.killAndEndLocked(p, reason)
+		r.giveUpLocked(p, reason, now)
 		return
 	}
 	if r.countLossLocked(p, now) >= maxLosses {
-		r.killAndEndLocked(p, errEncodersLost)
+		r.giveUpLocked(p, errEncodersLost, now)
 		return
 	}
 	w := &waiter{pub: p, avoid: st.encoder}
@@ -56,7 +56,7 @@ func (r *registry) lostLocked(st *stream, mayMove bool, reason error, now time.T
 		return
 	}
 	if err := r.waitLocked(w, now); err != nil {
-		r.killAndEndLocked(p, err)
+		r.giveUpLocked(p, err, now)
 	}
 }
 
@@ -125,11 +125,20 @@ func (r *registry) moveSomeLocked(e *encoder, now time.Time) {
 	}
 }
 
-// handOverLocked ends a move: the successor has announced its HLS-LIVE, the encoding before it is stopped.
+// handOverLocked ends a move: the successor has announced its HLS-LIVE, the encoding before it is told to stop. It may
+// go on for as long as the publisher does (a real encoder leaves the end to the source), holds its slot until then, and
+// is of no use to anybody.
 func (r *registry) handOverLocked(p *publication) {
 	old := p.current
 	r.takeOverLocked(p)
-	r.stopLocked(old)
+	r.supersedeLocked(old)
+}
+
+// supersedeLocked stops an encoding of a publication that goes on at another encoder.
+func (r *registry) supersedeLocked(st *stream) {
+	st.superseded = true
+	st.encoder.superseded++
+	r.stopLocked(st)
 }
 
 // takeOverLocked makes the successor the current encoding.
@@ -140,13 +149,13 @@ func (r *registry) takeOverLocked(p *publication) {
 
 // neverStartedLocked ends a stream that has announced nothing in time, and with it its publication, unless that is
 // still served by another encoder.
-func (r *registry) neverStartedLocked(st *stream) {
+func (r *registry) neverStartedLocked(st *stream, now time.Time) {
 	p := st.pub
 	if p.successor == st {
 		r.giveUpMoveLocked(p)
 		return
 	}
-	r.killAndEndLocked(p, errNeverStarted)
+	r.giveUpLocked(p, errNeverStarted, now)
 }
 
 // giveUpMoveLocked stops a successor that does not get going.
@@ -154,5 +163,5 @@ func (r *registry) giveUpMoveLocked(p *publication) {
 	st := p.successor
 	p.successor = nil
 	p.failedMoves++
-	r.stopLocked(st)
+	r.supersedeLocked(st)
 }

@@ -133,7 +133,7 @@ func TestManyWhoAvoidAnEncoderCostLittle(t *testing.T) {
 	r := newRegistry(1, now, func() string { lastID++; return fmt.Sprint("s", lastID) }, nowhere{}, limits{failover: true, encoderWait: time.Hour})
 	s := &server{serverType: "RTMP", peer: nowhere{}}
 	r.joinServer(s, now)
-	e, _ := r.joinEncoder(nowhere{}, -1, now)
+	e, _ := r.joinEncoder(nowhere{}, "10.0.0.1", -1, now)
 	const publishers = 5000
 	for i := range publishers {
 		if _, err := r.claim(s, claimRequest{id: "r", channel: fmt.Sprint("c", i), answerBy: now.Add(time.Minute)}, now); err != nil {

@@ -57,6 +57,9 @@ func (rig *registryRig) failAtOnce(s *server, e *encoder, channel string, after 
 	if !rig.closed(e, channel, id) {
 		rig.t.Fatalf("%s is not on the encoder that is to fail it", channel)
 	}
+	if !rig.end(s, channel, id) { // in answer to STREAM-KILL
+		rig.t.Fatalf("%s was forgotten before its publisher ended", channel)
+	}
 }
 
 func isSetAside(rig *registryRig, e *encoder) bool {
@@ -116,6 +119,7 @@ func TestFlapGuardSparesThoseWhoWork(t *testing.T) {
 			id := rig.publish(s, "ch")
 			rig.kill("ch", id)
 			rig.closed(e, "ch", id) // the source ended before its server said so
+			rig.end(s, "ch", id)
 		},
 	}
 	for name, once := range tests {
@@ -172,6 +176,7 @@ func TestStartThatNeverHappensIsEnded(t *testing.T) {
 		t.Error("no warning says why")
 	}
 	rig.closed(e, "mute", "id1") // its slot was busy until now
+	rig.end(s, "mute", "id1")
 	rig.expect()
 	rig.pass(10 * time.Second)
 	rig.expect("s kill later id4", "e stop later id4")

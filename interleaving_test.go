@@ -29,17 +29,17 @@ func TestRandomInterleavings(t *testing.T) {
 		}
 		t.Run(fmt.Sprintf("%+v", rules), func(t *testing.T) {
 			t.Parallel()
-			var failovers, moves, waited int
+			var failovers, moves, waited, held, successes int
 			for range clusters {
 				seed := uint64(replaySeed)
 				if seed == 0 {
 					seed = rand.Uint64()
 				}
 				m := runInterleaving(t, rules, seed, steps)
-				failovers, moves, waited = failovers+m.failovers, moves+m.moves, waited+m.waited
+				failovers, moves, waited, held, successes = failovers+m.failovers, moves+m.moves, waited+m.waited, held+m.held, successes+m.successes
 			}
-			t.Logf("%d failovers, %d moves, %d requests served after a wait", failovers, moves, waited)
-			if moves == 0 || (failovers > 0) != rules.failover || (waited > 0) != (rules.encoderWait > 0) {
+			t.Logf("%d failovers, %d moves, %d requests served after a wait, %d after a probe, %d ends told by twins", failovers, moves, waited, held, successes)
+			if moves == 0 || (failovers > 0) != rules.failover || (waited > 0) != (rules.encoderWait > 0) || (held > 0) != (rules.encoderWait == 0) || successes == 0 {
 				t.Error("not all stories were told")
 			}
 		})
@@ -91,6 +91,7 @@ func (m *clusterModel) actions() []modelAction {
 		{3, m.joinServer}, {1, m.loseServer}, {4, m.joinEncoder}, {2, m.loseEncoder}, {3, m.resizeEncoder},
 		{30, m.claim}, {6, m.endPublish}, {20, m.announce}, {15, m.announceSuccessor}, {30, m.finishStopped},
 		{2, m.finishLive}, {2, m.closeCommand}, {8, m.drain}, {8, m.undrain}, {8, m.expire}, {6, m.foreignMessage},
+		{6, m.answerProbe}, {3, m.twinEndsPublish}, {3, m.twinFinishes},
 	}
 }
 
@@ -107,7 +108,8 @@ func (m *clusterModel) joinServer() {
 	if len(m.servers) == 4 {
 		return
 	}
-	s := &modelServer{m: m, server: &server{serverType: []string{"RTMP", "RTMP", "RTMP", "WS"}[m.rnd.IntN(4)]}}
+	kind := m.rnd.IntN(4) // and machine: those of a kind are twins
+	s := &modelServer{m: m, server: &server{serverType: []string{"RTMP", "RTMP", "RTMP", "WS"}[kind], ip: fmt.Sprint("10.0.0.", kind)}}
 	s.peer = s
 	m.r.joinServer(s.server, m.now)
 	m.servers = append(m.servers, s)
@@ -130,7 +132,7 @@ func (m *clusterModel) joinEncoder() {
 	m.say("an encoder of %d joins", e.capacity)
 	m.encoders = append(m.encoders, e)
 	var notices []notice
-	e.encoder, notices = m.r.joinEncoder(e, e.capacity, m.now)
+	e.encoder, notices = m.r.joinEncoder(e, fmt.Sprint("10.0.1.", m.rnd.IntN(4)), e.capacity, m.now)
 	m.done(notices)
 }
 
@@ -295,6 +297,63 @@ func (m *clusterModel) expire() {
 	for _, q := range m.requests {
 		m.hold(m.now.Before(q.answerBy), "request %s is not answered in time", q.id)
 	}
+	for _, p := range m.live {
+		m.hold(p.killed.IsZero() || p.again == killsDue(m.now.Sub(p.killed)), "kill of %s was not said again, %v after the first one", p.id, m.now.Sub(p.killed))
+	}
+}
+
+// answerProbe is a sign of life of one who was probed; others leave before they answer.
+func (m *clusterModel) answerProbe() {
+	for _, s := range m.servers {
+		if s.probed && m.rnd.IntN(2) == 0 {
+			m.say("server %d answers", s.id)
+			s.probed = false
+			m.done(m.r.answered(s.id))
+		}
+	}
+	for _, e := range m.encoders {
+		if e.probed && m.rnd.IntN(2) == 0 {
+			m.say("encoder %d answers", e.encoder.id)
+			e.probed = false
+			m.done(m.r.answered(e.encoder.id))
+		}
+	}
+}
+
+// twinEndsPublish is PUBLISH-END from a session that has come after the publisher's own, from the same place.
+func (m *clusterModel) twinEndsPublish() {
+	p, ok := oneOf(m, m.livePublications())
+	s, found := oneOf(m, m.servers)
+	if ok && found && m.mayBeSucceeded(s, p) {
+		m.say("server %d ends %s of %s", s.id, p.id, p.channel)
+		m.successes++
+		m.publicationEnds(p)
+		notices, own := m.r.end(s.server, p.channel, p.id, m.now)
+		m.hold(own, "PUBLISH-END of %s was not taken from the server's twin", p.id)
+		m.done(notices)
+	}
+}
+
+func (m *clusterModel) mayBeSucceeded(s *modelServer, p *modelPublication) bool {
+	return s.id > p.server.id && s.serverType == p.server.serverType && s.ip == p.server.ip
+}
+
+// twinFinishes is STREAM-CLOSED from an encoder that has come after the stream's own, from the same machine.
+func (m *clusterModel) twinFinishes() {
+	k, ok := oneOf(m, m.tasksWith(func(*modelTask) bool { return true }))
+	e, found := oneOf(m, m.encoders)
+	if ok && found && k.encoder.mayBeSucceeded(e) {
+		m.say("encoder %d closes %s", e.encoder.id, k.id)
+		m.successes++
+		k.over = true
+		notices, own := m.r.finish(e.encoder, k.channel, k.id, m.now)
+		m.hold(own, "STREAM-CLOSED of %s was not taken from the encoder's twin", k.id)
+		m.done(notices)
+	}
+}
+
+func (e *modelEncoder) mayBeSucceeded(by *modelEncoder) bool {
+	return by.encoder.id > e.encoder.id && by.encoder.address == e.encoder.address
 }
 
 // foreignMessage is about a stream that is not the sender's own, or not any more: nobody may be told anything.
@@ -304,7 +363,7 @@ func (m *clusterModel) foreignMessage() {
 	}
 	k := m.tasks[m.rnd.IntN(len(m.tasks))]
 	told := m.told
-	if e, ok := oneOf(m, m.encoders); ok && (e != k.encoder || k.over) {
+	if e, ok := oneOf(m, m.encoders); ok && (e != k.encoder && !k.encoder.mayBeSucceeded(e) || k.over) {
 		m.say("encoder %d speaks of %s", e.encoder.id, k.id)
 		notices, own := m.r.finish(e.encoder, k.channel, k.id, m.now)
 		m.hold(!own && m.told == told, "a foreign STREAM-CLOSED of %s was taken", k.id)
@@ -312,7 +371,7 @@ func (m *clusterModel) foreignMessage() {
 		_, own = m.r.announce(e.encoder, event{channel: k.channel, streamID: k.id, streamType: "HLS-LIVE", at: m.now})
 		m.hold(!own && m.told == told, "a foreign STREAM-AVAILABLE of %s was taken", k.id)
 	}
-	if s, ok := oneOf(m, m.servers); ok && (s != k.pub.server || k.pub.ended || k.id != k.pub.id) {
+	if s, ok := oneOf(m, m.servers); ok && (s != k.pub.server && !m.mayBeSucceeded(s, k.pub) || k.pub.ended || k.id != k.pub.id) {
 		m.say("server %d speaks of %s", s.id, k.id)
 		notices, own := m.r.end(s.server, k.channel, k.id, m.now)
 		m.hold(!own && m.told == told, "a foreign PUBLISH-END of %s was taken", k.id)

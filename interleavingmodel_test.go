@@ -32,13 +32,14 @@ type clusterModel struct {
 	lastID, lastRequest            int
 	claiming, commanding, stopping bool
 
-	begun, ended             int // publications, as noted
-	failovers, moves, waited int // what the run has seen
+	begun, ended                              int // publications, as noted
+	failovers, moves, waited, held, successes int // what the run has seen; successes of twins
 }
 
 type modelServer struct {
 	*server
-	m *clusterModel
+	m      *clusterModel
+	probed bool // and has not answered
 }
 
 type modelEncoder struct {
@@ -46,6 +47,7 @@ type modelEncoder struct {
 	encoder                     *encoder
 	capacity                    int
 	connected, draining, moving bool
+	probed                      bool
 }
 
 type modelRequest struct {
@@ -57,7 +59,9 @@ type modelRequest struct {
 type modelPublication struct {
 	id, channel string
 	server      *modelServer
-	killed      time.Time // by command
+	killed      time.Time // the first time
+	again       int       // how often the kill was due again when it was last said
+	givenUp     bool      // by the coordinator
 	ended       bool
 	tasks       []*modelTask
 	queue       uint64 // of its events; 0 before the first
@@ -127,7 +131,11 @@ func (s *modelServer) accept(requestID, channel, streamID string) {
 	}
 	m.hold(!m.stopping, "accept while stopping")
 	m.hold(m.requests[requestID] != nil && m.requests[requestID].server == s && m.requests[requestID].channel == channel, "accept of a request that server %d has not asked", s.id)
-	if !m.claiming {
+	switch {
+	case m.claiming:
+	case m.rules.encoderWait == 0:
+		m.held++
+	default:
 		m.waited++
 	}
 	m.answered(requestID)
@@ -148,11 +156,39 @@ func (s *modelServer) kill(channel, streamID string) {
 	m.say("    kill %s %s", channel, streamID)
 	p := m.live[channel]
 	m.hold(p != nil && p.server == s && p.id == streamID, "server %d is to kill %s, which is not its live publisher", s.id, streamID)
-	if !m.commanding {
-		m.publicationEnds(p)
-	} else if p.killed.IsZero() {
-		p.killed = m.now
+	switch {
+	case p.killed.IsZero():
+		p.killed, p.givenUp = m.now, !m.commanding
+	case !m.commanding:
+		due := killsDue(m.now.Sub(p.killed))
+		m.hold(due > p.again, "kill of %s is said again, %v after the first one", p.id, m.now.Sub(p.killed))
+		p.again = due
 	}
+}
+
+// killsDue is how often a kill is to be said again within a time, 1, 2, 4, 8 and 16 s after the first one.
+func killsDue(age time.Duration) (n int) {
+	for _, at := range []time.Duration{1, 2, 4, 8, 16} {
+		if age >= at*time.Second {
+			n++
+		}
+	}
+	return n
+}
+
+func (s *modelServer) probe(session uint64) {
+	s.m.probed(session, s.id, &s.probed)
+}
+
+func (e *modelEncoder) probe(session uint64) {
+	e.m.probed(session, e.encoder.id, &e.probed)
+}
+
+func (m *clusterModel) probed(session, of uint64, probed *bool) {
+	m.told++
+	m.say("    probe of %d", session)
+	m.hold(session == of && !*probed, "session %d is probed as %d, probed already %v", of, session, *probed)
+	*probed = true
 }
 
 func (e *modelEncoder) load() (n int) {
@@ -207,13 +243,17 @@ func (e *modelEncoder) stop(channel, streamID string) {
 		m.publicationEnds(k.pub)
 		return
 	}
+	late := m.rules.startTimeout > 0 && !k.announced && m.now.Sub(k.started) >= m.rules.startTimeout
+	if !k.pub.killed.IsZero() && (k.pub.givenUp || late) {
+		k.pub.givenUp = true
+		return
+	}
 	for _, other := range k.pub.tasks {
 		if other.from == k && other.live() && other.hlsLive {
 			m.moves++
 			return // the handover of one
 		}
 	}
-	late := m.rules.startTimeout > 0 && !k.announced && m.now.Sub(k.started) >= m.rules.startTimeout
 	m.hold(k.from != nil && k.from.live() && !k.hlsLive && (late || m.now.Sub(k.started) >= movePatience), "stop of %s, whose publisher is live", k.id)
 }
 
@@ -278,7 +318,10 @@ func (m *clusterModel) done(notices []notice) {
 	}
 	m.hold(len(m.live) == m.r.channels.len(), "%d channels are live, peers know of %d", m.r.channels.len(), len(m.live))
 	if m.rules.encoderWait == 0 || m.stopping {
-		m.hold(len(m.requests) == 0, "%d requests are not answered", len(m.requests))
+		for _, q := range m.requests {
+			p := m.live[q.channel]
+			m.hold(!m.stopping && p != nil && p.server.suspect(), "request %s is not answered", q.id)
+		}
 	}
 }
 
@@ -309,14 +352,16 @@ func (m *clusterModel) checkPublication(p *modelPublication) {
 	switch len(live) {
 	case 0:
 		mayWait := m.rules.failover && m.rules.encoderWait > 0 && p.server.serverType == "RTMP"
-		m.hold(mayWait, "publication %s has no encoder", p.id)
+		m.hold(mayWait || !p.killed.IsZero(), "publication %s has no encoder", p.id)
 	case 2:
+		m.hold(!p.givenUp, "publication %s was given up and has encoders", p.id)
 		m.hold(!live[1].hlsLive, "the move of %s is not over though its successor has announced HLS-LIVE", p.id)
 	}
 }
 
 func (m *clusterModel) serverLeaves(s *modelServer) {
 	m.servers = slices.DeleteFunc(m.servers, func(other *modelServer) bool { return other == s })
+	s.probed = false
 	for _, p := range m.livePublications() {
 		if p.server == s {
 			m.publicationEnds(p)

@@ -20,6 +20,8 @@ func checkInvariants(t testing.TB, r *registry) {
 	c.publications()
 	c.waiting()
 	c.startTimes()
+	c.held()
+	c.twins()
 	for _, fault := range c.faults {
 		t.Error("invariant broken: ", fault)
 	}
@@ -35,8 +37,8 @@ func checkEmpty(t testing.TB, r *registry) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	left := fmt.Sprint("servers ", len(r.servers), " encoders ", len(r.encoders), " moving ", len(r.moving), " channels ", r.channels.len(),
-		" closing ", len(r.closing), " slots ", r.slots, " waiting ", r.waiting.Len(), " requests ", r.waitingCount, " killed ", len(r.killed), " losses ", len(r.losses), " notices ", len(r.notices))
-	if want := "servers 0 encoders 0 moving 0 channels 0 closing 0 slots {0 0 0} waiting 0 requests 0 killed 0 losses 0 notices 0"; left != want {
+		" closing ", len(r.closing), " slots ", r.slots, " waiting ", r.waiting.Len(), " requests ", r.waitingCount, " killed ", len(r.killed), " held ", len(r.held), " ", r.heldCount, " twins ", len(r.twins), " ", len(r.unprobed), " losses ", len(r.losses), " notices ", len(r.notices))
+	if want := "servers 0 encoders 0 moving 0 channels 0 closing 0 slots {0 0 0} waiting 0 requests 0 killed 0 held 0 0 twins 0 0 losses 0 notices 0"; left != want {
 		t.Fatalf("left in the registry: %s", left)
 	}
 }
@@ -57,6 +59,14 @@ func (c *invariantCheck) encoders() {
 	for id, e := range c.r.encoders {
 		c.hold(e.id == id && !e.gone, "encoder %d is in the map as %d, gone %v", e.id, id, e.gone)
 		slots.used += len(e.streams)
+		superseded := 0
+		for _, st := range e.streams {
+			if st.superseded {
+				superseded++
+				c.hold(st.closing, "stream %s is superseded and not closing", st.id)
+			}
+		}
+		c.hold(e.superseded == superseded, "encoder %d counts %d superseded streams, has %d", e.id, e.superseded, superseded)
 		if e.capacity < 0 {
 			slots.unlimited++
 		} else {
@@ -155,7 +165,7 @@ func (c *invariantCheck) publications() {
 			c.hold(p.server.serverType == "RTMP", "publication %s is moved from a %s source", p.publisherID, p.server.serverType)
 			moves[p.current.encoder]++
 		}
-		c.hold(p.server.serverType == "RTMP" || p.current != nil && p.current.id == p.publisherID, "publication %s of a %s source was moved", p.publisherID, p.server.serverType)
+		c.hold(p.server.serverType == "RTMP" || p.current == nil && killed || p.current != nil && p.current.id == p.publisherID, "publication %s of a %s source was moved", p.publisherID, p.server.serverType)
 	}
 	for e, n := range moves {
 		c.hold(n <= movesAtOnce, "encoder %d has %d moves under way", e.id, n)
@@ -196,6 +206,39 @@ func (c *invariantCheck) wouldServe(w *waiter) *encoder {
 		}
 	}
 	return nil
+}
+
+// held: each request waits for the end of a probe, and none for a channel that is free.
+func (c *invariantCheck) held() {
+	held, bySession := 0, map[*server]int{}
+	for channel, list := range c.r.held {
+		p := c.r.channels.get(channel)
+		c.hold(p != nil && p.server.suspect(), "requests are held for channel %s, live %v", channel, p != nil)
+		for _, w := range list {
+			held++
+			bySession[w.server]++
+			c.hold(w.request.channel == channel && c.r.servers[w.server.id] == w.server, "a request of server %d is held, which is gone, or for another channel", w.server.id)
+		}
+		c.hold(len(list) > 0, "an empty list is held for channel %s", channel)
+	}
+	c.hold(held == c.r.heldCount && len(c.r.freed) == 0, "held requests are counted as %d, are %d; %d channels are to be looked at", c.r.heldCount, held, len(c.r.freed))
+	for _, s := range c.r.servers {
+		c.hold(s.held == bySession[s], "server %d thinks that %d of its requests are held, %d are", s.id, s.held, bySession[s])
+	}
+}
+
+// twins: each session is in the group of its key, and a group that is to be probed is looked after.
+func (c *invariantCheck) twins() {
+	sessions := 0
+	for key, g := range c.r.twins {
+		_, looked := c.r.unprobed[g]
+		c.hold(g.key == key && len(g.sessions) > 0 && g.due == looked, "group %v is found as %v with %d sessions; due %v, in the set %v", g.key, key, len(g.sessions), g.due, looked)
+		sessions += len(g.sessions)
+		for i, t := range g.sessions {
+			c.hold(t.group == g && int(*t.place()) == i && t.session <= g.newest, "session %d is at %d of %v, thinks itself at %d", t.session, i, key, *t.place())
+		}
+	}
+	c.hold(sessions == len(c.r.servers)+len(c.r.encoders), "%d sessions are in groups, %d are connected", sessions, len(c.r.servers)+len(c.r.encoders))
 }
 
 // startTimes: every stream whose start can still time out is looked after.

@@ -15,17 +15,19 @@ import (
 // maxAnnounced bounds what is remembered of a stream's outputs; real encoders have about a dozen.
 const maxAnnounced = 32
 
-// channelIsLive tells whether a publish request for the channel would be denied whatever its key is.
-func (r *registry) channelIsLive(channel string) bool {
+// channelIsBusy tells whether a publish request for the channel would be denied whatever its key is.
+func (r *registry) channelIsBusy(channel string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.channels.get(channel) != nil
+	p := r.channels.get(channel)
+	return p != nil && !p.server.suspect()
 }
 
 // claim makes a channel live: it takes the channel and an encoder's slot, accepts the request and starts the
-// encoding. If there is no slot, the request waits for one up to limits.encoderWait and until answerBy at the latest,
-// and is then answered by a later transition. Errors, each leaving nothing behind and nothing said: errStopping,
-// errPeerGone, errDraining, errChannelBusy, errNoEncoder.
+// encoding. If there is no slot, the request waits for one up to limits.encoderWait and until answerBy at the latest;
+// if the channel is live on a session that may be dead, it is held until that is known. Then it is answered by a later
+// transition. Errors, each leaving nothing behind and nothing said: errStopping, errPeerGone, errDraining,
+// errChannelBusy, errNoEncoder.
 func (r *registry) claim(s *server, request claimRequest, now time.Time) ([]notice, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -35,11 +37,8 @@ func (r *registry) claim(s *server, request claimRequest, now time.Time) ([]noti
 	case s.gone:
 		return nil, errPeerGone
 	}
-	w := &waiter{server: s, request: request}
-	if err := r.grantLocked(w, now); err != errNoEncoder {
-		return r.takeNoticesLocked(), err
-	}
-	return nil, r.waitLocked(w, now)
+	err := r.placeLocked(&waiter{server: s, request: request}, now)
+	return r.takeNoticesLocked(), err
 }
 
 // publishLocked makes a granted request's channel live.
@@ -102,12 +101,13 @@ func (s *server) sourceURI(channel, key string) string {
 }
 
 // end is PUBLISH-END: the channel is free at once, the slot stays busy until the encoder is done.
-// It reports whether the stream ID was that of the server's own live publisher; if not, nothing changes.
+// It reports whether the stream ID was that of a live publisher of the server, or of an older session whose place the
+// server has taken; if not, nothing changes.
 func (r *registry) end(s *server, channel, streamID string, now time.Time) ([]notice, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	p := r.channels.get(channel)
-	if p == nil || p.publisherID != streamID || p.server != s {
+	if p == nil || p.publisherID != streamID || p.server != s && !s.succeeds(&p.server.twin) {
 		return nil, false
 	}
 	r.endLocked(p)
@@ -120,6 +120,15 @@ func (r *registry) endLocked(p *publication) {
 	r.channels.remove(p)
 	p.server.publications.remove(p)
 	delete(r.killed, p)
+	r.letGoLocked(p)
+	if len(r.held[p.channel]) > 0 {
+		r.freed = append(r.freed, p.channel)
+	}
+	r.noteLocked(notice{kind: noteEnded, channel: p.channel, stream: p.id, server: p.server.id})
+}
+
+// letGoLocked takes a publication off its encoders, or out of the queue for one.
+func (r *registry) letGoLocked(p *publication) {
 	delete(r.losses, p)
 	r.stopWaitingLocked(p)
 	if p.current != nil {
@@ -129,14 +138,6 @@ func (r *registry) endLocked(p *publication) {
 		r.stopLocked(p.successor)
 	}
 	p.current, p.successor = nil, nil
-	r.noteLocked(notice{kind: noteEnded, channel: p.channel, stream: p.id, server: p.server.id})
-}
-
-// killAndEndLocked ends a publication from our side.
-func (r *registry) killAndEndLocked(p *publication, reason error) {
-	p.server.peer.kill(p.channel, p.publisherID)
-	r.noteLocked(notice{kind: noteKilled, channel: p.channel, stream: p.id, server: p.server.id, reason: reason})
-	r.endLocked(p)
 }
 
 // stopLocked takes a live stream over to closing.
@@ -185,16 +186,21 @@ func (st *stream) rememberLocked(a announcement) {
 }
 
 // finish is STREAM-CLOSED: the stream is closed, its slot free. If the encoder ended a live stream by itself, the
-// publication is moved or killed. It reports whether the stream was the encoder's own; if not, nothing changes.
+// publication is moved or killed. It reports whether the stream was the encoder's own, or that of an older session whose
+// place the encoder has taken; if not, nothing changes.
 func (r *registry) finish(e *encoder, channel, streamID string, now time.Time) ([]notice, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	st := r.ownStreamLocked(e, channel, streamID)
-	if st == nil {
+	st := r.findStreamLocked(channel, streamID)
+	if st == nil || st.encoder != e && !e.succeeds(&st.encoder.twin) {
 		return nil, false
 	}
 	r.closeLocked(st, now)
-	if !st.closing {
+	switch {
+	case st.closing:
+	case st.encoder != e: // it was lost with the connection, whatever it is like
+		r.lostLocked(st, true, errEncoderGone, now)
+	default:
 		r.countFailureLocked(st, now)
 		r.lostLocked(st, st.pub.proven, errEncoderFailed, now)
 	}
@@ -204,11 +210,19 @@ func (r *registry) finish(e *encoder, channel, streamID string, now time.Time) (
 
 // ownStreamLocked finds a live or closing stream of the encoder.
 func (r *registry) ownStreamLocked(e *encoder, channel, streamID string) *stream {
+	st := r.findStreamLocked(channel, streamID)
+	if st == nil || st.encoder != e {
+		return nil
+	}
+	return st
+}
+
+func (r *registry) findStreamLocked(channel, streamID string) *stream {
 	st := r.closing[streamID]
 	if p := r.channels.get(channel); st == nil && p != nil {
 		st = p.liveStreamLocked(streamID)
 	}
-	if st == nil || st.encoder != e || st.pub.channel != channel {
+	if st == nil || st.pub.channel != channel {
 		return nil
 	}
 	return st
@@ -232,31 +246,12 @@ func (r *registry) closeLocked(st *stream, now time.Time) {
 		delete(r.closing, st.id)
 	}
 	st.encoder.streams.remove(st)
+	if st.superseded {
+		st.encoder.superseded--
+	}
 	r.slots.used--
 	if st.lastSeq > 0 {
 		r.appendEventLocked(st, event{closed: true, at: now})
 	}
 	r.noteLocked(notice{kind: noteClosed, channel: st.pub.channel, stream: st.id, encoder: st.encoder.id})
-}
-
-// kill tells the publisher of the channel's live publication to stop, if the ID is its current one or "*". It lives
-// on until the streaming server says that it ended, for killPatience at the most. It reports whether there was one.
-func (r *registry) kill(channel, streamID string, now time.Time) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	p := r.channels.get(channel)
-	if p == nil || !p.isKnownByLocked(streamID) {
-		return false
-	}
-	p.server.peer.kill(p.channel, p.publisherID)
-	if !p.killed {
-		p.killed = true
-		r.killed[p] = now
-		r.stopWaitingLocked(p) // it takes no slot any more
-	}
-	return true
-}
-
-func (p *publication) isKnownByLocked(streamID string) bool {
-	return streamID == "*" || streamID == p.id || p.successor != nil && streamID == p.successor.id
 }

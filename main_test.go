@@ -169,6 +169,7 @@ func TestDeathOfAnEncoderKillsItsPublishersAndFreesChannels(t *testing.T) {
 
 	dying.conn.Close()
 	server.expect("STREAM-KILL", "Stream-Channel", "live", "Stream-ID", live)
+	server.end("live", live)
 	server.quiet() // the publisher of the other one had ended
 	d.awaitReport("no encoder", func(r clusterReport) bool { return len(r.Encoders) == 0 && len(r.ActiveStreams) == 0 })
 	if _, body := d.call("GET", "/commands/capacity"); strings.TrimSpace(body) != `{"load":0,"capacity":0,"encoderCount":0}` {
@@ -234,9 +235,9 @@ func TestMessagesAboutForeignStreamsChangeNothing(t *testing.T) {
 	t.Parallel()
 	app := newApplication(t)
 	d := startDaemon(t, app.variables()...)
-	server, strangeServer := d.dialPeer("rtmp"), d.dialPeer("rtmp")
-	encoder, _ := d.register(1)
+	server, strangeServer := d.dialPeer("rtmp"), d.dialPeer("rtmp", "x-custom-port", "1936")
 	strangeEncoder, _ := d.register(0)
+	encoder, _ := d.register(1) // from the same machine, but the later one: the other can't have taken its place
 	id := publish(server, encoder, "mine")
 
 	strangeServer.end("mine", id)
@@ -262,6 +263,7 @@ func TestMessagesAboutForeignStreamsChangeNothing(t *testing.T) {
 	encoder.available("mine", id, "HLS-VOD", "640x360", "too-late.m3u8")
 	encoder.closed("mine", id)
 	d.logs.awaitLines(t, 14, "not the sender's own")
+	server.end("mine", id)
 	wantEvents(t, app, map[string][]string{id: {
 		"stream-available mine " + id + " HLS-LIVE 640x360 genuine.m3u8",
 		"stream-closed mine " + id,

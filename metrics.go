@@ -59,7 +59,7 @@ func newMetrics(state func() clusterState) *metrics {
 	m.sent = m.newTally(messages, messagesHelp, prometheus.Labels{"direction": "out"}, "method",
 		"PUBLISH-ACCEPT", "PUBLISH-DENY", "STREAM-KILL", "ENCODE-START", "ENCODE-STOP", "HEARTBEAT", "other")
 	m.disconnects = m.newTally("coordinator_peer_disconnects_total", "Control connections that ended, by reason.", nil, "reason",
-		"closed", "lost", "silent", "slow", "queue_full", "too_big", "stopping", "other")
+		"closed", "lost", "silent", "slow", "dead", "queue_full", "too_big", "stopping", "other")
 	m.eventAttempts = m.newTally("coordinator_event_attempts_total", "Requests that told the application of an event, by result.", nil, "result",
 		"delivered", "refused", "unanswered", "other")
 	m.moves = prometheus.NewCounter(prometheus.CounterOpts{
@@ -163,10 +163,11 @@ func newStateCollector(state func() clusterState) *stateCollector {
 		}
 		c.gauges = append(c.gauges, stateGauge{prometheus.NewDesc(name, help, nil, labels), read})
 	}
-	const streams, streamsHelp = "coordinator_streams", "Streams; waiting are live publishers without an encoder, which live does not count."
+	const streams, streamsHelp = "coordinator_streams", "Streams; waiting are live publishers without an encoder, ending are those without one that were told to end. Live counts neither."
 	add(streams, streamsHelp, "state", "live", func(s *clusterState) float64 { return float64(s.live) })
 	add(streams, streamsHelp, "state", "closing", func(s *clusterState) float64 { return float64(s.closing) })
 	add(streams, streamsHelp, "state", "waiting", func(s *clusterState) float64 { return float64(s.waiting) })
+	add(streams, streamsHelp, "state", "ending", func(s *clusterState) float64 { return float64(s.ending) })
 	for _, state := range []string{encoderReady, encoderFull, encoderDraining, encoderSetAside} {
 		add("coordinator_encoders", "Registered encoders, each in one state.", "state", state, func(s *clusterState) float64 { return float64(s.encoders[state]) })
 	}

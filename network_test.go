@@ -194,6 +194,7 @@ func TestResetInTheMiddleOfAnOrderFreesTheSlotAndTheChannel(t *testing.T) {
 	server.request("show", "key")
 	id := server.expect("PUBLISH-ACCEPT").get("Stream-ID")
 	server.expect("STREAM-KILL", "Stream-ID", id)
+	server.end("show", id)
 	unlucky.awaitGone()
 	encoder, _ := d.register(-1)
 	tellLife(t, app, server, encoder, "show")

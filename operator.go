@@ -29,11 +29,12 @@ type overviewReport struct {
 	History          historyReport `json:"history"`
 }
 
-// streamTotals counts live publishers without an encoder as waiting, not as live.
+// streamTotals counts live publishers without an encoder as waiting, or as ending if they were told to, not as live.
 type streamTotals struct {
 	Live    int `json:"live"`
 	Closing int `json:"closing"`
 	Waiting int `json:"waiting"`
+	Ending  int `json:"ending"`
 }
 
 type slotTotals struct {
@@ -65,7 +66,7 @@ func (a *commands) overview(w http.ResponseWriter, _ *http.Request) {
 		Version:          version,
 		Now:              time.Now().UTC(),
 		StartedAt:        c.startedAt.UTC(),
-		Streams:          streamTotals{s.live, s.closing, s.waiting},
+		Streams:          streamTotals{s.live, s.closing, s.waiting, s.ending},
 		Slots:            slotTotals{s.slots.Load, s.slots.Capacity},
 		Encoders:         encoderTotals{s.slots.EncoderCount, s.encoders[encoderDraining], s.encoders[encoderSetAside]},
 		StreamingServers: serverTotals{s.rtmpServers, s.wsServers, s.drainingServers},
@@ -155,9 +156,11 @@ func encoderList() listing[encoderReport] {
 		name:        "encoders",
 		defaultSort: "id",
 		columns: map[string]func(*encoderReport) place{
-			"id":    func(*encoderReport) place { return place{} },
-			"since": func(e *encoderReport) place { return place{Number: e.Since.UnixNano()} },
-			"load":  func(e *encoderReport) place { return place{Number: int64(e.Load)} },
+			"id":      func(*encoderReport) place { return place{} },
+			"since":   func(e *encoderReport) place { return place{Number: e.Since.UnixNano()} },
+			"load":    func(e *encoderReport) place { return place{Number: int64(e.Load)} },
+			"address": func(e *encoderReport) place { return place{Text: e.Address} },
+			"serving": func(e *encoderReport) place { return place{Number: int64(e.Serving)} },
 			"capacity": func(e *encoderReport) place {
 				if e.Capacity < 0 {
 					return place{Number: math.MaxInt64}
@@ -168,7 +171,7 @@ func encoderList() listing[encoderReport] {
 		},
 		identify: func(e *encoderReport) (uint64, string) { return e.ID, "" },
 		matches: func(e *encoderReport, q string) bool {
-			return strings.Contains(strconv.FormatUint(e.ID, 10), q) || strings.Contains(e.state(), q)
+			return strings.Contains(strconv.FormatUint(e.ID, 10), q) || strings.Contains(e.Address, q) || strings.Contains(e.state(), q)
 		},
 	}
 }

@@ -159,6 +159,7 @@ func FuzzQueryOfAList(f *testing.F) {
 // nowhere takes what a registry says to peers and application.
 type nowhere struct{}
 
+func (nowhere) probe(uint64)          {}
 func (nowhere) accept(_, _, _ string) {}
 func (nowhere) deny(_, _ string)      {}
 func (nowhere) kill(_, _ string)      {}
@@ -172,8 +173,8 @@ func registryWith(tb testing.TB, streams int) *registry {
 	lastID := 0
 	now := time.Now()
 	r := newRegistry(1, now, func() string { lastID++; return fmt.Sprintf("stream-%08d", lastID) }, nowhere{}, limits{})
-	for range 100 {
-		r.joinEncoder(nowhere{}, -1, now)
+	for i := range 100 {
+		r.joinEncoder(nowhere{}, fmt.Sprint("10.0.0.", i), -1, now)
 	}
 	var servers []*server
 	for range 20 {

@@ -62,6 +62,10 @@ func (p *serverPeerSession) kill(channel, streamID string) {
 	p.send(message{"STREAM-KILL", []argument{{"Stream-Channel", channel}, {"Stream-ID", streamID}}})
 }
 
+func (p *serverPeerSession) probe(session uint64) {
+	p.session.probe(func() { p.c.answered(session) })
+}
+
 // encoderPeerSession is the connection of an encoder, which it becomes with its first REGISTER.
 type encoderPeerSession struct {
 	// set once by join
@@ -125,7 +129,7 @@ func (p *encoderPeerSession) register(capacity string) {
 	}
 	n = max(n, -1)
 	if p.encoder == nil {
-		p.encoder = p.c.joinEncoder(p, p.remote(), int(n))
+		p.encoder = p.c.joinEncoder(p, p.remote(), addressOf(p.remote()), int(n))
 	} else {
 		p.c.resizeEncoder(p.encoder, int(n))
 	}
@@ -162,6 +166,10 @@ func (p *encoderPeerSession) start(job encodeJob) {
 
 func (p *encoderPeerSession) stop(channel, streamID string) {
 	p.send(message{"ENCODE-STOP", []argument{{"Stream-Channel", channel}, {"Stream-ID", streamID}}})
+}
+
+func (p *encoderPeerSession) probe(session uint64) {
+	p.session.probe(func() { p.c.answered(session) })
 }
 
 // handleCommon is what both kinds of peers may say. id is 0 before an encoder has registered.

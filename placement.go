@@ -13,9 +13,6 @@ import (
 const (
 	maxWaitingRequests = 1000
 
-	// killPatience is how long a publication lives on after STREAM-KILL if its streaming server says nothing.
-	killPatience = 30 * time.Second
-
 	// The flap guard: an encoder that failed so many streams in a row, each within earlyFailure of its start and
 	// with nothing announced, is set aside for a time that doubles with each further failure.
 	failuresInARow = 3
@@ -31,7 +28,6 @@ const (
 var (
 	errWaitedInVain  = errors.New("no encoder had a free slot in time")
 	errNeverStarted  = errors.New("encoder announced nothing in time")
-	errKillIgnored   = errors.New("streaming server did not answer STREAM-KILL")
 	errEncodersLost  = errors.New("three encoders lost within a minute: the stream itself is the likely cause")
 	errEncoderFailed = errors.New("encoder ended the stream")
 	errEncoderGone   = errors.New("encoder is gone")
@@ -64,8 +60,8 @@ func (e *encoder) load() int { return len(e.streams) }
 
 func (e *encoder) hasFreeSlot() bool { return e.capacity < 0 || e.load() < e.capacity }
 
-// chooseLocked returns the encoder with a free slot and the least load, nil if there is none; one that is set aside
-// only if there is no other. A publication that has lost an encoder gets a proven one if there is one.
+// chooseLocked returns the encoder with a free slot and the least load, nil if there is none; one that may be dead or is
+// set aside only if there is no other. A publication that has lost an encoder gets a proven one if there is one.
 func (r *registry) chooseLocked(w *waiter, now time.Time) *encoder {
 	var best *encoder
 	for _, e := range r.encoders {
@@ -80,6 +76,9 @@ func (r *registry) chooseLocked(w *waiter, now time.Time) *encoder {
 }
 
 func (w *waiter) preferred(a, b *encoder, now time.Time) bool {
+	if a.probing != b.probing {
+		return b.probing
+	}
 	if x, y := now.Before(a.asideTil), now.Before(b.asideTil); x != y {
 		return y
 	}
@@ -116,13 +115,36 @@ type waiter struct {
 	due time.Time
 }
 
-// grantLocked gives a slot to who asks for one. Errors: errDraining, errChannelBusy, errNoEncoder.
+// placeLocked grants a publish request, or has it wait. Errors: those of grantLocked but errMayBeFree, if there is no
+// waiting.
+func (r *registry) placeLocked(w *waiter, now time.Time) error {
+	err := errStopping
+	switch {
+	case r.stopping:
+	case w.server.gone:
+		err = errPeerGone
+	default:
+		err = r.grantLocked(w, now)
+	}
+	switch err {
+	case errNoEncoder:
+		return r.waitLocked(w, now)
+	case errMayBeFree:
+		return r.holdLocked(w)
+	}
+	return err
+}
+
+// grantLocked gives w a slot. Errors: errDraining, errChannelBusy, errMayBeFree, errNoEncoder.
 func (r *registry) grantLocked(w *waiter, now time.Time) error {
 	if w.pub == nil {
-		switch {
-		case w.server.draining:
+		if w.server.draining {
 			return errDraining
-		case r.channels.get(w.request.channel) != nil:
+		}
+		if p := r.channels.get(w.request.channel); p != nil {
+			if p.server.suspect() {
+				return errMayBeFree
+			}
 			return errChannelBusy
 		}
 	}
@@ -175,22 +197,32 @@ func (r *registry) stopWaitingLocked(p *publication) {
 	}
 }
 
-// forgetRequestsLocked drops the waiting requests of a streaming server that is gone.
+// forgetRequestsLocked drops the requests of a streaming server that is gone.
 func (r *registry) forgetRequestsLocked(s *server) {
+	var dropped []*waiter
 	r.eachWaiterLocked(func(el *list.Element, w *waiter) {
 		if w.pub == nil && w.server == s {
-			r.removeWaiterLocked(el)
-			r.noteLocked(notice{kind: noteDenied, channel: w.request.channel, server: s.id, reason: errPeerGone})
+			dropped = append(dropped, r.removeWaiterLocked(el))
 		}
 	})
+	if s.held > 0 {
+		dropped = append(dropped, r.filterHeldLocked(func(w *waiter) bool { return w.server != s })...)
+	}
+	for _, w := range dropped {
+		r.noteLocked(notice{kind: noteDenied, channel: w.request.channel, server: s.id, reason: errPeerGone})
+	}
 }
 
-func (r *registry) denyWaitingLocked(reason error) {
+// denyRequestsLocked denies all that wait or are held.
+func (r *registry) denyRequestsLocked(reason error) {
 	r.eachWaiterLocked(func(el *list.Element, w *waiter) {
 		if w.pub == nil {
 			r.denyLocked(r.removeWaiterLocked(el), reason)
 		}
 	})
+	for _, w := range r.filterHeldLocked(func(*waiter) bool { return false }) {
+		r.denyLocked(w, reason)
+	}
 }
 
 func (r *registry) denyLocked(w *waiter, reason error) {
@@ -207,11 +239,12 @@ func (r *registry) eachWaiterLocked(f func(*list.Element, *waiter)) {
 	}
 }
 
-// settleLocked is called when slots may have become free: it serves those who wait, then goes on with moves.
+// settleLocked is called when slots or channels may have become free: it serves those who wait, then goes on with moves.
 func (r *registry) settleLocked(now time.Time) {
 	if r.stopping {
 		return
 	}
+	r.placeFreedLocked(now)
 	var refused []*encoder // for those who avoid one of these there is no other
 	for el := r.waiting.Front(); el != nil; {
 		next, w := el.Next(), el.Value.(*waiter)
@@ -227,6 +260,9 @@ func (r *registry) settleLocked(now time.Time) {
 			refused = append(refused, w.avoid)
 		} else {
 			r.removeWaiterLocked(el)
+			if err == errMayBeFree {
+				err = r.holdLocked(w)
+			}
 			if err != nil {
 				r.denyLocked(w, err)
 			}
@@ -265,23 +301,24 @@ func (r *registry) expire(now time.Time) []notice {
 			return
 		}
 		if w.pub != nil {
-			r.killAndEndLocked(w.pub, errWaitedInVain)
+			r.giveUpLocked(w.pub, errWaitedInVain, now)
 		} else {
 			r.denyLocked(r.removeWaiterLocked(el), errWaitedInVain)
 		}
 	})
-	for p, at := range r.killed {
-		if now.Sub(at) >= killPatience {
-			r.noteLocked(notice{kind: noteKillIgnored, channel: p.channel, stream: p.id, server: p.server.id, reason: errKillIgnored})
-			r.endLocked(p)
+	if r.heldCount > 0 {
+		for _, w := range r.filterHeldLocked(func(w *waiter) bool { return now.Before(w.due) }) {
+			r.denyLocked(w, errChannelBusy)
 		}
 	}
+	r.probeDueLocked(now)
+	r.repeatKillsLocked(now)
 	for len(r.started) > 0 && r.age(r.started[0], now) >= r.limits.startTimeout {
 		st := r.started[0]
 		r.started[0] = nil
 		r.started = r.started[1:]
 		if st.isLiveLocked() && st.lastSeq == 0 {
-			r.neverStartedLocked(st)
+			r.neverStartedLocked(st, now)
 		}
 	}
 	r.settleLocked(now)

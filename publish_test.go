@@ -352,7 +352,7 @@ func TestStreamEndsOnlyAfterItsPublisherIsAccepted(t *testing.T) {
 	}
 	s := &server{peer: publisher}
 	r.joinServer(s, time.Now())
-	encoder.self, _ = r.joinEncoder(encoder, 1, time.Now())
+	encoder.self, _ = r.joinEncoder(encoder, "10.0.0.1", 1, time.Now())
 	if _, err := r.claim(s, claimRequest{id: "1", channel: "chan"}, time.Now()); err != nil {
 		t.Fatal(err)
 	}
@@ -371,6 +371,7 @@ type hastyEncoder struct {
 
 func (e *hastyEncoder) start(job encodeJob) { go e.fail(job) }
 func (e *hastyEncoder) stop(_, _ string)    {}
+func (e *hastyEncoder) probe(uint64)        {}
 
 // hesitantPublisher gives a kill the time to come before the acceptance, if there is any way for it.
 type hesitantPublisher struct {
@@ -393,3 +394,4 @@ func (p *hesitantPublisher) kill(_, _ string) {
 
 func (p *hesitantPublisher) deny(_, _ string) {}
 func (p *hesitantPublisher) append(event)     {}
+func (p *hesitantPublisher) probe(uint64)     {}

@@ -6,8 +6,9 @@ package main
 // is worth a log line comes back as notices. Publications, streams, servers and encoders are known by identity:
 // whoever holds an old one can't touch its successor.
 //
-// Here: the state, joining and leaving. lives.go has the life of publications and streams, placement.go the choice of
-// encoders and the queue for them, failover.go the way from one encoder to another, snapshot.go copies for reports.
+// Here: the state, joining and leaving. lives.go has the life of publications and streams, kills.go the end that a
+// publisher is told of, placement.go the choice of encoders and the queue for them, failover.go the way from one encoder
+// to another, twins.go the search for dead sessions, snapshot.go copies for reports.
 
 import (
 	"container/list"
@@ -20,6 +21,7 @@ import (
 
 var (
 	errChannelBusy   = errors.New("channel is live already")
+	errMayBeFree     = errors.New("channel is live on a session that may be dead")
 	errNoEncoder     = errors.New("no encoder has a free slot")
 	errPeerGone      = errors.New("streaming server is gone")
 	errDraining      = errors.New("streaming server is draining")
@@ -30,6 +32,7 @@ var (
 // serverPeer takes the orders to a streaming server. Its methods are called under the registry's lock:
 // they append to a bounded queue, never wait and never call back.
 type serverPeer interface {
+	prober
 	accept(requestID, channel, streamID string)
 	deny(requestID, channel string)
 	kill(channel, streamID string)
@@ -37,6 +40,7 @@ type serverPeer interface {
 
 // encoderPeer takes the orders to an encoder, under the same rules as serverPeer.
 type encoderPeer interface {
+	prober
 	start(encodeJob)
 	stop(channel, streamID string)
 }
@@ -92,25 +96,30 @@ type server struct {
 	turns      chan struct{} // of the coordinator: holds one item for each key verification under way
 
 	// guarded by registry.mu
+	twin
 	gone         bool
 	draining     bool
 	publications members[*publication]
+	held         int // publish requests of this session in registry.held
 }
 
 // encoder is a registered encoder.
 type encoder struct {
 	// set once
-	id    uint64
-	peer  encoderPeer
-	since time.Time
+	id      uint64
+	address string // of its machine, as the connection shows it: an IP address
+	peer    encoderPeer
+	since   time.Time
 
 	// guarded by registry.mu
-	gone     bool
-	capacity int              // negative: no limit
-	streams  members[*stream] // live and closing: each holds one slot
-	draining bool             // takes no new stream
-	failures int              // streams in a row that it failed right after their start
-	asideTil time.Time        // not chosen before, if another has a slot
+	twin
+	gone       bool
+	capacity   int              // negative: no limit
+	streams    members[*stream] // live and closing: each holds one slot
+	superseded int              // of the streams
+	draining   bool             // takes no new stream
+	failures   int              // streams in a row that it failed right after their start
+	asideTil   time.Time        // not chosen before, if another has a slot
 }
 
 // publication is a publisher that is live on a channel, whatever encoders have its stream in the course of time. There may
@@ -127,11 +136,11 @@ type publication struct {
 
 	// guarded by registry.mu
 	id          string        // stream ID towards the application: of current, or of the last one while there is none
-	current     *stream       // nil while the publication waits for another encoder or, once killed, for its end
+	current     *stream       // nil while the publication waits for another encoder or, once killed, for PUBLISH-END
 	successor   *stream       // has been started to take over from current and has announced no HLS-LIVE yet
 	waiting     *list.Element // in registry.waiting, or nil
 	proven      bool          // an encoder has announced something of it
-	killed      bool          // by the application; since when is in registry.killed
+	killed      bool          // told to end; since when is in registry.killed
 	failedMoves uint8
 	events      uint32 // so many were told
 	inServer    uint32 // place in server.publications
@@ -149,11 +158,12 @@ type stream struct {
 	started time.Duration // by the registry's clock
 
 	// guarded by registry.mu
-	previous  string // stream ID that it took over from; fixed with its first event
-	closing   bool
-	inEncoder uint32 // place in encoder.streams
-	lastSeq   uint32 // of its events; 0: nothing was announced
-	announced []unique.Handle[announcement]
+	previous   string // stream ID that it took over from; fixed with its first event
+	closing    bool
+	superseded bool   // closing because its publication goes on at another encoder: nobody needs it any more
+	inEncoder  uint32 // place in encoder.streams
+	lastSeq    uint32 // of its events; 0: nothing was announced
+	announced  []unique.Handle[announcement]
 }
 
 func (st *stream) place() *uint32 { return &st.inEncoder }
@@ -186,9 +196,14 @@ type registry struct {
 	channels     channelIndex          // the live publication of each channel
 	closing      map[string]*stream    // by ID
 	slots        slotCount
-	waiting      list.List // of *waiter, in the order of arrival
-	waitingCount int       // publish requests among them
-	killed       map[*publication]time.Time
+	waiting      list.List                 // of *waiter, in the order of arrival
+	waitingCount int                       // publish requests among them
+	killed       map[*publication]*killing // until PUBLISH-END
+	twins        map[twinKey]*twinGroup
+	unprobed     map[*twinGroup]struct{} // those with sessions that are to be probed soon
+	held         map[string][]*waiter    // publish requests, by channel: see twins.go
+	heldCount    int
+	freed        []string                     // channels of held requests that nobody is live on any more
 	losses       map[*publication][]time.Time // of encoders, within the last minute
 	started      []*stream                    // in the order of their start, while startTimeout is not over
 	notices      []notice
@@ -207,10 +222,10 @@ type noticeKind int
 
 const (
 	noteStarted     noticeKind = iota // a publication, with its first stream
-	noteDenied                        // a publish request that had waited
+	noteDenied                        // a publish request
 	noteEnded                         // a publication
 	noteKilled                        // a publication, by the coordinator itself
-	noteKillIgnored                   // a publication that the application had closed
+	noteKillIgnored                   // a publication whose streaming server never said that it ended
 	noteMoved                         // a publication, to another encoder
 	noteClosed                        // a stream
 	noteSetAside                      // an encoder
@@ -239,7 +254,10 @@ func newRegistry(firstID uint64, now time.Time, newStreamID func() string, event
 		moving:      map[*encoder]struct{}{},
 		channels:    newChannelIndex(seededHash()),
 		closing:     map[string]*stream{},
-		killed:      map[*publication]time.Time{},
+		killed:      map[*publication]*killing{},
+		twins:       map[twinKey]*twinGroup{},
+		unprobed:    map[*twinGroup]struct{}{},
+		held:        map[string][]*waiter{},
 		losses:      map[*publication][]time.Time{},
 	}
 }
@@ -252,16 +270,20 @@ func (r *registry) joinServer(s *server, now time.Time) {
 	s.id = r.lastID
 	s.since = now
 	r.servers[s.id] = s
+	s.twin = twin{session: s.id, prober: s.peer}
+	r.joinTwinsLocked(&s.twin, twinKey{s.serverType, s.ip, s.port}, now)
 }
 
-// joinEncoder takes in an encoder that has registered and gives it its identity.
-func (r *registry) joinEncoder(peer encoderPeer, capacity int, now time.Time) (*encoder, []notice) {
+// joinEncoder takes in an encoder that has registered and gives it its identity. address is that of its machine.
+func (r *registry) joinEncoder(peer encoderPeer, address string, capacity int, now time.Time) (*encoder, []notice) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.lastID++
-	e := &encoder{id: r.lastID, peer: peer, capacity: capacity, since: now}
+	e := &encoder{id: r.lastID, address: address, peer: peer, capacity: capacity, since: now}
+	e.twin = twin{session: e.id, prober: peer}
 	r.encoders[e.id] = e
 	r.slots.add(capacity)
+	r.joinTwinsLocked(&e.twin, twinKey{kind: "HLS", address: address}, now)
 	r.settleLocked(now)
 	return e, r.takeNoticesLocked()
 }
@@ -289,6 +311,7 @@ func (r *registry) leaveServer(s *server, now time.Time) []notice {
 	}
 	s.gone = true
 	delete(r.servers, s.id)
+	r.leaveTwinsLocked(&s.twin)
 	r.forgetRequestsLocked(s)
 	for _, p := range slices.Clone(s.publications) {
 		r.endLocked(p)
@@ -307,6 +330,7 @@ func (r *registry) leaveEncoder(e *encoder, now time.Time) []notice {
 	e.gone = true
 	delete(r.encoders, e.id)
 	delete(r.moving, e)
+	r.leaveTwinsLocked(&e.twin)
 	r.slots.remove(e.capacity)
 	for _, st := range slices.Clone(e.streams) {
 		r.closeLocked(st, now)
@@ -323,6 +347,6 @@ func (r *registry) stop() []notice {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.stopping = true
-	r.denyWaitingLocked(errStopping)
+	r.denyRequestsLocked(errStopping)
 	return r.takeNoticesLocked()
 }

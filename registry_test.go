@@ -127,7 +127,7 @@ func TestLifeOfAStream(t *testing.T) {
 	if got := rig.r.totals(rig.now); got.live != 0 || got.closing != 1 || got.slots.Load != 1 {
 		t.Errorf("closing: %+v", got)
 	}
-	if rig.r.channelIsLive("ch") {
+	if rig.r.channelIsBusy("ch") {
 		t.Error("the channel is not free after PUBLISH-END")
 	}
 	if err := rig.claim(s, "ch"); err != errNoEncoder {
@@ -153,8 +153,8 @@ func TestNothingAnnouncedNoClosedEvent(t *testing.T) {
 	rig.forget()
 	rig.closed(e, "ch", "id1")
 	rig.expect("s kill ch id1")
-	if rig.end(s, "ch", "id1") {
-		t.Error("PUBLISH-END after the kill ends something")
+	if !rig.end(s, "ch", "id1") {
+		t.Error("PUBLISH-END after the kill is not taken")
 	}
 	rig.expect()
 }
@@ -310,7 +310,7 @@ func TestKillReachesThePublisherByItsIDOrAny(t *testing.T) {
 			t.Errorf("kill with %s finds nothing", id)
 		}
 		rig.expect("s accept r-ch ch id1", "e start ch id1", "s kill ch id1")
-		if !rig.r.channelIsLive("ch") {
+		if !rig.r.channelIsBusy("ch") {
 			t.Error("the channel is free before the publisher has ended")
 		}
 		rig.end(s, "ch", "id1")
@@ -330,12 +330,13 @@ func TestIgnoredKillIsForgottenAfter30s(t *testing.T) {
 	rig.kill("ch", "*")
 	rig.forget()
 	rig.pass(20 * time.Second)
+	rig.forget()
 	rig.kill("ch", "*") // does not prolong it
 	rig.pass(10*time.Second - time.Millisecond)
 	rig.expect("s kill ch id1")
 	rig.pass(time.Millisecond)
 	rig.expect("e stop ch id1")
-	if rig.r.channelIsLive("ch") || !rig.reasonNoted(noteKillIgnored, errKillIgnored) {
+	if rig.r.channelIsBusy("ch") || !rig.reasonNoted(noteKillIgnored, errKillIgnored) {
 		t.Error("the publication lives on, or there is no warning")
 	}
 	if rig.end(s, "ch", "id1") {

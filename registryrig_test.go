@@ -20,6 +20,8 @@ type registryRig struct {
 	events []event
 	noted  []notice
 	lastID int
+
+	lastMachine int
 }
 
 func newRegistryRig(t testing.TB, rules limits) *registryRig {
@@ -56,6 +58,8 @@ type recordingServer struct {
 	name string
 }
 
+func (p *recordingServer) probe(uint64) { p.rig.record("%s probe", p.name) }
+
 func (p *recordingServer) accept(requestID, channel, streamID string) {
 	p.rig.record("%s accept %s %s %s", p.name, requestID, channel, streamID)
 }
@@ -72,6 +76,8 @@ type recordingEncoder struct {
 	self *encoder // nil until it has joined: it may be given work while it does
 	jobs []encodeJob
 }
+
+func (p *recordingEncoder) probe(uint64) { p.rig.record("%s probe", p.name) }
 
 func (p *recordingEncoder) start(job encodeJob) {
 	p.jobs = append(p.jobs, job)
@@ -112,18 +118,32 @@ func (rig *registryRig) reasonNoted(kind noticeKind, reason error) bool {
 	return false
 }
 
+// server connects a streaming server on a machine of its own.
 func (rig *registryRig) server(name, serverType string) *server {
 	rig.t.Helper()
-	s := &server{serverType: serverType, ip: "10.0.0.1", port: 1935, peer: &recordingServer{rig: rig, name: name}}
+	rig.lastMachine++
+	return rig.serverAt(fmt.Sprint("10.0.0.", rig.lastMachine), name, serverType)
+}
+
+func (rig *registryRig) serverAt(ip, name, serverType string) *server {
+	rig.t.Helper()
+	s := &server{serverType: serverType, ip: ip, port: 1935, peer: &recordingServer{rig: rig, name: name}}
 	rig.r.joinServer(s, rig.now)
 	rig.step(nil)
 	return s
 }
 
+// encoder registers an encoder on a machine of its own.
 func (rig *registryRig) encoder(name string, capacity int) *encoder {
 	rig.t.Helper()
+	rig.lastMachine++
+	return rig.encoderAt(fmt.Sprint("10.0.0.", rig.lastMachine), name, capacity)
+}
+
+func (rig *registryRig) encoderAt(address, name string, capacity int) *encoder {
+	rig.t.Helper()
 	peer := &recordingEncoder{rig: rig, name: name}
-	e, notices := rig.r.joinEncoder(peer, capacity, rig.now)
+	e, notices := rig.r.joinEncoder(peer, address, capacity, rig.now)
 	peer.self = e
 	rig.step(notices)
 	return e
@@ -196,6 +216,12 @@ func (rig *registryRig) kill(channel, id string) bool {
 	killed := rig.r.kill(channel, id, rig.now)
 	rig.step(nil)
 	return killed
+}
+
+// answered is a sign of life after a probe.
+func (rig *registryRig) answered(session uint64) {
+	rig.t.Helper()
+	rig.step(rig.r.answered(session))
 }
 
 func (rig *registryRig) drain(id uint64, move bool) {

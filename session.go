@@ -11,7 +11,9 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -35,6 +37,7 @@ var (
 	errPeerLost   = errors.New("connection lost")
 	errPeerSilent = errors.New("silent for 60 s")
 	errPeerSlow   = errors.New("does not read")
+	errPeerDead   = errors.New("another connection came from the same peer, and this one did not answer a ping for 5 s")
 	errQueueFull  = errors.New("send queue is full")
 	errTooBig     = errors.New("message of more than 64 KiB")
 	errShutdown   = errors.New("coordinator is stopping")
@@ -50,26 +53,39 @@ type controlPeer interface {
 type session struct {
 	// set once
 	conn    *websocket.Conn
+	heard   *heardConn // beneath conn
 	metrics *metrics
 	buffers *sync.Pool // of *bytes.Buffer, shared by all sessions
 	log     *slog.Logger
 
-	writer sync.WaitGroup // the writer, while there is one
+	writer  sync.WaitGroup // the writer, while there is one
+	probing atomic.Bool    // probed is not nil
 
 	mu sync.Mutex
 	// guarded by mu
 	ended     error // why; nothing is queued any more
 	writing   bool
-	queue     [][]byte // nil stands for the close frame
-	queued    int      // bytes
+	queue     []outgoing
+	queued    int // bytes
 	oldest    time.Time
 	heartbeat *time.Timer
+	probed    *probe
+}
+
+// outgoing is what is queued for a peer: a text message, a ping or a close frame, as the WebSocket library counts kinds.
+type outgoing struct {
+	kind    int
+	payload []byte
 }
 
 // newSession starts the heartbeat: every session has to be run, or ended.
-func newSession(conn *websocket.Conn, m *metrics, buffers *sync.Pool, log *slog.Logger) *session {
+func newSession(conn *websocket.Conn, heard *heardConn, m *metrics, buffers *sync.Pool, log *slog.Logger) *session {
 	conn.SetReadLimit(maxMessageBytes)
-	s := &session{conn: conn, metrics: m, buffers: buffers, log: log}
+	s := &session{conn: conn, heard: heard, metrics: m, buffers: buffers, log: log}
+	conn.SetPongHandler(func(string) error {
+		s.noteLife()
+		return nil
+	})
 	s.startHeartbeat()
 	return s
 }
@@ -84,6 +100,7 @@ func (s *session) run(p controlPeer, c *coordinator) {
 			s.end(endOf(err))
 			break
 		}
+		s.noteLife()
 		if faulty != nil {
 			s.log.Debug("message ignored", "remote", s.remote(), "reason", faulty.Error())
 			continue
@@ -97,7 +114,7 @@ func (s *session) run(p controlPeer, c *coordinator) {
 	if reason == errTooBig {
 		s.discardRest()
 	}
-	closeNow(s.conn.NetConn())
+	closeNow(s.heard.Conn)
 	s.writer.Wait()
 }
 
@@ -159,6 +176,8 @@ func disconnectReason(reason error) string {
 		return "silent"
 	case errPeerSlow:
 		return "slow"
+	case errPeerDead:
+		return "dead"
 	case errQueueFull:
 		return "queue_full"
 	case errTooBig:
@@ -182,9 +201,10 @@ func (s *session) endLocked(reason error, readUntil time.Time) {
 		return
 	}
 	s.ended = reason
-	if s.heartbeat != nil { // nil before the reader has begun
+	if s.heartbeat != nil {
 		s.heartbeat.Stop()
 	}
+	s.endProbeLocked()
 	s.conn.SetReadDeadline(readUntil)
 }
 
@@ -198,7 +218,7 @@ func (s *session) reason() error {
 func (s *session) goodbye() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.queueLocked(nil)
+	s.queueLocked(outgoing{websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseGoingAway, "")})
 	s.endLocked(errShutdown, time.Now().Add(goodbyeLimit))
 }
 
@@ -220,23 +240,23 @@ func (s *session) send(m message) {
 func (s *session) sendLocked(m message) {
 	if s.ended == nil {
 		s.metrics.sent.count(m.method)
-		s.queueLocked(m.format())
+		s.queueLocked(outgoing{websocket.TextMessage, m.format()})
 	}
 }
 
-func (s *session) queueLocked(payload []byte) {
+func (s *session) queueLocked(o outgoing) {
 	if s.ended != nil {
 		return
 	}
-	if s.queued+len(payload) > maxQueuedBytes {
+	if s.queued+len(o.payload) > maxQueuedBytes {
 		s.endLocked(errQueueFull, time.Now())
 		return
 	}
 	if len(s.queue) == 0 {
 		s.oldest = time.Now()
 	}
-	s.queue = append(s.queue, payload)
-	s.queued += len(payload)
+	s.queue = append(s.queue, o)
+	s.queued += len(o.payload)
 	if !s.writing {
 		s.writing = true
 		s.writer.Go(s.write)
@@ -251,8 +271,8 @@ func (s *session) write() {
 			return
 		}
 		s.conn.SetWriteDeadline(oldest.Add(sendLimit))
-		for _, payload := range batch {
-			if err := s.writeOne(payload, oldest.Add(sendLimit)); err != nil {
+		for _, o := range batch {
+			if err := s.writeOne(o, oldest.Add(sendLimit)); err != nil {
 				if isTimeout(err) {
 					s.end(errPeerSlow)
 				} else {
@@ -264,16 +284,15 @@ func (s *session) write() {
 	}
 }
 
-func (s *session) writeOne(payload []byte, deadline time.Time) error {
-	if payload == nil {
-		frame := websocket.FormatCloseMessage(websocket.CloseGoingAway, "")
-		return s.conn.WriteControl(websocket.CloseMessage, frame, deadline)
+func (s *session) writeOne(o outgoing, deadline time.Time) error {
+	if o.kind == websocket.TextMessage {
+		return s.conn.WriteMessage(o.kind, o.payload)
 	}
-	return s.conn.WriteMessage(websocket.TextMessage, payload)
+	return s.conn.WriteControl(o.kind, o.payload, deadline)
 }
 
 // takeQueue takes all that is queued; when there is nothing the writer is over.
-func (s *session) takeQueue() (batch [][]byte, oldest time.Time) {
+func (s *session) takeQueue() (batch []outgoing, oldest time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	batch, s.queue, s.queued = s.queue, nil, 0
@@ -303,4 +322,16 @@ func (s *session) remote() string {
 		return addr.String()
 	}
 	return ""
+}
+
+// addressOf is the IP address of a connection's end, in its plain form; "" if it has none.
+func addressOf(remote string) string {
+	host, _, err := net.SplitHostPort(remote)
+	if err != nil {
+		return ""
+	}
+	if addr, err := netip.ParseAddr(host); err == nil {
+		return addr.Unmap().WithZone("").String()
+	}
+	return host
 }

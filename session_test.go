@@ -7,6 +7,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -30,6 +31,7 @@ type fakeNet struct {
 	coordinator *coordinator
 	control     *controlSockets
 	start       time.Time
+	lastPort    int
 }
 
 func newFakeNet(t *testing.T, variables ...string) *fakeNet {
@@ -99,14 +101,21 @@ func (l pipeListener) Addr() net.Addr { return &net.TCPAddr{} }
 func (l pipeListener) connect() (net.Conn, error) {
 	near, far := net.Pipe()
 	select {
-	case l.conns <- far:
+	case l.conns <- addressedPipe{far}:
 		return near, nil
 	case <-l.closed:
 		return nil, syscall.ECONNREFUSED
 	}
 }
 
-// dial connects a peer that reads nothing by itself.
+// addressedPipe comes from an address, as a connection does.
+type addressedPipe struct{ net.Conn }
+
+func (addressedPipe) RemoteAddr() net.Addr {
+	return &net.TCPAddr{IP: net.IPv4(10, 0, 0, 1), Port: 40_000}
+}
+
+// dial connects a peer that reads nothing by itself, a streaming server at a port of its own.
 func (n *fakeNet) dial(endpoint string) *websocket.Conn {
 	n.t.Helper()
 	return n.dialThrough(n.connect, endpoint)
@@ -115,7 +124,8 @@ func (n *fakeNet) dial(endpoint string) *websocket.Conn {
 // dialThrough is dial over a connection that the caller makes.
 func (n *fakeNet) dialThrough(connect func() (net.Conn, error), endpoint string) *websocket.Conn {
 	n.t.Helper()
-	conn, err := openControl(connect, endpoint)
+	n.lastPort++
+	conn, err := openControl(connect, endpoint, 1000+n.lastPort)
 	if err != nil {
 		n.t.Fatal(err)
 	}
@@ -123,9 +133,10 @@ func (n *fakeNet) dialThrough(connect func() (net.Conn, error), endpoint string)
 	return conn
 }
 
-func openControl(connect func() (net.Conn, error), endpoint string) (*websocket.Conn, error) {
+// openControl connects as a peer that streams at a port of 10.0.0.1.
+func openControl(connect func() (net.Conn, error), endpoint string, port int) (*websocket.Conn, error) {
 	dialer := websocket.Dialer{NetDial: func(string, string) (net.Conn, error) { return connect() }}
-	conn, _, err := dialer.Dial("ws://coordinator/ws/control/"+endpoint, http.Header{"x-external-ip": {"10.0.0.1"}})
+	conn, _, err := dialer.Dial("ws://coordinator/ws/control/"+endpoint, http.Header{"x-external-ip": {"10.0.0.1"}, "x-custom-port": {fmt.Sprint(port)}})
 	return conn, err
 }
 

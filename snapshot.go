@@ -62,8 +62,10 @@ type serverReport struct {
 
 type encoderReport struct {
 	ID       uint64    `json:"id"`
+	Address  string    `json:"address"` // of its machine, as its connection shows it
 	Capacity int       `json:"capacity"`
 	Load     int       `json:"load"`
+	Serving  int       `json:"serving"` // of the load: what somebody still needs. It may be stopped at 0
 	Since    time.Time `json:"since"`
 	Draining bool      `json:"draining"`
 	Moving   bool      `json:"moving"`   // its streams are being taken to other encoders
@@ -105,13 +107,26 @@ func (r *registry) encoderReportsLocked(now time.Time) []encoderReport {
 	list := make([]encoderReport, 0, len(r.encoders))
 	for _, e := range r.encoders {
 		_, moving := r.moving[e]
-		list = append(list, encoderReport{e.id, e.capacity, e.load(), e.since, e.draining, moving, now.Before(e.asideTil)})
+		list = append(list, encoderReport{
+			ID:       e.id,
+			Address:  e.address,
+			Capacity: e.capacity,
+			Load:     e.load(),
+			Serving:  e.load() - e.superseded,
+			Since:    e.since,
+			Draining: e.draining,
+			Moving:   moving,
+			SetAside: now.Before(e.asideTil),
+		})
 	}
 	return list
 }
 
 // rowsAtOnce bounds how long the copy of many streams holds the lock.
 const rowsAtOnce = 1000
+
+// isEndingLocked says that nothing is left of the publication but its publisher, who was told to end.
+func (p *publication) isEndingLocked() bool { return p.current == nil && p.waiting == nil }
 
 // liveStreams gives all live publications to each, a part of them at a time and without the lock: each row is right at
 // some moment of the call. The rows of a part are each's only until it returns.
@@ -137,7 +152,7 @@ func (r *registry) appendStreamReports(rows []streamReport, from int, newest uin
 	defer r.mu.Unlock()
 	publications, more := r.channels.part(from, rowsAtOnce)
 	for _, p := range publications {
-		if p != nil && p.number <= newest {
+		if p != nil && p.number <= newest && !p.isEndingLocked() {
 			rows = append(rows, streamReport{p.channel, p.id, p.server.id, p.encoderIDLocked()})
 		}
 	}
@@ -175,6 +190,7 @@ func (e *encoderReport) state() string {
 type totals struct {
 	live            int // publications that have an encoder
 	waiting         int // publications that wait for another one
+	ending          int // publications without one whose publishers were told to end
 	closing         int // streams
 	waitingRequests int
 	slots           capacityReport
@@ -183,14 +199,20 @@ type totals struct {
 	rtmpServers, wsServers, drainingServers int
 }
 
-// totals costs the same with any number of streams.
+// totals costs the same with any number of streams, but for those that were told to end.
 func (r *registry) totals(now time.Time) totals {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	waiting := r.waiting.Len() - r.waitingCount
+	waiting, ending := r.waiting.Len()-r.waitingCount, 0
+	for p := range r.killed {
+		if p.isEndingLocked() {
+			ending++
+		}
+	}
 	t := totals{
-		live:            r.channels.len() - waiting,
+		live:            r.channels.len() - waiting - ending,
 		waiting:         waiting,
+		ending:          ending,
 		closing:         len(r.closing),
 		waitingRequests: r.waitingCount,
 		slots:           r.capacityLocked(),
@@ -216,7 +238,7 @@ func (r *registry) totals(now time.Time) totals {
 type streamRow struct {
 	Channel      string    `json:"channel"`
 	StreamID     string    `json:"streamId"`
-	State        string    `json:"state"` // live, starting (a successor that has not taken over), waiting, closing
+	State        string    `json:"state"` // live, starting (a successor that has not taken over), waiting, ending, closing
 	StreamServer uint64    `json:"streamServer"`
 	Encoder      uint64    `json:"encoder"`
 	Since        time.Time `json:"since"`     // the publisher is live
@@ -266,6 +288,8 @@ func (r *registry) appendRows(rows []streamRow, from int, newest uint64) (_ []st
 			rows = append(rows, streamRow{p.channel, p.id, "waiting", p.server.id, 0, time.Unix(0, p.since), nil, nil})
 		case p.current != nil:
 			rows = append(rows, p.current.rowLocked("live"))
+		default:
+			rows = append(rows, streamRow{p.channel, p.id, "ending", p.server.id, 0, time.Unix(0, p.since), nil, nil})
 		}
 		if p.successor != nil {
 			rows = append(rows, p.successor.rowLocked("starting"))

@@ -82,7 +82,7 @@ func (c *soakCluster) serveEvent(w http.ResponseWriter, r *http.Request) {
 // connected runs a peer over one connection after the other, each for some hours, until stop is closed.
 func (c *soakCluster) connected(endpoint string, stop chan struct{}, hours int, serve func(p *testPeer, retired <-chan time.Time)) {
 	for {
-		conn, err := openControl(c.connect, endpoint)
+		conn, err := openControl(c.connect, endpoint, 1935) // as twins, which probe each other
 		if err != nil {
 			c.t.Error(err)
 			return

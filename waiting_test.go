@@ -13,8 +13,8 @@ var waitTen = limits{failover: true, encoderWait: 10 * time.Second}
 // waitFor is a claim that finds no slot and waits.
 func (rig *registryRig) waitFor(s *server, channel string) {
 	rig.t.Helper()
-	if err := rig.claim(s, channel); err != nil || rig.r.channelIsLive(channel) {
-		rig.t.Fatalf("claim of %s: %v, live %v; want it to wait", channel, err, rig.r.channelIsLive(channel))
+	if err := rig.claim(s, channel); err != nil || rig.r.channelIsBusy(channel) {
+		rig.t.Fatalf("claim of %s: %v, live %v; want it to wait", channel, err, rig.r.channelIsBusy(channel))
 	}
 }
 
@@ -208,6 +208,7 @@ func TestPublicationWaitsInVain(t *testing.T) {
 	}
 	rig.encoder("e", 1)
 	rig.expect()
+	rig.end(s, "ch", "id1")
 	rig.publish(s, "ch")
 }
 
@@ -260,7 +261,7 @@ func TestCloseCommandWhileThePublicationWaits(t *testing.T) {
 		rig.expect("s kill ch id1")
 		rig.end(s, "ch", "id1")
 		rig.expect()
-		if rig.r.channelIsLive("ch") {
+		if rig.r.channelIsBusy("ch") {
 			t.Error("still live")
 		}
 	}

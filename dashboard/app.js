@@ -78,7 +78,7 @@ function showAll(overview, list) {
   byId('sign-out').hidden = !signedIn();
   showOverview(overview, cx.now);
   showCharts(overview.history, cx.now);
-  setText(byId('count-streams'), count(overview.streams.live + overview.streams.closing + overview.streams.waiting));
+  setText(byId('count-streams'), count(overview.streams.live + overview.streams.closing + overview.streams.waiting + overview.streams.ending));
   setText(byId('count-encoders'), count(overview.encoders.total));
   setText(byId('count-servers'), count(overview.streamingServers.rtmp + overview.streamingServers.ws));
   return showList(list);

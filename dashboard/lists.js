@@ -27,20 +27,21 @@ export const lists = {
 
   encoders: {
     caption: 'Encoders',
-    search: 'Search by ID or state',
+    search: 'Search by ID, address or state',
     empty: 'No encoder is connected.',
     key: (row) => row.id,
     columns: [
       { title: 'Encoder', sort: 'id', class: 'id', cell: (td, row) => setText(td, String(row.id)) },
+      { title: 'Address', sort: 'address', class: 'id', cell: (td, row) => setText(td, row.address || '–') },
       { title: 'State', sort: 'state', cell: (td, row) => setBadge(td, encoderState(row)) },
       { title: 'Slots used', sort: 'load', class: 'slots', cell: (td, row) => setSlots(td, row) },
       { title: 'Capacity', sort: 'capacity', class: 'number', cell: (td, row) => setText(td, row.capacity < 0 ? 'no limit' : count(row.capacity)) },
       connectedFor,
-      { title: 'Maintenance', class: 'progress', cell: (td, row, cx) => setProgress(td, row, row.load, cx) },
+      { title: 'Maintenance', class: 'progress', cell: (td, row, cx) => setProgress(td, row, row.serving, row.load ? 'may be stopped' : 'empty', cx) },
     ],
     actions: (row) =>
       row.draining
-        ? [{ order: 'undrain', label: 'Undrain', about: `encoder ${row.id}` }, ...(row.load > 0 && !row.moving ? [{ order: 'move', label: 'Move streams', about: `of encoder ${row.id}` }] : [])]
+        ? [{ order: 'undrain', label: 'Undrain', about: `encoder ${row.id}` }, ...(row.serving > 0 && !row.moving ? [{ order: 'move', label: 'Move streams', about: `of encoder ${row.id}` }] : [])]
         : [{ order: 'drainEncoder', label: 'Drain', about: `encoder ${row.id}` }],
   },
 
@@ -56,7 +57,7 @@ export const lists = {
       { title: 'Address', sort: 'ip', class: 'id', cell: (td, row) => setText(td, address(row)) },
       { title: 'Streams', sort: 'streams', class: 'number', cell: (td, row) => setLink(td, row.streams && count(row.streams), listOf('streams', row.id), '0') },
       connectedFor,
-      { title: 'Maintenance', class: 'progress', cell: (td, row, cx) => setProgress(td, row, row.streams, cx) },
+      { title: 'Maintenance', class: 'progress', cell: (td, row, cx) => setProgress(td, row, row.streams, 'empty', cx) },
     ],
     actions: (row) =>
       row.draining
@@ -120,8 +121,8 @@ function setSlots(td, row) {
   setBar(bar, row.load, row.capacity);
 }
 
-// setProgress shows how much is left on what is drained, against the most that was seen since.
-function setProgress(td, row, left, { drained }) {
+// setProgress shows how much is left on what is drained, against the most that was seen since, and done when nothing is.
+function setProgress(td, row, left, done, { drained }) {
   if (!row.draining) {
     drained.delete(row.id);
     td.textContent = '';
@@ -137,5 +138,5 @@ function setProgress(td, row, left, { drained }) {
   const [bar, words] = td.children;
   bar.max = most || 1;
   bar.value = most ? most - left : 1;
-  setText(words, left ? `${plural(left, 'stream')} left` : 'empty');
+  setText(words, left ? `${plural(left, 'stream')} left` : done);
 }

@@ -14,14 +14,14 @@ const orders = {
   }),
   drainEncoder: (row) => ({
     title: `Drain encoder ${row.id}?`,
-    text: `It takes no new streams${row.load ? ` and keeps the ${plural(row.load, 'stream')} it has until they end` : ''}.`,
-    option: row.load ? 'Move its live RTMP streams to other encoders' : '',
+    text: `It takes no new streams${row.serving ? ` and keeps the ${plural(row.serving, 'stream')} it has until they end` : ''}.`,
+    option: row.serving ? 'Move its live RTMP streams to other encoders' : '',
     yes: 'Drain',
     send: (move) => drain(row, move),
   }),
   move: (row) => ({
     title: `Move the streams of encoder ${row.id}?`,
-    text: `Its live RTMP streams go to other encoders, a few at a time. Publishers stay connected; other streams stay until they end. It has ${plural(row.load, 'stream')}.`,
+    text: `Its live RTMP streams go to other encoders, a few at a time. Publishers stay connected; other streams stay until they end. It has ${plural(row.serving, 'stream')}.`,
     yes: 'Move streams',
     send: () => drain(row, true),
   }),

@@ -24,7 +24,7 @@ export function showOverview(o, now) {
   setBar(meter, slots.used, slots.capacity);
 
   tile('live', count(streams.live));
-  note('live', join(some(streams.closing, 'closing'), some(streams.waiting, 'waiting for an encoder')) || 'None closing', streams.waiting > 0);
+  note('live', join(some(streams.closing, 'closing'), some(streams.waiting, 'waiting for an encoder'), some(streams.ending, 'told to end')) || 'None closing', streams.waiting > 0);
   tile('encoders', count(encoders.total));
   note('encoders', join(some(encoders.draining, 'draining'), some(encoders.setAside, 'set aside')) || (encoders.total ? 'All in service' : 'None connected'), encoders.setAside > 0 || encoders.total === 0);
   tile('servers', count(servers.rtmp + servers.ws));
