@@ -194,7 +194,7 @@ func (s *simulation) awaitAgreement(d *daemon) {
 			if row.State == "live" {
 				encodings[row.Channel]++
 			}
-			if row.State != "waiting" {
+			if row.State != "waiting" && row.State != "ending" {
 				coordinator.Encodings = append(coordinator.Encodings, row.StreamID)
 			}
 		}
@@ -229,8 +229,10 @@ func (s *simulation) view() (v view) {
 	}
 	for _, e := range s.encoders {
 		e.mu.Lock()
-		for id := range e.tasks {
-			v.Encodings = append(v.Encodings, id)
+		for id, task := range e.tasks {
+			if task.wire == e.wire { // the coordinator knows nothing of earlier ones
+				v.Encodings = append(v.Encodings, id)
+			}
 		}
 		e.mu.Unlock()
 	}

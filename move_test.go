@@ -246,17 +246,16 @@ func TestRollingUpdateLosesNoPublisher(t *testing.T) {
 	}
 	for i, e := range fleet {
 		rig.drain(e.id, true)
-		for e.load() > 0 {
+		load := e.load()
+		for servingOf(rig, e) > 0 {
 			for p := range livePublications(rig.r) {
 				if p.successor != nil {
 					rig.available(p.successor.encoder, p.channel, p.successor.id, "HLS-LIVE")
 				}
 			}
-			for _, st := range slices.Clone(e.streams) {
-				if st.closing {
-					rig.closed(e, st.pub.channel, st.id)
-				}
-			}
+		}
+		if e.load() != load {
+			t.Errorf("load went from %d to %d, though its encodings go on until their publishers end", load, e.load())
 		}
 		rig.loseEncoder(e)
 		fleet[i] = rig.encoder("new", 10)
@@ -267,6 +266,84 @@ func TestRollingUpdateLosesNoPublisher(t *testing.T) {
 	for _, line := range rig.trace {
 		if strings.HasPrefix(line, "s kill") {
 			t.Error(line)
+		}
+	}
+}
+
+func servingOf(rig *registryRig, e *encoder) int {
+	rig.t.Helper()
+	for _, row := range wholeReport(rig.r, rig.now).Encoders {
+		if row.ID == e.id {
+			return row.Serving
+		}
+	}
+	rig.t.Fatalf("encoder %d is not in the report", e.id)
+	return 0
+}
+
+// TestServingLeavesOutWhatNobodyNeeds: an encoding that another one took over from, or that was to take over and is given up.
+// One whose publisher has ended counts, because its recording is still being written.
+func TestServingLeavesOutWhatNobodyNeeds(t *testing.T) {
+	t.Parallel()
+	rig, s, a, b := moveRig(t, failoverOn)
+	serving := func(onA, onB int) {
+		t.Helper()
+		if gotA, gotB := servingOf(rig, a), servingOf(rig, b); gotA != onA || gotB != onB {
+			t.Errorf("serving %d and %d, want %d and %d", gotA, gotB, onA, onB)
+		}
+	}
+	serving(1, 1)
+	rig.available(b, "ch", "id2", "IMG-PREVIEW")
+	rig.pass(movePatience) // given up, and tried again
+	serving(1, 1)
+	if b.load() != 2 {
+		t.Errorf("load %d, want the one that was given up and the next", b.load())
+	}
+	rig.available(b, "ch", "id3", "HLS-LIVE")
+	serving(0, 1)
+	rig.available(a, "ch", "id1", "HLS-LIVE") // it goes on
+	serving(0, 1)
+	rig.end(s, "ch", "id1")
+	serving(0, 1)
+	rig.closed(a, "ch", "id1")
+	rig.closed(b, "ch", "id2")
+	serving(0, 1)
+	rig.closed(b, "ch", "id3")
+	serving(0, 0)
+}
+
+// TestDrainedEncoderMayBeStoppedWhenServingIs0 is what the operator's script waits for, with an encoder that goes on as real
+// ones do.
+func TestDrainedEncoderMayBeStoppedWhenServingIs0(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, "rtmp")
+	s.d.mustCall("/commands/drain", "x-session-id", fmt.Sprint(s.firstID), "x-drain-move", "true")
+	id := s.takenOver(s.second)
+	s.first.expect("ENCODE-STOP", "Stream-Channel", "show", "Stream-ID", s.id)
+	s.first.available("show", s.id, "HLS-VOD", "1x1", "vod.m3u8") // and goes on
+	vod := "stream-available show " + s.id + " HLS-VOD 1x1 vod.m3u8"
+	s.told(available(s.id), available(id), vod)
+	page := get[encoderPage](s.d, fmt.Sprint("/commands/encoders?q=", s.firstID))
+	if len(page.Encoders) != 1 || page.Encoders[0].Load != 1 || page.Encoders[0].Serving != 0 || page.Encoders[0].Moving {
+		t.Errorf("%+v, want a load of 1 and nothing to serve", page.Encoders)
+	}
+	s.first.conn.Close() // the operator stops it
+	s.told(available(s.id), available(id), vod, closed(s.id))
+	s.d.awaitLive(map[string]string{"show": id})
+	s.server.quiet()
+}
+
+func TestEncodersAreFoundByTheirAddress(t *testing.T) {
+	t.Parallel()
+	d := startDaemon(t)
+	_, id := d.register(1)
+	if got := d.report().Encoders; len(got) != 1 || got[0].Address != "127.0.0.1" {
+		t.Errorf("report: %+v", got)
+	}
+	for q, want := range map[string]int{"127.0.0.1": 1, "127.0.0.2": 0} {
+		page := get[encoderPage](d, "/commands/encoders?sort=address&q="+q)
+		if len(page.Encoders) != want || want == 1 && page.Encoders[0].ID != id {
+			t.Errorf("%s: %+v", q, page.Encoders)
 		}
 	}
 }

@@ -80,12 +80,12 @@ func mutations() []mutation {
 		},
 		{
 			"identity", "lives.go",
-			"if p == nil || p.publisherID != streamID || p.server != s {", "if p == nil || p.server != s {",
+			"if p == nil || p.publisherID != streamID || p.server != s && ", "if p == nil || p.server != s && ",
 			"TestForeignMessagesChangeNothing", "the end of an old stream ends its successor",
 		},
 		{
 			"identity", "lives.go",
-			"if p == nil || p.publisherID != streamID || p.server != s {", "if p == nil || p.publisherID != streamID {",
+			"p.server != s && !s.succeeds(&p.server.twin) {", "false {",
 			"TestForeignMessagesChangeNothing", "a server ends another one's stream",
 		},
 		{
@@ -96,14 +96,53 @@ func mutations() []mutation {
 		},
 		{
 			"identity", "lives.go",
-			"	st := r.ownStreamLocked(e, channel, streamID)\n",
-			"	st := r.ownStreamLocked(e, channel, streamID)\n	for _, other := range r.encoders {\n		if st == nil {\n			st = r.ownStreamLocked(other, channel, streamID)\n		}\n	}\n",
+			"if st == nil || st.encoder != e && !e.succeeds(&st.encoder.twin) {", "if st == nil {",
 			"TestForeignMessagesChangeNothing", "an encoder closes another one's stream",
 		},
 		{
 			"identity", "delivery.go",
 			"	began := time.Now()\n", "	began := time.Now()\n	ev.seq += uint64(t.attempt - 1)\n",
 			"TestEventsOfAStreamStayInOrderWhateverFails", "a repeat has another event ID",
+		},
+		{
+			"identity", "twins.go",
+			"t.group == older.group && t.session > older.session", "t.group == older.group",
+			"TestOnlyTheLaterTwinIsBelieved", "an older session ends its twin's publisher",
+		},
+		{
+			"wire", "message.go",
+			"		out = append(out, ':')\n", "		out = append(out, ':', ' ')\n",
+			"TestStreamLifeEndToEnd", "a value begins with a space",
+		},
+		{
+			"kills", "kills.go",
+			"		if due > k.again {\n", "		if due < k.again {\n",
+			"TestKillIsSaidAgainUntilThePublisherHasEnded", "a kill is said once",
+		},
+		{
+			"kills", "kills.go",
+			"	r.letGoLocked(p)\n", "	r.letGoLocked(p)\n	r.endLocked(p)\n",
+			"TestOnlyTheChannelWaitsForTheEndOfAKilledPublisher", "a channel is free before its killed publisher has ended",
+		},
+		{
+			"sessions", "probe.go",
+			"s.endLocked(errPeerDead, time.Now())", "s.endProbeLocked()",
+			"TestHalfOpenServerIsCutOffAfter5SecondsWhenItIsBack", "a session that does not answer its probe stays",
+		},
+		{
+			"sessions", "probe.go",
+			"c.heard.Store(true)", "c.heard.Store(false)",
+			"TestAnyByteIsASignOfLife", "half a message is no sign of life",
+		},
+		{
+			"sessions", "placement.go",
+			"if p.server.suspect() {", "if false {",
+			"TestRequestForAChannelOfADoubtedSessionIsHeld", "a request for the channel of a session that may be dead is denied",
+		},
+		{
+			"moves", "failover.go",
+			"	st.encoder.superseded++\n", "",
+			"TestDrainedEncoderMayBeStoppedWhenServingIs0", "an encoding that was moved away counts as served",
 		},
 	}
 }

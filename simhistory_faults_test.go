@@ -33,7 +33,8 @@ func TestHistoriesThatBreakARule(t *testing.T) {
 	}{
 		"one after the other":               {publishers, []simEntry{deed(a, simAccepted, "s1"), deed(a, simEnded, "s1"), deed(b, simAccepted, "s2"), deed(b, simEnded, "s2")}, ""},
 		"two at once":                       {publishers, []simEntry{deed(a, simAccepted, "s1"), deed(b, simAccepted, "s2"), deed(a, simEnded, "s1"), deed(b, simEnded, "s2")}, "is live there"},
-		"two at once on one connection":     {publishers, []simEntry{deed(a, simAccepted, "s1"), deed(a, simAccepted, "s2"), deed(a, simKilled, "s1"), deed(a, simEnded, "s2")}, "is live there"},
+		"two at once on one connection":     {publishers, []simEntry{deed(a, simAccepted, "s1"), deed(a, simAccepted, "s2"), deed(a, simEnded, "s1"), deed(a, simEnded, "s2")}, "is live there"},
+		"two at once, one killed":           {publishers, []simEntry{deed(a, simAccepted, "s1"), deed(a, simKilled, "s1"), deed(b, simAccepted, "s2"), deed(a, simEnded, "s1"), deed(b, simEnded, "s2")}, "is live there"},
 		"a publisher without end":           {publishers, []simEntry{deed(a, simAccepted, "s1")}, "never ends"},
 		"an ID accepted twice":              {publishers, []simEntry{deed(a, simAccepted, "s1"), deed(a, simEnded, "s1"), deed(a, simAccepted, "s1"), deed(a, simEnded, "s1")}, "given out before"},
 		"an ID started twice":               {encodings, []simEntry{deed(x, simStarted, "s1"), deed(x, simFinished, "s1"), deed(y, simStarted, "s1")}, "given out before"},

@@ -115,9 +115,8 @@ func excerpt(entries []simEntry, channel string, from, to int) string {
 	return b.String()
 }
 
-// checkPublishers: a stream ID is accepted once, every accepted publisher ends, and never are two on one channel. A
-// publisher that the coordinator kills by itself has lost its channel before it hears of it, if it lives to hear of it:
-// of two on different connections the histories may overlap if one of them may have been killed.
+// checkPublishers: a stream ID is accepted once, every accepted publisher ends, and never are two on one channel, not
+// even while the coordinator has one of them killed: it has to wait for PUBLISH-END.
 func checkPublishers(entries []simEntry) (f faults) {
 	last := map[string]int{}
 	overs := map[int]int{}
@@ -131,31 +130,19 @@ func checkPublishers(entries []simEntry) (f faults) {
 		}
 		known[e.stream] = true
 		over := first(entries, i, func(o simEntry) bool {
-			return o.who == e.who && (o.what == simGone || (o.what == simEnded || o.what == simKilled) && o.stream == e.stream)
+			return o.who == e.who && (o.what == simGone || o.what == simEnded && o.stream == e.stream)
 		})
 		if over == len(entries) {
 			f.add("%v: never ends", e)
 			continue
 		}
 		before, found := last[e.channel]
-		if other := entries[before]; found && overs[before] > i && (other.who == e.who || !mayBeKilled(entries, before) && !mayBeKilled(entries, i)) {
+		if other := entries[before]; found && overs[before] > i {
 			f.add("%v: while %s is live there as %s%s", e, other.who, other.stream, excerpt(entries, e.channel, before, overs[before]))
 		}
 		last[e.channel], overs[i] = i, over
 	}
 	return f
-}
-
-// mayBeKilled tells whether the publisher accepted at i hears STREAM-KILL or loses its connection before it could.
-func mayBeKilled(entries []simEntry, i int) bool {
-	e := entries[i]
-	at := func(what simDeed, stream string) int {
-		return first(entries, i, func(o simEntry) bool { return o.who == e.who && o.what == what && o.stream == stream })
-	}
-	ended, gone := at(simEnded, e.stream), at(simGone, "")
-	const longOnItsWay = 2 * time.Second
-	return at(simKilled, e.stream) < len(entries) || ended == len(entries) ||
-		gone < len(entries) && entries[gone].at.Sub(entries[ended].at) < longOnItsWay
 }
 
 // checkEncodings: a stream ID is started once. Two encodings of a channel are live at once only while one of them is

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strconv"
 	"strings"
 	"sync"
@@ -105,10 +106,10 @@ type wire struct {
 }
 
 // dial connects, trying on until it succeeds or the peers are to vanish; then it returns nil.
-func (s *simulation) dial(endpoint, name string) *wire {
+func (s *simulation) dial(endpoint, name string, header http.Header) *wire {
 	dialer := websocket.Dialer{HandshakeTimeout: patience}
 	for {
-		conn, _, err := dialer.DialContext(s.present, "ws://"+s.address()+"/ws/control/"+endpoint, nil)
+		conn, _, err := dialer.DialContext(s.present, "ws://"+s.address()+"/ws/control/"+endpoint, header)
 		if err == nil {
 			return &wire{name: name, conn: conn, gone: make(chan struct{})}
 		}
@@ -165,14 +166,16 @@ func (s *simulation) cut(w *wire, r *rand.Rand) {
 	w.conn.Close()
 }
 
-// simServer is a streaming server.
+// simServer is a streaming server. It can miss a kill the first time, as real ones do when it comes right behind the accept.
 type simServer struct {
 	sim      *simulation
 	name     string
 	endpoint string
+	port     string // that encoders pull from
 
 	mu sync.Mutex
 	// guarded by mu
+	rand     *rand.Rand
 	wire     *wire
 	requests int
 	asked    map[string]chan *simPublisher // by request ID; a denial is nil
@@ -183,11 +186,13 @@ type simPublisher struct {
 	channel, id string
 	wire        *wire
 	over        chan struct{}
+	missed      bool // a kill
 }
 
 // addServer connects a streaming server with so many publishers that come and go.
 func (s *simulation) addServer(endpoint string, publishers int) {
-	server := &simServer{sim: s, name: fmt.Sprint(endpoint, len(s.servers)), endpoint: endpoint, asked: map[string]chan *simPublisher{}, live: map[string]*simPublisher{}}
+	n := len(s.servers)
+	server := &simServer{sim: s, name: fmt.Sprint(endpoint, n), endpoint: endpoint, port: strconv.Itoa(2000 + n), rand: s.rand(), asked: map[string]chan *simPublisher{}, live: map[string]*simPublisher{}}
 	s.servers = append(s.servers, server)
 	s.actors.Go(server.run)
 	for range publishers {
@@ -198,7 +203,7 @@ func (s *simulation) addServer(endpoint string, publishers int) {
 
 func (p *simServer) run() {
 	for n := 1; ; n++ {
-		w := p.sim.dial(p.endpoint, fmt.Sprintf("%s.%d", p.name, n))
+		w := p.sim.dial(p.endpoint, fmt.Sprintf("%s.%d", p.name, n), http.Header{"x-custom-port": {p.port}})
 		if w == nil {
 			return
 		}
@@ -254,7 +259,12 @@ func (p *simServer) handle(w *wire, m message) {
 		answer <- pub
 	case "STREAM-KILL":
 		p.sim.history.note(simEntry{what: simKilled, who: w.name, channel: channel, stream: id})
-		if pub := p.live[channel]; pub != nil && pub.id == id {
+		pub := p.live[channel]
+		switch {
+		case pub == nil || pub.id != id:
+		case !pub.missed && p.rand.IntN(4) == 0:
+			pub.missed = true
+		default:
 			p.endLocked(pub)
 		}
 	}
@@ -287,6 +297,13 @@ func (p *simServer) ask(channel string) <-chan *simPublisher {
 	p.asked[id] = answer
 	p.sim.say(p.wire, simEntry{}, "PUBLISH-REQUEST", "Request-ID", id, "Stream-Channel", channel, "Stream-Key", "key", "User-IP", "10.0.0.1")
 	return answer
+}
+
+// publisherOn is who can be pulled from a channel, nil if nobody.
+func (p *simServer) publisherOn(channel string) *simPublisher {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.live[channel]
 }
 
 func (p *simServer) connection() *wire {
@@ -339,7 +356,8 @@ func (p *simServer) stayLive(r *rand.Rand, pub *simPublisher) {
 	p.end(pub)
 }
 
-// simEncoder is an encoder.
+// simEncoder is an encoder. As real ones do, it ends an encoding that has announced nothing when it is told to stop, or
+// loses its connection; others go on until their source ends.
 type simEncoder struct {
 	sim  *simulation
 	name string
@@ -352,11 +370,11 @@ type simEncoder struct {
 }
 
 type simTask struct {
-	channel, id string
-	wire        *wire
-	stop        chan struct{}
-	stopping    bool
-	announced   int
+	channel, id, source string
+	wire                *wire
+	stop                chan struct{} // closed when it is told to stop, or dropped
+	stopping            bool          // guarded by simEncoder.mu
+	announced           int           // guarded by simEncoder.mu
 }
 
 func (s *simulation) addEncoder(capacity int) *simEncoder {
@@ -372,7 +390,7 @@ func (s *simulation) addEncoder(capacity int) *simEncoder {
 
 func (e *simEncoder) run() {
 	for n := 1; ; n++ {
-		w := e.sim.dial("hls", fmt.Sprintf("%s.%d", e.name, n))
+		w := e.sim.dial("hls", fmt.Sprintf("%s.%d", e.name, n), nil)
 		if w == nil {
 			return
 		}
@@ -382,16 +400,26 @@ func (e *simEncoder) run() {
 	}
 }
 
-// connected registers and sends STREAM-CLOSED for the tasks of the connection before.
+// connected registers and drops the tasks of the connection before that have announced nothing.
 func (e *simEncoder) connected(w *wire) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.wire = w
 	e.sim.say(w, simEntry{}, "REGISTER", "Capacity", strconv.Itoa(e.capacity))
 	for _, task := range e.tasks {
-		e.sim.say(w, simEntry{}, "STREAM-CLOSED", "Stream-Channel", task.channel, "Stream-ID", task.id)
+		if task.announced == 0 {
+			e.sim.say(w, simEntry{}, "STREAM-CLOSED", "Stream-Channel", task.channel, "Stream-ID", task.id)
+			delete(e.tasks, task.id)
+			task.stopLocked()
+		}
 	}
-	clear(e.tasks)
+}
+
+func (task *simTask) stopLocked() {
+	if !task.stopping {
+		task.stopping = true
+		close(task.stop)
+	}
 }
 
 func (e *simEncoder) lost() {
@@ -413,63 +441,115 @@ func (e *simEncoder) handle(w *wire, m message) {
 	switch m.method {
 	case "ENCODE-START":
 		e.sim.history.note(simEntry{what: simStarted, who: w.name, channel: channel, stream: id})
-		task := &simTask{channel: channel, id: id, wire: w, stop: make(chan struct{})}
+		task := &simTask{channel: channel, id: id, source: m.get("Stream-Source-URI"), wire: w, stop: make(chan struct{})}
 		e.tasks[id] = task
 		r := e.sim.rand()
 		e.sim.workers.Go(func() { e.work(r, task) })
 	case "ENCODE-STOP":
 		e.sim.history.note(simEntry{what: simStopped, who: w.name, channel: channel, stream: id})
-		if task := e.tasks[id]; task != nil && !task.stopping {
-			task.stopping = true
-			close(task.stop)
+		if task := e.tasks[id]; task != nil {
+			task.stopLocked()
 		}
 	}
 }
 
-// work encodes one stream until it is told to stop, or fails; then come its last outputs.
+// work encodes one stream until it is told to stop and has announced nothing, its source ends, or it fails.
 func (e *simEncoder) work(r *rand.Rand, task *simTask) {
 	s := e.sim
+	defer e.finish(task)
+	source := e.open(r, task)
+	if source == nil {
+		return
+	}
 	fails := s.failures && r.IntN(8) == 0
-	for range r.IntN(6) {
-		if !s.pause(r, s.busy, task.stop, task.wire.gone) {
+	for n := r.IntN(6); n > 0; n-- {
+		if !s.pause(r, s.busy, task.stop, source.over) {
 			break
 		}
 		e.announce(r, task)
 	}
-	if !fails || s.busy.Err() != nil {
-		select {
-		case <-task.stop:
-			for range r.IntN(3) {
-				if !s.pause(r, s.busy, task.wire.gone) {
-					break
-				}
-				e.announce(r, task)
-			}
-		case <-task.wire.gone:
-			return
-		}
+	if fails && s.busy.Err() == nil {
+		return
 	}
-	s.step()
-	e.finish(task)
+	select {
+	case <-task.stop:
+		if e.hasBegun(task) {
+			<-source.over
+		}
+	case <-source.over:
+	}
+	for n := r.IntN(3); n > 0 && e.hasBegun(task); n-- { // the end of a recording
+		if !s.pause(r, s.busy) {
+			break
+		}
+		e.announce(r, task)
+	}
 }
 
+// open finds the publisher behind a source URI, who may be accepted a moment later than the encoding is started; nil when
+// there is nobody.
+func (e *simEncoder) open(r *rand.Rand, task *simTask) *simPublisher {
+	source, err := url.Parse(task.source)
+	if err != nil {
+		e.sim.t.Errorf("%s is to pull from %q", e.name, task.source)
+		return nil
+	}
+	for range 100 {
+		for _, server := range e.sim.servers {
+			if pub := server.publisherOn(task.channel); server.port == source.Port() && pub != nil {
+				return pub
+			}
+		}
+		select {
+		case <-time.After(time.Duration(r.Int64N(int64(5 * time.Millisecond)))):
+		case <-task.stop:
+			return nil
+		}
+	}
+	return nil
+}
+
+func (e *simEncoder) hasBegun(task *simTask) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return task.announced > 0
+}
+
+// announce counts for the coordinator only on the connection that the task came from. On a later one it is said, too.
 func (e *simEncoder) announce(r *rand.Rand, task *simTask) {
 	e.sim.step()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.tasks[task.id] != task || e.wire == nil {
+		return
+	}
 	task.announced++
 	kind := []string{"HLS-LIVE", "HLS-LIVE", "HLS-VOD", "IMG-PREVIEW"}[r.IntN(4)]
 	index := strconv.Itoa(task.announced)
-	e.sim.say(task.wire, simEntry{what: simAnnounced, channel: task.channel, stream: task.id, kind: kind, index: index},
-		"STREAM-AVAILABLE", "Stream-Channel", task.channel, "Stream-ID", task.id, "Stream-Type", kind, "Resolution", "640x360", "Index-file", index)
+	entry := simEntry{what: simAnnounced, channel: task.channel, stream: task.id, kind: kind, index: index}
+	e.sim.say(e.wire, e.ownEntry(task, entry), "STREAM-AVAILABLE", "Stream-Channel", task.channel, "Stream-ID", task.id, "Stream-Type", kind, "Resolution", "640x360", "Index-file", index)
+}
+
+// ownEntry is the entry if the task came from today's connection, else none. e.mu is held.
+func (e *simEncoder) ownEntry(task *simTask, entry simEntry) simEntry {
+	if e.wire != task.wire {
+		return simEntry{}
+	}
+	return entry
 }
 
 func (e *simEncoder) finish(task *simTask) {
+	e.sim.step()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.tasks[task.id] != task || e.wire != task.wire {
+	if e.tasks[task.id] != task {
 		return
 	}
 	delete(e.tasks, task.id)
-	e.sim.say(task.wire, simEntry{what: simFinished, channel: task.channel, stream: task.id}, "STREAM-CLOSED", "Stream-Channel", task.channel, "Stream-ID", task.id)
+	if e.wire != nil {
+		entry := simEntry{what: simFinished, channel: task.channel, stream: task.id}
+		e.sim.say(e.wire, e.ownEntry(task, entry), "STREAM-CLOSED", "Stream-Channel", task.channel, "Stream-ID", task.id)
+	}
 }
 
 func (e *simEncoder) dieAtTimes(r *rand.Rand) {
