@@ -25,6 +25,7 @@ type fleet struct {
 	counters
 	accept, event, lateness *timing
 
+	attached  atomic.Int64 // peers, ever
 	running   atomic.Bool  // a closed loop
 	remaining atomic.Int64 // lives that it may still begin
 	inFlight  atomic.Int64
@@ -77,7 +78,8 @@ func serverKind(i int) string { return [...]string{"rtmp", "wss"}[i%2] }
 
 // attach connects one peer and starts its reader.
 func (f *fleet) attach(ctx context.Context, kind string) (*peer, error) {
-	p, err := f.dial.dial(ctx, kind)
+	const ports = 60_000
+	p, err := f.dial.dial(ctx, kind, 1024+int(f.attached.Add(1)%ports)) // each is one of many servers of this machine
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -91,8 +92,9 @@ type dialler struct {
 	secret string // CONTROL_SECRET of a coordinator that has one
 }
 
-func (d dialler) dial(ctx context.Context, kind string) (*peer, error) {
-	header := http.Header{"X-External-Ip": {"127.0.0.1"}}
+// dial connects a peer; encoders would reach it at the port, if it is a streaming server.
+func (d dialler) dial(ctx context.Context, kind string, port int) (*peer, error) {
+	header := http.Header{"X-External-Ip": {"127.0.0.1"}, "X-Custom-Port": {strconv.Itoa(port)}}
 	if d.secret != "" {
 		claims := jwt.MapClaims{"sub": kind + "-control"}
 		token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, claims).SignedString([]byte(d.secret))
