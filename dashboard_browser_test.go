@@ -234,13 +234,14 @@ func drainStory(t *testing.T, browser context.Context) {
 	tb.awaitText("tbody tr:first-child", "moving", "2 streams left")
 	tb.awaitText("#encoders-note", "1\u00a0draining")
 	second.available(movedA.get("Stream-Channel"), movedA.get("Stream-ID"), "HLS-LIVE", "1x1", "i")
-	stopped := first.expect("ENCODE-STOP", "Stream-Channel", movedA.get("Stream-Channel"))
-	first.closed(stopped.get("Stream-Channel"), stopped.get("Stream-ID"))
+	stoppedA := first.expect("ENCODE-STOP", "Stream-Channel", movedA.get("Stream-Channel")) // and goes on until its source ends
 	tb.awaitText("tbody tr:first-child", "1 stream left")
 	tb.await(`(p => p.value === 1 && p.max === 2)(document.querySelector('progress'))`)
 	second.available(movedB.get("Stream-Channel"), movedB.get("Stream-ID"), "HLS-LIVE", "1x1", "i")
-	stopped = first.expect("ENCODE-STOP", "Stream-Channel", movedB.get("Stream-Channel"))
-	first.closed(stopped.get("Stream-Channel"), stopped.get("Stream-ID"))
+	stoppedB := first.expect("ENCODE-STOP", "Stream-Channel", movedB.get("Stream-Channel"))
+	tb.awaitText("tbody tr:first-child", "127.0.0.1", "2 of 10", "may be stopped")
+	first.closed(stoppedA.get("Stream-Channel"), stoppedA.get("Stream-ID"))
+	first.closed(stoppedB.get("Stream-Channel"), stoppedB.get("Stream-ID"))
 	tb.awaitText("tbody tr:first-child", "empty")
 	server.quiet() // the publishers of a and b never noticed
 

@@ -116,7 +116,7 @@ func (c *clusterDouble) fill(now time.Time) {
 		})
 	}
 	for i := range 12 {
-		c.encoders = append(c.encoders, encoderReport{ID: firstID + 100 + uint64(i), Capacity: 24, Since: now.Add(-time.Duration(40*(i+1)) * time.Minute * 7)})
+		c.encoders = append(c.encoders, encoderReport{ID: firstID + 100 + uint64(i), Address: fmt.Sprintf("10.20.3.%d", 11+i), Capacity: 24, Since: now.Add(-time.Duration(40*(i+1)) * time.Minute * 7)})
 	}
 	c.encoders[3].Draining, c.encoders[3].Moving = true, true
 	c.encoders[7].SetAside = true
@@ -142,6 +142,7 @@ func (c *clusterDouble) fill(now time.Time) {
 			row.Announced = []string{"HLS-LIVE 1280x720-30", "HLS-LIVE 640x360-30"}
 		}
 		e.Load++
+		e.Serving++
 		s.Streams++
 		c.streams = append(c.streams, row)
 	}

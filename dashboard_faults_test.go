@@ -244,7 +244,7 @@ func emptyClusterStory(t *testing.T, browser context.Context) {
 	cluster := newClusterDouble(t)
 	cluster.change(func() {
 		cluster.streams, cluster.servers = nil, nil
-		cluster.encoders = []encoderReport{{ID: 5, Capacity: -1, Load: 3}}
+		cluster.encoders = []encoderReport{{ID: 5, Address: "10.20.3.11", Capacity: -1, Load: 3, Serving: 3}}
 		cluster.overview = overviewReport{
 			Slots: slotTotals{3, -1}, Encoders: encoderTotals{Total: 1}, NotReady: []string{"stopping"},
 			History: historyReport{StepSeconds: 10, Load: []int{}, Capacity: []int{}, Publishes: []int64{}, Denials: []int64{}, EventsPending: []int{}},
@@ -277,7 +277,7 @@ func screenshotsStory(t *testing.T, browser context.Context) {
 	tb.screenshot(filepath.Join(folder, "dashboard-light.png"))
 	act(tb, chromedp.Navigate(cluster.url+"/dashboard#encoders"))
 	tb.awaitRows(12)
-	cluster.change(func() { cluster.encoders[3].Load = 2 }) // of those that are being moved, so many are left
+	cluster.change(func() { cluster.encoders[3].Serving = 2 }) // of those that are being moved, so many are left
 	tb.awaitText("tbody", "2 streams left")
 	tb.scheme("dark")
 	tb.screenshot(filepath.Join(folder, "dashboard-dark.png"))
