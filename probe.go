@@ -54,11 +54,11 @@ type probe struct {
 func (s *session) probe(answered func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.heard.heard.Store(false)
+	s.queueLocked(outgoing{kind: websocket.PingMessage})
 	if s.ended != nil {
 		return
 	}
-	s.heard.heard.Store(false)
-	s.queueLocked(outgoing{kind: websocket.PingMessage})
 	s.probed = &probe{answered: answered, timer: time.AfterFunc(probeLimit/2, s.probeAgain)}
 	s.probing.Store(true)
 }
