@@ -277,6 +277,7 @@ func TestEncoderThatIsBackIsNotThereTwice(t *testing.T) {
 		lost := n.reading(conn)
 		conn.SetPingHandler(func(string) error { return nil })
 		lost.send("REGISTER", "Capacity", "4")
+		synctest.Wait()
 		id := publish(server, lost, "show")
 		lost.available("show", id, "HLS-LIVE", "1x1", "i.m3u8")
 		n.wait(10 * time.Second)
