@@ -201,7 +201,7 @@ func (i invocation) config() (*Config, error) {
 	return loadConfig(getenv)
 }
 
-// getenv joins the environment and the .env file, and warns of names in either that look like misspellings.
+// getenv joins the environment and the .env file, and warns of names in either that are set in vain.
 func (i invocation) getenv() (func(string) string, error) {
 	environ := map[string]string{}
 	for _, pair := range i.environ {
@@ -218,5 +218,6 @@ func (i invocation) getenv() (func(string) string, error) {
 	names := slices.Sorted(maps.Keys(environ))
 	log := newLogger(&Config{LogJSON: strings.EqualFold(strings.TrimSpace(getenv("LOG_FORMAT")), "json")}, i.stderr)
 	warnMisspelled(append(names, inFile...), log)
+	warnWithoutEffect(getenv, log)
 	return getenv, nil
 }

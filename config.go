@@ -119,11 +119,13 @@ func loadConfig(getenv func(string) string) (*Config, error) {
 		StreamStartTimeout: env.seconds("STREAM_START_TIMEOUT", 0, 0, maxStartTimeout),
 	}
 
-	switch {
-	case cfg.SSLCert == "" && cfg.SSLKey != "":
-		env.fault("SSL_CERT", "must be set too, because SSL_KEY is")
-	case cfg.SSLCert != "" && cfg.SSLKey == "":
-		env.fault("SSL_KEY", "must be set too, because SSL_CERT is")
+	switch hasCert, hasKey := env.isSet("SSL_CERT"), env.isSet("SSL_KEY"); {
+	case hasKey && !hasCert:
+		env.fault("SSL_CERT", "must be set too, because SSL_KEY is: it is the path of the certificate file")
+	case hasCert && !hasKey:
+		env.fault("SSL_KEY", "must be set too, because SSL_CERT is: it is the path of the key file")
+	case !hasKey && env.isSet("SSL_KEY_FILE"): // SSL_CERT_FILE is left alone: Go and OpenSSL read it
+		env.fault("SSL_KEY_FILE", "is not read: set SSL_KEY to the path of the key file, and SSL_CERT to that of the certificate file")
 	case cfg.SSLCert != "" && cfg.SSLPort != 0 && cfg.SSLPort == cfg.HTTPPort:
 		env.fault("SSL_PORT", "must differ from HTTP_PORT, both are %d", cfg.SSLPort)
 	}
@@ -155,6 +157,8 @@ func (e *environment) fault(name, format string, args ...any) {
 func (e *environment) read(name string) variable {
 	return variable{name: name, value: strings.TrimSpace(e.getenv(name))}
 }
+
+func (e *environment) isSet(name string) bool { return strings.TrimSpace(e.getenv(name)) != "" }
 
 // either reads a secret that has two names, the first being the one to recommend.
 func (e *environment) either(name, alias string) variable {

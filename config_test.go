@@ -90,6 +90,9 @@ func TestConfigAcceptedValues(t *testing.T) {
 			func(c *Config) { c.CommandsAuth = commandsAuth{"Basic", "u", "p"} }},
 		{"commands API with Bearer", settings{"COMMANDS_API_AUTH": "bearer", "COMMANDS_API_AUTH_TOKEN": "t"},
 			func(c *Config) { c.CommandsAuth = commandsAuth{"Bearer", "", "t"} }},
+		{"files of others", settings{"SSL_CERT_FILE": "/etc/ssl/certs/ca-certificates.crt", "HTTP_PORT_FILE": "x"}, func(*Config) {}},
+		{"files of others beside ours", settings{"SSL_CERT": "c", "SSL_KEY": "k", "SSL_KEY_FILE": "of another program", "SSL_CERT_FILE": "a"},
+			func(c *Config) { c.SSLCert, c.SSLKey = "c", "k" }},
 		{"the same port without TLS", settings{"HTTP_PORT": "443"}, func(c *Config) { c.HTTPPort = 443 }},
 	}
 	for _, tt := range tests {
@@ -194,6 +197,10 @@ func TestConfigFaultsOfTLSVariables(t *testing.T) {
 	wantFaults(t, settings{"SSL_KEY": "k"}, "SSL_CERT")
 	wantFaults(t, settings{"SSL_CERT": "c", "SSL_KEY": "k", "HTTP_PORT": "443"}, "SSL_PORT")
 	wantFaults(t, settings{"SSL_CERT": "c", "SSL_KEY": "-----BEGIN\n" + hidden}, "SSL_KEY")
+	wantFaults(t, settings{"SSL_KEY_FILE": hidden}, "SSL_KEY_FILE")
+	wantFaults(t, settings{"SSL_KEY_FILE": hidden, "SSL_CERT_FILE": "c"}, "SSL_KEY_FILE")
+	wantFaults(t, settings{"SSL_KEY_FILE": hidden, "SSL_CERT": "c"}, "SSL_KEY")
+	wantFaults(t, settings{"SSL_KEY": "k", "SSL_CERT_FILE": "c"}, "SSL_CERT")
 }
 
 func TestConfigFaultsOfAuthorization(t *testing.T) {
