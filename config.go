@@ -12,17 +12,12 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"io/fs"
-	"maps"
 	"net/netip"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
 	"unicode"
-
-	"github.com/joho/godotenv"
 )
 
 // What the program calls itself.
@@ -145,7 +140,7 @@ type environment struct {
 
 type variable struct {
 	name, value string
-	faulty      bool // that its value is missing has been reported
+	faulty      bool // why it has no value has been reported
 }
 
 type authVariables struct{ scheme, user, password, token, custom variable }
@@ -155,7 +150,12 @@ func (e *environment) fault(name, format string, args ...any) {
 }
 
 func (e *environment) read(name string) variable {
-	return variable{name: name, value: strings.TrimSpace(e.getenv(name))}
+	value := strings.TrimSpace(e.getenv(name))
+	if value == dangling {
+		e.fault(name, `has a $ in the .env file before a name that is set nowhere: put the value into 'single quotes', or write \$`)
+		return variable{name: name, faulty: true}
+	}
+	return variable{name: name, value: value}
 }
 
 func (e *environment) isSet(name string) bool { return strings.TrimSpace(e.getenv(name)) != "" }
@@ -339,26 +339,3 @@ func (e *environment) checkPart(scheme string, part variable) {
 }
 
 func hasControl(s string) bool { return strings.ContainsFunc(s, unicode.IsControl) }
-
-// withDotEnv returns a getenv that takes from the file at path, if there is one, what
-// lookup does not know, and the names in the file, sorted. A variable that lookup knows
-// is never filled in, even if it is empty. The error names the path and shows nothing
-// of the contents.
-func withDotEnv(path string, lookup func(string) (string, bool)) (getenv func(string) string, names []string, err error) {
-	file, err := godotenv.Read(path)
-	_, nameless := file[""] // how godotenv takes "=value", and a last line without "="
-	var pathErr *fs.PathError
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-	case errors.As(err, &pathErr):
-		return nil, nil, fmt.Errorf("read settings: %w", pathErr)
-	case err != nil, nameless: // a parse error quotes lines of the file
-		return nil, nil, fmt.Errorf("read settings: %s has a line that is not NAME=value, or an open quote", path)
-	}
-	return func(name string) string {
-		if value, ok := lookup(name); ok {
-			return value
-		}
-		return file[name]
-	}, slices.Sorted(maps.Keys(file)), nil
-}
