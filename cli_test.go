@@ -159,3 +159,17 @@ func TestDaemonThatCannotStartSaysWhyAndWhatMayBeMisspelled(t *testing.T) {
 		}
 	}
 }
+
+func TestAddressThatCannotBeBoundIsAFaultOfBindAddress(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(context.Background(), patience) // should one be bound after all
+	defer cancel()
+	for _, address := range []string{"203.0.113.9", "2001:db8::9", "fe80::1%nowhere"} { // for documentation (RFC 5737, RFC 3849)
+		var diagnostics bytes.Buffer
+		i := invocation{environ: []string{"BIND_ADDRESS=" + address, "HTTP_PORT=0", "DATA_DIR=" + t.TempDir()}, dotEnv: "none", stderr: &diagnostics}
+		status := i.execute(ctx)
+		if text := diagnostics.String(); status != 1 || !strings.Contains(text, "coordinator: BIND_ADDRESS: ") || strings.Contains(text, "HTTP_PORT") {
+			t.Errorf("%s: %d %q", address, status, text)
+		}
+	}
+}

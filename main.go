@@ -177,8 +177,12 @@ func listen(cfg *Config, cert *certificate) ([]listener, error) {
 
 func bind(address string, port int, variable string) (net.Listener, error) {
 	l, err := net.Listen("tcp", net.JoinHostPort(address, strconv.Itoa(port)))
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", variable, err)
+	if err == nil {
+		return l, nil
 	}
-	return l, nil
+	aboutPort := errors.Is(err, syscall.EADDRINUSE) || errors.Is(err, syscall.EACCES)
+	if address != "" && !aboutPort {
+		variable = "BIND_ADDRESS"
+	}
+	return nil, fmt.Errorf("%s: %w", variable, err)
 }
