@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -32,6 +33,7 @@ type invocation struct {
 	environ        []string // NAME=value
 	dotEnv         string   // path of the file that fills in what environ leaves out
 	stdout, stderr io.Writer
+	hangup         <-chan os.Signal // for the daemon
 }
 
 // execute carries out the command line and returns the exit status.
@@ -89,7 +91,7 @@ func (i invocation) serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return run(ctx, getenv, i.stderr)
+	return run(ctx, getenv, i.stderr, i.hangup)
 }
 
 // check prints what the daemon would use, as it would be written in a .env file, but for the secrets.

@@ -136,7 +136,7 @@ func startDaemon(t testing.TB, variables ...string) *daemon {
 	var result error
 	go func() {
 		defer close(ended)
-		if result = run(ctx, func(name string) string { return env[name] }, d.logs); result != nil {
+		if result = run(ctx, func(name string) string { return env[name] }, d.logs, nil); result != nil {
 			fmt.Fprintln(d.logs, "run failed:", result)
 		}
 	}()
