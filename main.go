@@ -27,7 +27,7 @@ const (
 	finishRequests = time.Second
 	deliverEvents  = 4 * time.Second
 
-	// stopWithin is for a stop that hangs all the same: a disk that does not answer, a log that nobody reads.
+	// stopWithin is for a stop that hangs all the same, on a disk that does not answer.
 	stopWithin = 9500 * time.Millisecond
 )
 
@@ -58,7 +58,7 @@ func main() {
 
 // run is the daemon: it serves until ctx ends, then stops in order. Its errors are those of the start, of a listener
 // that broke, and of events that could not be brought to disk. Each hangup has the certificate looked at.
-func run(ctx context.Context, getenv func(string) string, stderr io.Writer, hangup <-chan os.Signal) (err error) {
+func run(ctx context.Context, getenv func(string) string, stderr *logWriter, hangup <-chan os.Signal) (err error) {
 	cfg, err := loadConfig(getenv)
 	if err != nil {
 		return err
@@ -87,6 +87,7 @@ func run(ctx context.Context, getenv func(string) string, stderr io.Writer, hang
 	defer verifier.close()
 	coordinator := newCoordinator(cfg, log, verifier, events)
 	coordinator.metrics.exposeBuild(version)
+	coordinator.metrics.exposeLog(stderr.dropped.Load)
 	verifier.observe = coordinator.metrics.keyVerified
 	events.observe = coordinator.metrics.eventAttempted
 	sockets := maxSockets()
