@@ -2,8 +2,9 @@ package main
 
 // The command line: without a flag the daemon runs; each flag does one thing and ends.
 //
-// Rules: exit status 0 is done, 1 is a failure that is said on stderr, 2 is a command line that can't be understood.
-// What was asked for goes to stdout.
+// Rules: exit status 0 is done, 1 is a failure that is said on stderr, in the form that LOG_FORMAT asks for, 2 is a
+// command line that can't be understood. What was asked for goes to stdout. All that is said on stderr goes through one
+// logWriter: a pipe that nobody reads must not hold up a start that fails, or an end.
 
 import (
 	"context"
@@ -16,6 +17,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -32,10 +34,17 @@ type invocation struct {
 	environ        []string // NAME=value
 	dotEnv         string   // path of the file that fills in what environ leaves out
 	stdout, stderr io.Writer
+	hangup         <-chan os.Signal // for the daemon
 }
 
 // execute carries out the command line and returns the exit status.
 func (i invocation) execute(ctx context.Context) int {
+	getenv, _, _ := i.variables()
+	logJSON := wantsJSON(getenv)
+	stderr := newLogWriter(i.stderr, logJSON)
+	defer stderr.close()
+	i.stderr = stderr
+
 	flags := flag.NewFlagSet(programName, flag.ContinueOnError)
 	flags.SetOutput(i.stderr)
 	flags.Usage = func() {
@@ -75,21 +84,28 @@ func (i invocation) execute(ctx context.Context) int {
 	case tokenSubject != "":
 		err = i.printToken(tokenSubject)
 	default:
-		err = i.serve(ctx)
+		err = i.serve(ctx, stderr)
 	}
-	if err != nil {
-		fmt.Fprintf(i.stderr, "%s: %v\n", programName, err)
-		return 1
+	switch {
+	case err == nil:
+		return 0
+	case logJSON:
+		log := newLogger(&Config{LogJSON: true}, stderr)
+		for fault := range strings.SplitSeq(err.Error(), "\n") {
+			log.Error("exiting with status 1", "error", fault)
+		}
+	default:
+		fmt.Fprintf(stderr, "%s: %v\n", programName, err)
 	}
-	return 0
+	return 1
 }
 
-func (i invocation) serve(ctx context.Context) error {
+func (i invocation) serve(ctx context.Context, stderr *logWriter) error {
 	getenv, err := i.getenv()
 	if err != nil {
 		return err
 	}
-	return run(ctx, getenv, i.stderr)
+	return run(ctx, getenv, stderr, i.hangup)
 }
 
 // check prints what the daemon would use, as it would be written in a .env file, but for the secrets.
@@ -201,8 +217,20 @@ func (i invocation) config() (*Config, error) {
 	return loadConfig(getenv)
 }
 
-// getenv joins the environment and the .env file, and warns of names in either that look like misspellings.
+// getenv joins the environment and the .env file, and warns of names in either that are set in vain.
 func (i invocation) getenv() (func(string) string, error) {
+	getenv, names, err := i.variables()
+	if err != nil {
+		return nil, err
+	}
+	log := newLogger(&Config{LogJSON: wantsJSON(getenv)}, i.stderr)
+	warnMisspelled(names, log)
+	warnWithoutEffect(getenv, log)
+	return getenv, nil
+}
+
+// variables joins the environment and the .env file; after an error, getenv knows the environment alone.
+func (i invocation) variables() (getenv func(string) string, names []string, err error) {
 	environ := map[string]string{}
 	for _, pair := range i.environ {
 		name, value, _ := strings.Cut(pair, "=")
@@ -212,11 +240,10 @@ func (i invocation) getenv() (func(string) string, error) {
 		value, ok := environ[name]
 		return value, ok
 	})
-	if err != nil {
-		return nil, err
-	}
-	names := slices.Sorted(maps.Keys(environ))
-	log := newLogger(&Config{LogJSON: strings.EqualFold(strings.TrimSpace(getenv("LOG_FORMAT")), "json")}, i.stderr)
-	warnMisspelled(append(names, inFile...), log)
-	return getenv, nil
+	return getenv, append(slices.Sorted(maps.Keys(environ)), inFile...), err
+}
+
+// wantsJSON tells the form of the log before the configuration is known, and when it is faulty.
+func wantsJSON(getenv func(string) string) bool {
+	return strings.EqualFold(strings.TrimSpace(getenv("LOG_FORMAT")), "json")
 }

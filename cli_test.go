@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"net"
 	"os"
 	"path/filepath"
@@ -156,6 +157,79 @@ func TestDaemonThatCannotStartSaysWhyAndWhatMayBeMisspelled(t *testing.T) {
 	for _, part := range []string{"HTTP_PORT: ", `"name":"EVENT_CALBACK_URL","meant":"EVENT_CALLBACK_URL"`} {
 		if !strings.Contains(diagnostics.String(), part) {
 			t.Errorf("%s is missing in %s", part, diagnostics.String())
+		}
+	}
+}
+
+func TestFailedStartIsToldInTheFormOfTheLog(t *testing.T) {
+	t.Parallel()
+	port := takenPort(t)
+	for name, test := range map[string]struct {
+		flags   string
+		environ []string
+		faults  []string
+	}{
+		"faulty configuration": {"", []string{"HTTP_PORT=x", "SSL_KEY=k"}, []string{"HTTP_PORT: ", "SSL_CERT: "}},
+		"taken port":           {"", []string{"HTTP_PORT=" + port, "BIND_ADDRESS=127.0.0.1"}, []string{"HTTP_PORT: "}},
+		"missing certificate":  {"", []string{"SSL_CERT=/nowhere/c", "SSL_KEY=/nowhere/k"}, []string{"certificate file: "}},
+		"check":                {"-check", []string{"HTTP_PORT=x"}, []string{"HTTP_PORT: "}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			environ := append(test.environ, "DATA_DIR="+t.TempDir(), "HTTP_PROT=1")
+			status, _, diagnostics := execute(t, test.flags, append(environ, "LOG_FORMAT= Json")...)
+			if status != 1 {
+				t.Errorf("status %d", status)
+			}
+			var faults []string
+			for line := range strings.Lines(diagnostics) {
+				var record struct{ Time, Level, Msg, Error string }
+				if err := json.Unmarshal([]byte(line), &record); err != nil || record.Time == "" {
+					t.Errorf("not a JSON line: %q %v", line, err)
+				}
+				if record.Level == "ERROR" && record.Msg == "exiting with status 1" {
+					faults = append(faults, record.Error)
+				}
+			}
+			if len(faults) != len(test.faults) {
+				t.Fatalf("got %q", faults)
+			}
+			for n, fault := range faults {
+				if !strings.HasPrefix(fault, test.faults[n]) {
+					t.Errorf("got %q, want %s...", fault, test.faults[n])
+				}
+			}
+			if status, _, diagnostics := execute(t, test.flags, environ...); status != 1 || !strings.Contains(diagnostics, "coordinator: "+test.faults[0]) {
+				t.Errorf("as text: %d %q", status, diagnostics)
+			}
+		})
+	}
+}
+
+func TestFailedStartIsJSONIfOnlyTheDotEnvFileSaysSoOrCannotBeRead(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	saysSo := filepath.Join(dir, "says-so")
+	writeDotEnv(t, saysSo, "LOG_FORMAT=json\nHTTP_PORT=x\n")
+	for _, i := range []invocation{{dotEnv: saysSo}, {dotEnv: dir, environ: []string{"LOG_FORMAT=json"}}} {
+		var diagnostics bytes.Buffer
+		i.stderr = &diagnostics
+		if status := i.execute(context.Background()); status != 1 || !json.Valid(diagnostics.Bytes()) {
+			t.Errorf("%d %s", status, &diagnostics)
+		}
+	}
+}
+
+func TestAddressThatCannotBeBoundIsAFaultOfBindAddress(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(context.Background(), patience) // should one be bound after all
+	defer cancel()
+	for _, address := range []string{"203.0.113.9", "2001:db8::9", "fe80::1%nowhere"} { // for documentation (RFC 5737, RFC 3849)
+		var diagnostics bytes.Buffer
+		i := invocation{environ: []string{"BIND_ADDRESS=" + address, "HTTP_PORT=0", "DATA_DIR=" + t.TempDir()}, dotEnv: "none", stderr: &diagnostics}
+		status := i.execute(ctx)
+		if text := diagnostics.String(); status != 1 || !strings.Contains(text, "coordinator: BIND_ADDRESS: ") || strings.Contains(text, "HTTP_PORT") {
+			t.Errorf("%s: %d %q", address, status, text)
 		}
 	}
 }

@@ -12,17 +12,12 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"io/fs"
-	"maps"
 	"net/netip"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
 	"unicode"
-
-	"github.com/joho/godotenv"
 )
 
 // What the program calls itself.
@@ -119,11 +114,13 @@ func loadConfig(getenv func(string) string) (*Config, error) {
 		StreamStartTimeout: env.seconds("STREAM_START_TIMEOUT", 0, 0, maxStartTimeout),
 	}
 
-	switch {
-	case cfg.SSLCert == "" && cfg.SSLKey != "":
-		env.fault("SSL_CERT", "must be set too, because SSL_KEY is")
-	case cfg.SSLCert != "" && cfg.SSLKey == "":
-		env.fault("SSL_KEY", "must be set too, because SSL_CERT is")
+	switch hasCert, hasKey := env.isSet("SSL_CERT"), env.isSet("SSL_KEY"); {
+	case hasKey && !hasCert:
+		env.fault("SSL_CERT", "must be set too, because SSL_KEY is: it is the path of the certificate file")
+	case hasCert && !hasKey:
+		env.fault("SSL_KEY", "must be set too, because SSL_CERT is: it is the path of the key file")
+	case !hasKey && env.isSet("SSL_KEY_FILE"): // SSL_CERT_FILE is left alone: Go and OpenSSL read it
+		env.fault("SSL_KEY_FILE", "is not read: set SSL_KEY to the path of the key file, and SSL_CERT to that of the certificate file")
 	case cfg.SSLCert != "" && cfg.SSLPort != 0 && cfg.SSLPort == cfg.HTTPPort:
 		env.fault("SSL_PORT", "must differ from HTTP_PORT, both are %d", cfg.SSLPort)
 	}
@@ -143,7 +140,7 @@ type environment struct {
 
 type variable struct {
 	name, value string
-	faulty      bool // that its value is missing has been reported
+	faulty      bool // why it has no value has been reported
 }
 
 type authVariables struct{ scheme, user, password, token, custom variable }
@@ -153,8 +150,15 @@ func (e *environment) fault(name, format string, args ...any) {
 }
 
 func (e *environment) read(name string) variable {
-	return variable{name: name, value: strings.TrimSpace(e.getenv(name))}
+	value := strings.TrimSpace(e.getenv(name))
+	if value == dangling {
+		e.fault(name, `has a $ in the .env file before a name that is set nowhere: put the value into 'single quotes', or write \$`)
+		return variable{name: name, faulty: true}
+	}
+	return variable{name: name, value: value}
 }
+
+func (e *environment) isSet(name string) bool { return strings.TrimSpace(e.getenv(name)) != "" }
 
 // either reads a secret that has two names, the first being the one to recommend.
 func (e *environment) either(name, alias string) variable {
@@ -335,26 +339,3 @@ func (e *environment) checkPart(scheme string, part variable) {
 }
 
 func hasControl(s string) bool { return strings.ContainsFunc(s, unicode.IsControl) }
-
-// withDotEnv returns a getenv that takes from the file at path, if there is one, what
-// lookup does not know, and the names in the file, sorted. A variable that lookup knows
-// is never filled in, even if it is empty. The error names the path and shows nothing
-// of the contents.
-func withDotEnv(path string, lookup func(string) (string, bool)) (getenv func(string) string, names []string, err error) {
-	file, err := godotenv.Read(path)
-	_, nameless := file[""] // how godotenv takes "=value", and a last line without "="
-	var pathErr *fs.PathError
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-	case errors.As(err, &pathErr):
-		return nil, nil, fmt.Errorf("read settings: %w", pathErr)
-	case err != nil, nameless: // a parse error quotes lines of the file
-		return nil, nil, fmt.Errorf("read settings: %s has a line that is not NAME=value, or an open quote", path)
-	}
-	return func(name string) string {
-		if value, ok := lookup(name); ok {
-			return value
-		}
-		return file[name]
-	}, slices.Sorted(maps.Keys(file)), nil
-}

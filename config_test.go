@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"maps"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -90,6 +89,9 @@ func TestConfigAcceptedValues(t *testing.T) {
 			func(c *Config) { c.CommandsAuth = commandsAuth{"Basic", "u", "p"} }},
 		{"commands API with Bearer", settings{"COMMANDS_API_AUTH": "bearer", "COMMANDS_API_AUTH_TOKEN": "t"},
 			func(c *Config) { c.CommandsAuth = commandsAuth{"Bearer", "", "t"} }},
+		{"files of others", settings{"SSL_CERT_FILE": "/etc/ssl/certs/ca-certificates.crt", "HTTP_PORT_FILE": "x"}, func(*Config) {}},
+		{"files of others beside ours", settings{"SSL_CERT": "c", "SSL_KEY": "k", "SSL_KEY_FILE": "of another program", "SSL_CERT_FILE": "a"},
+			func(c *Config) { c.SSLCert, c.SSLKey = "c", "k" }},
 		{"the same port without TLS", settings{"HTTP_PORT": "443"}, func(c *Config) { c.HTTPPort = 443 }},
 	}
 	for _, tt := range tests {
@@ -194,6 +196,10 @@ func TestConfigFaultsOfTLSVariables(t *testing.T) {
 	wantFaults(t, settings{"SSL_KEY": "k"}, "SSL_CERT")
 	wantFaults(t, settings{"SSL_CERT": "c", "SSL_KEY": "k", "HTTP_PORT": "443"}, "SSL_PORT")
 	wantFaults(t, settings{"SSL_CERT": "c", "SSL_KEY": "-----BEGIN\n" + hidden}, "SSL_KEY")
+	wantFaults(t, settings{"SSL_KEY_FILE": hidden}, "SSL_KEY_FILE")
+	wantFaults(t, settings{"SSL_KEY_FILE": hidden, "SSL_CERT_FILE": "c"}, "SSL_KEY_FILE")
+	wantFaults(t, settings{"SSL_KEY_FILE": hidden, "SSL_CERT": "c"}, "SSL_KEY")
+	wantFaults(t, settings{"SSL_KEY": "k", "SSL_CERT_FILE": "c"}, "SSL_CERT")
 }
 
 func TestConfigFaultsOfAuthorization(t *testing.T) {
@@ -283,79 +289,6 @@ func TestEnvExampleListsEveryVariableWithItsDefault(t *testing.T) {
 	}
 	if diff := diffConfig(defaultConfig(), cfg); diff != "" {
 		t.Error(diff)
-	}
-}
-
-func TestDotEnvFillsInWhatTheEnvironmentLeavesOut(t *testing.T) {
-	t.Parallel()
-	path := filepath.Join(t.TempDir(), ".env")
-	writeDotEnv(t, path, "HTTP_PORT=8080\nSSL_PORT=8443\n# note\nCONTROL_SECRET='pa$$ #1'\nDATA_DIR=other")
-	getenv, names, err := withDotEnv(path, func(name string) (string, bool) {
-		value, ok := settings{"HTTP_PORT": "9090", "DATA_DIR": ""}[name]
-		return value, ok
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, want := range map[string]string{
-		"HTTP_PORT":      "9090", // the environment wins
-		"DATA_DIR":       "",     // also when it is set to nothing
-		"SSL_PORT":       "8443",
-		"CONTROL_SECRET": "pa$$ #1",
-		"BIND_ADDRESS":   "",
-	} {
-		if got := getenv(name); got != want {
-			t.Errorf("%s is %q, want %q", name, got, want)
-		}
-	}
-	if diff := cmp.Diff([]string{"CONTROL_SECRET", "DATA_DIR", "HTTP_PORT", "SSL_PORT"}, names); diff != "" {
-		t.Error(diff)
-	}
-}
-
-func TestDotEnvMayBeMissing(t *testing.T) {
-	t.Parallel()
-	getenv, _, err := withDotEnv(filepath.Join(t.TempDir(), ".env"), func(name string) (string, bool) { return name + " of the environment", true })
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got := getenv("A"); got != "A of the environment" {
-		t.Errorf("got %q", got)
-	}
-}
-
-func TestDotEnvFaultNamesThePathAndNotTheContents(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	for i, contents := range []string{
-		"KEY " + hidden + "\nA=b\n",
-		"A-B=" + hidden + "\n",
-		"A='" + hidden + "\n",
-		"A=b\n" + hidden,
-		"=" + hidden,
-	} {
-		path := filepath.Join(dir, fmt.Sprint(i, ".env"))
-		writeDotEnv(t, path, contents)
-		wantDotEnvFault(t, path)
-	}
-	wantDotEnvFault(t, dir) // a directory cannot be read as a file
-}
-
-func writeDotEnv(t *testing.T, path, contents string) {
-	t.Helper()
-	if err := os.WriteFile(path, []byte(contents), 0o600); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func wantDotEnvFault(t *testing.T, path string) {
-	t.Helper()
-	_, _, err := withDotEnv(path, func(string) (string, bool) { return "", false })
-	switch {
-	case err == nil:
-		t.Errorf("%s is accepted", path)
-	case !strings.Contains(err.Error(), path), strings.Contains(err.Error(), hidden):
-		t.Errorf("%s: %v", path, err)
 	}
 }
 

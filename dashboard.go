@@ -49,6 +49,16 @@ func newDashboard() http.HandlerFunc {
 	}
 }
 
+// isDashboardFile tells whether newDashboard serves a file of that name.
+func isDashboardFile(name string) bool {
+	file, err := dashboardFiles.Open("dashboard/" + name)
+	if err != nil {
+		return false
+	}
+	file.Close()
+	return true
+}
+
 // protectDashboard has the browser's own dialogue ask for Basic credentials, which it then sends with the page's
 // requests for data, too. For Bearer no browser has such a dialogue: there the page asks.
 func protectDashboard(auth commandsAuth, page http.HandlerFunc) http.HandlerFunc {

@@ -134,10 +134,12 @@ func startDaemon(t testing.TB, variables ...string) *daemon {
 	d := &daemon{t: t, logs: newLogBuffer()}
 	ended := make(chan struct{})
 	var result error
+	stderr := newLogWriter(d.logs, env["LOG_FORMAT"] == "json")
 	go func() {
 		defer close(ended)
-		if result = run(ctx, func(name string) string { return env[name] }, d.logs); result != nil {
-			fmt.Fprintln(d.logs, "run failed:", result)
+		defer stderr.close()
+		if result = run(ctx, func(name string) string { return env[name] }, stderr, nil); result != nil {
+			fmt.Fprintln(stderr, "run failed:", result)
 		}
 	}()
 	d.stop = func() error {

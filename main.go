@@ -27,24 +27,38 @@ const (
 	finishRequests = time.Second
 	deliverEvents  = 4 * time.Second
 
-	// stopWithin is for a stop that hangs all the same: a disk that does not answer, a log that nobody reads.
+	// stopWithin is for a stop that hangs all the same, on a disk that does not answer.
 	stopWithin = 9500 * time.Millisecond
 )
 
 func main() {
-	ctx, release := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	context.AfterFunc(ctx, func() {
-		release() // a second signal ends the process at once
-		time.AfterFunc(stopWithin, func() { os.Exit(1) })
-	})
+	// Only SIGTERM and SIGINT end the daemon: not a log whose reader has gone (SIGPIPE), not a terminal that closes or a
+	// certbot that renews (SIGHUP), not a key pressed by mistake (SIGQUIT).
+	signal.Ignore(syscall.SIGPIPE, syscall.SIGQUIT)
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+
+	ctx, cancel := context.WithCancel(context.Background())
+	end := make(chan os.Signal, 2)
+	signal.Notify(end, syscall.SIGTERM, syscall.SIGINT)
+	go func() {
+		<-end
+		cancel()
+		select {
+		case again := <-end: // not left to its default action: where the parent ignores SIGINT, that is to ignore it
+			os.Exit(128 + int(again.(syscall.Signal)))
+		case <-time.After(stopWithin):
+			os.Exit(1)
+		}
+	}()
 	stdlog.SetOutput(io.Discard) // net/http quotes there what servers send unasked, which may hold a key
-	i := invocation{args: os.Args[1:], environ: os.Environ(), dotEnv: ".env", stdout: os.Stdout, stderr: os.Stderr}
+	i := invocation{args: os.Args[1:], environ: os.Environ(), dotEnv: ".env", stdout: os.Stdout, stderr: os.Stderr, hangup: hangup}
 	os.Exit(i.execute(ctx))
 }
 
 // run is the daemon: it serves until ctx ends, then stops in order. Its errors are those of the start, of a listener
-// that broke, and of events that could not be brought to disk.
-func run(ctx context.Context, getenv func(string) string, stderr io.Writer) (err error) {
+// that broke, and of events that could not be brought to disk. Each hangup has the certificate looked at.
+func run(ctx context.Context, getenv func(string) string, stderr *logWriter, hangup <-chan os.Signal) (err error) {
 	cfg, err := loadConfig(getenv)
 	if err != nil {
 		return err
@@ -73,6 +87,7 @@ func run(ctx context.Context, getenv func(string) string, stderr io.Writer) (err
 	defer verifier.close()
 	coordinator := newCoordinator(cfg, log, verifier, events)
 	coordinator.metrics.exposeBuild(version)
+	coordinator.metrics.exposeLog(stderr.dropped.Load)
 	verifier.observe = coordinator.metrics.keyVerified
 	events.observe = coordinator.metrics.eventAttempted
 	sockets := maxSockets()
@@ -88,11 +103,15 @@ func run(ctx context.Context, getenv func(string) string, stderr io.Writer) (err
 	defer stopWatching()
 	if cert != nil {
 		coordinator.metrics.exposeCertificate(cert.notAfter)
-		background.Go(func() { cert.watch(watching, cfg.SSLCheckReload, log) })
+		background.Go(func() {
+			if err := cert.watch(watching, cfg.SSLCheckReload, hangup, log); err != nil {
+				log.Warn("cannot stop watching the certificate files", "error", err)
+			}
+		})
 	}
 	events.start()
 	background.Go(func() { coordinator.keepTime(watching) })
-	if os.Getenv("GOGC") == "" {
+	if getenv("GOGC") == "" {
 		background.Go(func() { tuneGC(watching) })
 	}
 	background.Go(func() { coordinator.history.run(watching) })
@@ -177,8 +196,12 @@ func listen(cfg *Config, cert *certificate) ([]listener, error) {
 
 func bind(address string, port int, variable string) (net.Listener, error) {
 	l, err := net.Listen("tcp", net.JoinHostPort(address, strconv.Itoa(port)))
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", variable, err)
+	if err == nil {
+		return l, nil
 	}
-	return l, nil
+	aboutPort := errors.Is(err, syscall.EADDRINUSE) || errors.Is(err, syscall.EACCES)
+	if address != "" && !aboutPort {
+		variable = "BIND_ADDRESS"
+	}
+	return nil, fmt.Errorf("%s: %w", variable, err)
 }

@@ -120,6 +120,14 @@ func (m *metrics) exposeCertificate(notAfter func() time.Time) {
 	}, func() float64 { return float64(notAfter().Unix()) }))
 }
 
+// exposeLog is called once. dropped counts log lines that could not be written.
+func (m *metrics) exposeLog(dropped func() uint64) {
+	m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "coordinator_log_lines_dropped_total",
+		Help: "Log lines dropped because standard error was not read in time, or could not be written.",
+	}, func() float64 { return float64(dropped()) }))
+}
+
 // keyVerified and eventAttempted are told by those who ask the application.
 
 func (m *metrics) keyVerified(took time.Duration, refused bool) {

@@ -1,9 +1,10 @@
 package main
 
-// Finds variables whose names look like misspellings of ours: a misspelled one is otherwise simply not set, and the
-// daemon runs with an open door or without its application.
+// Finds variables that are set in vain: those whose names look like misspellings of ours, and those that need another
+// one to be set. Otherwise the daemon runs with an open door or without its application, and nobody is told.
 
 import (
+	"context"
 	"log/slog"
 	"maps"
 	"slices"
@@ -20,10 +21,40 @@ func warnMisspelled(names []string, log *slog.Logger) {
 	}
 }
 
-// configNames are the names that loadConfig looks up, sorted.
+// warnWithoutEffect logs each setting that does nothing because another one is missing. Where that leaves open what was
+// to be closed, it is an error, but not a fault: the settings can be left over from before.
+func warnWithoutEffect(getenv func(string) string, log *slog.Logger) {
+	known := configNames()
+	isSet := func(name string) bool {
+		env := environment{getenv: getenv}
+		return env.isSet(name) || slices.Contains(known, name+"_FILE") && env.isSet(name+"_FILE")
+	}
+	if isSet("SSL_PORT") && !isSet("SSL_CERT") && !isSet("SSL_KEY") {
+		log.Error("HTTPS is off: set SSL_CERT and SSL_KEY")
+	}
+	for _, rule := range []struct {
+		needed string
+		level  slog.Level
+		names  []string
+	}{
+		{"COMMANDS_API_AUTH", slog.LevelError, []string{"COMMANDS_API_AUTH_USER", "COMMANDS_API_AUTH_PASSWORD", "COMMANDS_API_AUTH_TOKEN"}},
+		{"KEY_VERIFICATION_URL", slog.LevelError, []string{"KEY_VERIFICATION_AUTH"}},
+		{"KEY_VERIFICATION_AUTH", slog.LevelWarn, []string{"KEY_VERIFICATION_AUTH_USER", "KEY_VERIFICATION_PASSWORD",
+			"KEY_VERIFICATION_AUTH_PASSWORD", "KEY_VERIFICATION_AUTH_TOKEN", "KEY_VERIFICATION_AUTH_CUSTOM"}},
+		{"EVENT_CALLBACK_AUTH", slog.LevelWarn, []string{"EVENT_CALLBACK_AUTH_USER", "EVENT_CALLBACK_PASSWORD",
+			"EVENT_CALLBACK_AUTH_PASSWORD", "EVENT_CALLBACK_AUTH_TOKEN", "EVENT_CALLBACK_AUTH_CUSTOM"}},
+	} {
+		if names := slices.DeleteFunc(rule.names, func(name string) bool { return !isSet(name) }); len(names) > 0 && !isSet(rule.needed) {
+			log.Log(context.Background(), rule.level, "settings are ignored because another one is not set", "names", names, "not_set", rule.needed)
+		}
+	}
+}
+
+// configNames are the names that loadConfig looks up for their values, sorted.
 func configNames() []string {
 	asked := map[string]bool{}
 	_, _ = loadConfig(func(name string) string { asked[name] = true; return "" })
+	delete(asked, "SSL_KEY_FILE") // it is only looked for to say that nobody reads it
 	return slices.Sorted(maps.Keys(asked))
 }
 
@@ -33,6 +64,9 @@ func misspelled(name string, known []string) string {
 	upper := strings.ToUpper(name)
 	if slices.Contains(known, name) || upper == "SSL_CERT_FILE" || upper == "SSL_CERT_DIR" { // these are of OpenSSL and Go
 		return ""
+	}
+	if base, ok := strings.CutSuffix(upper, "_FILE"); ok && slices.Contains(known, base) { // only secrets can stand in files
+		return base
 	}
 	best, distance := "", slipsAllowed(upper)+1
 	for _, candidate := range known {

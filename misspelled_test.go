@@ -1,7 +1,11 @@
 package main
 
 import (
+	"bytes"
+	"context"
+	"io"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -35,6 +39,10 @@ func TestMisspelledVariableIsMatchedWithTheRightName(t *testing.T) {
 		"CONTROL_BASE_URL":             "",
 		"RTMP_PORT":                    "",
 		"SSL_CERT_FILE":                "",
+		"SSL_KEY_FILE":                 "SSL_KEY",
+		"HTTP_PORT_FILE":               "HTTP_PORT", // only secrets can stand in files
+		"COMMANDS_API_AUTH_FILE":       "COMMANDS_API_AUTH",
+		"COMMANDS_API_AUTH_USER_FILE":  "COMMANDS_API_AUTH_USER",
 		"SSL_CERT_DIR":                 "",
 		"HTTP_PROXY":                   "",
 		"http_proxy":                   "",
@@ -69,5 +77,59 @@ func TestEditDistance(t *testing.T) {
 		if got := editDistance(tt.a, tt.b); got != tt.want {
 			t.Errorf("from %q to %q: %d, want %d", tt.a, tt.b, got, tt.want)
 		}
+	}
+}
+
+func TestSettingsWithoutEffectAreNamed(t *testing.T) {
+	t.Parallel()
+	const httpsOff = `level=ERROR msg="HTTPS is off: set SSL_CERT and SSL_KEY"`
+	for _, tt := range []struct {
+		env  settings
+		want string // "" is no line
+	}{
+		{settings{}, ""},
+		{settings{"SSL_PORT": "443"}, httpsOff},
+		{settings{"SSL_PORT": "0", "SSL_CERT_FILE": "/etc/ssl/ca.crt"}, httpsOff},
+		{settings{"SSL_PORT": " "}, ""},
+		{settings{"SSL_PORT": "443", "SSL_CERT": "c", "SSL_KEY": "k"}, ""},
+		{settings{"SSL_CERT_FILE": "/etc/ssl/ca.crt"}, ""},
+		{settings{"COMMANDS_API_AUTH_TOKEN": hidden}, "level=ERROR names=[COMMANDS_API_AUTH_TOKEN] not_set=COMMANDS_API_AUTH"},
+		{settings{"COMMANDS_API_AUTH_USER": "u", "COMMANDS_API_AUTH_PASSWORD_FILE": hidden},
+			`level=ERROR names="[COMMANDS_API_AUTH_USER COMMANDS_API_AUTH_PASSWORD]" not_set=COMMANDS_API_AUTH`},
+		{settings{"COMMANDS_API_AUTH_TOKEN": hidden, "COMMANDS_API_AUTH_FILE": "not read"}, "level=ERROR names=[COMMANDS_API_AUTH_TOKEN] not_set=COMMANDS_API_AUTH"},
+		{settings{"COMMANDS_API_AUTH_TOKEN": hidden, "COMMANDS_API_AUTH": "Bearer", "COMMANDS_API_AUTH_USER": "left over"}, ""},
+		{settings{"KEY_VERIFICATION_AUTH": "Bearer", "KEY_VERIFICATION_AUTH_TOKEN": hidden}, "level=ERROR names=[KEY_VERIFICATION_AUTH] not_set=KEY_VERIFICATION_URL"},
+		{settings{"KEY_VERIFICATION_URL_FILE": hidden, "KEY_VERIFICATION_AUTH": "Bearer", "KEY_VERIFICATION_AUTH_TOKEN": hidden}, ""},
+		{settings{"KEY_VERIFICATION_PASSWORD": hidden}, "level=WARN names=[KEY_VERIFICATION_PASSWORD] not_set=KEY_VERIFICATION_AUTH"},
+		{settings{"EVENT_CALLBACK_AUTH_CUSTOM_FILE": hidden}, "level=WARN names=[EVENT_CALLBACK_AUTH_CUSTOM] not_set=EVENT_CALLBACK_AUTH"},
+	} {
+		var out bytes.Buffer
+		warnWithoutEffect(tt.env.get, newLogger(&Config{}, &out))
+		got := strings.Replace(out.String(), `msg="settings are ignored because another one is not set" `, "", 1)
+		if tt.want == "" && got != "" || !strings.Contains(got, tt.want) || strings.Count(got, "\n") > 1 || strings.Contains(got, hidden) {
+			t.Errorf("%v: got %q, want %q", tt.env, got, tt.want)
+		}
+	}
+}
+
+func TestHTTPSThatIsOffByMistakeIsAnErrorAndTheStartGoesOn(t *testing.T) {
+	t.Parallel()
+	for _, flags := range []string{"-check", ""} {
+		ctx, stop := context.WithCancel(context.Background())
+		logs := newLogBuffer()
+		i := invocation{args: strings.Fields(flags), stdout: io.Discard, stderr: logs, dotEnv: "none",
+			environ: []string{"SSL_PORT=8443", "HTTP_PORT=0", "BIND_ADDRESS=127.0.0.1", "DATA_DIR=" + t.TempDir()}}
+		var running sync.WaitGroup
+		running.Go(func() {
+			if status := i.execute(ctx); status != 0 {
+				t.Errorf("%q: status %d", flags, status)
+			}
+		})
+		logs.await(t, "level=ERROR", "HTTPS is off: set SSL_CERT and SSL_KEY")
+		if flags == "" {
+			logs.await(t, "listening", "scheme=http")
+		}
+		stop()
+		running.Wait()
 	}
 }

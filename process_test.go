@@ -39,6 +39,12 @@ func TestProcess(t *testing.T) {
 		"SIGTERM ends it cleanly in under 10 s":           sigtermEndsIt,
 		"a stop that hangs is cut off":                    stopThatHangsIsCutOff,
 		"a second signal ends it at once":                 secondSignalEndsIt,
+		"other signals do not end it":                     otherSignalsDoNotEndIt,
+		"SIGHUP looks at the certificate now":             hangupLooksAtTheCertificate,
+		"a log that nobody reads holds up nothing":        logThatNobodyReads,
+		"a stop with a log that nobody reads is orderly":  stopWithALogThatNobodyReads,
+		"a failed start with a log that nobody reads":     failedStartWithALogThatNobodyReads,
+		"the reader of the log is gone":                   readerOfTheLogIsGone,
 		"HTTPS beside HTTP outlives a certificate swap":   certificateIsSwapped,
 		"LOG_REQUESTS and LOG_DEBUG are honoured":         logSwitches,
 		"no secret reaches the log":                       noSecretReachesTheLog,
@@ -223,27 +229,6 @@ func sigtermEndsIt(t *testing.T, binary string) {
 	p.awaitExit(0)
 	if took := time.Since(start); took > 10*time.Second {
 		t.Errorf("took %v", took)
-	}
-}
-
-func secondSignalEndsIt(t *testing.T, binary string) {
-	p, _ := busyProcess(t, binary)
-	p.signal(syscall.SIGINT)
-	p.logs.await(t, "stopping")
-	again := time.NewTicker(5 * time.Millisecond) // the first of them may still meet the handler
-	defer again.Stop()
-	for {
-		select {
-		case <-p.ended:
-			if s := p.cmd.ProcessState.Sys().(syscall.WaitStatus); !s.Signaled() || s.Signal() != syscall.SIGINT {
-				t.Errorf("ended by %v, want the second signal", p.cmd.ProcessState)
-			}
-			return
-		case <-again.C:
-			if err := p.cmd.Process.Signal(syscall.SIGINT); err != nil && !errors.Is(err, os.ErrProcessDone) {
-				t.Fatal(err)
-			}
-		}
 	}
 }
 

@@ -51,6 +51,7 @@ func TestReadmeListsEveryMetricWithItsLabels(t *testing.T) {
 	m := newMetrics(func() clusterState { return clusterState{} })
 	m.exposeBuild("")
 	m.exposeCertificate(time.Now)
+	m.exposeLog(func() uint64 { return 0 })
 	families, err := m.registry.Gather()
 	if err != nil {
 		t.Fatal(err)

@@ -43,6 +43,8 @@ func (m methods) allowed() string {
 	return strings.Join(list, ", ")
 }
 
+const dashboardFilePattern = "/dashboard/{file}"
+
 // urlTable is the one place where an URL meets its handler. The patterns are those of http.ServeMux.
 func urlTable(cfg *Config, api *commands, control *controlSockets) map[string]methods {
 	protected := func(h http.HandlerFunc) http.HandlerFunc { return authorize(cfg.CommandsAuth, h) }
@@ -62,7 +64,7 @@ func urlTable(cfg *Config, api *commands, control *controlSockets) map[string]me
 		"/commands/drain":    {"POST": protected(api.drain)},
 		"/commands/undrain":  {"POST": protected(api.undrain)},
 		"/dashboard":         dashboard,
-		"/dashboard/{file}":  dashboard,
+		dashboardFilePattern: dashboard,
 		"/ws/control/rtmp":   {"GET": control.rtmp},
 		"/ws/control/wss":    {"GET": control.wss},
 		"/ws/control/hls":    {"GET": control.hls},
@@ -114,16 +116,43 @@ func newHTTPServer(handler http.Handler, door *door, log *slog.Logger) *http.Ser
 	return server
 }
 
-// logRequests writes a line for each request that is answered. Queries are left out: they may hold what is private.
+// logRequests writes a line for each request that is answered. What the program has no name for is left out, because it
+// can hold a stream key: queries, paths that are not in the URL table, methods that HTTP does not know. The line stays:
+// it shows an operator that somebody asks in the wrong place.
 func logRequests(log *slog.Logger, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
 		rec := &statusRecorder{ResponseWriter: w, status: http.StatusOK}
 		next.ServeHTTP(rec, r)
 		log.LogAttrs(context.Background(), slog.LevelInfo, "request",
-			slog.String("method", r.Method), slog.String("path", r.URL.Path), slog.Int("status", rec.status),
+			slog.String("method", knownMethod(r.Method)), slog.String("path", knownPath(r)), slog.Int("status", rec.status),
 			slog.String("remote", r.RemoteAddr), slog.Duration("took", time.Since(start)))
 	})
+}
+
+const unknown = "(unknown)"
+
+// knownPath is asked after the mux has set the pattern. A path that matches one of the table is the pattern itself, but
+// for files of the dashboard.
+func knownPath(r *http.Request) string {
+	switch r.Pattern {
+	case "", "/":
+		return unknown
+	case dashboardFilePattern:
+		if !isDashboardFile(r.PathValue("file")) {
+			return unknown
+		}
+	}
+	return r.URL.Path
+}
+
+func knownMethod(method string) string {
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete,
+		http.MethodConnect, http.MethodOptions, http.MethodTrace:
+		return method
+	}
+	return unknown
 }
 
 type statusRecorder struct {

@@ -48,11 +48,12 @@ type commandsAuth struct {
 // Format shows the scheme alone.
 func (a commandsAuth) Format(f fmt.State, _ rune) { fmt.Fprint(f, a.scheme) }
 
-// secret reads a variable that may come from a file instead: NAME or NAME_FILE, not both. White space around what the
-// file holds is dropped, as it is around every value.
+// secret reads a variable that may come from a file instead: NAME or NAME_FILE, not both. A byte order mark before what
+// the file holds is dropped, and white space around it, as it is around every value.
 func (e *environment) secret(name string) variable {
 	v, file := e.read(name), e.read(name+"_FILE")
 	switch {
+	case v.faulty || file.faulty:
 	case file.value == "":
 		return v
 	case v.value != "":
@@ -74,7 +75,7 @@ func readSecretFile(path string) (string, error) {
 	}
 	defer file.Close()
 	content, err := io.ReadAll(io.LimitReader(file, maxSecretFileBytes+1))
-	value := strings.TrimSpace(string(content))
+	value := strings.TrimSpace(strings.TrimPrefix(string(content), byteOrderMark))
 	switch {
 	case err != nil:
 		return "", withoutPath(err)

@@ -142,6 +142,49 @@ func (d *daemon) sendRawRequest(text string) {
 	}
 }
 
+func TestRequestInTheWrongPlaceIsLoggedWithoutItsPath(t *testing.T) {
+	t.Parallel()
+	const key = "s3cret-key"
+	d := startDaemon(t, "LOG_DEBUG=YES")
+	ask := func(method, target, path string) {
+		t.Helper()
+		d.sendRawRequest(method + " " + target + " HTTP/1.1\r\nHost: " + key + "\r\nConnection: close\r\nUser-Agent: " + key + "\r\n\r\n")
+		if method == key {
+			method = unknown
+		}
+		line := d.logs.await(t, "msg=request method="+method+" path="+path+" status=")
+		if !strings.HasPrefix(attribute(line, "remote"), "127.0.0.1:") {
+			t.Errorf("%s %s: no address in %s", method, target, line)
+		}
+		if d.logs.count(key) > 0 {
+			t.Errorf("%s %s: the key is in the log: %s", method, target, d.logs)
+		}
+		d.logs.forget()
+	}
+	for _, target := range []string{
+		"/live/" + key, "/" + key, "/show/" + key + "?token=" + key, "//" + key, "/commands/" + key, "/commands/close/" + key, "/livez/" + key,
+		"/ws/control/rtmp/" + key, "/ws/control/" + key, "/dashboard/" + key, "/dashboard/" + key + ".js", "/dashboard/../" + key, "/dashboard/a/" + key,
+		"/dashboard/%2e%2e%2f" + key, "/dashboard/" + key + "%2fapp.js", "/dashboard/index.html/" + key, "/%2e/" + key, "/commands/../" + key,
+		"/live//" + key, "http://" + key + "/" + key, "/" + strings.Repeat(key, 1000), "/dashboard/", "/commands%2Fclose", "/LIVEZ",
+	} {
+		for _, method := range []string{"GET", "POST", "OPTIONS", key} {
+			ask(method, target, unknown)
+		}
+	}
+	ask("CONNECT", key+":80", unknown)
+	for target, path := range map[string]string{
+		"/": "/", "/?" + key: "/", "/livez": "/livez", "/commands/close?" + key: "/commands/close", "/commands/%63lose": "/commands/close",
+		"/dashboard": "/dashboard", "/dashboard/app.js": "/dashboard/app.js", "/ws/control/rtmp": "/ws/control/rtmp",
+	} {
+		ask("GET", target, path)
+		ask(key, target, path)
+	}
+	d.stop()
+	if d.logs.count(key) > 0 {
+		t.Errorf("the key is in the log: %s", d.logs)
+	}
+}
+
 func wantOwnJSONLines(t *testing.T, text string) {
 	t.Helper()
 	for line := range strings.Lines(text) {

@@ -73,14 +73,15 @@ func (c *certificate) notAfter() time.Time {
 	return c.current.Load().served.Leaf.NotAfter
 }
 
-// watch takes up changed files until ctx ends: soon after a change that can be seen, and each every (positive) in any
-// case. It is called once, and its owner waits for it. Without file watching it goes on with the periodic check alone.
-func (c *certificate) watch(ctx context.Context, every time.Duration, log *slog.Logger) error {
+// watch takes up changed files until ctx ends: soon after a change that can be seen, at each hangup, and each every
+// (positive) in any case. It is called once, and its owner waits for it. Without file watching it goes on with the
+// other checks.
+func (c *certificate) watch(ctx context.Context, every time.Duration, hangup <-chan os.Signal, log *slog.Logger) error {
 	w := certificateWatch{certificate: c, log: log}
 	directories, err := fsnotify.NewWatcher()
 	if err != nil {
 		log.Warn("certificate files cannot be watched, only checked periodically", "every", every, "error", err)
-		follow(ctx, every, nil, w.check)
+		follow(ctx, every, nil, hangup, w.check)
 		return nil
 	}
 	w.directories = directories
@@ -88,7 +89,7 @@ func (c *certificate) watch(ctx context.Context, every time.Duration, log *slog.
 	changed := make(chan struct{}, 1)
 	var notifier sync.WaitGroup
 	notifier.Go(func() { notify(directories, changed) })
-	follow(ctx, every, changed, w.check)
+	follow(ctx, every, changed, hangup, w.check)
 	err = directories.Close()
 	notifier.Wait()
 	return err
@@ -110,13 +111,13 @@ func notify(directories *fsnotify.Watcher, changed chan<- struct{}) {
 	}
 }
 
-// follow calls check at once, each every, and once changes have settled, until ctx ends.
-func follow(ctx context.Context, every time.Duration, changed <-chan struct{}, check func()) {
+// follow calls check at once, each every, at each hangup, and once changes have settled, until ctx ends.
+func follow(ctx context.Context, every time.Duration, changed <-chan struct{}, hangup <-chan os.Signal, check func(asked bool)) {
 	periodic := time.NewTicker(every)
 	defer periodic.Stop()
 	var settled <-chan time.Time // nil while nothing has changed
 	var latest time.Time         // when the check is due however much still changes
-	check()
+	check(false)
 	for {
 		select {
 		case <-ctx.Done():
@@ -128,9 +129,11 @@ func follow(ctx context.Context, every time.Duration, changed <-chan struct{}, c
 			settled = time.After(min(certificateSettle, time.Until(latest)))
 		case <-settled:
 			settled = nil
-			check()
+			check(false)
+		case <-hangup:
+			check(true)
 		case <-periodic.C:
-			check()
+			check(false)
 		}
 	}
 }
@@ -145,7 +148,11 @@ type certificateWatch struct {
 	pairFault, watchFault string
 }
 
-func (w *certificateWatch) check() {
+// check looks at the files. What somebody has asked for is logged, even if it is the same as before.
+func (w *certificateWatch) check(asked bool) {
+	if asked {
+		w.pairFault, w.watchFault = "not looked at", "not looked at" // differs from whatever is found
+	}
 	if w.directories != nil {
 		w.watchDirectories()
 	}

@@ -134,10 +134,10 @@ func TestReplacedCertificateDirectoryIsWatchedAgainAfterACheck(t *testing.T) {
 	}
 	defer directories.Close()
 	w := certificateWatch{certificate: c, log: slog.New(slog.DiscardHandler), directories: directories}
-	w.check()
+	w.check(false)
 	link(t, "b", current+".new")
 	rename(t, current+".new", current)
-	w.check()
+	w.check(false)
 
 	writeFile(t, filepath.Join(root, "a", "unwatched"), nil)
 	writeFile(t, filepath.Join(root, "b", "watched"), nil)
@@ -181,7 +181,7 @@ func TestCertificateIsCheckedPeriodicallyWithoutAnyWatching(t *testing.T) {
 		w := certificateWatch{certificate: c, log: slog.New(slog.DiscardHandler)}
 		ctx, stop := context.WithCancel(t.Context())
 		defer stop()
-		go follow(ctx, time.Minute, nil, w.check)
+		go follow(ctx, time.Minute, nil, nil, w.check)
 
 		<-time.After(59 * time.Second)
 		second.write(t, dir)
@@ -212,7 +212,7 @@ func TestBrokenCertificateKeepsTheOldOneAndIsLoggedOncePerFault(t *testing.T) {
 	checkThrice := func(step string, wantBroken, wantLoaded int) {
 		t.Helper()
 		for range 3 {
-			w.check()
+			w.check(false)
 		}
 		if !c.notAfter().Equal(first.notAfter) {
 			t.Fatalf("%s: another certificate is served", step)
@@ -344,7 +344,7 @@ func TestCertificateChecksFollowSettledChangesAndTheClock(t *testing.T) {
 				var got []time.Duration
 				var following sync.WaitGroup
 				following.Go(func() {
-					follow(ctx, time.Minute, changed, func() { got = append(got, time.Since(start)) })
+					follow(ctx, time.Minute, changed, nil, func(bool) { got = append(got, time.Since(start)) })
 				})
 				for _, at := range test.changes {
 					<-time.After(at - time.Since(start))
@@ -397,7 +397,7 @@ func serveCertificateFiles(t *testing.T, certFile, keyFile string, every time.Du
 	ctx, stop := context.WithCancel(t.Context())
 	var running sync.WaitGroup
 	running.Go(func() {
-		if err := c.watch(ctx, every, slog.New(slog.NewTextHandler(s.log, nil))); err != nil {
+		if err := c.watch(ctx, every, nil, slog.New(slog.NewTextHandler(s.log, nil))); err != nil {
 			t.Errorf("watch: %v", err)
 		}
 	})

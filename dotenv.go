@@ -1,0 +1,113 @@
+package main
+
+// The .env file. godotenv reads it; names after a "$" are filled in here: the library does not know the environment,
+// and takes a name that is set nowhere for an empty value, so that CONTROL_SECRET=$UPER5ECRET would open the door.
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/joho/godotenv"
+)
+
+const (
+	// dangling is what getenv gives for a value of the file that refers to a name that is set nowhere. No environment
+	// can hold it, nor can the file.
+	dangling = "\x00"
+
+	byteOrderMark = "\ufeff"
+
+	// The library is given a variable of ours in place of each "$" that is not escaped. Where it fills in variables, a
+	// mark comes out; between single quotes, the variable comes out as it is written.
+	dollarName = "COORDINATOR_DOLLAR"
+	dollar     = "${" + dollarName + "}"
+	dollarMark = "\x00"
+)
+
+// withDotEnv returns a getenv that takes from the file at path, if there is one, what lookup does not know, and the
+// names in the file, sorted. A variable that lookup knows is never filled in, even if it is empty. The error names the
+// path and shows nothing of the contents; getenv then knows what lookup knows.
+func withDotEnv(path string, lookup func(string) (string, bool)) (getenv func(string) string, names []string, err error) {
+	file, err := readDotEnv(path)
+	names = slices.Sorted(maps.Keys(file))
+	filled := map[string]string{}
+	for _, name := range names {
+		filled[name] = fillIn(name, file, lookup, nil)
+	}
+	return func(name string) string {
+		if value, ok := lookup(name); ok {
+			return value
+		}
+		return filled[name]
+	}, names, err
+}
+
+// readDotEnv returns the variables of the file, with a dollarMark wherever a name may have to be filled in.
+func readDotEnv(path string) (map[string]string, error) {
+	content, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("read settings: %w", err)
+	case bytes.Contains(content, []byte(dollarMark)):
+		return nil, fmt.Errorf("read settings: %s is not UTF-8 text", path)
+	}
+	text := strings.TrimPrefix(string(content), byteOrderMark)
+	marked := strings.NewReplacer(`\$`, `\$`, "$", dollar).Replace(text)
+	file, err := godotenv.Unmarshal(dollarName + "=" + dollarMark + "\n" + marked)
+	_, nameless := file[""]     // how godotenv takes "=value", and a last line without "="
+	if err != nil || nameless { // a parse error quotes lines of the file
+		return nil, fmt.Errorf("read settings: %s has a line that is not NAME=value, or an open quote", path)
+	}
+	delete(file, dollarName)
+	for name, value := range file {
+		file[name] = strings.ReplaceAll(value, dollar, "$")
+	}
+	return file, nil
+}
+
+// fillIn returns the value of a variable of the file with $NAME and ${NAME} filled in, from the file or else from the
+// environment; dangling if neither has one of the names. What is filled in from the environment stays as it is. outer
+// are the variables whose values need this one.
+func fillIn(variable string, file map[string]string, lookup func(string) (string, bool), outer []string) string {
+	outer = append(outer, variable)
+	parts := strings.Split(file[variable], dollarMark)
+	filled := parts[0]
+	for _, part := range parts[1:] {
+		name, rest := cutName(part)
+		if name == "" {
+			filled += "$" + part
+			continue
+		}
+		value, ok := lookup(name)
+		if _, inFile := file[name]; inFile && !slices.Contains(outer, name) {
+			value, ok = fillIn(name, file, lookup, outer), true
+		}
+		if !ok || value == dangling {
+			return dangling
+		}
+		filled += value + rest
+	}
+	return filled
+}
+
+// cutName takes NAME or {NAME} from the beginning of what follows a "$"; the name is "" if there is none.
+func cutName(text string) (name, rest string) {
+	inner, braced := strings.CutPrefix(text, "{")
+	rest = strings.TrimLeft(inner, "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
+	name = inner[:len(inner)-len(rest)]
+	if braced {
+		var closed bool
+		if rest, closed = strings.CutPrefix(rest, "}"); !closed {
+			return "", text
+		}
+	}
+	return name, rest
+}

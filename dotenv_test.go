@@ -1,0 +1,246 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestDotEnvFillsInWhatTheEnvironmentLeavesOut(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), ".env")
+	writeDotEnv(t, path, "HTTP_PORT=8080\nSSL_PORT=8443\n# note\nCONTROL_SECRET='pa$$ #1'\nDATA_DIR=other")
+	getenv, names, err := withDotEnv(path, func(name string) (string, bool) {
+		value, ok := settings{"HTTP_PORT": "9090", "DATA_DIR": ""}[name]
+		return value, ok
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{
+		"HTTP_PORT":      "9090", // the environment wins
+		"DATA_DIR":       "",     // also when it is set to nothing
+		"SSL_PORT":       "8443",
+		"CONTROL_SECRET": "pa$$ #1",
+		"BIND_ADDRESS":   "",
+	} {
+		if got := getenv(name); got != want {
+			t.Errorf("%s is %q, want %q", name, got, want)
+		}
+	}
+	if diff := cmp.Diff([]string{"CONTROL_SECRET", "DATA_DIR", "HTTP_PORT", "SSL_PORT"}, names); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestDotEnvMayBeMissing(t *testing.T) {
+	t.Parallel()
+	getenv, _, err := withDotEnv(filepath.Join(t.TempDir(), ".env"), func(name string) (string, bool) { return name + " of the environment", true })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := getenv("A"); got != "A of the environment" {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestDotEnvFaultNamesThePathAndNotTheContents(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for i, contents := range []string{
+		"KEY " + hidden + "\nA=b\n",
+		"A-B=" + hidden + "\n",
+		"A='" + hidden + "\n",
+		"A=b\n" + hidden,
+		"=" + hidden,
+	} {
+		path := filepath.Join(dir, fmt.Sprint(i, ".env"))
+		writeDotEnv(t, path, contents)
+		wantDotEnvFault(t, path)
+	}
+	wantDotEnvFault(t, dir) // a directory cannot be read as a file
+}
+
+func writeDotEnv(t *testing.T, path, contents string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(contents), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func wantDotEnvFault(t *testing.T, path string) {
+	t.Helper()
+	_, _, err := withDotEnv(path, func(string) (string, bool) { return "", false })
+	switch {
+	case err == nil:
+		t.Errorf("%s is accepted", path)
+	case !strings.Contains(err.Error(), path), strings.Contains(err.Error(), hidden):
+		t.Errorf("%s: %v", path, err)
+	}
+}
+
+// readDotEnvWith reads a .env file of that content beside an environment.
+func readDotEnvWith(t *testing.T, content string, environ settings) func(string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), ".env")
+	writeDotEnv(t, path, content)
+	getenv, _, err := withDotEnv(path, func(name string) (string, bool) {
+		value, ok := environ[name]
+		return value, ok
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return getenv
+}
+
+func TestDotEnvFillsInNamesFromTheFileAndFromTheEnvironment(t *testing.T) {
+	t.Parallel()
+	environ := settings{"HOST": "env.example", "RAW": "a$HOST${HOST}\\$", "BOTH": "environment", "EMPTY": ""}
+	const above = "ABOVE=above\nBOTH=file\nA1_=digits\n"
+	for value, want := range map[string]string{
+		"$ABOVE":               "above",
+		"${ABOVE}":             "above",
+		"x$ABOVE.y":            "xabove.y",
+		"x${ABOVE}y":           "xabovey",
+		"{$ABOVE}":             "{above}", // the library would eat the brace
+		"$A1_-${A1_}":          "digits-digits",
+		"$ABOVE$HOST":          "aboveenv.example",
+		"http://$HOST/$BELOW":  "http://env.example/below",
+		"$BOTH":                "file",
+		"$EMPTY":               "",
+		"$RAW":                 "a$HOST${HOST}\\$",
+		"$INDIRECT":            "<above>",
+		`"$ABOVE"`:             "above",
+		`"a b ${HOST} #"`:      "a b env.example #",
+		`"$ABOVE\n$HOST"`:      "above\nenv.example",
+		`'$ABOVE'`:             "$ABOVE",
+		`'${ABOVE}\$HOST$'`:    `${ABOVE}\$HOST$`,
+		`'$UPER5ECRET'`:        "$UPER5ECRET",
+		`\$UPER5ECRET`:         "$UPER5ECRET",
+		`"\$UPER5ECRET"`:       "$UPER5ECRET",
+		`\${ABOVE}`:            "${ABOVE}",
+		`a\$$ABOVE`:            "a$above",
+		"$":                    "$",
+		"a$":                   "a$",
+		"$$":                   "$$",
+		"pa$$word":             "pa$$word",
+		"$lower":               "$lower",
+		"${lower}":             "${lower}",
+		"$(ABOVE)":             "$(ABOVE)",
+		"${}":                  "${}",
+		"${ABOVE":              "${ABOVE",
+		"${ABOVE:-x}":          "${ABOVE:-x}",
+		"$ABOVE # $UPER5ECRET": "above",
+		"$ABOVE#$HOST":         "above#env.example",
+	} {
+		getenv := readDotEnvWith(t, above+"INDIRECT=<$ABOVE>\nCONTROL_SECRET="+value+"\nBELOW=below\n", environ)
+		if got := getenv("CONTROL_SECRET"); got != want {
+			t.Errorf("%s becomes %q, want %q", value, got, want)
+		}
+	}
+}
+
+func TestDotEnvNameThatIsSetNowhereIsAFault(t *testing.T) {
+	t.Parallel()
+	for _, value := range []string{
+		"$HUNTER2", "${HUNTER2}", `"pa$HUNTER2"`, "pa$5ecret", "$Hunter2", "$HOST$HUNTER2", "$INDIRECT", "$CONTROL_SECRET", "$LOOP", "$$HUNTER2", "{$HUNTER2}",
+	} {
+		content := "CONTROL_SECRET=" + value + "\nINDIRECT=x$HUNTER2\nLOOP=$POOL\nPOOL=$LOOP\nHOST=h\n"
+		_, err := loadConfig(readDotEnvWith(t, content, nil))
+		if err == nil {
+			t.Errorf("%s is accepted", value)
+			continue
+		}
+		text := err.Error()
+		if !strings.HasPrefix(text, "CONTROL_SECRET: ") || strings.Contains(text, "\n") {
+			t.Errorf("%s: want one fault of CONTROL_SECRET, got %s", value, text)
+		}
+		for _, hint := range []string{"'single quotes'", `\$`} {
+			if !strings.Contains(text, hint) {
+				t.Errorf("%s: the fault has no hint %s: %s", value, hint, text)
+			}
+		}
+		if strings.Contains(strings.ToLower(text), "hunter2") || strings.Contains(text, "5") {
+			t.Errorf("the fault shows the value: %s", text)
+		}
+	}
+}
+
+// Each variable that the coordinator reads, and only where the environment does not set it.
+func TestDotEnvNameThatIsSetNowhereIsAFaultOfWhatIsReadAndNotOverridden(t *testing.T) {
+	t.Parallel()
+	for _, name := range configNames() {
+		_, err := loadConfig(readDotEnvWith(t, name+"=$HUNTER2\n", nil))
+		if err == nil || strings.Count(err.Error(), name+": ") != 1 || !strings.Contains(err.Error(), name+": has a $") {
+			t.Errorf("%s: want one fault of it, got %v", name, err)
+		}
+		if _, err := loadConfig(readDotEnvWith(t, name+"=$HUNTER2\n", settings{name: ""})); err != nil {
+			t.Errorf("%s is set in the environment: %v", name, err)
+		}
+	}
+	if _, err := loadConfig(readDotEnvWith(t, "OF_A_PEER=$HUNTER2\nSSL_CERT_FILE=$HUNTER2\n", nil)); err != nil {
+		t.Errorf("a variable of others: %v", err)
+	}
+}
+
+func TestDotEnvFaultStandsBesideTheOthersAndBringsNoMore(t *testing.T) {
+	t.Parallel()
+	getenv := readDotEnvWith(t, "HTTP_PORT=$HUNTER2\nSSL_CERT=$HUNTER2\nSSL_KEY=k\nCOMMANDS_API_AUTH=Bearer\nCOMMANDS_API_AUTH_TOKEN_FILE=$HUNTER2\n"+
+		"EVENT_CALLBACK_AUTH=Basic\nEVENT_CALLBACK_AUTH_USER=$HUNTER2\nEVENT_CALLBACK_AUTH_PASSWORD=$HUNTER2\n", settings{"LOG_DEBUG": "maybe"})
+	_, err := loadConfig(getenv)
+	if err == nil {
+		t.Fatal("it is accepted")
+	}
+	var got []string
+	for line := range strings.SplitSeq(err.Error(), "\n") {
+		name, _, _ := strings.Cut(line, ": ")
+		got = append(got, name)
+	}
+	want := []string{"HTTP_PORT", "SSL_CERT", "LOG_DEBUG", "EVENT_CALLBACK_AUTH_USER", "EVENT_CALLBACK_AUTH_PASSWORD", "COMMANDS_API_AUTH_TOKEN_FILE"}
+	slices.Sort(got)
+	slices.Sort(want)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("%v\n%s", err, diff)
+	}
+}
+
+func TestCheckReportsANameThatIsSetNowhere(t *testing.T) {
+	t.Parallel()
+	dotEnv := filepath.Join(t.TempDir(), ".env")
+	writeDotEnv(t, dotEnv, "CONTROL_SECRET=$UPER5ECRET\n")
+	ctx, cancel := context.WithTimeout(context.Background(), patience) // should it run after all
+	defer cancel()
+	for _, args := range [][]string{{"-check"}, nil} {
+		var out, diagnostics strings.Builder
+		i := invocation{args: args, environ: []string{"HTTP_PORT=0", "DATA_DIR=" + t.TempDir()}, dotEnv: dotEnv, stdout: &out, stderr: &diagnostics}
+		if status := i.execute(ctx); status != 1 || out.String() != "" || strings.Count(diagnostics.String(), "CONTROL_SECRET: ") != 1 ||
+			strings.Contains(diagnostics.String(), "UPER") {
+			t.Errorf("%q: %d %q %q", args, status, &out, &diagnostics)
+		}
+	}
+}
+
+func TestByteOrderMarkIsDropped(t *testing.T) {
+	t.Parallel()
+	for _, first := range []string{"", "# a note\n", "\r\n"} {
+		getenv := readDotEnvWith(t, byteOrderMark+first+"HTTP_PORT=8080\n", nil)
+		if got := getenv("HTTP_PORT"); got != "8080" {
+			t.Errorf("%q: HTTP_PORT is %q", first, got)
+		}
+	}
+	cfg, err := loadConfig(settings{"CONTROL_SECRET_FILE": secretFile(t, byteOrderMark+" "+hidden+"\r\n")}.get)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := cfg.ControlSecret.Reveal(); got != hidden {
+		t.Errorf("the secret is %q", got)
+	}
+	wantFaults(t, settings{"CONTROL_SECRET_FILE": secretFile(t, byteOrderMark+"\n")}, "CONTROL_SECRET_FILE")
+}

@@ -1,0 +1,184 @@
+package main
+
+// The log of the real binary goes to a pipe that nobody reads, or whose reader has gone. Part of TestProcess.
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+)
+
+// pipedProcess writes its log to a pipe that the test reads, or does not.
+type pipedProcess struct {
+	*process
+	log   *os.File
+	lines *bufio.Scanner
+}
+
+// launchPiped starts the binary with the write end of a pipe as its standard error, and nothing is read of it.
+func launchPiped(t *testing.T, binary string, variables ...string) *pipedProcess {
+	t.Helper()
+	log, stderr, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &pipedProcess{log: log, lines: bufio.NewScanner(log)}
+	p.process = &process{daemon: &daemon{t: t, logs: newLogBuffer()}, cmd: exec.Command(binary), dir: t.TempDir(), ended: make(chan struct{})}
+	p.cmd.Dir, p.cmd.Env, p.cmd.Stderr = p.dir, variables, stderr
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	stderr.Close()
+	go func() {
+		defer close(p.ended)
+		p.cmd.Wait()
+	}()
+	t.Cleanup(func() {
+		p.cmd.Process.Kill()
+		<-p.ended
+		log.Close()
+	})
+	return p
+}
+
+func servePiped(t *testing.T, binary string, variables ...string) *pipedProcess {
+	t.Helper()
+	p := launchPiped(t, binary, append([]string{"HTTP_PORT=0", "BIND_ADDRESS=127.0.0.1"}, variables...)...)
+	p.addr = attribute(p.awaitLine("msg=listening"), "addr")
+	return p
+}
+
+// awaitLine reads the log up to a line with that part.
+func (p *pipedProcess) awaitLine(part string) string {
+	p.t.Helper()
+	p.log.SetReadDeadline(time.Now().Add(patience))
+	for p.lines.Scan() {
+		if strings.Contains(p.lines.Text(), part) {
+			return p.lines.Text()
+		}
+	}
+	p.t.Fatalf("no line with %q: %v", part, p.lines.Err())
+	return ""
+}
+
+// fillLog has the process log so much that pipe and buffer are full.
+func (p *pipedProcess) fillLog() {
+	p.t.Helper()
+	chatter := p.dialPeer("rtmp")
+	name := strings.Repeat("x", 256)
+	for deadline := time.Now().Add(patience); p.droppedLines() == 0; {
+		if time.Now().After(deadline) {
+			p.t.Fatal("no line is dropped: this test shows nothing")
+		}
+		for range 1000 {
+			chatter.end(name, name) // a line about a stream that is not its own
+		}
+	}
+}
+
+func (p *pipedProcess) droppedLines() float64 {
+	p.t.Helper()
+	return p.scrape()["coordinator_log_lines_dropped_total"]
+}
+
+func logThatNobodyReads(t *testing.T, binary string) {
+	app := newApplication(t)
+	p := servePiped(t, binary, app.variables("LOG_DEBUG=YES")...)
+	p.fillLog()
+
+	server := p.dialPeer("rtmp")
+	encoder := p.dialPeer("hls")
+	encoder.send("REGISTER", "Capacity", "-1")
+	p.awaitReport("the encoder", func(r clusterReport) bool { return len(r.Encoders) == 1 })
+	const streams = 1000
+	before := p.droppedLines()
+	for n := range streams {
+		channel := fmt.Sprint("chan-", n)
+		id := publish(server, encoder, channel)
+		server.end(channel, id)
+		encoder.expect("ENCODE-STOP", "Stream-Channel", channel)
+		encoder.closed(channel, id)
+	}
+	dropped := p.droppedLines() // the lines of the last streams may still be to come
+	for deadline := time.Now().Add(patience); dropped < before+streams; dropped = p.droppedLines() {
+		if time.Now().After(deadline) {
+			t.Fatalf("%v lines are dropped of those about %d streams", dropped-before, streams)
+		}
+	}
+
+	notice := p.awaitLine("log lines dropped")
+	var told float64
+	if fmt.Sscan(attribute(notice, "lines"), &told); told < dropped || !strings.Contains(notice, "level=WARN") {
+		t.Errorf("%v lines are dropped, and the log says: %s", dropped, notice)
+	}
+	p.call("GET", "/livez")
+	p.awaitLine("path=/livez")
+}
+
+func stopWithALogThatNobodyReads(t *testing.T, binary string) {
+	p := servePiped(t, binary, "LOG_DEBUG=YES")
+	p.fillLog()
+	server := p.dialPeer("rtmp")
+	server.quiet() // the session has begun
+	start := time.Now()
+	p.signal(syscall.SIGTERM)
+	if err := server.awaitGone(); !websocket.IsCloseError(err, websocket.CloseGoingAway) {
+		t.Errorf("peer lost its connection with %v, want status 1001", err)
+	}
+	p.awaitExit(0)
+	if took := time.Since(start); took > 10*time.Second {
+		t.Errorf("took %v", took)
+	}
+}
+
+func readerOfTheLogIsGone(t *testing.T, binary string) {
+	p := servePiped(t, binary)
+	p.log.Close()
+	server := p.dialPeer("rtmp")
+	encoder, _ := p.register(-1)
+	for n := range 10 {
+		publish(server, encoder, fmt.Sprint("chan-", n))
+	}
+	p.awaitMetric("coordinator_log_lines_dropped_total")
+	p.signal(syscall.SIGTERM)
+	p.awaitExit(0)
+}
+
+// failedStartWithALogThatNobodyReads has a pipe that is full before the process begins.
+func failedStartWithALogThatNobodyReads(t *testing.T, binary string) {
+	log, stderr, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	defer stderr.Close()
+	stderr.SetWriteDeadline(time.Now()) // what has room is written all the same
+	if _, err := stderr.Write(make([]byte, 1<<20)); err == nil {
+		t.Fatal("the pipe takes everything")
+	}
+	for _, args := range [][]string{nil, {"-check"}, {"-help"}, {"-nonsense"}} {
+		p := &process{daemon: &daemon{t: t, logs: newLogBuffer()}, cmd: exec.Command(binary, args...), ended: make(chan struct{})}
+		p.cmd.Dir, p.cmd.Env, p.cmd.Stderr = t.TempDir(), []string{"HTTP_PORT=x"}, stderr
+		if err := p.cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			defer close(p.ended)
+			p.cmd.Wait()
+		}()
+		select {
+		case <-p.ended:
+		case <-time.After(patience):
+			p.cmd.Process.Kill()
+			<-p.ended
+			t.Errorf("%q: does not end", args)
+		}
+	}
+}

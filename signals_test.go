@@ -1,0 +1,95 @@
+package main
+
+// What signals do to the real binary. Part of TestProcess.
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// underParentThatIgnores returns a program that starts the binary as a shell does that ignores signals (nohup, or a
+// script that runs it in the background): what is ignored is handed down.
+func underParentThatIgnores(t *testing.T, binary, signals string) string {
+	t.Helper()
+	script := filepath.Join(t.TempDir(), "parent")
+	if err := os.WriteFile(script, []byte(fmt.Sprintf("#!/bin/sh\ntrap '' %s\nexec '%s' \"$@\"\n", signals, binary)), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return script
+}
+
+func secondSignalEndsIt(t *testing.T, binary string) {
+	for name, program := range map[string]string{"": binary, "SIGINT is ignored by the parent": underParentThatIgnores(t, binary, "INT TERM")} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p, _ := busyProcess(t, program)
+			p.signal(syscall.SIGINT)
+			p.logs.await(t, "stopping")
+			start := time.Now()
+			p.signal(syscall.SIGINT)
+			p.awaitExit(128 + int(syscall.SIGINT))
+			if took := time.Since(start); took > deliverEvents/2 {
+				t.Errorf("took %v", took)
+			}
+		})
+	}
+}
+
+func otherSignalsDoNotEndIt(t *testing.T, binary string) {
+	for name, program := range map[string]string{"": binary, "SIGHUP is ignored by the parent": underParentThatIgnores(t, binary, "HUP PIPE")} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := serve(t, program)
+			server := p.dialPeer("rtmp")
+			encoder, _ := p.register(-1)
+			for n, s := range []syscall.Signal{syscall.SIGHUP, syscall.SIGPIPE, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2,
+				syscall.SIGALRM, syscall.SIGHUP, syscall.SIGXFSZ} {
+				p.signal(s)
+				publish(server, encoder, fmt.Sprint("chan-", n))
+			}
+			p.signal(syscall.SIGTERM)
+			p.awaitExit(0)
+		})
+	}
+}
+
+// The directory is replaced behind a link: nothing changes in a directory that is watched, and no check is due.
+func hangupLooksAtTheCertificate(t *testing.T, binary string) {
+	for name, program := range map[string]string{"": binary, "SIGHUP is ignored by the parent": underParentThatIgnores(t, binary, "HUP")} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			for n, name := range []string{"old", "new"} {
+				if err := os.Mkdir(filepath.Join(dir, name), 0o700); err != nil {
+					t.Fatal(err)
+				}
+				newTestPair(t, int64(n+1)).write(t, filepath.Join(dir, name))
+			}
+			link(t, "old", filepath.Join(dir, "live"))
+			p := launch(t, program, dir, "HTTP_PORT=0", "SSL_PORT=0", "BIND_ADDRESS=127.0.0.1",
+				"SSL_CERT=live/tls.crt", "SSL_KEY=live/tls.key", "SSL_CHECK_RELOAD_SECONDS=86400")
+			s := &certificateServer{t: t, address: p.listening("https"), log: p.logs}
+			s.wantServed(1)
+			p.signal(syscall.SIGHUP)
+			p.logs.awaitLines(t, 1, "certificate files loaded") // whoever asks is told
+			link(t, "new", filepath.Join(dir, "next"))
+			rename(t, filepath.Join(dir, "next"), filepath.Join(dir, "live"))
+			s.wantServed(1)
+			p.signal(syscall.SIGHUP)
+			p.logs.awaitLines(t, 2, "certificate files loaded")
+			s.wantServed(2)
+			if err := os.Remove(filepath.Join(dir, "live")); err != nil {
+				t.Fatal(err)
+			}
+			p.signal(syscall.SIGHUP)
+			p.logs.awaitLines(t, 1, "certificate files cannot be used")
+			p.signal(syscall.SIGHUP)
+			p.logs.awaitLines(t, 2, "certificate files cannot be used")
+			s.wantServed(2)
+		})
+	}
+}
