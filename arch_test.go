@@ -37,7 +37,7 @@ func layers() [][][]string {
 		{{"appclient.go"}, {"logs.go"}},
 		{
 			{"registry.go", "members.go", "channels.go", "lives.go", "placement.go", "failover.go", "snapshot.go"},
-			{"config.go", "secret.go"}, {"history.go"}, {"paging.go"}, {"profile.go"}, {"message.go"}, {"tls.go"}, {"door.go"}, {"notify.go"}, {"crew.go"}, {"gc.go"},
+			{"config.go", "secret.go"}, {"history.go"}, {"paging.go"}, {"profile.go"}, {"message.go"}, {"tls.go"}, {"door.go"}, {"notify.go"}, {"refusals.go"}, {"crew.go"}, {"gc.go"},
 		},
 	}
 }

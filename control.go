@@ -1,7 +1,8 @@
 package main
 
 // The control endpoints: authenticate, find out the peer's address, upgrade to a WebSocket (RFC 6455), and own the
-// connections until they are gone. What happens on a connection is in session.go, what peers say in peers.go.
+// connections until they are gone. What happens on a connection is in session.go, what peers say in peers.go. Whoever is
+// refused learns little; the log says why.
 
 import (
 	"bytes"
@@ -19,7 +20,14 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-const maxTokenBytes = 4 << 10
+const (
+	maxTokenBytes = 4 << 10
+	clockLeeway   = 30 * time.Second // the clocks of peers differ from ours
+)
+
+const controlRefused = "control connection refused"
+
+var errTooManyConnections = errors.New("too many connections")
 
 // controlSockets serves the control endpoints and owns their connections.
 type controlSockets struct {
@@ -28,23 +36,26 @@ type controlSockets struct {
 	coordinator *coordinator
 	max         int // connections at once
 	log         *slog.Logger
+	refusals    *refusals
 	upgrader    websocket.Upgrader
 	buffers     sync.Pool // for messages that come in
 
-	running sync.WaitGroup // one for each session
+	running sync.WaitGroup // one for each place taken
 
 	mu sync.Mutex
 	// guarded by mu
 	closed   bool
+	taken    int // places: one for each session, and for each request that is being upgraded to one
 	sessions map[*session]struct{}
 }
 
-func newControlSockets(cfg *Config, c *coordinator, max int, log *slog.Logger) *controlSockets {
-	return &controlSockets{
+func newControlSockets(cfg *Config, c *coordinator, max int, log *slog.Logger, refusals *refusals) *controlSockets {
+	cs := &controlSockets{
 		secret:      cfg.ControlSecret,
 		coordinator: c,
 		max:         max,
 		log:         log,
+		refusals:    refusals,
 		upgrader: websocket.Upgrader{
 			// Small buffers, because there are many peers and their messages are short: see docs/performance.md.
 			ReadBufferSize:  512,
@@ -52,17 +63,47 @@ func newControlSockets(cfg *Config, c *coordinator, max int, log *slog.Logger) *
 			WriteBufferPool: &sync.Pool{},
 
 			HandshakeTimeout: 10 * time.Second,
-			Error: func(w http.ResponseWriter, _ *http.Request, status int, reason error) {
-				w.Header().Set("Sec-WebSocket-Version", "13") // RFC 6455, 4.4
-				if status == http.StatusMethodNotAllowed {
-					w.Header().Set("Allow", http.MethodGet)
-				}
-				writeError(w, status, reason.Error())
-			},
 		},
 		buffers:  sync.Pool{New: func() any { return new(bytes.Buffer) }},
 		sessions: map[*session]struct{}{},
 	}
+	cs.upgrader.Error = cs.refuseUpgrade
+	if cs.secret != "" {
+		// A page in a browser can't send the token, so its origin is of no interest. A proxy that rewrites Host would make
+		// that of a peer a foreign one.
+		cs.upgrader.CheckOrigin = func(*http.Request) bool { return true }
+	}
+	return cs
+}
+
+func (cs *controlSockets) sayRefused(r *http.Request, reason string) {
+	cs.refusals.say(slog.LevelWarn, r.RemoteAddr, controlRefused, reason, slog.String("path", r.URL.Path))
+}
+
+// sayWrongMethod is in front of the endpoints, whose handlers see nothing of a request with another method than theirs.
+func (cs *controlSockets) sayWrongMethod(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.Method {
+		case http.MethodGet, http.MethodHead:
+		default:
+			cs.sayRefused(r, "method is not GET")
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// refuseUpgrade answers a request that is no WebSocket handshake, or one that a foreign page in a browser makes.
+func (cs *controlSockets) refuseUpgrade(w http.ResponseWriter, r *http.Request, status int, err error) {
+	reason := strings.TrimPrefix(err.Error(), "websocket: ") // a constant of the library
+	w.Header().Set("Sec-WebSocket-Version", "13")            // RFC 6455, 4.4
+	switch status {
+	case http.StatusMethodNotAllowed:
+		w.Header().Set("Allow", http.MethodGet)
+	case http.StatusForbidden:
+		reason = "header Origin names another host"
+	}
+	cs.sayRefused(r, reason)
+	writeError(w, status, reason)
 }
 
 // rtmp, wss and hls are the handlers of the three endpoints.
@@ -86,6 +127,7 @@ func (cs *controlSockets) serveStreamingServer(w http.ResponseWriter, r *http.Re
 		return
 	}
 	if err := srv.setAddress(r); err != nil {
+		cs.sayRefused(r, err.Error())
 		writeError(w, http.StatusBadRequest, err.Error())
 		return
 	}
@@ -95,24 +137,28 @@ func (cs *controlSockets) serveStreamingServer(w http.ResponseWriter, r *http.Re
 // serve upgrades the request and hands the connection to a goroutine of its own: a handler that stayed would keep
 // the request's buffers with it.
 func (cs *controlSockets) serve(w http.ResponseWriter, r *http.Request, p controlPeer) {
-	if cs.count() >= cs.max {
-		cs.log.Warn("control connection refused", "remote", r.RemoteAddr, "path", r.URL.Path, "reason", "too many connections")
-		writeError(w, http.StatusServiceUnavailable, "too many connections")
+	if err := cs.takePlace(); err != nil {
+		cs.sayRefused(r, err.Error())
+		writeError(w, http.StatusServiceUnavailable, err.Error())
 		return
 	}
 	conn, err := cs.upgrader.Upgrade(w, r, nil)
 	if err != nil {
-		cs.log.Debug("no websocket upgrade", "remote", r.RemoteAddr, "reason", err.Error())
-		return // the upgrader has answered
+		if !errors.As(err, new(websocket.HandshakeError)) { // else refuseUpgrade has answered
+			cs.sayRefused(r, "peer was gone, or sent messages before it had an answer")
+		}
+		cs.leave(nil)
+		return
 	}
 	s := newSession(conn, cs.coordinator.metrics, &cs.buffers, cs.log)
 	if !cs.add(s) {
 		s.end(errShutdown)
 		conn.Close()
+		cs.leave(s)
 		return
 	}
 	go func() {
-		defer cs.remove(s)
+		defer cs.leave(s)
 		s.run(p, cs.coordinator)
 	}()
 }
@@ -122,33 +168,45 @@ func (cs *controlSockets) authenticate(w http.ResponseWriter, r *http.Request, s
 	if cs.secret == "" {
 		return true
 	}
-	err := checkToken(r.Header.Get("x-control-auth-token"), cs.secret, subject)
-	if err != nil {
-		cs.log.Warn("control connection refused", "remote", r.RemoteAddr, "path", r.URL.Path, "reason", err.Error())
+	fault := tokenFault(r.Header.Get("x-control-auth-token"), cs.secret, subject)
+	if fault != "" {
+		cs.sayRefused(r, fault)
 		writeError(w, http.StatusForbidden, "control token refused")
 	}
-	return err == nil
+	return fault == ""
 }
 
-// checkToken checks a JSON Web Token (RFC 7519): HS256 and nothing else, the subject, exp and nbf when they are there.
-func checkToken(token string, secret Secret, subject string) error {
+// tokenFault says what is wrong with a JSON Web Token (RFC 7519), "" for nothing: it must be HS256 and nothing else, have
+// the subject, and be valid by exp and nbf when they are there. iat is left alone: it says how old a token is, no more
+// (4.1.6). The library's own words may quote what the peer sent.
+func tokenFault(token string, secret Secret, subject string) string {
 	if token == "" {
-		return errors.New("no token")
+		return "no token: CONTROL_SECRET is not set on the peer"
 	}
 	if len(token) > maxTokenBytes {
-		return errors.New("token too long")
+		return "token is longer than 4 KiB"
 	}
 	var claims jwt.RegisteredClaims
-	_, err := jwt.ParseWithClaims(token, &claims, func(*jwt.Token) (any, error) {
+	parsed, err := jwt.ParseWithClaims(token, &claims, func(*jwt.Token) (any, error) {
 		return []byte(secret.Reveal()), nil
-	}, jwt.WithValidMethods([]string{jwt.SigningMethodHS256.Alg()}))
-	if err != nil {
-		return errors.New("bad token") // the library's words may quote what the peer sent
+	}, jwt.WithValidMethods([]string{jwt.SigningMethodHS256.Alg()}), jwt.WithLeeway(clockLeeway))
+	switch {
+	case errors.Is(err, jwt.ErrTokenMalformed):
+		return "token is malformed"
+	case err != nil && parsed.Method != jwt.SigningMethodHS256:
+		return "token's algorithm is not HS256"
+	case errors.Is(err, jwt.ErrTokenSignatureInvalid):
+		return "token's signature is wrong: the peer has another CONTROL_SECRET"
+	case errors.Is(err, jwt.ErrTokenExpired):
+		return "token has expired: is a clock wrong?"
+	case errors.Is(err, jwt.ErrTokenNotValidYet):
+		return "token is not valid yet: is a clock wrong?"
+	case err != nil:
+		return "token is not valid"
+	case claims.Subject != subject:
+		return "token is for another endpoint: its subject is not " + subject
 	}
-	if claims.Subject != subject {
-		return errors.New("token is for another subject")
-	}
-	return nil
+	return ""
 }
 
 // setAddress takes the address that encoders reach the streaming server at from the handshake.
@@ -158,7 +216,7 @@ func (srv *server) setAddress(r *http.Request) error {
 			ip = ip[1 : len(ip)-1]
 		}
 		if !isAddress(ip) {
-			return errors.New("x-external-ip is no address")
+			return errors.New("x-external-ip is not an IP address or host name")
 		}
 		srv.ip = ip
 	} else {
@@ -174,7 +232,7 @@ func (srv *server) setAddress(r *http.Request) error {
 	if port := r.Header.Get("x-custom-port"); port != "" {
 		n, err := strconv.ParseUint(port, 10, 16)
 		if err != nil || n == 0 {
-			return errors.New("x-custom-port is no port")
+			return errors.New("x-custom-port is not a valid port")
 		}
 		srv.port = int(n)
 	}
@@ -195,27 +253,43 @@ func isAddress(s string) bool {
 	return len(s) <= 253
 }
 
+// takePlace is asked before a connection is upgraded, so that there are never more than max.
+func (cs *controlSockets) takePlace() error {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	switch {
+	case cs.closed:
+		return errShutdown
+	case cs.taken >= cs.max:
+		return errTooManyConnections
+	}
+	cs.taken++
+	cs.running.Add(1)
+	return nil
+}
+
+// add puts a session into the place that was taken for it. It fails if all have been told to go meanwhile.
 func (cs *controlSockets) add(s *session) bool {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
-	if cs.closed {
-		return false
+	if !cs.closed {
+		cs.sessions[s] = struct{}{}
 	}
-	cs.sessions[s] = struct{}{}
-	cs.running.Add(1)
-	return true
+	return !cs.closed
 }
 
 func (cs *controlSockets) count() int {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
-	return len(cs.sessions)
+	return cs.taken
 }
 
-func (cs *controlSockets) remove(s *session) {
+// leave gives a place back, and forgets the session that it was for, if it came to one.
+func (cs *controlSockets) leave(s *session) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
 	delete(cs.sessions, s)
+	cs.taken--
 	cs.running.Done()
 }
 

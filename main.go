@@ -76,7 +76,8 @@ func run(ctx context.Context, getenv func(string) string, stderr io.Writer) (err
 	verifier.observe = coordinator.metrics.keyVerified
 	events.observe = coordinator.metrics.eventAttempted
 	sockets := maxSockets()
-	control := newControlSockets(cfg, coordinator, sockets-keptVisitors, log)
+	refusals := newRefusals(log)
+	control := newControlSockets(cfg, coordinator, sockets-keptVisitors, log, refusals)
 	door := newDoor(func() int { return min(maxVisitors, sockets-control.count()) })
 	server := newHTTPServer(newRoutes(cfg, log, &commands{coordinator}, control), door, log)
 

@@ -58,7 +58,7 @@ func apiRooms(t *testing.T) (*slog.Logger, *Config, *commands, *controlSockets) 
 	}
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	c := newCoordinator(cfg, log, nil, &callbacks{})
-	return log, cfg, &commands{coordinator: c}, newControlSockets(cfg, c, 0, log)
+	return log, cfg, &commands{coordinator: c}, newControlSockets(cfg, c, 0, log, newRefusals(log))
 }
 
 func TestAPIDocumentNamesTheColumnsAndLimitsOfLists(t *testing.T) {

@@ -73,7 +73,11 @@ func urlTable(cfg *Config, api *commands, control *controlSockets) map[string]me
 func newRoutes(cfg *Config, log *slog.Logger, api *commands, control *controlSockets) http.Handler {
 	mux := http.NewServeMux()
 	for pattern, handlers := range urlTable(cfg, api, control) {
-		mux.Handle(pattern, handlers)
+		if strings.HasPrefix(pattern, "/ws/control/") {
+			mux.Handle(pattern, control.sayWrongMethod(handlers))
+		} else {
+			mux.Handle(pattern, handlers)
+		}
 	}
 	mux.HandleFunc("/", notFound)
 	exact := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
