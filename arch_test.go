@@ -34,10 +34,10 @@ func layers() [][][]string {
 		{{"keyverify.go"}, {"callbacks.go", "delivery.go"}},
 		{{"outbox.go", "outboxrecord.go", "outboxmemory_linux.go"}, {"metrics.go"}, {"deliveryhealth.go"}, {"retrypolicy.go"}, {"eventheader.go"}},
 		{{"queue.go"}},
-		{{"appclient.go"}, {"logs.go"}},
+		{{"appclient.go"}, {"logs.go"}, {"door.go", "visitor.go"}},
 		{
 			{"registry.go", "members.go", "channels.go", "lives.go", "placement.go", "failover.go", "snapshot.go"},
-			{"config.go", "secret.go"}, {"history.go"}, {"paging.go"}, {"profile.go"}, {"message.go"}, {"tls.go"}, {"door.go"}, {"notify.go"}, {"refusals.go"}, {"crew.go"}, {"gc.go"},
+			{"config.go", "secret.go"}, {"history.go"}, {"paging.go"}, {"profile.go"}, {"message.go"}, {"tls.go"}, {"notify.go"}, {"refusals.go"}, {"handshake.go"}, {"crew.go"}, {"gc.go"},
 		},
 	}
 }

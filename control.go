@@ -84,7 +84,7 @@ func (cs *controlSockets) sayRefused(r *http.Request, reason string) {
 func (cs *controlSockets) sayWrongMethod(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.Method {
-		case http.MethodGet, http.MethodHead:
+		case http.MethodGet, http.MethodHead, http.MethodOptions:
 		default:
 			cs.sayRefused(r, "method is not GET")
 		}
@@ -98,7 +98,7 @@ func (cs *controlSockets) refuseUpgrade(w http.ResponseWriter, r *http.Request, 
 	w.Header().Set("Sec-WebSocket-Version", "13")            // RFC 6455, 4.4
 	switch status {
 	case http.StatusMethodNotAllowed:
-		w.Header().Set("Allow", http.MethodGet)
+		w.Header().Set("Allow", "GET, OPTIONS")
 	case http.StatusForbidden:
 		reason = "header Origin names another host"
 	}

@@ -55,7 +55,6 @@ func TestControlTokens(t *testing.T) {
 		{"hls", "hls", controlToken(t, "hls-control"), 101},
 		{"not yet expired", "rtmp", hs256(jwt.MapClaims{"sub": "rtmp-control", "exp": in(time.Hour), "nbf": in(-time.Hour), "iat": in(-time.Hour)}), 101},
 		{"valid in 20 s, by a clock that is ahead", "rtmp", hs256(jwt.MapClaims{"sub": "rtmp-control", "nbf": in(20 * time.Second), "iat": in(20 * time.Second)}), 101},
-		{"expired 20 s ago, by a clock that is behind", "rtmp", hs256(jwt.MapClaims{"sub": "rtmp-control", "exp": in(-20 * time.Second)}), 101},
 		{"claims nobody asked for", "rtmp", hs256(jwt.MapClaims{"sub": "rtmp-control", "aud": "x", "iss": "y", "more": []int{1}}), 101},
 		{"missing", "rtmp", "", 403},
 		{"garbage", "rtmp", "garbage", 403},

@@ -116,7 +116,7 @@ func TestRefusedControlConnectionsSayWhy(t *testing.T) {
 		{"token's algorithm is not HS256", "GET", []string{token, signToken(t, jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, jwt.MapClaims{"sub": "rtmp-control"})}, 403},
 		{"token's signature is wrong: the peer has another CONTROL_SECRET", "GET", []string{token, signToken(t, jwt.SigningMethodHS256, []byte("s3cret"), jwt.MapClaims{"sub": "rtmp-control"})}, 403},
 		{"token has expired: is a clock wrong?", "GET", []string{token, signed(jwt.MapClaims{"sub": "rtmp-control", "exp": in(-time.Minute)})}, 403},
-		{"token is not valid yet: is a clock wrong?", "GET", []string{token, signed(jwt.MapClaims{"sub": "rtmp-control", "nbf": in(time.Minute)})}, 403},
+		{"token is not valid yet: is a clock wrong?", "GET", []string{token, signed(jwt.MapClaims{"sub": "rtmp-control", "nbf": in(time.Hour)})}, 403},
 		{"token is for another endpoint: its subject is not rtmp-control", "GET", []string{token, signed(jwt.MapClaims{"sub": "s3cret"})}, 403},
 		{"x-external-ip is not an IP address or host name", "GET", []string{token, good, "x-external-ip", "10.0.0.1/s3cret"}, 400},
 		{"x-custom-port is not a valid port", "GET", []string{token, good, "x-custom-port", "s3cret"}, 400},

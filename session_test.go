@@ -51,7 +51,7 @@ func newFakeNet(t *testing.T, variables ...string) *fakeNet {
 	n.verifier = newKeyVerifier(cfg, log)
 	n.coordinator = newCoordinator(cfg, log, n.verifier, n.events)
 	n.control = newControlSockets(cfg, n.coordinator, 100, log, newRefusals(log))
-	server := newHTTPServer(newRoutes(cfg, log, &commands{n.coordinator}, n.control), newDoor(func() int { return 100 }), log)
+	server := newHTTPServer(newRoutes(cfg, log, &commands{n.coordinator}, n.control), newDoor(func() int { return 100 }, n.control.refusals), log)
 	var serving sync.WaitGroup
 	serving.Go(func() { server.Serve(n) })
 	t.Cleanup(func() {

@@ -479,6 +479,11 @@ type testPair struct {
 // newTestPair makes a pair that is told from others by its serial number and its end of validity.
 func newTestPair(t *testing.T, serial int64) *testPair {
 	t.Helper()
+	return newTestPairValid(t, serial, time.Time{}, time.Date(2100, 1, int(serial), 0, 0, 0, 0, time.UTC))
+}
+
+func newTestPairValid(t *testing.T, serial int64, notBefore, notAfter time.Time) *testPair {
+	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -486,7 +491,8 @@ func newTestPair(t *testing.T, serial int64) *testPair {
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(serial),
 		Subject:      pkix.Name{CommonName: "localhost"},
-		NotAfter:     time.Date(2100, 1, int(serial), 0, 0, 0, 0, time.UTC),
+		NotBefore:    notBefore,
+		NotAfter:     notAfter,
 	}
 	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
