@@ -26,7 +26,7 @@ func layers() [][][]string {
 	return [][][]string{
 		{{"main.go", "cli.go", "misspelled.go"}},
 		{{"routes.go"}},
-		{{"health.go"}, {"operator.go"}, {"control.go"}, {"dashboard.go"}},
+		{{"health.go"}, {"operator.go"}, {"control.go", "proxied.go"}, {"dashboard.go"}},
 		{{"authorization.go"}, {"peers.go"}},
 		{{"commands.go"}},
 		{{"session.go"}},

@@ -44,9 +44,10 @@ type controlSockets struct {
 
 	mu sync.Mutex
 	// guarded by mu
-	closed   bool
-	taken    int // places: one for each session, and for each request that is being upgraded to one
-	sessions map[*session]struct{}
+	closed     bool
+	taken      int // places: one for each session, and for each request that is being upgraded to one
+	sessions   map[*session]peerOrigin
+	neighbours neighbours
 }
 
 func newControlSockets(cfg *Config, c *coordinator, max int, log *slog.Logger, refusals *refusals) *controlSockets {
@@ -64,8 +65,9 @@ func newControlSockets(cfg *Config, c *coordinator, max int, log *slog.Logger, r
 
 			HandshakeTimeout: 10 * time.Second,
 		},
-		buffers:  sync.Pool{New: func() any { return new(bytes.Buffer) }},
-		sessions: map[*session]struct{}{},
+		buffers:    sync.Pool{New: func() any { return new(bytes.Buffer) }},
+		sessions:   map[*session]peerOrigin{},
+		neighbours: neighbours{servers: map[serverAddress]int{}},
 	}
 	cs.upgrader.Error = cs.refuseUpgrade
 	if cs.secret != "" {
@@ -118,7 +120,7 @@ func (cs *controlSockets) wss(w http.ResponseWriter, r *http.Request) {
 
 func (cs *controlSockets) hls(w http.ResponseWriter, r *http.Request) {
 	if cs.authenticate(w, r, "hls-control") {
-		cs.serve(w, r, &encoderPeerSession{})
+		cs.serve(w, r, &encoderPeerSession{}, originOf(r, nil))
 	}
 }
 
@@ -131,12 +133,12 @@ func (cs *controlSockets) serveStreamingServer(w http.ResponseWriter, r *http.Re
 		writeError(w, http.StatusBadRequest, err.Error())
 		return
 	}
-	cs.serve(w, r, &serverPeerSession{server: srv})
+	cs.serve(w, r, &serverPeerSession{server: srv}, originOf(r, srv))
 }
 
 // serve upgrades the request and hands the connection to a goroutine of its own: a handler that stayed would keep
 // the request's buffers with it.
-func (cs *controlSockets) serve(w http.ResponseWriter, r *http.Request, p controlPeer) {
+func (cs *controlSockets) serve(w http.ResponseWriter, r *http.Request, p controlPeer, origin peerOrigin) {
 	if err := cs.takePlace(); err != nil {
 		cs.sayRefused(r, err.Error())
 		writeError(w, http.StatusServiceUnavailable, err.Error())
@@ -151,7 +153,7 @@ func (cs *controlSockets) serve(w http.ResponseWriter, r *http.Request, p contro
 		return
 	}
 	s := newSession(conn, cs.coordinator.metrics, &cs.buffers, cs.log)
-	if !cs.add(s) {
+	if !cs.add(s, origin) {
 		s.end(errShutdown)
 		conn.Close()
 		cs.leave(s)
@@ -159,6 +161,7 @@ func (cs *controlSockets) serve(w http.ResponseWriter, r *http.Request, p contro
 	}
 	go func() {
 		defer cs.leave(s)
+		defer cs.checkAddress(origin)()
 		s.run(p, cs.coordinator)
 	}()
 }
@@ -269,13 +272,15 @@ func (cs *controlSockets) takePlace() error {
 }
 
 // add puts a session into the place that was taken for it. It fails if all have been told to go meanwhile.
-func (cs *controlSockets) add(s *session) bool {
+func (cs *controlSockets) add(s *session, origin peerOrigin) bool {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
-	if !cs.closed {
-		cs.sessions[s] = struct{}{}
+	if cs.closed {
+		return false
 	}
-	return !cs.closed
+	cs.sessions[s] = origin
+	cs.neighbours.count(origin, 1)
+	return true
 }
 
 func (cs *controlSockets) count() int {
@@ -288,7 +293,10 @@ func (cs *controlSockets) count() int {
 func (cs *controlSockets) leave(s *session) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
-	delete(cs.sessions, s)
+	if origin, added := cs.sessions[s]; added {
+		delete(cs.sessions, s)
+		cs.neighbours.count(origin, -1)
+	}
 	cs.taken--
 	cs.running.Done()
 }
