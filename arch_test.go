@@ -26,7 +26,7 @@ func layers() [][][]string {
 	return [][][]string{
 		{{"main.go", "cli.go", "misspelled.go"}},
 		{{"routes.go"}},
-		{{"health.go"}, {"operator.go"}, {"control.go"}, {"dashboard.go"}},
+		{{"health.go"}, {"operator.go"}, {"control.go", "proxied.go"}, {"dashboard.go"}},
 		{{"authorization.go"}, {"peers.go"}},
 		{{"commands.go"}},
 		{{"session.go", "probe.go"}},
@@ -34,10 +34,10 @@ func layers() [][][]string {
 		{{"keyverify.go"}, {"callbacks.go", "delivery.go"}},
 		{{"outbox.go", "outboxrecord.go", "outboxmemory_linux.go"}, {"metrics.go"}, {"deliveryhealth.go"}, {"retrypolicy.go"}, {"eventheader.go"}},
 		{{"queue.go"}},
-		{{"appclient.go"}, {"logs.go", "logwriter.go"}},
+		{{"appclient.go"}, {"logs.go", "logwriter.go"}, {"door.go", "visitor.go"}},
 		{
 			{"registry.go", "members.go", "channels.go", "lives.go", "kills.go", "placement.go", "failover.go", "twins.go", "snapshot.go"},
-			{"config.go", "secret.go", "dotenv.go"}, {"history.go"}, {"paging.go"}, {"profile.go"}, {"message.go"}, {"tls.go"}, {"door.go"}, {"notify.go"}, {"crew.go"}, {"gc.go"},
+			{"config.go", "secret.go", "dotenv.go"}, {"history.go"}, {"paging.go"}, {"profile.go"}, {"message.go"}, {"tls.go"}, {"notify.go"}, {"refusals.go"}, {"handshake.go"}, {"crew.go"}, {"gc.go"},
 		},
 	}
 }

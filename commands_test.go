@@ -3,6 +3,7 @@ package main
 // The commands API: every row of its table, who may use it, and what wrong requests get.
 
 import (
+	"bufio"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -202,16 +203,17 @@ func TestUnknownPathsAndWrongMethodsAreRefused(t *testing.T) {
 		{"GET", "/commands/", 404, ""},
 		{"GET", "/commands/capacity/", 404, ""},
 		{"POST", "/Commands/Close", 404, ""},
+		{"OPTIONS", "/nothing", 404, ""},
+		{"OPTIONS", "/commands/capacity/", 404, ""},
 		{"GET", "/ws/control/other", 404, ""},
-		{"POST", "/", 405, "GET, HEAD"},
-		{"POST", "/commands/capacity", 405, "GET, HEAD"},
-		{"DELETE", "/commands/report", 405, "GET, HEAD"},
-		{"OPTIONS", "/commands/report", 405, "GET, HEAD"},
-		{"GET", "/commands/close", 405, "POST"},
-		{"HEAD", "/commands/close", 405, "POST"},
-		{"PUT", "/commands/close", 405, "POST"},
-		{"POST", "/ws/control/hls", 405, "GET, HEAD"},
-		{"BREW", "/commands/capacity", 405, "GET, HEAD"},
+		{"POST", "/", 405, "GET, HEAD, OPTIONS"},
+		{"POST", "/commands/capacity", 405, "GET, HEAD, OPTIONS"},
+		{"DELETE", "/commands/report", 405, "GET, HEAD, OPTIONS"},
+		{"GET", "/commands/close", 405, "OPTIONS, POST"},
+		{"HEAD", "/commands/close", 405, "OPTIONS, POST"},
+		{"PUT", "/commands/close", 405, "OPTIONS, POST"},
+		{"POST", "/ws/control/hls", 405, "GET, HEAD, OPTIONS"},
+		{"BREW", "/commands/capacity", 405, "GET, HEAD, OPTIONS"},
 	} {
 		t.Run(test.method+" "+test.path, func(t *testing.T) {
 			t.Parallel()
@@ -227,6 +229,47 @@ func TestUnknownPathsAndWrongMethodsAreRefused(t *testing.T) {
 	}
 	if res, body := d.request("HEAD", "/commands/capacity"); res.StatusCode != 200 || body != "" {
 		t.Errorf("HEAD: %d %q", res.StatusCode, body)
+	}
+}
+
+// The health checks of some proxies are no more than OPTIONS, and know no credentials.
+func TestOptionsOfAKnownPathIsAnsweredToAnybody(t *testing.T) {
+	t.Parallel()
+	d := startDaemon(t, "COMMANDS_API_AUTH=Bearer", "COMMANDS_API_AUTH_TOKEN=t", "CONTROL_SECRET="+testSecret)
+	const get, post = "GET, HEAD, OPTIONS", "OPTIONS, POST"
+	for request, allow := range map[string]string{
+		"OPTIONS / HTTP/1.0\r\n\r\n":                            get, // HAProxy's bare "option httpchk"
+		"OPTIONS / HTTP/1.1\r\nHost: x\r\n\r\n":                 get,
+		"OPTIONS /livez HTTP/1.1\r\nHost: x\r\n\r\n":            get,
+		"OPTIONS /readyz?verbose HTTP/1.1\r\nHost: x\r\n\r\n":   get,
+		"OPTIONS /metrics HTTP/1.1\r\nHost: x\r\n\r\n":          get,
+		"OPTIONS /commands/report HTTP/1.1\r\nHost: x\r\n\r\n":  get,
+		"OPTIONS /commands/close HTTP/1.1\r\nHost: x\r\n\r\n":   post,
+		"OPTIONS /dashboard HTTP/1.1\r\nHost: x\r\n\r\n":        get,
+		"OPTIONS /dashboard/app.js HTTP/1.1\r\nHost: x\r\n\r\n": get,
+		"OPTIONS /ws/control/rtmp HTTP/1.1\r\nHost: x\r\n\r\n":  get,
+		"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n":                 "GET, HEAD, OPTIONS, POST",
+		"OPTIONS /commands/close HTTP/1.1\r\nHost: x\r\nOrigin: https://elsewhere.example\r\nAccess-Control-Request-Method: POST\r\n\r\n": post,
+	} {
+		t.Run(request, func(t *testing.T) {
+			conn := knock(t, d.addr, request)
+			conn.SetReadDeadline(time.Now().Add(patience))
+			res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if res.StatusCode != 204 || res.Header.Get("Allow") != allow {
+				t.Errorf("%d, Allow %q, want 204, %q", res.StatusCode, res.Header.Get("Allow"), allow)
+			}
+			for name := range res.Header {
+				if strings.HasPrefix(name, "Access-Control-") {
+					t.Errorf("the answer has %s, and lets pages of others in", name)
+				}
+			}
+		})
+	}
+	if d.stop(); d.logs.count(controlRefused) > 0 {
+		t.Errorf("a health check counts as a refused peer:\n%s", d.logs)
 	}
 }
 
@@ -330,7 +373,7 @@ func FuzzAuthorizationHeader(f *testing.F) {
 
 func TestHTTPServerHasATimeLimitForEverything(t *testing.T) {
 	t.Parallel()
-	server := newHTTPServer(http.NotFoundHandler(), newDoor(func() int { return 1 }), newLogger(&Config{}, newLogBuffer()))
+	server := newTestServer(http.NotFoundHandler(), 1, newLogBuffer())
 	for name, limit := range map[string]time.Duration{
 		"ReadHeaderTimeout": server.ReadHeaderTimeout, "ReadTimeout": server.ReadTimeout,
 		"WriteTimeout": server.WriteTimeout, "IdleTimeout": server.IdleTimeout,

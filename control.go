@@ -1,7 +1,8 @@
 package main
 
 // The control endpoints: authenticate, find out the peer's address, upgrade to a WebSocket (RFC 6455), and own the
-// connections until they are gone. What happens on a connection is in session.go, what peers say in peers.go.
+// connections until they are gone. What happens on a connection is in session.go, what peers say in peers.go. Whoever is
+// refused learns little; the log says why.
 
 import (
 	"bytes"
@@ -18,7 +19,14 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-const maxTokenBytes = 4 << 10
+const (
+	maxTokenBytes = 4 << 10
+	clockLeeway   = 30 * time.Second // the clocks of peers differ from ours
+)
+
+const controlRefused = "control connection refused"
+
+var errTooManyConnections = errors.New("too many connections")
 
 // controlSockets serves the control endpoints and owns their connections.
 type controlSockets struct {
@@ -27,23 +35,27 @@ type controlSockets struct {
 	coordinator *coordinator
 	max         int // connections at once
 	log         *slog.Logger
+	refusals    *refusals
 	upgrader    websocket.Upgrader
 	buffers     sync.Pool // for messages that come in
 
-	running sync.WaitGroup // one for each session
+	running sync.WaitGroup // one for each place taken
 
 	mu sync.Mutex
 	// guarded by mu
-	closed   bool
-	sessions map[*session]struct{}
+	closed     bool
+	taken      int // places: one for each session, and for each request that is being upgraded to one
+	sessions   map[*session]peerOrigin
+	neighbours neighbours
 }
 
-func newControlSockets(cfg *Config, c *coordinator, max int, log *slog.Logger) *controlSockets {
-	return &controlSockets{
+func newControlSockets(cfg *Config, c *coordinator, max int, log *slog.Logger, refusals *refusals) *controlSockets {
+	cs := &controlSockets{
 		secret:      cfg.ControlSecret,
 		coordinator: c,
 		max:         max,
 		log:         log,
+		refusals:    refusals,
 		upgrader: websocket.Upgrader{
 			// Small buffers, because there are many peers and their messages are short: see docs/performance.md.
 			ReadBufferSize:  512,
@@ -51,17 +63,48 @@ func newControlSockets(cfg *Config, c *coordinator, max int, log *slog.Logger) *
 			WriteBufferPool: &sync.Pool{},
 
 			HandshakeTimeout: 10 * time.Second,
-			Error: func(w http.ResponseWriter, _ *http.Request, status int, reason error) {
-				w.Header().Set("Sec-WebSocket-Version", "13") // RFC 6455, 4.4
-				if status == http.StatusMethodNotAllowed {
-					w.Header().Set("Allow", http.MethodGet)
-				}
-				writeError(w, status, reason.Error())
-			},
 		},
-		buffers:  sync.Pool{New: func() any { return new(bytes.Buffer) }},
-		sessions: map[*session]struct{}{},
+		buffers:    sync.Pool{New: func() any { return new(bytes.Buffer) }},
+		sessions:   map[*session]peerOrigin{},
+		neighbours: neighbours{servers: map[serverAddress]int{}},
 	}
+	cs.upgrader.Error = cs.refuseUpgrade
+	if cs.secret != "" {
+		// A page in a browser can't send the token, so its origin is of no interest. A proxy that rewrites Host would make
+		// that of a peer a foreign one.
+		cs.upgrader.CheckOrigin = func(*http.Request) bool { return true }
+	}
+	return cs
+}
+
+func (cs *controlSockets) sayRefused(r *http.Request, reason string) {
+	cs.refusals.say(slog.LevelWarn, r.RemoteAddr, controlRefused, reason, slog.String("path", r.URL.Path))
+}
+
+// sayWrongMethod is in front of the endpoints, whose handlers see nothing of a request with another method than theirs.
+func (cs *controlSockets) sayWrongMethod(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.Method {
+		case http.MethodGet, http.MethodHead, http.MethodOptions:
+		default:
+			cs.sayRefused(r, "method is not GET")
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// refuseUpgrade answers a request that is no WebSocket handshake, or one that a foreign page in a browser makes.
+func (cs *controlSockets) refuseUpgrade(w http.ResponseWriter, r *http.Request, status int, err error) {
+	reason := strings.TrimPrefix(err.Error(), "websocket: ") // a constant of the library
+	w.Header().Set("Sec-WebSocket-Version", "13")            // RFC 6455, 4.4
+	switch status {
+	case http.StatusMethodNotAllowed:
+		w.Header().Set("Allow", "GET, OPTIONS")
+	case http.StatusForbidden:
+		reason = "header Origin names another host"
+	}
+	cs.sayRefused(r, reason)
+	writeError(w, status, reason)
 }
 
 // rtmp, wss and hls are the handlers of the three endpoints.
@@ -76,7 +119,7 @@ func (cs *controlSockets) wss(w http.ResponseWriter, r *http.Request) {
 
 func (cs *controlSockets) hls(w http.ResponseWriter, r *http.Request) {
 	if cs.authenticate(w, r, "hls-control") {
-		cs.serve(w, r, &encoderPeerSession{})
+		cs.serve(w, r, &encoderPeerSession{}, originOf(r, nil))
 	}
 }
 
@@ -85,34 +128,40 @@ func (cs *controlSockets) serveStreamingServer(w http.ResponseWriter, r *http.Re
 		return
 	}
 	if err := srv.setAddress(r); err != nil {
+		cs.sayRefused(r, err.Error())
 		writeError(w, http.StatusBadRequest, err.Error())
 		return
 	}
-	cs.serve(w, r, &serverPeerSession{server: srv})
+	cs.serve(w, r, &serverPeerSession{server: srv}, originOf(r, srv))
 }
 
 // serve upgrades the request and hands the connection to a goroutine of its own: a handler that stayed would keep
 // the request's buffers with it.
-func (cs *controlSockets) serve(w http.ResponseWriter, r *http.Request, p controlPeer) {
-	if cs.count() >= cs.max {
-		cs.log.Warn("control connection refused", "remote", r.RemoteAddr, "path", r.URL.Path, "reason", "too many connections")
-		writeError(w, http.StatusServiceUnavailable, "too many connections")
+func (cs *controlSockets) serve(w http.ResponseWriter, r *http.Request, p controlPeer, origin peerOrigin) {
+	if err := cs.takePlace(); err != nil {
+		cs.sayRefused(r, err.Error())
+		writeError(w, http.StatusServiceUnavailable, err.Error())
 		return
 	}
 	heard := &heardConn{}
 	conn, err := cs.upgrader.Upgrade(listeningWriter{w, heard}, r, nil)
 	if err != nil {
-		cs.log.Debug("no websocket upgrade", "remote", r.RemoteAddr, "reason", err.Error())
-		return // the upgrader has answered
+		if !errors.As(err, new(websocket.HandshakeError)) { // else refuseUpgrade has answered
+			cs.sayRefused(r, "peer was gone, or sent messages before it had an answer")
+		}
+		cs.leave(nil)
+		return
 	}
 	s := newSession(conn, heard, cs.coordinator.metrics, &cs.buffers, cs.log)
-	if !cs.add(s) {
+	if !cs.add(s, origin) {
 		s.end(errShutdown)
 		conn.Close()
+		cs.leave(s)
 		return
 	}
 	go func() {
-		defer cs.remove(s)
+		defer cs.leave(s)
+		defer cs.checkAddress(origin)()
 		s.run(p, cs.coordinator)
 	}()
 }
@@ -122,33 +171,45 @@ func (cs *controlSockets) authenticate(w http.ResponseWriter, r *http.Request, s
 	if cs.secret == "" {
 		return true
 	}
-	err := checkToken(r.Header.Get("x-control-auth-token"), cs.secret, subject)
-	if err != nil {
-		cs.log.Warn("control connection refused", "remote", r.RemoteAddr, "path", r.URL.Path, "reason", err.Error())
+	fault := tokenFault(r.Header.Get("x-control-auth-token"), cs.secret, subject)
+	if fault != "" {
+		cs.sayRefused(r, fault)
 		writeError(w, http.StatusForbidden, "control token refused")
 	}
-	return err == nil
+	return fault == ""
 }
 
-// checkToken checks a JSON Web Token (RFC 7519): HS256 and nothing else, the subject, exp and nbf when they are there.
-func checkToken(token string, secret Secret, subject string) error {
+// tokenFault says what is wrong with a JSON Web Token (RFC 7519), "" for nothing: it must be HS256 and nothing else, have
+// the subject, and be valid by exp and nbf when they are there. iat is left alone: it says how old a token is, no more
+// (4.1.6). The library's own words may quote what the peer sent.
+func tokenFault(token string, secret Secret, subject string) string {
 	if token == "" {
-		return errors.New("no token")
+		return "no token: CONTROL_SECRET is not set on the peer"
 	}
 	if len(token) > maxTokenBytes {
-		return errors.New("token too long")
+		return "token is longer than 4 KiB"
 	}
 	var claims jwt.RegisteredClaims
-	_, err := jwt.ParseWithClaims(token, &claims, func(*jwt.Token) (any, error) {
+	parsed, err := jwt.ParseWithClaims(token, &claims, func(*jwt.Token) (any, error) {
 		return []byte(secret.Reveal()), nil
-	}, jwt.WithValidMethods([]string{jwt.SigningMethodHS256.Alg()}))
-	if err != nil {
-		return errors.New("bad token") // the library's words may quote what the peer sent
+	}, jwt.WithValidMethods([]string{jwt.SigningMethodHS256.Alg()}), jwt.WithLeeway(clockLeeway))
+	switch {
+	case errors.Is(err, jwt.ErrTokenMalformed):
+		return "token is malformed"
+	case err != nil && parsed.Method != jwt.SigningMethodHS256:
+		return "token's algorithm is not HS256"
+	case errors.Is(err, jwt.ErrTokenSignatureInvalid):
+		return "token's signature is wrong: the peer has another CONTROL_SECRET"
+	case errors.Is(err, jwt.ErrTokenExpired):
+		return "token has expired: is a clock wrong?"
+	case errors.Is(err, jwt.ErrTokenNotValidYet):
+		return "token is not valid yet: is a clock wrong?"
+	case err != nil:
+		return "token is not valid"
+	case claims.Subject != subject:
+		return "token is for another endpoint: its subject is not " + subject
 	}
-	if claims.Subject != subject {
-		return errors.New("token is for another subject")
-	}
-	return nil
+	return ""
 }
 
 // setAddress takes the address that encoders reach the streaming server at from the handshake.
@@ -158,7 +219,7 @@ func (srv *server) setAddress(r *http.Request) error {
 			ip = ip[1 : len(ip)-1]
 		}
 		if !isAddress(ip) {
-			return errors.New("x-external-ip is no address")
+			return errors.New("x-external-ip is not an IP address or host name")
 		}
 		srv.ip = ip
 	} else {
@@ -169,7 +230,7 @@ func (srv *server) setAddress(r *http.Request) error {
 	if port := r.Header.Get("x-custom-port"); port != "" {
 		n, err := strconv.ParseUint(port, 10, 16)
 		if err != nil || n == 0 {
-			return errors.New("x-custom-port is no port")
+			return errors.New("x-custom-port is not a valid port")
 		}
 		srv.port = int(n)
 	}
@@ -190,27 +251,48 @@ func isAddress(s string) bool {
 	return len(s) <= 253
 }
 
-func (cs *controlSockets) add(s *session) bool {
+// takePlace is asked before a connection is upgraded, so that there are never more than max.
+func (cs *controlSockets) takePlace() error {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	switch {
+	case cs.closed:
+		return errShutdown
+	case cs.taken >= cs.max:
+		return errTooManyConnections
+	}
+	cs.taken++
+	cs.running.Add(1)
+	return nil
+}
+
+// add puts a session into the place that was taken for it. It fails if all have been told to go meanwhile.
+func (cs *controlSockets) add(s *session, origin peerOrigin) bool {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
 	if cs.closed {
 		return false
 	}
-	cs.sessions[s] = struct{}{}
-	cs.running.Add(1)
+	cs.sessions[s] = origin
+	cs.neighbours.count(origin, 1)
 	return true
 }
 
 func (cs *controlSockets) count() int {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
-	return len(cs.sessions)
+	return cs.taken
 }
 
-func (cs *controlSockets) remove(s *session) {
+// leave gives a place back, and forgets the session that it was for, if it came to one.
+func (cs *controlSockets) leave(s *session) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
-	delete(cs.sessions, s)
+	if origin, added := cs.sessions[s]; added {
+		delete(cs.sessions, s)
+		cs.neighbours.count(origin, -1)
+	}
+	cs.taken--
 	cs.running.Done()
 }
 

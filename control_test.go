@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
@@ -53,6 +54,7 @@ func TestControlTokens(t *testing.T) {
 		{"wss", "wss", controlToken(t, "wss-control"), 101},
 		{"hls", "hls", controlToken(t, "hls-control"), 101},
 		{"not yet expired", "rtmp", hs256(jwt.MapClaims{"sub": "rtmp-control", "exp": in(time.Hour), "nbf": in(-time.Hour), "iat": in(-time.Hour)}), 101},
+		{"valid in 20 s, by a clock that is ahead", "rtmp", hs256(jwt.MapClaims{"sub": "rtmp-control", "nbf": in(20 * time.Second), "iat": in(20 * time.Second)}), 101},
 		{"claims nobody asked for", "rtmp", hs256(jwt.MapClaims{"sub": "rtmp-control", "aud": "x", "iss": "y", "more": []int{1}}), 101},
 		{"missing", "rtmp", "", 403},
 		{"garbage", "rtmp", "garbage", 403},
@@ -94,6 +96,106 @@ func TestControlTokens(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Clocks of peers differ from ours by seconds: 30 of them are forgiven, both ways, and not one more.
+func TestPeersClockMayBe30SecondsOff(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		now := time.Now() // at a whole second: the time of a bubble begins there
+		signed := func(claim string, at time.Time) string {
+			return signToken(t, jwt.SigningMethodHS256, []byte(testSecret), jwt.MapClaims{"sub": "rtmp-control", claim: at.Unix()})
+		}
+		const half = 500 * time.Millisecond
+		time.Sleep(half)
+		for _, test := range []struct {
+			claim string
+			off   time.Duration // from half a second ago
+			good  bool
+		}{
+			{"nbf", 5 * time.Second, true},
+			{"nbf", 30 * time.Second, true},
+			{"nbf", 31 * time.Second, false},
+			{"nbf", time.Hour, false},
+			{"exp", -5 * time.Second, true},
+			{"exp", -29 * time.Second, true}, // over since 29.5 s
+			{"exp", -30 * time.Second, false},
+			{"exp", -time.Hour, false},
+			{"iat", 5 * time.Second, true},
+			{"iat", time.Hour, true}, // tells an age, and forbids nothing
+		} {
+			fault := tokenFault(signed(test.claim, now.Add(test.off)), testSecret, "rtmp-control")
+			if good := fault == ""; good != test.good {
+				t.Errorf("%s at %v: %q", test.claim, test.off-half, fault)
+			}
+		}
+	})
+}
+
+// With a secret a page in a browser can't get in: it can't send the token's header. Without one its Origin is all that
+// tells it from a peer.
+func TestOriginCountsOnlyWithoutASecret(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		secret string
+		want   int
+	}{"with a secret": {testSecret, 101}, "without": {"", 403}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			d := startDaemon(t, "CONTROL_SECRET="+test.secret)
+			_, res, err := dialControl(t, "ws://"+d.addr+"/ws/control/rtmp", nil, "x-control-auth-token", controlToken(t, "rtmp-control"),
+				"Origin", "https://peer.example") // of a peer behind a proxy that rewrites Host, or of a foreign page
+			if res == nil || res.StatusCode != test.want {
+				t.Fatalf("%v %v, want status %d", res, err, test.want)
+			}
+			if test.want == 403 {
+				d.logs.await(t, controlRefused, "header Origin names another host")
+			}
+		})
+	}
+}
+
+// All of them are being upgraded at the same time: the answers are not read before each has asked.
+func TestNoMoreControlSocketsThanThereAreFiles(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newFakeNet(t)
+		n.control.max = 3
+		var conns []net.Conn
+		for range 5 {
+			conn, err := n.connect()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			io.WriteString(conn, upgradeRequest)
+			conns = append(conns, conn)
+		}
+		synctest.Wait()
+		answers := map[string]int{}
+		for _, conn := range conns {
+			var status [len("HTTP/1.1 101")]byte
+			if _, err := io.ReadFull(conn, status[:]); err != nil {
+				t.Fatal(err)
+			}
+			answers[string(status[len("HTTP/1.1 "):])]++
+		}
+		if answers["101"] != 3 || answers["503"] != 2 {
+			t.Errorf("answers %v, want three of 101 and two of 503", answers)
+		}
+		n.logs.await(t, controlRefused, "too many connections")
+
+		conns[0].Close()
+		conns[1].Close()
+		conns[2].Close()
+		conns[3].Close()
+		conns[4].Close()
+		synctest.Wait()
+		if taken := n.control.count(); taken != 0 {
+			t.Errorf("%d places are taken though all are gone", taken)
+		}
+		n.dial("rtmp")
+	})
 }
 
 func TestRefusedTokenOpensNothing(t *testing.T) {

@@ -1,17 +1,20 @@
 package main
 
-// Who may be at the door: connections that have not become a control socket. They cost a stranger nothing to open, so
-// their number is bounded: with one too many the one that has waited longest without a request being answered has to
-// go. Whoever sends a whole request at once is served, however many others only stand there.
+// The door: connections that are no control sockets, or not yet. They cost a stranger nothing to open, so their number is
+// bounded. With one too many the one that has waited longest without a request being answered is closed; whoever sends a
+// whole request at once is served, however many others only stand there. What becomes of one connection is in visitor.go.
 
 import (
 	"container/list"
 	"context"
 	"crypto/tls"
+	"errors"
+	"log/slog"
 	"net"
 	"net/http"
 	"sync"
 	"syscall"
+	"time"
 )
 
 const (
@@ -29,64 +32,179 @@ func maxSockets() int {
 	return max(2*keptVisitors, int(min(files.Cur, 1<<20))-otherFiles)
 }
 
-// door keeps the visitors of the HTTP servers in the order of their last sign of life.
 type door struct {
-	max func() int // how many there may be; set once
+	// set once
+	max      func() int
+	refusals *refusals
+
+	running sync.WaitGroup // whoever accepts, and each wait for a request
 
 	mu sync.Mutex
 	// guarded by mu
-	order    list.List // of *visitor
-	visitors map[net.Conn]*list.Element
+	visitors list.List // of *visitor: the one that was not served for longest comes first
 }
 
-type visitor struct {
-	conn    net.Conn
-	serving bool // a handler is at work for it
-}
+func newDoor(max func() int, refusals *refusals) *door { return &door{max: max, refusals: refusals} }
 
-type visitorKey struct{}
-
-func newDoor(max func() int) *door { return &door{max: max, visitors: map[net.Conn]*list.Element{}} }
-
-// guard hooks the door into a server, whose handler has to be wrapped with serving.
+// guard hooks the door into a server that serves the door's listeners, and whose handler is wrapped with serving.
 func (d *door) guard(server *http.Server) {
 	server.ConnContext = func(ctx context.Context, conn net.Conn) context.Context {
-		d.enter(conn)
 		return context.WithValue(ctx, visitorKey{}, conn)
 	}
 	server.ConnState = func(conn net.Conn, state http.ConnState) {
-		if state == http.StateClosed || state == http.StateHijacked {
-			d.leave(conn)
+		v := conn.(*visitor)
+		switch state {
+		case http.StateIdle:
+			v.stage.Store(idle)
+		case http.StateHijacked:
+			d.leave(v)
 		}
 	}
 }
 
+type visitorKey struct{}
+
 // serving marks the request's connection while next is at work.
 func (d *door) serving(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		conn, _ := r.Context().Value(visitorKey{}).(net.Conn)
-		d.mark(conn, true)
-		defer d.mark(conn, false)
+		v := r.Context().Value(visitorKey{}).(*visitor)
+		v.requestIsWhole()
+		d.mark(v, true)
+		defer d.mark(v, false)
 		next.ServeHTTP(w, r)
 	})
 }
 
-func (d *door) enter(conn net.Conn) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.visitors[conn] = d.order.PushBack(&visitor{conn: conn})
-	if len(d.visitors) > d.max() {
-		d.dismissOneLocked()
+// doorListener accepts connections, and gives those to the server that have begun to send a request.
+type doorListener struct {
+	// set once
+	net.Listener
+	door   *door
+	secure *tls.Config   // nil: plain HTTP
+	ready  chan *visitor // whose turn it is
+	closed chan struct{} // closed by Close
+	broken chan error    // holds what ended accepting, if Close did not
+
+	// guarded by door.mu
+	over bool // Close was called
+}
+
+// listen begins to accept from l, for plain HTTP if secure is nil. Closing what it returns ends that and closes all that
+// wait; the door's running is done when they are gone.
+func (d *door) listen(l net.Listener, secure *tls.Config) net.Listener {
+	dl := &doorListener{Listener: l, door: d, secure: secure, ready: make(chan *visitor), closed: make(chan struct{}), broken: make(chan error, 1)}
+	d.running.Go(func() {
+		if err := dl.acceptAll(); err != nil {
+			dl.broken <- err
+		}
+	})
+	return dl
+}
+
+func (l *doorListener) Accept() (net.Conn, error) {
+	select {
+	case v := <-l.ready:
+		return v, nil
+	case err := <-l.broken:
+		return nil, err
+	case <-l.closed:
+		return nil, net.ErrClosed
 	}
 }
 
-// dismissOneLocked closes the connection that has shown no sign of life for longest. The server then sees it closed.
+func (l *doorListener) Close() error {
+	err := l.Listener.Close()
+	l.dismissAll()
+	return err
+}
+
+func (l *doorListener) dismissAll() {
+	l.door.mu.Lock()
+	defer l.door.mu.Unlock()
+	if l.over {
+		return
+	}
+	l.over = true
+	close(l.closed)
+	for place := l.door.visitors.Front(); place != nil; place = place.Next() {
+		if v := place.Value.(*visitor); v.listener == l && v.stage.Load() == waiting {
+			closeNow(v)
+		}
+	}
+}
+
+// acceptAll returns when the listener is closed or broken. Want of files or memory passes: it says so and tries again.
+func (l *doorListener) acceptAll() error {
+	const longest = time.Second
+	var pause time.Duration
+	for {
+		conn, err := l.Listener.Accept()
+		if err == nil {
+			pause = 0
+			l.door.enter(newVisitor(l, conn))
+			continue
+		}
+		var errno syscall.Errno
+		switch {
+		case errors.Is(err, net.ErrClosed):
+			return nil
+		case !errors.As(err, &errno):
+			return err
+		case errno == syscall.EMFILE:
+			l.sayUnaccepted("too many open files: raise the limit of this process (ulimit -n, LimitNOFILE)")
+		case errno == syscall.ENFILE:
+			l.sayUnaccepted("too many open files on this machine: raise fs.file-max")
+		case errno == syscall.ENOBUFS, errno == syscall.ENOMEM, errno.Temporary():
+			l.sayUnaccepted(errno.Error())
+		default:
+			return err
+		}
+		pause = min(max(2*pause, 5*time.Millisecond), longest)
+		select {
+		case <-time.After(pause):
+		case <-l.closed:
+			return nil
+		}
+	}
+}
+
+func (l *doorListener) sayUnaccepted(reason string) {
+	l.door.refusals.say(slog.LevelError, "", "connections cannot be accepted", reason)
+}
+
+// enter takes in a connection that was accepted.
+func (d *door) enter(v *visitor) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	v.place = d.visitors.PushBack(v)
+	if d.visitors.Len() > d.max() {
+		d.dismissOneLocked()
+	}
+	d.waitLocked(v)
+}
+
+// waitAgain lets a visitor whose request was answered wait for its next one.
+func (d *door) waitAgain(v *visitor) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.waitLocked(v)
+}
+
+func (d *door) waitLocked(v *visitor) {
+	if v.listener.over {
+		d.leaveLocked(v)
+		closeNow(v)
+		return
+	}
+	d.running.Go(v.awaitRequest)
+}
+
+// dismissOneLocked closes the connection that has shown no sign of life for longest. Whoever reads from it sees that.
 func (d *door) dismissOneLocked() {
-	for el := d.order.Front(); el != nil; el = el.Next() {
-		if v := el.Value.(*visitor); !v.serving {
-			d.order.Remove(el)
-			delete(d.visitors, v.conn)
-			closeNow(v.conn)
+	for place := d.visitors.Front(); place != nil; place = place.Next() {
+		if v := place.Value.(*visitor); !v.served {
+			d.leaveLocked(v)
+			closeNow(v)
 			return
 		}
 	}
@@ -94,26 +212,30 @@ func (d *door) dismissOneLocked() {
 
 // closeNow closes the socket itself: closing a TLS connection would wait for the peer to take an alert.
 func closeNow(conn net.Conn) {
-	if secure, ok := conn.(*tls.Conn); ok {
-		conn = secure.NetConn()
+	if layer, ok := conn.(interface{ NetConn() net.Conn }); ok {
+		conn = layer.NetConn()
 	}
 	conn.Close()
 }
 
-func (d *door) leave(conn net.Conn) {
+func (d *door) leave(v *visitor) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if el := d.visitors[conn]; el != nil {
-		d.order.Remove(el)
-		delete(d.visitors, conn)
+	d.leaveLocked(v)
+}
+
+func (d *door) leaveLocked(v *visitor) {
+	if v.place != nil {
+		d.visitors.Remove(v.place)
+		v.place = nil
 	}
 }
 
-func (d *door) mark(conn net.Conn, serving bool) {
+func (d *door) mark(v *visitor, served bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if el := d.visitors[conn]; el != nil {
-		el.Value.(*visitor).serving = serving
-		d.order.MoveToBack(el)
+	if v.place != nil {
+		v.served = served
+		d.visitors.MoveToBack(v.place)
 	}
 }

@@ -44,7 +44,7 @@ func TestStoppingCoordinatorIsAliveAndNotReady(t *testing.T) {
 	}
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	c := newCoordinator(cfg, log, nil, &callbacks{})
-	routes := newRoutes(cfg, log, &commands{coordinator: c}, newControlSockets(cfg, c, 100, log))
+	routes := newRoutes(cfg, log, &commands{coordinator: c}, newControlSockets(cfg, c, 100, log, newRefusals(log)))
 	c.stop()
 	for path, want := range map[string]string{
 		"/livez":          "200 ok\n",

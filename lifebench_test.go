@@ -62,8 +62,8 @@ func startDaemonOver(b *testing.B, store eventStore, applicationURL string) (add
 	}
 	events.client = client
 	c := newCoordinator(cfg, log, newKeyVerifier(cfg, log), events)
-	control := newControlSockets(cfg, c, 100, log)
-	server := newHTTPServer(newRoutes(cfg, log, &commands{c}, control), newDoor(func() int { return 100 }), log)
+	control := newControlSockets(cfg, c, 100, log, newRefusals(log))
+	server := newHTTPServer(newRoutes(cfg, log, &commands{c}, control), newDoor(func() int { return 100 }, control.refusals), log)
 	events.start()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -91,12 +91,14 @@ func run(ctx context.Context, getenv func(string) string, stderr *logWriter, han
 	verifier.observe = coordinator.metrics.keyVerified
 	events.observe = coordinator.metrics.eventAttempted
 	sockets := maxSockets()
-	control := newControlSockets(cfg, coordinator, sockets-keptVisitors, log)
-	door := newDoor(func() int { return min(maxVisitors, sockets-control.count()) })
+	refusals := newRefusals(log)
+	control := newControlSockets(cfg, coordinator, sockets-keptVisitors, log, refusals)
+	door := newDoor(func() int { return min(maxVisitors, sockets-control.count()) }, refusals)
 	server := newHTTPServer(newRoutes(cfg, log, &commands{coordinator}, control), door, log)
 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	defer door.running.Wait()
 	var background sync.WaitGroup
 	defer background.Wait()
 	watching, stopWatching := context.WithCancel(context.Background())
@@ -118,7 +120,7 @@ func run(ctx context.Context, getenv func(string) string, stderr *logWriter, han
 	for _, l := range listeners {
 		log.Info("listening", "scheme", l.scheme, "addr", l.Addr().String())
 		background.Go(func() {
-			if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			if err := server.serve(l.Listener, l.secure); !errors.Is(err, http.ErrServerClosed) {
 				cancel(fmt.Errorf("serving %s on %s: %w", l.scheme, l.Addr(), err))
 			}
 		})
@@ -144,7 +146,7 @@ func run(ctx context.Context, getenv func(string) string, stderr *logWriter, han
 }
 
 // shutDown closes the listeners and lets requests that are being answered finish; it knows nothing of control sockets.
-func shutDown(server *http.Server) {
+func shutDown(server *httpServer) {
 	deadline, cancel := context.WithTimeout(context.Background(), finishRequests)
 	defer cancel()
 	if server.Shutdown(deadline) != nil {
@@ -174,6 +176,7 @@ func configuredCertificate(cfg *Config) (*certificate, error) {
 type listener struct {
 	net.Listener
 	scheme string
+	secure *tls.Config // nil: plain HTTP
 }
 
 // listen binds all ports or none.
@@ -182,14 +185,14 @@ func listen(cfg *Config, cert *certificate) ([]listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	listeners := []listener{{plain, "http"}}
+	listeners := []listener{{plain, "http", nil}}
 	if cert != nil {
 		secure, err := bind(cfg.BindAddress, cfg.SSLPort, "SSL_PORT")
 		if err != nil {
 			plain.Close()
 			return nil, err
 		}
-		listeners = append(listeners, listener{tls.NewListener(secure, cert.tlsConfig()), "https"})
+		listeners = append(listeners, listener{secure, "https", cert.tlsConfig()})
 	}
 	return listeners, nil
 }

@@ -58,7 +58,7 @@ func apiRooms(t *testing.T) (*slog.Logger, *Config, *commands, *controlSockets) 
 	}
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	c := newCoordinator(cfg, log, nil, &callbacks{})
-	return log, cfg, &commands{coordinator: c}, newControlSockets(cfg, c, 0, log)
+	return log, cfg, &commands{coordinator: c}, newControlSockets(cfg, c, 0, log, newRefusals(log))
 }
 
 func TestAPIDocumentNamesTheColumnsAndLimitsOfLists(t *testing.T) {
@@ -265,7 +265,8 @@ func sample(path string) string {
 	return path
 }
 
-// checkMethods asks each path in all ways: HEAD is answered as GET, and what is not documented with 405.
+// checkMethods asks each path in all ways: HEAD is answered as GET, OPTIONS of every path alike, and what is not documented
+// with 405.
 func checkMethods(doc *apiDocument) {
 	d := startDaemon(doc.t)
 	doc.operations(func(name, method, path string, op part) {
@@ -274,6 +275,12 @@ func checkMethods(doc *apiDocument) {
 				continue
 			}
 			res, body := d.request(other, sample(path))
+			if other == "OPTIONS" {
+				if err := doc.at("/components/responses/Options").holds(res, body); err != nil || res.StatusCode != 204 {
+					doc.t.Errorf("OPTIONS %s: %d %v", path, res.StatusCode, err)
+				}
+				continue
+			}
 			if other == "HEAD" && method == "GET" {
 				if get, _ := d.request("GET", sample(path)); res.StatusCode != get.StatusCode || body != "" {
 					doc.t.Errorf("HEAD %s: %d %q, and GET %d", path, res.StatusCode, body, get.StatusCode)

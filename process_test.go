@@ -26,11 +26,7 @@ import (
 
 func TestProcess(t *testing.T) {
 	t.Parallel()
-	binary := filepath.Join(t.TempDir(), "coordinator")
-	build := exec.Command("go", "build", "-buildvcs=false", "-o", binary, ".")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	binary := buildCoordinator(t)
 	for name, story := range map[string]func(*testing.T, string){
 		"dot env fills in and the environment wins":       dotEnvFillsIn,
 		"all faults are reported before a port is opened": faultsAreReported,
@@ -53,12 +49,24 @@ func TestProcess(t *testing.T) {
 		"killed between a death and the new encoder":      killedBetweenTwoEncoders,
 		"killed in the middle of a move":                  killedDuringAMove,
 		"proxy variables are ignored":                     proxyVariablesAreIgnored,
+		"no more connections than files":                  noMoreConnectionsThanFiles,
+		"want of files is said":                           wantOfFilesIsSaid,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			story(t, binary)
 		})
 	}
+}
+
+func buildCoordinator(t *testing.T) (binary string) {
+	t.Helper()
+	binary = filepath.Join(t.TempDir(), "coordinator")
+	build := exec.Command("go", "build", "-buildvcs=false", "-o", binary, ".")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return binary
 }
 
 // process is a running binary in a directory of its own.

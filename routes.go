@@ -5,17 +5,22 @@ package main
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"path"
+	"runtime"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
 )
 
-// methods is what one path answers to. GET serves HEAD, too (RFC 9110, 9.1).
+// methods is what one path answers to. GET serves HEAD, too (RFC 9110, 9.1), and OPTIONS is answered for every path, to
+// anybody: the health checks of some proxies ask it.
 type methods map[string]http.HandlerFunc
 
 func (m methods) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -23,16 +28,20 @@ func (m methods) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if method == http.MethodHead {
 		method = http.MethodGet
 	}
-	if h := m[method]; h != nil {
+	switch h := m[method]; {
+	case h != nil:
 		h(w, r)
-		return
+	case method == http.MethodOptions:
+		w.Header().Set("Allow", m.allowed())
+		w.WriteHeader(http.StatusNoContent)
+	default:
+		w.Header().Set("Allow", m.allowed())
+		writeError(w, http.StatusMethodNotAllowed, "method not allowed")
 	}
-	w.Header().Set("Allow", m.allowed())
-	writeError(w, http.StatusMethodNotAllowed, "method not allowed")
 }
 
 func (m methods) allowed() string {
-	var list []string
+	list := []string{http.MethodOptions}
 	for method := range m {
 		list = append(list, method)
 		if method == http.MethodGet {
@@ -74,16 +83,25 @@ func urlTable(cfg *Config, api *commands, control *controlSockets) map[string]me
 // newRoutes answers what the table does not name with 404.
 func newRoutes(cfg *Config, log *slog.Logger, api *commands, control *controlSockets) http.Handler {
 	mux := http.NewServeMux()
+	all := methods{}
 	for pattern, handlers := range urlTable(cfg, api, control) {
-		mux.Handle(pattern, handlers)
+		maps.Copy(all, handlers)
+		if strings.HasPrefix(pattern, "/ws/control/") {
+			mux.Handle(pattern, control.sayWrongMethod(handlers))
+		} else {
+			mux.Handle(pattern, handlers)
+		}
 	}
 	mux.HandleFunc("/", notFound)
 	exact := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if path.Clean(r.URL.Path) != r.URL.Path { // the mux would redirect it
+		switch {
+		case r.Method == http.MethodOptions && r.RequestURI == "*": // about the server itself (RFC 9110, 9.3.7)
+			all.ServeHTTP(w, r)
+		case path.Clean(r.URL.Path) != r.URL.Path: // the mux would redirect it
 			notFound(w, r)
-			return
+		default:
+			mux.ServeHTTP(w, r)
 		}
-		mux.ServeHTTP(w, r)
 	})
 	if !cfg.LogRequests {
 		return exact
@@ -100,20 +118,59 @@ func welcome(w http.ResponseWriter, _ *http.Request) {
 	fmt.Fprintln(w, programName, version)
 }
 
+// httpServer is a server behind a door.
+type httpServer struct {
+	*http.Server
+	door *door
+}
+
 // newHTTPServer sets the limits that hold until a request is answered or its connection became a control socket,
-// which sets its own deadlines.
-func newHTTPServer(handler http.Handler, door *door, log *slog.Logger) *http.Server {
+// which sets its own deadlines. How long a connection may wait for a request is the door's.
+func newHTTPServer(handler http.Handler, door *door, log *slog.Logger) *httpServer {
 	server := &http.Server{
-		Handler:           door.serving(handler),
-		ReadHeaderTimeout: 10 * time.Second,
+		Handler:           door.serving(sayPanics(door.refusals, handler)),
+		ReadHeaderTimeout: wholeRequestWithin,
 		ReadTimeout:       20 * time.Second,
 		WriteTimeout:      60 * time.Second,
-		IdleTimeout:       60 * time.Second,
+		IdleTimeout:       idleInServer,
 		MaxHeaderBytes:    32 << 10,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+
+		DisableGeneralOptionsHandler: true,
 	}
 	door.guard(server)
-	return server
+	return &httpServer{server, door}
+}
+
+// Serve serves plain HTTP on what l accepts.
+func (s *httpServer) Serve(l net.Listener) error { return s.serve(l, nil) }
+
+// serve serves HTTPS, or plain HTTP if secure is nil.
+func (s *httpServer) serve(l net.Listener, secure *tls.Config) error {
+	return s.Server.Serve(s.door.listen(l, secure))
+}
+
+// sayPanics logs a handler that panics, and where. The connection is closed then. What the panic says is logged only if the
+// runtime says it: other words may hold anything.
+func sayPanics(refusals *refusals, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			fault := recover()
+			if fault == nil {
+				return
+			}
+			if fault != http.ErrAbortHandler {
+				text := fmt.Sprintf("%T", fault)
+				if err, ok := fault.(runtime.Error); ok {
+					text = err.Error()
+				}
+				refusals.say(slog.LevelError, r.RemoteAddr, "handler panicked", "bug in the handler of "+r.Pattern+", please report it",
+					slog.String("panic", text), slog.String("stack", string(debug.Stack())))
+			}
+			panic(http.ErrAbortHandler) // closes the connection, without a line of the server's
+		}()
+		next.ServeHTTP(w, r)
+	})
 }
 
 // logRequests writes a line for each request that is answered. What the program has no name for is left out, because it

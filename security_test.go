@@ -334,10 +334,10 @@ func TestHandshakeThatNeverEndsIsCutAfter10Seconds(t *testing.T) {
 		authority.Listener = newPipeListener()
 		authority.StartTLS()
 		defer authority.Close()
-		server := newHTTPServer(http.NotFoundHandler(), newDoor(func() int { return 10 }), newLogger(&Config{}, io.Discard))
+		server := newTestServer(http.NotFoundHandler(), 10, io.Discard)
 		served := make(chan error, 1)
 		go func() {
-			served <- server.Serve(tls.NewListener(listener, &tls.Config{Certificates: authority.TLS.Certificates}))
+			served <- server.serve(listener, &tls.Config{Certificates: authority.TLS.Certificates})
 		}()
 		conn, err := listener.connect()
 		if err != nil {

@@ -52,8 +52,8 @@ func newFakeNet(t *testing.T, variables ...string) *fakeNet {
 	}
 	n.verifier = newKeyVerifier(cfg, log)
 	n.coordinator = newCoordinator(cfg, log, n.verifier, n.events)
-	n.control = newControlSockets(cfg, n.coordinator, 100, log)
-	server := newHTTPServer(newRoutes(cfg, log, &commands{n.coordinator}, n.control), newDoor(func() int { return 100 }), log)
+	n.control = newControlSockets(cfg, n.coordinator, 100, log, newRefusals(log))
+	server := newHTTPServer(newRoutes(cfg, log, &commands{n.coordinator}, n.control), newDoor(func() int { return 100 }, n.control.refusals), log)
 	var serving sync.WaitGroup
 	serving.Go(func() { server.Serve(n) })
 	t.Cleanup(func() {
@@ -378,17 +378,44 @@ func TestPeerThatTalksOnIsGoneWithin2SecondsOfTheGoodbye(t *testing.T) {
 	})
 }
 
-func TestConnectionThatComesDuringTheGoodbyeIsClosed(t *testing.T) {
+func TestConnectionThatComesDuringTheGoodbyeIsRefused(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		n := newFakeNet(t)
 		n.control.close()
-		p := n.dialPeer("rtmp")
-		p.awaitGone()
+		if _, err := openControl(n.connect, "rtmp", 1935); !errors.Is(err, websocket.ErrBadHandshake) {
+			t.Errorf("dial: %v", err)
+		}
+		n.logs.await(t, controlRefused, "coordinator is stopping")
+		n.wantConnected(0, 0, 0)
+	})
+}
+
+func TestConnectionThatIsUpgradedDuringTheGoodbyeIsClosed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newFakeNet(t)
+		conn, err := n.connect()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		io.WriteString(conn, upgradeRequest) // and the answer is not read
+		synctest.Wait()
+		stopped := n.stopControl()
+		synctest.Wait()
+		answer, err := io.ReadAll(conn)
+		if err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 101") {
+			t.Errorf("%q %v", answer, err)
+		}
+		<-stopped
 		n.wantNow("the end", 0)
 		n.wantConnected(0, 0, 0)
 	})
 }
+
+const upgradeRequest = "GET /ws/control/hls HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
+	"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
 
 func (n *fakeNet) stopControl() (stopped chan struct{}) {
 	stopped = make(chan struct{})

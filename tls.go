@@ -145,7 +145,7 @@ type certificateWatch struct {
 	directories *fsnotify.Watcher // nil: could not be started
 
 	// the last ones logged, "" for none
-	pairFault, watchFault string
+	pairFault, watchFault, validityFault string
 }
 
 // check looks at the files. What somebody has asked for is logged, even if it is the same as before.
@@ -157,6 +157,7 @@ func (w *certificateWatch) check(asked bool) {
 		w.watchDirectories()
 	}
 	w.reload()
+	w.checkValidity()
 }
 
 // watchDirectories sets the watches anew, as a directory can have been replaced by another one of the same name. It
@@ -188,6 +189,22 @@ func (w *certificateWatch) reload() {
 	case faultChanged || pair.contents != w.current.Load().contents:
 		w.current.Store(pair)
 		w.log.Info("certificate files loaded", "not_after", w.notAfter())
+	}
+}
+
+// checkValidity warns of a certificate that clients will refuse, because it is too old or too new. It is served all the
+// same: the clock may be wrong, and peers may be told not to mind.
+func (w *certificateWatch) checkValidity() {
+	var err error
+	leaf, now := w.current.Load().served.Leaf, time.Now()
+	switch {
+	case now.Before(leaf.NotBefore):
+		err = fmt.Errorf("not valid before %s", leaf.NotBefore.UTC().Format(time.RFC3339))
+	case now.After(leaf.NotAfter):
+		err = fmt.Errorf("expired at %s", leaf.NotAfter.UTC().Format(time.RFC3339))
+	}
+	if changedFault(&w.validityFault, err) && err != nil {
+		w.log.Warn("certificate is served, but clients will refuse it: renew it, or set the clock right", "error", err)
 	}
 }
 

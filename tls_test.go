@@ -30,6 +30,7 @@ const (
 	pairLoaded = "certificate files loaded"
 	pairBroken = "certificate files cannot be used"
 	notWatched = "certificate directory cannot be watched"
+	notValid   = "certificate is served, but clients will refuse it"
 )
 
 func TestCertificateOfRenamedFilesIsServed(t *testing.T) {
@@ -166,6 +167,54 @@ func TestCertificateDirectoryThatCannotBeWatchedLeavesThePeriodicCheck(t *testin
 	next.write(t, dir+".new")
 	rename(t, dir+".new", dir)
 	s.awaitServed(2)
+}
+
+func TestCertificateOutsideItsValidityIsServedWithAWarning(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	newTestPairValid(t, 1, time.Time{}, time.Now().Add(-time.Hour)).write(t, dir)
+	d := startDaemon(t, "LOG_DEBUG=NO", "SSL_PORT=0", "SSL_CERT="+filepath.Join(dir, "tls.crt"), "SSL_KEY="+filepath.Join(dir, "tls.key"))
+	d.logs.await(t, "level=WARN", notValid, "expired at")
+	s := &certificateServer{t: t, address: attribute(d.logs.await(t, "msg=listening", "scheme=https"), "addr"), log: d.logs}
+	s.wantServed(1)
+}
+
+func TestCertificateThatIsNotValidIsLoggedWhenThatChanges(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	day := func(n int) time.Time { return time.Date(2000, 1, n, 0, 0, 0, 0, time.UTC) } // a bubble begins at the first
+	first, second, third := newTestPairValid(t, 1, day(2), day(4)), newTestPairValid(t, 2, day(1), day(3)), newTestPairValid(t, 3, day(1), day(31))
+	first.write(t, dir)
+	synctest.Test(t, func(t *testing.T) {
+		c, err := loadCertificate(filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		logs := newLogBuffer()
+		w := certificateWatch{certificate: c, log: slog.New(slog.NewTextHandler(logs, nil))}
+		for _, step := range []struct {
+			pair *testPair
+			wait time.Duration
+			want string // "": nothing new
+		}{
+			{first, 0, "not valid before 2000-01-02T00:00:00Z"},
+			{first, time.Hour, ""},
+			{first, 24 * time.Hour, ""}, // valid now
+			{first, 72 * time.Hour, "expired at 2000-01-04T00:00:00Z"},
+			{first, time.Hour, ""},
+			{second, 0, "expired at 2000-01-03T00:00:00Z"},
+			{third, 0, ""},
+			{third, 24 * time.Hour, ""},
+		} {
+			step.pair.write(t, dir)
+			time.Sleep(step.wait)
+			logs.forget()
+			w.check(false)
+			if n := logs.count(notValid); n > 1 || (n == 1) != (step.want != "") || logs.count(step.want) == 0 && step.want != "" {
+				t.Errorf("at %v: logged %q, want %q", time.Now(), logs, step.want)
+			}
+		}
+	})
 }
 
 func TestCertificateIsCheckedPeriodicallyWithoutAnyWatching(t *testing.T) {
@@ -479,6 +528,11 @@ type testPair struct {
 // newTestPair makes a pair that is told from others by its serial number and its end of validity.
 func newTestPair(t *testing.T, serial int64) *testPair {
 	t.Helper()
+	return newTestPairValid(t, serial, time.Time{}, time.Date(2100, 1, int(serial), 0, 0, 0, 0, time.UTC))
+}
+
+func newTestPairValid(t *testing.T, serial int64, notBefore, notAfter time.Time) *testPair {
+	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -486,7 +540,8 @@ func newTestPair(t *testing.T, serial int64) *testPair {
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(serial),
 		Subject:      pkix.Name{CommonName: "localhost"},
-		NotAfter:     time.Date(2100, 1, int(serial), 0, 0, 0, 0, time.UTC),
+		NotBefore:    notBefore,
+		NotAfter:     notAfter,
 	}
 	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {

@@ -1,0 +1,116 @@
+package main
+
+// What is refused, and why, in the log: at most one line a minute for each remote address and reason, so that neither a
+// peer that dials for ever nor a stranger who tries can fill it. What gets no line is counted, and a later line says how
+// many. Reasons are this program's own words: nothing that the other side sent is in them.
+
+import (
+	"container/list"
+	"context"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+)
+
+const (
+	refusalEvery        = time.Minute
+	maxRefusedAddresses = 1024 // that are remembered at a time; more get no line of their own
+)
+
+type refusals struct {
+	// set once
+	log *slog.Logger
+
+	mu sync.Mutex
+	// guarded by mu
+	addresses map[string]*list.Element // of order
+	order     list.List                // of *refusedAddress: the one whose last line is oldest comes first
+	unlogged  int                      // refusals of addresses that are not remembered
+}
+
+type refusedAddress struct {
+	address string
+	logged  time.Time                 // its last line
+	reasons map[string]*refusedReason // few: they are constants of this program
+}
+
+type refusedReason struct {
+	logged   time.Time // its last line
+	repeated int       // times since then
+}
+
+func newRefusals(log *slog.Logger) *refusals {
+	return &refusals{log: log, addresses: map[string]*list.Element{}}
+}
+
+// say logs that something was refused, unless the same was logged for the same address within the last minute. remote is
+// HOST:PORT, or "" if it is not about anybody in particular. what and reason are constants.
+func (r *refusals) say(level slog.Level, remote, what, reason string, more ...slog.Attr) {
+	if host, _, err := net.SplitHostPort(remote); err == nil {
+		remote = host
+	}
+	repeated, unlogged, due := r.count(remote, what+": "+reason, time.Now())
+	if !due {
+		return
+	}
+	var line []slog.Attr
+	if remote != "" {
+		line = append(line, slog.String("remote", remote))
+	}
+	line = append(append(line, slog.String("reason", reason)), more...)
+	if repeated > 0 {
+		line = append(line, slog.Int("repeated", repeated))
+	}
+	if unlogged > 0 {
+		line = append(line, slog.Int("unlogged_of_others", unlogged))
+	}
+	r.log.LogAttrs(context.Background(), level, what, line...)
+}
+
+// count notes a refusal. If a line is due it returns what the line has to say beside it: how often the same has happened
+// since its last line, and how many refusals of other addresses got no line.
+func (r *refusals) count(address, reason string, now time.Time) (repeated, unlogged int, due bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	place := r.addresses[address]
+	if place == nil {
+		if len(r.addresses) >= maxRefusedAddresses && !r.forgetOldestLocked(now) {
+			r.unlogged++
+			return 0, 0, false
+		}
+		place = r.order.PushBack(&refusedAddress{address: address, reasons: map[string]*refusedReason{}})
+		r.addresses[address] = place
+	}
+	a := place.Value.(*refusedAddress)
+	known := a.reasons[reason]
+	switch {
+	case known == nil:
+		known = &refusedReason{}
+		a.reasons[reason] = known
+	case now.Sub(known.logged) < refusalEvery:
+		known.repeated++
+		return 0, 0, false
+	}
+	repeated, unlogged = known.repeated, r.unlogged
+	known.logged, known.repeated, r.unlogged = now, 0, 0
+	a.logged = now
+	r.order.MoveToBack(place)
+	return repeated, unlogged, true
+}
+
+// forgetOldestLocked makes room for another address, unless all have had a line within the last minute. What is
+// forgotten with an address unsaid is said with the next line of any.
+func (r *refusals) forgetOldestLocked(now time.Time) bool {
+	place := r.order.Front()
+	a := place.Value.(*refusedAddress)
+	if now.Sub(a.logged) < refusalEvery {
+		return false
+	}
+	for _, reason := range a.reasons {
+		r.unlogged += reason.repeated
+	}
+	r.order.Remove(place)
+	delete(r.addresses, a.address)
+	return true
+}

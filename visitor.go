@@ -1,0 +1,200 @@
+package main
+
+// One connection at the door: it waits for a request, shakes hands if it is TLS, is served, and waits again.
+//
+// The server sees it only from the first byte of a request until shortly after the answer. In between a small goroutine
+// waits for the next byte: of an idle connection net/http holds 20 KiB, and 16,384 of them would be more than everything
+// else. It also makes the time limits exact: a request has to be there 10 s after its first byte, and the first one 10 s
+// after the connection was accepted, TLS handshake included.
+
+import (
+	"container/list"
+	"crypto/tls"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	wholeRequestWithin = 10 * time.Second
+
+	// idleLimit is longer than load balancers keep an idle connection, which is 60 s to 600 s: one that is closed just
+	// when they send the next request on it costs their client a 502.
+	idleLimit    = 620 * time.Second
+	idleInServer = time.Second // of it: a busy connection is not passed to and fro
+)
+
+// The stages of a visitor.
+const (
+	waiting int32 = iota // for the first byte of a request
+	atWork               // a request is coming in, or being answered
+	idle                 // it was answered; the server waits for the next one, no longer than idleInServer
+	quiet                // nothing came: the server lets go of it
+)
+
+// visitor is the net.Conn of one connection. The server gives it back by closing it.
+type visitor struct {
+	// set once
+	net.Conn // the socket, or TLS over it
+	socket   heldSocket
+	listener *doorListener
+
+	stage atomic.Int32
+
+	// owned by whoever reads: the wait, then the server
+	shaken  bool      // the TLS handshake is done, or there is none
+	wholeBy time.Time // when the request that is coming in has to be there; zero: it is
+	asked   time.Time // the read deadline that the server has set, while wholeBy may be earlier
+	room    int       // in the server's buffer, when it is empty
+
+	// guarded by door.mu
+	place  *list.Element // in door.visitors; nil: it has left
+	served bool          // a handler is at work for it
+}
+
+func newVisitor(l *doorListener, socket net.Conn) *visitor {
+	v := &visitor{socket: heldSocket{Conn: socket}, listener: l, shaken: l.secure == nil, wholeBy: time.Now().Add(wholeRequestWithin)}
+	v.Conn = &v.socket
+	if l.secure != nil {
+		v.Conn = tls.Server(&v.socket, l.secure)
+	}
+	return v
+}
+
+// NetConn returns the socket.
+func (v *visitor) NetConn() net.Conn { return v.socket.Conn }
+
+// heldSocket gives the byte that told of a request to whoever reads the request.
+type heldSocket struct {
+	net.Conn
+	first [1]byte
+	held  bool
+}
+
+func (s *heldSocket) Read(p []byte) (int, error) {
+	if s.held && len(p) > 0 {
+		s.held = false
+		return copy(p, s.first[:]), nil
+	}
+	return s.Conn.Read(p)
+}
+
+// awaitRequest waits for the first byte of a request and passes the visitor to the server.
+func (v *visitor) awaitRequest() {
+	first := !v.wholeBy.IsZero()
+	until := v.wholeBy
+	if !first {
+		until = time.Now().Add(idleLimit - idleInServer)
+	}
+	v.socket.Conn.SetReadDeadline(until)
+	if _, err := io.ReadFull(v.socket.Conn, v.socket.first[:]); err != nil {
+		if first && !v.shaken && errors.Is(err, os.ErrDeadlineExceeded) {
+			v.sayNoHandshake(handshakeTooSlow)
+		}
+		v.dismiss()
+		return
+	}
+	v.socket.held = true
+	if !first {
+		v.wholeBy = time.Now().Add(wholeRequestWithin)
+	}
+	if first && v.shaken && v.socket.first[0] == tlsRecord {
+		v.sayNoHandshake("TLS was spoken to the port for plain HTTP")
+	}
+	v.stage.Store(atWork)
+	select {
+	case v.listener.ready <- v:
+	case <-v.listener.closed:
+		v.dismiss()
+	}
+}
+
+// dismiss ends a visitor that the server does not have.
+func (v *visitor) dismiss() {
+	v.listener.door.leave(v)
+	closeNow(v)
+}
+
+// Read is called by the server. It does the TLS handshake first, which is so within the time limit of the first request.
+func (v *visitor) Read(p []byte) (int, error) {
+	if !v.shaken {
+		if err := v.shakeHands(v.Conn.(*tls.Conn)); err != nil {
+			return 0, err
+		}
+	}
+	if v.room == 0 { // so it is at first
+		v.room = len(p)
+	}
+	if v.stage.Load() == idle && len(p) < v.room { // the beginning of a request has come with the one before
+		v.requestBegins()
+	}
+	n, err := v.Conn.Read(p)
+	if v.stage.Load() == idle {
+		if n > 0 {
+			v.requestBegins()
+		} else if errors.Is(err, os.ErrDeadlineExceeded) {
+			v.stage.Store(quiet)
+		}
+	}
+	return n, err
+}
+
+// SetReadDeadline is called by the server.
+func (v *visitor) SetReadDeadline(t time.Time) error {
+	if !v.wholeBy.IsZero() {
+		v.asked = t
+		if t.IsZero() || t.After(v.wholeBy) {
+			t = v.wholeBy
+		}
+	}
+	return v.Conn.SetReadDeadline(t)
+}
+
+func (v *visitor) requestBegins() {
+	v.stage.Store(atWork)
+	v.wholeBy = time.Now().Add(wholeRequestWithin)
+	v.Conn.SetReadDeadline(v.wholeBy)
+}
+
+func (v *visitor) requestIsWhole() {
+	v.stage.Store(atWork)
+	if !v.wholeBy.IsZero() {
+		v.wholeBy = time.Time{}
+		v.Conn.SetReadDeadline(v.asked) // or it would end while the answer is worked on
+	}
+}
+
+// Close ends the connection, unless the server only lets go of it because it is quiet.
+func (v *visitor) Close() error {
+	if v.stage.CompareAndSwap(quiet, waiting) {
+		v.listener.door.waitAgain(v)
+		return nil
+	}
+	v.listener.door.leave(v)
+	return v.Conn.Close()
+}
+
+func (v *visitor) shakeHands(secure *tls.Conn) error {
+	secure.SetWriteDeadline(v.wholeBy)
+	err := secure.Handshake()
+	if err == nil {
+		v.shaken = true
+		return secure.SetWriteDeadline(time.Time{})
+	}
+	reason, answer := handshakeFault(err)
+	if reason != "" {
+		v.sayNoHandshake(reason)
+	}
+	if answer != "" {
+		io.WriteString(v.socket.Conn, answer)
+	}
+	return err
+}
+
+func (v *visitor) sayNoHandshake(reason string) {
+	v.listener.door.refusals.say(slog.LevelWarn, v.RemoteAddr().String(), "TLS handshake failed", reason)
+}
