@@ -5,6 +5,11 @@ package main
 //
 // Rules: a status is an answer, whatever the body does; redirects, proxies and cookies do not exist; nothing is retried
 // here; an error holds nothing of the URL but its host, nothing of the request's headers and nothing of the reply.
+//
+// A machine of the application can die without closing its connections, which then take requests and never answer. So
+// connections are given up after two seconds without use, and when one of them has kept silent, all that are idle go and
+// requests from then on get new ones. What is left of a dead machine are requests that were sent to it within those two
+// seconds, and each of them ends within its ten.
 
 import (
 	"context"
@@ -15,15 +20,17 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 )
 
 const (
-	answerTimeout       = 10 * time.Second // from the call of post to the status
-	connectTimeout      = 5 * time.Second  // for TCP, and again for TLS
-	drainTimeout        = time.Second      // for the body of a reply
-	idleTimeout         = 90 * time.Second // for an unused connection
+	answerTimeout       = 10 * time.Second               // from the call of post to the status
+	connectTimeout      = 5 * time.Second                // for TCP, and again for TLS
+	drainTimeout        = time.Second                    // for the body of a reply
+	idleTimeout         = 2 * time.Second                // for an unused connection
+	poolLife            = 4*time.Minute + 30*time.Second // connections live a request longer: under 5 minutes
 	maxReplyHeaderBytes = 64 << 10
 	maxReplyBodyBytes   = 64 << 10
 )
@@ -31,14 +38,28 @@ const (
 var (
 	errUnusableURL = errors.New("the application's URL cannot be used")
 	errBrokenReply = errors.New("the application's reply broke off or cannot be read")
+
+	// errDeadConnection: the request was lost with a connection that had carried others. It says nothing about the
+	// application; the next request goes over a new one.
+	errDeadConnection = errors.New("no byte of an answer on a connection that had been used before")
 )
 
 // appClient posts to one URL of the application, which may be http or https. Any number of goroutines may use it.
 type appClient struct {
 	// Set once.
-	request       *http.Request // what all requests have in common; nil if the URL cannot be used
-	authorization []string      // header values: one, or none
-	transport     *http.Transport
+	request       *http.Request   // what all requests have in common; nil if the URL cannot be used
+	authorization []string        // header values: one, or none
+	userAgent     []string        // likewise
+	transport     *http.Transport // what all pools are copies of
+
+	mu   sync.Mutex
+	pool *connPool // guarded by mu; nil before the next request
+}
+
+// connPool is the connections of some minutes. When it is left, its idle ones are closed, and the others as they become idle.
+type connPool struct {
+	*http.Transport
+	began time.Time
 }
 
 // newAppClient makes a client that opens at most maxConns connections at once, and keeps as many for the next requests.
@@ -47,6 +68,7 @@ func newAppClient(url Secret, authorization Secret, maxConns int) *appClient {
 	http1 := new(http.Protocols)
 	http1.SetHTTP1(true)
 	c := &appClient{
+		userAgent: []string{programName + "/" + version},
 		transport: &http.Transport{
 			Protocols:              http1,
 			DialContext:            (&net.Dialer{Timeout: connectTimeout}).DialContext,
@@ -79,39 +101,90 @@ func newAppClient(url Secret, authorization Secret, maxConns int) *appClient {
 // the status at most, less if ctx ends, and then up to 1 s for a body that is slow: what is not over by then, or is
 // longer than 64 KiB, costs the connection but not the answer.
 //
-// An error means that there was no answer; it wraps the context's error if that is why. A connection that the
-// application closed while it was idle can end in an error too: the caller decides what is sent again. The header is
-// post's from then on, but may be given again.
+// An error means that there was no answer; it wraps the context's error if that is why, and errDeadConnection if the
+// request went over a connection that was dead, as far as one can see. The caller decides what is sent again. The header
+// is post's from then on, but may be given again.
 func (c *appClient) post(ctx context.Context, header http.Header) (status int, replyHeader http.Header, err error) {
-	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
-	defer cancel()
-	var replying atomic.Bool
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotFirstResponseByte: func() { replying.Store(true) }})
-
 	if c.request == nil {
 		return 0, nil, errUnusableURL
 	}
-	request := c.request.WithContext(ctx)
+	within, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	var connected, reused, replying atomic.Bool
+	request := c.request.WithContext(httptrace.WithClientTrace(within, &httptrace.ClientTrace{
+		GotConn: func(conn httptrace.GotConnInfo) {
+			connected.Store(true)
+			reused.Store(conn.Reused)
+		},
+		GotFirstResponseByte: func() { replying.Store(true) },
+	}))
 	if request.Header = header; header == nil {
 		request.Header = http.Header{}
 	}
-	if c.authorization != nil && request.Header["Authorization"] == nil { // an earlier request may still be reading it
-		request.Header["Authorization"] = c.authorization
+	if request.Header["User-Agent"] == nil { // an earlier request may still be reading the header
+		request.Header["User-Agent"] = c.userAgent
+		if c.authorization != nil {
+			request.Header["Authorization"] = c.authorization
+		}
 	}
 
+	pool := c.youngPool()
 	// Not through an http.Client: it fails on a redirect whose Location it cannot parse, and its errors quote the URL.
-	reply, err := c.transport.RoundTrip(request)
+	reply, err := pool.RoundTrip(request)
 	switch {
 	case err == nil:
 		drain(reply.Body)
 		return reply.StatusCode, reply.Header, nil
-	case ctx.Err() != nil:
-		return 0, nil, fmt.Errorf("post to the application: %w", ctx.Err())
+	case within.Err() != nil:
+		err = within.Err()
 	case replying.Load():
 		return 0, nil, errBrokenReply // err quotes the reply, which may repeat the request
-	default:
-		return 0, nil, fmt.Errorf("post to the application: %w", err)
 	}
+	err = fmt.Errorf("post to the application: %w", err)
+	if connected.Load() && !replying.Load() && ctx.Err() == nil && (reused.Load() || within.Err() != nil) {
+		c.leave(pool)
+		if reused.Load() {
+			err = fmt.Errorf("%w: %w", errDeadConnection, err)
+		}
+	}
+	return 0, nil, err
+}
+
+// youngPool is where requests go now. No pool gets old, so that a name that moves is followed, under steady traffic too.
+func (c *appClient) youngPool() *connPool {
+	pool := c.currentPool()
+	if time.Since(pool.began) < poolLife {
+		return pool
+	}
+	c.leave(pool)
+	return c.currentPool()
+}
+
+func (c *appClient) currentPool() *connPool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.pool == nil {
+		c.pool = &connPool{c.transport.Clone(), time.Now()}
+	}
+	return c.pool
+}
+
+// leave gives up a pool, unless that has been done: many of its connections may be found dead one after the other, which
+// says nothing about those of the next pool. Requests under way go on.
+func (c *appClient) leave(pool *connPool) {
+	if c.forget(pool) {
+		pool.CloseIdleConnections()
+	}
+}
+
+func (c *appClient) forget(pool *connPool) (done bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.pool != pool {
+		return false
+	}
+	c.pool = nil
+	return true
 }
 
 // drain reads a body to its end, within the limits, so that its connection can be used again, and closes it.
@@ -126,9 +199,7 @@ func drain(body io.ReadCloser) {
 }
 
 // close gives up the idle connections. Connections in use are given up when their request ends.
-func (c *appClient) close() {
-	c.transport.CloseIdleConnections()
-}
+func (c *appClient) close() { c.leave(c.currentPool()) }
 
 // headerValue makes any value fit for a header. One that can be carried stays exactly as it is. In one that cannot,
 // the bytes in the way (control characters, bytes from 0x7f on, a space at either end, which receivers trim) become

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -119,7 +120,7 @@ func TestPostSendsAnEmptyBodyAndItsHeaders(t *testing.T) {
 				if err != nil || len(body) > 0 || r.ContentLength != 0 || len(r.TransferEncoding) > 0 {
 					t.Errorf("body %q, length %d, encoding %q, %v", body, r.ContentLength, r.TransferEncoding, err)
 				}
-				want := http.Header{"Content-Length": {"0"}, "X-Streaming-Channel": {"c"}, "User-Agent": r.Header["User-Agent"]}
+				want := http.Header{"Content-Length": {"0"}, "X-Streaming-Channel": {"c"}, "User-Agent": {"coordinator/" + version}}
 				if authorization != "" {
 					want["Authorization"] = []string{authorization}
 				}
@@ -468,4 +469,112 @@ func FuzzHeaderValueCanBeCarriedAndReadBack(f *testing.F) {
 			t.Fatalf("%q is read back as %q, %v", got, decoded, err)
 		}
 	})
+}
+
+// livedConn tells how long the client had the connection.
+type livedConn struct {
+	net.Conn
+	began time.Time
+	ended func(lived time.Duration)
+	once  sync.Once
+}
+
+func (c *livedConn) Close() error {
+	c.once.Do(func() { c.ended(time.Since(c.began)) })
+	return c.Conn.Close()
+}
+
+func TestConnectionsLiveFiveMinutesSoThatANameThatMovesIsFollowed(t *testing.T) {
+	t.Parallel()
+	for name, pause := range map[string]time.Duration{"steady traffic": 0, "now and then": 3 * time.Second} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				var asked [2]atomic.Int64 // at the old place and at the new one
+				var moved atomic.Bool
+				var places [2]pipeListener
+				for i := range places {
+					places[i] = newPipeListener()
+					server := &httptest.Server{Listener: places[i], Config: &http.Server{Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+						asked[i].Add(1)
+						if n, _ := strconv.Atoi(r.Header.Get("x-number")); n%50 == 0 {
+							time.Sleep(9 * time.Second)
+						} else {
+							time.Sleep(200 * time.Millisecond)
+						}
+					})}}
+					server.Start()
+					defer server.Close()
+				}
+				client := newAppClient("http://app.example/", "", 8)
+				defer client.close()
+				var dialled atomic.Int64
+				var mu sync.Mutex
+				var longest time.Duration
+				client.transport.DialContext = func(context.Context, string, string) (net.Conn, error) {
+					place := 0
+					if moved.Load() {
+						place = 1
+					}
+					conn, err := places[place].connect()
+					if err != nil {
+						return nil, err
+					}
+					dialled.Add(1)
+					return &livedConn{Conn: conn, began: time.Now(), ended: func(lived time.Duration) {
+						mu.Lock()
+						defer mu.Unlock()
+						longest = max(longest, lived)
+					}}, nil
+				}
+				var callers sync.WaitGroup
+				began := time.Now()
+				for caller := range 8 {
+					callers.Go(func() {
+						for n := caller; time.Since(began) < 20*time.Minute; n++ {
+							if status, _, err := client.post(t.Context(), http.Header{"X-Number": {strconv.Itoa(n)}}); status != 200 || err != nil {
+								t.Errorf("got %d, %v after %v", status, err, time.Since(began))
+							}
+							time.Sleep(pause)
+						}
+					})
+				}
+				time.Sleep(7 * time.Minute)
+				moved.Store(true)
+				time.Sleep(5 * time.Minute)
+				old := asked[0].Load()
+				callers.Wait()
+				if asked[0].Load() != old || asked[1].Load() == 0 {
+					t.Errorf("%d requests went to the old place 5 minutes after the move and later, %d to the new one", asked[0].Load()-old, asked[1].Load())
+				}
+				client.close()
+				synctest.Wait()
+				if longest > 5*time.Minute || pause == 0 && longest < 4*time.Minute {
+					t.Errorf("a connection lived %v", longest)
+				}
+				if pools := int64(20*time.Minute/poolLife) + 1; pause == 0 && dialled.Load() > 2*8*pools {
+					t.Errorf("%d connections for 8 at a time in %d pools", dialled.Load(), pools)
+				}
+			})
+		})
+	}
+}
+
+func TestRequestsToTheApplicationSayWhoAsks(t *testing.T) {
+	t.Parallel()
+	app := newApplication(t)
+	said := make(chan []string, 2)
+	answer := func(_ http.ResponseWriter, r *http.Request) { said <- r.Header["User-Agent"] }
+	app.answerKeys(answer)
+	app.answerEvents(answer)
+	d := startDaemon(t, app.variables()...)
+	server := d.dialPeer("rtmp")
+	encoder, _ := d.register(1)
+	id := publish(server, encoder, "show")
+	encoder.available("show", id, "HLS-LIVE", "ORIGINAL", "live")
+	for _, kind := range []string{"verification", "event"} {
+		if got := <-said; len(got) != 1 || got[0] != "coordinator/"+version {
+			t.Errorf("%s: the user agent is %q", kind, got)
+		}
+	}
 }

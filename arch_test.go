@@ -33,7 +33,7 @@ func layers() [][][]string {
 		{{"coordinator.go", "figures.go"}},
 		{{"keyverify.go"}, {"callbacks.go", "delivery.go"}},
 		{{"outbox.go", "outboxrecord.go", "outboxmemory_linux.go"}, {"metrics.go"}, {"deliveryhealth.go"}, {"retrypolicy.go"}, {"eventheader.go"}},
-		{{"queue.go"}},
+		{{"queue.go"}, {"eventclock.go"}},
 		{{"appclient.go"}, {"logs.go", "logwriter.go"}, {"door.go", "visitor.go"}},
 		{
 			{"registry.go", "members.go", "channels.go", "lives.go", "kills.go", "placement.go", "failover.go", "twins.go", "snapshot.go"},

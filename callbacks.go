@@ -88,6 +88,11 @@ func newCallbacks(cfg *Config, log *slog.Logger) (*callbacks, error) {
 }
 
 func resumeCallbacks(store eventStore, post postFunc, log *slog.Logger) (*callbacks, error) {
+	return resumeCallbacksBy(time.Now, store, post, log)
+}
+
+// resumeCallbacksBy is for tests, which set the wall clock.
+func resumeCallbacksBy(now func() time.Time, store eventStore, post postFunc, log *slog.Logger) (*callbacks, error) {
 	c := &callbacks{
 		log:         log,
 		store:       store,
@@ -96,7 +101,7 @@ func resumeCallbacks(store eventStore, post postFunc, log *slog.Logger) (*callba
 		allDone:     make(chan struct{}, 1),
 	}
 	c.ctx, c.stop = context.WithCancel(context.Background())
-	c.delivery = newDelivery(post, store.read, log)
+	c.delivery = newDelivery(post, store.read, now, log)
 	c.delivery.delivered = c.eventDelivered
 	if err := c.resume(); err != nil {
 		c.stop()
@@ -108,7 +113,7 @@ func resumeCallbacks(store eventStore, post postFunc, log *slog.Logger) (*callba
 // resume takes up what the store holds and closes the streams whose end was not recorded.
 func (c *callbacks) resume() error {
 	var lost []event
-	now := time.Now()
+	now := c.delivery.now()
 	err := c.store.load(func(number uint64, record queueRecord) {
 		c.lastQueue = max(c.lastQueue, number)
 		c.undelivered.Add(int64(record.tail - record.head))
@@ -169,13 +174,15 @@ func (c *callbacks) keeping() error {
 	return c.broken
 }
 
-// stats tells how many events are undelivered, and when the oldest of them happened (zero time: none).
-func (c *callbacks) stats() (pending int, oldest time.Time) {
+// stats tells how many events are undelivered, and how old the oldest of them is (0: there is none). Setting the wall
+// clock makes none older or younger.
+func (c *callbacks) stats() (pending int, oldest time.Duration) {
 	if c.store == nil {
-		return 0, time.Time{}
+		return 0, 0
 	}
-	if oldest = c.delivery.oldest(); oldest.IsZero() {
-		oldest = c.oldestUnwritten()
+	oldest = c.delivery.oldest()
+	if at := c.oldestUnwritten(); !at.IsZero() {
+		oldest = max(oldest, c.delivery.now().Sub(at))
 	}
 	return int(c.undelivered.Load()), oldest
 }

@@ -1,10 +1,14 @@
+package main
+
 // The sending side of callbacks: which event goes next, how many at once, and when a failed one is tried again.
 //
 // One event of a queue is in flight at a time, and queues never wait for each other: a failed one steps aside until its
 // time comes. At most maxInFlight requests run, retries take at most half of them, so that streams whose events hang leave
-// room for others. While the application takes nothing at all, tries are paced, so that its outage costs next to nothing
+// room for others. While the application accepts nothing at all, tries are paced, so that its outage costs next to nothing
 // however many events wait.
-package main
+//
+// All deadlines are durations on the monotonic clock (eventClock): setting the wall clock delays no try. Whatever makes an
+// event ready either starts it or wakes run, which sleeps until the next one is due.
 
 import (
 	"context"
@@ -35,12 +39,14 @@ type delivery struct {
 	delivered func()                                  // called after each event that was taken
 	observe   func(result string, took time.Duration) // may be nil
 	kick      chan struct{}                           // run has to look at its timer
+	now       func() time.Time                        // time.Now but in tests, which set the wall clock
 
 	workers *crew
 
 	mu sync.Mutex
 	// guarded by mu
-	ctx            context.Context   // nil before run
+	ctx            context.Context // nil before run
+	clock          eventClock
 	queues         map[uint64]*queue // those with events that are undelivered, or delivered and unknown to the writer
 	fresh          queueList         // their event at head was not tried yet
 	due            queueList         // it was, and may be tried again now
@@ -51,14 +57,15 @@ type delivery struct {
 	inFlight       int
 	retrying       int // of those in flight
 	freshTurn      bool
-	paceUntil      int64 // Unix nanoseconds; matters while the application fails
+	paceUntil      time.Duration // by clock; matters while the application fails
 	health         health
 	readReportedAt time.Time
 }
 
-func newDelivery(post postFunc, read func(uint64, uint32) (event, error), log *slog.Logger) *delivery {
+func newDelivery(post postFunc, read func(uint64, uint32) (event, error), now func() time.Time, log *slog.Logger) *delivery {
 	return &delivery{
-		post: post, read: read, log: log, kick: make(chan struct{}, 1), workers: newCrew(), queues: map[uint64]*queue{},
+		post: post, read: read, log: log, kick: make(chan struct{}, 1), now: now, workers: newCrew(),
+		clock: newEventClock(now()), queues: map[uint64]*queue{},
 		waiting: queueHeap{which: byDue}, aged: queueHeap{which: byAge},
 	}
 }
@@ -73,7 +80,7 @@ func (d *delivery) resume(number uint64, record queueRecord) {
 	q := newQueue(number, record.head)
 	q.end = record.tail
 	d.queues[number] = q
-	d.aged.set(q, record.headAt.UnixNano())
+	d.aged.set(q, d.clock.happened(record.headAt, longAgo, d.clock.at(d.now())))
 	d.fresh.push(q)
 }
 
@@ -83,6 +90,7 @@ func (d *delivery) committed(events []event) {
 	defer d.mu.Unlock()
 	for i := range events {
 		ev := &events[i]
+		d.clock.observe(ev.at)
 		q := d.queues[ev.queue]
 		if q == nil {
 			q = newQueue(ev.queue, ev.position)
@@ -92,7 +100,7 @@ func (d *delivery) committed(events []event) {
 		if q.end-q.head > 1 {
 			continue
 		}
-		d.aged.set(q, ev.at.UnixNano())
+		d.aged.set(q, d.clock.at(ev.at))
 		d.fresh.push(q)
 		if d.cached < maxCached {
 			d.cached++
@@ -100,7 +108,7 @@ func (d *delivery) committed(events []event) {
 			q.cached = &kept
 		}
 	}
-	d.launchLocked(time.Now().UnixNano())
+	d.launchLocked(d.clock.at(d.now()))
 }
 
 // takeDelivered gives marks for queues whose head has moved since they were last given, for at most limit events in all.
@@ -131,14 +139,14 @@ func (d *delivery) unmarked() bool {
 	return len(d.changed) > 0
 }
 
-// oldest is when the oldest undelivered event happened, as far as events were looked at; zero when there is none.
-func (d *delivery) oldest() time.Time {
+// oldest is the age of the oldest undelivered event, as far as events were looked at; 0 when there is none.
+func (d *delivery) oldest() time.Duration {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if at := d.aged.smallest(); at != math.MaxInt64 {
-		return time.Unix(0, at)
+		return d.clock.at(d.now()) - at
 	}
-	return time.Time{}
+	return 0
 }
 
 // run starts workers until ctx ends, and returns when all have ended.
@@ -158,10 +166,14 @@ func (d *delivery) run(ctx context.Context) {
 }
 
 func (d *delivery) stopWorkers() {
-	d.mu.Lock()
-	d.ctx = nil // nobody starts one any more
-	d.mu.Unlock()
+	d.startNoMore()
 	d.workers.wait()
+}
+
+func (d *delivery) startNoMore() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.ctx = nil
 }
 
 // launchDue starts what may be sent now and returns how long to wait until there may be more.
@@ -169,13 +181,13 @@ func (d *delivery) launchDue(ctx context.Context) time.Duration {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.ctx = ctx
-	now := time.Now().UnixNano()
+	now := d.clock.at(d.now())
 	for d.waiting.smallest() <= now {
 		q := d.waiting.list[0]
 		d.waiting.remove(q)
 		d.due.push(q)
 	}
-	d.launchLocked(now)
+	d.startLocked(now)
 	next := d.waiting.smallest()
 	if d.readyLocked() {
 		next = min(next, d.paceUntil)
@@ -183,10 +195,19 @@ func (d *delivery) launchDue(ctx context.Context) time.Duration {
 	if next == math.MaxInt64 {
 		return time.Hour
 	}
-	return time.Duration(next - now)
+	return next - now
 }
 
-func (d *delivery) launchLocked(now int64) {
+// launchLocked starts what may be sent now. What is ready but has to keep the pace is left to run, which sleeps until it
+// is told.
+func (d *delivery) launchLocked(now time.Duration) {
+	d.startLocked(now)
+	if d.readyLocked() {
+		poke(d.kick)
+	}
+}
+
+func (d *delivery) startLocked(now time.Duration) {
 	for {
 		t, ok := d.nextLocked(now)
 		if !ok {
@@ -207,7 +228,7 @@ type try struct {
 }
 
 // nextLocked takes the next queue whose event may be sent, if there is one and a slot is free.
-func (d *delivery) nextLocked(now int64) (try, bool) {
+func (d *delivery) nextLocked(now time.Duration) (try, bool) {
 	if !d.readyLocked() {
 		return try{}, false
 	}
@@ -215,7 +236,7 @@ func (d *delivery) nextLocked(now int64) (try, bool) {
 		if now < d.paceUntil {
 			return try{}, false
 		}
-		d.paceUntil = now + int64(pacedEvery)
+		d.paceUntil = now + pacedEvery
 	}
 	d.freshTurn = !d.freshTurn
 	var q *queue
@@ -256,12 +277,12 @@ func (d *delivery) send(ctx context.Context, t try) (try, bool) {
 	if err != nil {
 		return d.readFailed(t, err)
 	}
-	began := time.Now()
+	began := d.now()
 	status, reply, err := d.post(ctx, eventHeader(ev))
 	if err != nil && ctx.Err() != nil {
 		return try{}, false // stopping: not the application's fault
 	}
-	now := time.Now()
+	now := d.now()
 	delivered, wait := outcome(status, reply, err, t.attempt, now, rand.Float64())
 	next, more, news := d.finish(t, ev.at, delivered, wait, now)
 	if delivered {
@@ -285,17 +306,20 @@ func (d *delivery) eventOf(t try) (event, error) {
 func (d *delivery) finish(t try, at time.Time, delivered bool, wait time.Duration, now time.Time) (try, bool, healthNews) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	q := t.queue
+	q, by := t.queue, d.clock.at(now)
 	var news healthNews
-	d.aged.set(q, at.UnixNano())
+	if q.unseen {
+		q.unseen = false
+		d.aged.set(q, d.clock.happened(at, q.key[byAge], by))
+	}
 	if delivered {
-		news = d.health.succeeded(q.number)
+		news = d.health.succeeded(q.number, now)
 		d.passHeadLocked(q)
 	} else {
 		news = d.health.failed(q.number, t.attempt, now)
-		d.waitLocked(q, now.Add(wait))
+		d.waitLocked(q, by+wait)
 	}
-	next, more := d.releaseLocked(t, delivered, now)
+	next, more := d.releaseLocked(t, delivered, by)
 	return next, more, news
 }
 
@@ -304,13 +328,13 @@ func (d *delivery) finish(t try, at time.Time, delivered bool, wait time.Duratio
 func (d *delivery) readFailed(t try, err error) (try, bool) {
 	lost := errors.Is(err, errUnreadable)
 	_, wait := outcome(0, nil, err, t.attempt, time.Time{}, rand.Float64())
-	next, more, first := d.finishUnread(t, lost, wait, time.Now())
+	next, more, first := d.finishUnread(t, lost, wait, d.now())
 	switch {
 	case lost:
-		d.log.Error("an undelivered event is damaged and passed over", "queue", t.queue.number, "position", t.position, "err", err)
+		d.log.Error("an undelivered event is damaged and passed over", "queue", t.queue.number, "position", t.position, "error", err)
 		d.delivered()
 	case first:
-		d.log.Error("undelivered events cannot be read from disk, trying on", "err", err)
+		d.log.Error("cannot read undelivered events from disk, will retry", "error", err)
 	}
 	return next, more
 }
@@ -324,9 +348,9 @@ func (d *delivery) finishUnread(t try, lost bool, wait time.Duration, now time.T
 		if first = now.Sub(d.readReportedAt) >= reportEvery; first {
 			d.readReportedAt = now
 		}
-		d.waitLocked(t.queue, now.Add(wait))
+		d.waitLocked(t.queue, d.clock.at(now)+wait)
 	}
-	next, more = d.releaseLocked(t, lost, now)
+	next, more = d.releaseLocked(t, lost, d.clock.at(now))
 	return next, more, first
 }
 
@@ -337,14 +361,14 @@ func (d *delivery) passHeadLocked(q *queue) {
 	}
 	q.head++
 	q.attempt = 0
-	if q.head == q.end {
+	if q.unseen = q.head < q.end; !q.unseen {
 		d.aged.remove(q)
 	}
 }
 
-func (d *delivery) waitLocked(q *queue, until time.Time) {
+func (d *delivery) waitLocked(q *queue, until time.Duration) {
 	q.attempt++
-	d.waiting.set(q, until.UnixNano())
+	d.waiting.set(q, until)
 	if d.waiting.list[0] == q {
 		poke(d.kick)
 	}
@@ -352,7 +376,7 @@ func (d *delivery) waitLocked(q *queue, until time.Time) {
 
 // releaseLocked gives the slot of a try back and takes the next one, for this worker and for as many as there is room.
 // A queue whose event has passed goes on for some events, which lie together on disk, before it is the turn of others.
-func (d *delivery) releaseLocked(t try, passed bool, now time.Time) (try, bool) {
+func (d *delivery) releaseLocked(t try, passed bool, now time.Duration) (try, bool) {
 	d.inFlight--
 	if t.attempt > 1 {
 		d.retrying--
@@ -361,34 +385,31 @@ func (d *delivery) releaseLocked(t try, passed bool, now time.Time) (try, bool) 
 	if passed && q.head < q.end {
 		if t.turn < eventsPerTurn && d.runningLocked() {
 			d.inFlight++
-			d.launchLocked(now.UnixNano())
+			d.launchLocked(now)
 			return try{queue: q, position: q.head, attempt: 1, turn: t.turn + 1}, true
 		}
 		d.fresh.push(q)
 	}
-	next, more := d.nextLocked(now.UnixNano())
-	d.launchLocked(now.UnixNano())
-	if d.health.failing() {
-		poke(d.kick) // run paces from here
-	}
+	next, more := d.nextLocked(now)
+	d.launchLocked(now)
 	return next, more
 }
 
 func (d *delivery) report(news healthNews, ev event, status int, err error) {
 	log := d.log
 	if err != nil {
-		log = log.With("err", err)
+		log = log.With("error", err)
 	} else if news == applicationFails || news == streamFails {
 		log = log.With("status", status)
 	}
 	switch news {
 	case applicationFails:
-		log.Error("the application takes no events, they are kept and sent again")
+		log.Error("application is not accepting events; keeping them and retrying")
 	case applicationWorks:
-		log.Info("the application takes events again")
+		log.Info("application is accepting events again")
 	case streamFails:
-		log.Warn("an event was not taken, it is sent again", "channel", ev.channel, "stream", ev.streamID)
+		log.Warn("application did not accept an event, will retry", "channel", ev.channel, "stream", ev.streamID)
 	case streamWorks:
-		log.Info("the events of a stream are taken again", "channel", ev.channel, "stream", ev.streamID)
+		log.Info("application accepts the events of a stream again", "channel", ev.channel, "stream", ev.streamID)
 	}
 }

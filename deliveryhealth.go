@@ -1,14 +1,16 @@
-// How well the application takes events, seen over all tries: what is worth a log line, and whether tries must be paced.
-// Pure; delivery guards it with its lock and writes the lines after letting go of it.
 package main
+
+// How well the application accepts events, seen over all tries: what is worth a log line, and whether tries must be paced.
+// Pure; delivery guards it with its lock and writes the lines after letting go of it.
 
 import "time"
 
 const (
-	failingAfter      = 16               // failed tries in a row, over all streams, that make the application count as failing
-	reportEvery       = 30 * time.Second // at least this long between two reports that the application fails
-	streamReportAfter = 2                // failed tries of one event that are worth a line
-	streamReports     = 10               // streams reported as failing at most within streamReportSpan
+	failingAfter      = 16                                        // failed tries in a row, over all streams, that make the application count as failing
+	reportEvery       = 30 * time.Second                          // at least this long between two reports that the application fails
+	acceptingFor      = answerTimeout + idleTimeout + time.Second // after an accepted event no report: a pool that died with it fails until then
+	streamReportAfter = 2                                         // failed tries of one event that are worth a line
+	streamReports     = 10                                        // streams reported as failing at most within streamReportSpan
 	streamReportSpan  = time.Minute
 	streamsReported   = 100 // streams whose end of failing will be reported, at most
 )
@@ -26,6 +28,7 @@ const (
 
 type health struct {
 	inRow        int       // failed tries since the last success
+	acceptedAt   time.Time // when an event was accepted last
 	reported     bool      // that the application fails
 	reportedAt   time.Time // when last
 	streams      map[uint64]struct{}
@@ -33,11 +36,11 @@ type health struct {
 	reportedSpan int // streams reported since spanStart
 }
 
-// failing says that nothing was taken for so many tries that more of them are a burden and no help.
+// failing reports whether so many tries failed in a row that retries should be paced.
 func (h *health) failing() bool { return h.inRow >= failingAfter }
 
-func (h *health) succeeded(queue uint64) healthNews {
-	h.inRow = 0
+func (h *health) succeeded(queue uint64, now time.Time) healthNews {
+	h.inRow, h.acceptedAt = 0, now
 	_, streamReported := h.streams[queue]
 	delete(h.streams, queue)
 	switch {
@@ -50,11 +53,11 @@ func (h *health) succeeded(queue uint64) healthNews {
 	return nothingNew
 }
 
-// failed notes that an event of the queue was not taken, attempt times by now.
+// failed notes that an event of the queue was not accepted, attempt times by now.
 func (h *health) failed(queue uint64, attempt int, now time.Time) healthNews {
 	h.inRow++
 	if h.failing() {
-		if h.reported || now.Sub(h.reportedAt) < reportEvery {
+		if h.reported || now.Sub(h.reportedAt) < reportEvery || now.Sub(h.acceptedAt) < acceptingFor {
 			return nothingNew
 		}
 		h.reported, h.reportedAt = true, now

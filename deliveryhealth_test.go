@@ -35,8 +35,8 @@ func TestOneFailingStreamAmongOthersIsToldOnce(t *testing.T) {
 		}
 		drained(t, c)
 		lines := strings.Split(strings.TrimSpace(log.String()), "\n")
-		if len(lines) != 2 || !strings.Contains(lines[0], "not taken") || !strings.Contains(lines[0], "stream=bad") ||
-			!strings.Contains(lines[0], "status=404") || !strings.Contains(lines[1], "taken again") || !strings.Contains(lines[1], "stream=bad") {
+		if len(lines) != 2 || !strings.Contains(lines[0], "did not accept an event") || !strings.Contains(lines[0], "stream=bad") ||
+			!strings.Contains(lines[0], "status=404") || !strings.Contains(lines[1], "accepts the events of a stream again") || !strings.Contains(lines[1], "stream=bad") {
 			t.Errorf("want a line when it begins and one when it ends:\n%s", log.String())
 		}
 	})
@@ -51,7 +51,7 @@ func TestAHundredThousandFailingStreamsDoNotFloodTheLog(t *testing.T) {
 		for queue := range uint64(1000) {
 			told[h.failed(queue+uint64(now.UnixMilli()), 5, now)]++
 			if queue%3 == 0 { // others succeed, so the application as a whole does not fail
-				told[h.succeeded(1<<40)]++
+				told[h.succeeded(1<<40, now)]++
 			}
 		}
 		now = now.Add(time.Minute / 100)
@@ -66,14 +66,34 @@ func TestAnApplicationThatFlapsIsToldAtMostTwicePerHalfMinute(t *testing.T) {
 	var h health
 	now := time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
 	told := map[healthNews]int{}
-	for range 1000 { // some minutes and twenty
-		for range failingAfter + 5 {
+	for range 100 { // outages of 20 s
+		for range 20 {
+			told[h.failed(1, 1, now)]++
+			now = now.Add(time.Second)
+		}
+		told[h.succeeded(1, now)]++
+	}
+	if told[applicationFails] != told[applicationWorks] || told[applicationFails] < 40 || told[applicationFails] > 2000/30 {
+		t.Errorf("reports: %v", told)
+	}
+}
+
+func TestAnApplicationThatAcceptsEventsIsNotSaidToAcceptNone(t *testing.T) {
+	t.Parallel()
+	var h health
+	now := time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
+	told := map[healthNews]int{}
+	for range 1000 {
+		told[h.succeeded(1, now)]++
+		for range 10 * failingAfter { // of many streams, of which some are refused and others meet a dead connection
 			told[h.failed(1, 1, now)]++
 		}
-		told[h.succeeded(1)]++
-		now = now.Add(1300 * time.Millisecond)
+		if !h.failing() {
+			t.Fatal("tries are not paced")
+		}
+		now = now.Add(acceptingFor - time.Second)
 	}
-	if told[applicationFails] != told[applicationWorks] || told[applicationFails] < 40 || told[applicationFails] > 44 {
+	if told[applicationFails] != 0 {
 		t.Errorf("reports: %v", told)
 	}
 }
@@ -93,7 +113,7 @@ func TestFailingBeginsAndEndsWithTheRowOfFailures(t *testing.T) {
 	if !h.failing() {
 		t.Error("not failing")
 	}
-	got = append(got, h.succeeded(3), h.succeeded(2))
+	got = append(got, h.succeeded(3, now), h.succeeded(2, now))
 	want := append(make([]healthNews, failingAfter-1), applicationFails, nothingNew, applicationWorks, nothingNew)
 	if diff := cmp.Diff(want, got); diff != "" || h.failing() {
 		t.Error(diff, h.failing())

@@ -21,12 +21,8 @@ func (c *coordinator) notReady() (reasons []string) {
 }
 
 func (c *coordinator) state() clusterState {
-	now := time.Now()
-	s := clusterState{totals: c.registry.totals(now), notReady: c.notReady()}
-	var oldest time.Time
-	if s.eventsPending, oldest = c.events.stats(); !oldest.IsZero() {
-		s.oldestEvent = max(0, now.Sub(oldest))
-	}
+	s := clusterState{totals: c.registry.totals(time.Now()), notReady: c.notReady()}
+	s.eventsPending, s.oldestEvent = c.events.stats()
 	return s
 }
 
@@ -51,6 +47,7 @@ func publishResult(reason error) string {
 		label  string
 	}{
 		{errKeyDenied, "denied_key"},
+		{errApplicationError, "application_error"},
 		{errNoAnswer, "no_answer"},
 		{errChannelBusy, "busy"},
 		{errNoEncoder, "no_encoder"},

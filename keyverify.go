@@ -4,6 +4,7 @@ package main
 //
 // Rules: an answer is final, only silence is retried; the whole of it takes 15 s at most, because the streaming server
 // gives up at 20 s; the application gets at most 512 of these requests at once, so a slow one holds up nothing else.
+// 429 and 5xx deny like any other answer, but are the application's trouble (or its proxy's), not the publisher's.
 
 import (
 	"context"
@@ -21,13 +22,15 @@ const (
 	verifyTimeout     = 15 * time.Second // of one verification, its retries included
 	verifyDelay       = 100 * time.Millisecond
 	maxVerifyDelay    = 2 * time.Second
-	maxVerifyRequests = 512     // to the application at once
-	maxUserIPBytes    = 8 << 10 // an address is far shorter; servers refuse longer headers
+	maxVerifyRequests = 512              // to the application at once
+	maxUserIPBytes    = 8 << 10          // an address is far shorter; servers refuse longer headers
+	troubleEvery      = 30 * time.Second // at least this long between two reports of the application's trouble
 )
 
 var (
-	errKeyDenied = errors.New("the application denied the key")
-	errNoAnswer  = errors.New("the application did not answer in time")
+	errKeyDenied        = errors.New("the application denied the key")
+	errNoAnswer         = errors.New("the application did not answer in time")
+	errApplicationError = errors.New("the application answered with an error")
 )
 
 // keyVerifier asks the application. Any number of goroutines may use it.
@@ -42,8 +45,9 @@ type keyVerifier struct {
 
 	mu sync.Mutex
 	// Guarded by mu.
-	unreachable bool
-	lastSilence time.Time // see silent
+	trouble     bool // that was reported
+	reportedAt  time.Time
+	lastTrouble time.Time
 }
 
 func newKeyVerifier(cfg *Config, log *slog.Logger) *keyVerifier {
@@ -56,8 +60,8 @@ func newKeyVerifier(cfg *Config, log *slog.Logger) *keyVerifier {
 
 // verify returns what the application allows a stream of this channel and key. Only status 200 accepts.
 //
-// Errors: errKeyDenied if the application answered with another status, errNoAnswer if it did not answer within 15 s,
-// ctx's own error as soon as ctx ends.
+// Errors: errKeyDenied if the application answered with another status, errApplicationError if that was 429 or 5xx,
+// errNoAnswer if it did not answer within 15 s, ctx's own error as soon as ctx ends.
 func (v *keyVerifier) verify(ctx context.Context, channel, key, userIP string) (allowed profile, err error) {
 	if v.client == nil {
 		return profile{}, nil
@@ -75,23 +79,21 @@ func (v *keyVerifier) verify(ctx context.Context, channel, key, userIP string) (
 		asked := time.Now()
 		status, reply, err := v.ask(whole, header)
 		if err == nil {
-			if v.answered(asked) {
-				v.log.Info("key verification gets answers from the application again")
-			}
-			if status != http.StatusOK {
-				return profile{}, fmt.Errorf("%w: status %d", errKeyDenied, status)
-			}
-			return v.readProfile(channel, reply), nil
+			return v.judge(channel, status, reply, asked)
 		}
 		if ctx.Err() != nil {
 			return profile{}, ctx.Err()
 		}
-		// One failed request is no silence: on an ordinary day an idle connection that was just closed makes one fail.
-		if (attempt > 1 || whole.Err() != nil) && v.silent() {
+		// A single failed request is not an outage: an idle connection that was just closed makes one fail on any day.
+		if (attempt > 1 || whole.Err() != nil) && v.troubled() {
 			v.log.Warn("key verification gets no answer from the application", "error", err)
 		}
+		pause := verifyBackoff(attempt, rand.Float64())
+		if attempt == 1 && errors.Is(err, errDeadConnection) {
+			pause = 0 // somebody has waited long enough
+		}
 		select {
-		case <-time.After(verifyBackoff(attempt, rand.Float64())):
+		case <-time.After(pause):
 		case <-whole.Done():
 			if ctx.Err() != nil {
 				return profile{}, ctx.Err()
@@ -99,6 +101,23 @@ func (v *keyVerifier) verify(ctx context.Context, channel, key, userIP string) (
 			return profile{}, fmt.Errorf("%w: %v", errNoAnswer, err)
 		}
 	}
+}
+
+// judge turns an answer into what verify returns.
+func (v *keyVerifier) judge(channel string, status int, reply http.Header, asked time.Time) (profile, error) {
+	if status == http.StatusTooManyRequests || status/100 == 5 {
+		if v.troubled() {
+			v.log.Warn("application answers key verification with errors; denying publishers", "status", status)
+		}
+		return profile{}, fmt.Errorf("%w: status %d", errApplicationError, status)
+	}
+	if v.recovered(asked) {
+		v.log.Info("key verification gets answers from the application again")
+	}
+	if status != http.StatusOK {
+		return profile{}, fmt.Errorf("%w: status %d", errKeyDenied, status)
+	}
+	return v.readProfile(channel, reply), nil
 }
 
 // ask makes one request when its turn comes.
@@ -119,26 +138,31 @@ func verifyBackoff(attempt int, random float64) time.Duration {
 	return time.Duration(random * float64(bound))
 }
 
-// silent records that a request went without an answer, and tells whether that is a change.
-func (v *keyVerifier) silent() (changed bool) {
+// troubled records that the application kept silent or answered with an error, and reports whether that is worth a line:
+// when trouble begins, but not more often than every 30 s, for it may come and go with each request.
+func (v *keyVerifier) troubled() (worthALine bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	changed = !v.unreachable
-	v.unreachable, v.lastSilence = true, time.Now()
-	return changed
+	now := time.Now()
+	v.lastTrouble = now
+	if v.trouble || now.Sub(v.reportedAt) < troubleEvery {
+		return false
+	}
+	v.trouble, v.reportedAt = true, now
+	return true
 }
 
-// answered records an answer to what was asked at the given time, and tells whether that is a change. What was asked
-// before the last silence does not count, or an application that answers one of many requests would seem to come and
-// go with each.
-func (v *keyVerifier) answered(asked time.Time) (changed bool) {
+// recovered records an answer to what was asked at the given time, and reports whether it ends trouble that was reported.
+// What was asked before the last trouble does not count, or an application that answers one of many requests would seem
+// to come and go with each.
+func (v *keyVerifier) recovered(asked time.Time) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	changed = v.unreachable && asked.After(v.lastSilence)
-	if changed {
-		v.unreachable = false
+	if !v.trouble || !asked.After(v.lastTrouble) {
+		return false
 	}
-	return changed
+	v.trouble = false
+	return true
 }
 
 // readProfile reads the headers of an accepting reply. What it cannot read is left out with a warning.

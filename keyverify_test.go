@@ -153,8 +153,10 @@ func TestAnAnswerIsFinal(t *testing.T) {
 		200: nil,
 		101: errKeyDenied, 201: errKeyDenied, 202: errKeyDenied, 204: errKeyDenied, 206: errKeyDenied, 299: errKeyDenied,
 		301: errKeyDenied, 302: errKeyDenied, 304: errKeyDenied, 307: errKeyDenied, 308: errKeyDenied,
-		400: errKeyDenied, 401: errKeyDenied, 403: errKeyDenied, 404: errKeyDenied, 408: errKeyDenied, 429: errKeyDenied, 431: errKeyDenied,
-		500: errKeyDenied, 502: errKeyDenied, 503: errKeyDenied, 504: errKeyDenied, 999: errKeyDenied,
+		400: errKeyDenied, 401: errKeyDenied, 403: errKeyDenied, 404: errKeyDenied, 408: errKeyDenied, 428: errKeyDenied, 430: errKeyDenied,
+		431: errKeyDenied, 499: errKeyDenied, 600: errKeyDenied, 999: errKeyDenied,
+		429: errApplicationError, 500: errApplicationError, 502: errApplicationError, 503: errApplicationError, 504: errApplicationError,
+		599: errApplicationError,
 	} {
 		t.Run(fmt.Sprint(status), func(t *testing.T) {
 			t.Parallel()
@@ -166,11 +168,68 @@ func TestAnAnswerIsFinal(t *testing.T) {
 			if _, err := v.verify(t.Context(), "channel", "key", ""); !errors.Is(err, want) {
 				t.Errorf("got %v", err)
 			}
-			if asked.Load() != 1 || logged.Len() > 0 {
+			told := strings.Contains(logged.String(), fmt.Sprintf("errors; denying publishers\" status=%d\n", status))
+			if asked.Load() != 1 || told != (want == errApplicationError) || !told && logged.Len() > 0 {
 				t.Errorf("asked %d times, logged %q", asked.Load(), logged)
 			}
 		})
 	}
+}
+
+// An application that answers some requests with an error, or a proxy before it that does, gives two lines in 30 s at
+// most, not two for each request.
+func TestErrorsOfTheApplicationAreLoggedAsItsTrouble(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		v, logged := newTestVerifier(t, "http://app.example/")
+		keysRefused := 0
+		v.observe = func(_ time.Duration, refused bool) {
+			if refused {
+				keysRefused++
+			}
+		}
+		pipeApp(t, v.client, func(r *http.Request) string {
+			switch r.Header.Get("x-streaming-channel") {
+			case "limited":
+				return bareReply(429)
+			case "down":
+				return bareReply(503)
+			case "denied":
+				return bareReply(403)
+			}
+			return bareReply(200)
+		})
+		ask := func(channel string, want error) {
+			t.Helper()
+			time.Sleep(time.Second)
+			if _, err := v.verify(t.Context(), channel, "key", ""); !errors.Is(err, want) {
+				t.Errorf("%s: %v", channel, err)
+			}
+		}
+		wantLines := func(lines int, last string) {
+			t.Helper()
+			if strings.Count(logged.String(), "\n") != lines || !strings.Contains(logged.String(), last) {
+				t.Errorf("want %d lines, the last with %q: %s", lines, last, logged)
+			}
+		}
+		ask("good", nil)
+		ask("down", errApplicationError)
+		wantLines(1, `level=WARN msg="application answers key verification with errors; denying publishers" status=503`)
+		ask("limited", errApplicationError)
+		wantLines(1, "")
+		ask("denied", errKeyDenied) // an answer that the application means
+		wantLines(2, `level=INFO msg="key verification gets answers from the application again"`)
+		for range 90 {
+			ask("limited", errApplicationError)
+			ask("good", nil)
+		}
+		if lines := strings.Count(logged.String(), "\n"); lines < 2+2*5 || lines > 2+2*7 {
+			t.Errorf("%d lines for three minutes of errors now and then: %s", lines, logged)
+		}
+		if keysRefused != 1 {
+			t.Errorf("%d keys count as refused, want the one that was", keysRefused)
+		}
+	})
 }
 
 func TestNoAnswerIsRetried(t *testing.T) {

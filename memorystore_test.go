@@ -84,6 +84,7 @@ func (s *memoryStore) commit(g group) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, ev := range g.appended {
+		ev.at = time.UnixMilli(ev.at.UnixMilli()) // a disk keeps no monotonic reading
 		record, known := s.queues[ev.queue]
 		if !known {
 			record = queueRecord{head: ev.position}
@@ -103,6 +104,9 @@ func (s *memoryStore) commit(g group) error {
 		}
 		for ; record.head < mark.head; record.head++ {
 			delete(s.events, [2]uint64{mark.queue, uint64(record.head)})
+		}
+		if next, waits := s.events[[2]uint64{mark.queue, uint64(record.head)}]; waits {
+			record.headAt = next.at
 		}
 		s.queues[mark.queue] = record
 		if record.head == record.tail && len(record.announced) == 0 {

@@ -52,7 +52,7 @@ func (t tally) sumWithout(value string) (n int64) {
 func newMetrics(state func() clusterState) *metrics {
 	m := &metrics{registry: prometheus.NewRegistry()}
 	m.publishes = m.newTally("coordinator_publish_requests_total", "Publish requests by how they were answered.", nil, "result",
-		"accepted", "denied_key", "no_answer", "busy", "no_encoder", "malformed", "draining", "stopping", "events_not_kept", "too_many", "peer_gone", "other")
+		"accepted", "denied_key", "application_error", "no_answer", "busy", "no_encoder", "malformed", "draining", "stopping", "events_not_kept", "too_many", "peer_gone", "other")
 	const messages, messagesHelp = "coordinator_control_messages_total", "Messages on control sockets."
 	m.received = m.newTally(messages, messagesHelp, prometheus.Labels{"direction": "in"}, "method",
 		"PUBLISH-REQUEST", "PUBLISH-END", "REGISTER", "STREAM-AVAILABLE", "STREAM-CLOSED", "HEARTBEAT", "ERROR", "other")

@@ -119,7 +119,7 @@ func TestMetricsOfAnIdleDaemonAreAllThere(t *testing.T) {
 	for _, state := range []string{"ready", "full", "draining", "set_aside"} {
 		wanted[encodersMetric(state)] = 0
 	}
-	for _, result := range []string{"accepted", "denied_key", "no_answer", "busy", "no_encoder", "malformed", "stopping"} {
+	for _, result := range []string{"accepted", "denied_key", "application_error", "no_answer", "busy", "no_encoder", "malformed", "stopping"} {
 		wanted[publishesMetric(result)] = 0
 	}
 	for _, reason := range []string{"closed", "lost", "silent", "slow", "queue_full", "too_big", "stopping"} {
@@ -183,8 +183,13 @@ func TestPublishRequestsAreCountedByTheirResult(t *testing.T) {
 	t.Parallel()
 	app := newApplication(t)
 	app.answerKeys(func(w http.ResponseWriter, r *http.Request) {
-		if r.Header.Get("x-streaming-key") == "wrong" {
+		switch r.Header.Get("x-streaming-key") {
+		case "wrong":
 			w.WriteHeader(http.StatusForbidden)
+		case "fails":
+			w.WriteHeader(http.StatusBadGateway)
+		case "limited":
+			w.WriteHeader(http.StatusTooManyRequests)
 		}
 	})
 	d := startDaemon(t, app.variables()...)
@@ -199,6 +204,9 @@ func TestPublishRequestsAreCountedByTheirResult(t *testing.T) {
 	deny("second", "key")
 	deny("second", "wrong")
 	deny("second", "wrong")
+	deny("second", "fails")
+	deny("second", "fails")
+	deny("second", "limited")
 	deny("../second", "key")
 	deny("second", "k e y")
 	deny("", "key")
@@ -206,7 +214,8 @@ func TestPublishRequestsAreCountedByTheirResult(t *testing.T) {
 	deny("second", "key")
 	d.awaitMetrics(map[string]float64{
 		publishesMetric("accepted"): 1, publishesMetric("busy"): 1, publishesMetric("no_encoder"): 1, publishesMetric("denied_key"): 2,
-		publishesMetric("malformed"): 3, publishesMetric("draining"): 1, publishesMetric("other"): 0, messagesMetric("out", "PUBLISH-DENY"): 8,
+		publishesMetric("application_error"): 3, publishesMetric("malformed"): 3, publishesMetric("draining"): 1, publishesMetric("other"): 0,
+		messagesMetric("out", "PUBLISH-DENY"): 11,
 	})
 }
 
@@ -214,7 +223,8 @@ func TestReasonsHaveLabels(t *testing.T) {
 	t.Parallel()
 	for reason, want := range map[error]string{
 		errNoAnswer: "no_answer",
-		fmt.Errorf("%w: status 403", errKeyDenied): "denied_key",
+		fmt.Errorf("%w: status 403", errKeyDenied):        "denied_key",
+		fmt.Errorf("%w: status 503", errApplicationError): "application_error",
 		errWaitedInVain:             "no_encoder",
 		errStopping:                 "stopping",
 		errNotKept:                  "events_not_kept",

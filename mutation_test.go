@@ -101,7 +101,7 @@ func mutations() []mutation {
 		},
 		{
 			"identity", "delivery.go",
-			"	began := time.Now()\n", "	began := time.Now()\n	ev.seq += uint64(t.attempt - 1)\n",
+			"	began := d.now()\n", "	began := d.now()\n	ev.seq += uint64(t.attempt - 1)\n",
 			"TestEventsOfAStreamStayInOrderWhateverFails", "a repeat has another event ID",
 		},
 		{

@@ -76,8 +76,8 @@ func (r *registry) chooseLocked(w *waiter, now time.Time) *encoder {
 }
 
 func (w *waiter) preferred(a, b *encoder, now time.Time) bool {
-	if a.probing != b.probing {
-		return b.probing
+	if x, y := a.slowToAnswer(now), b.slowToAnswer(now); x != y {
+		return y
 	}
 	if x, y := now.Before(a.asideTil), now.Before(b.asideTil); x != y {
 		return y

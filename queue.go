@@ -1,10 +1,12 @@
+package main
+
 // What delivery keeps in memory of the events of one publication while there are any to deliver, and the two ways it lists
 // queues: in order of arrival and by a key. A queue costs about 100 bytes however many events wait in it: they stay on disk.
-package main
 
 import (
 	"container/heap"
 	"math"
+	"time"
 )
 
 // queue is a run of events that are delivered strictly in order. Events at positions head <= p < end are committed and
@@ -17,16 +19,17 @@ type queue struct {
 	marked    uint32 // the writer knows of what is delivered before this position
 	head, end uint32
 	attempt   int32  // tries of the event at head that failed
+	unseen    bool   // the event at head: its age is not known yet, and taken for that of the one before
 	cached    *event // the event at head, if it need not be read from disk
 	next      *queue // in the queueList that it stands in
-	key       [2]int64
+	key       [2]time.Duration
 	place     [2]int32
 }
 
-// The keys of a queue, and its places in the heaps ordered by them (notPlaced: not in that heap).
+// The keys of a queue, by delivery's clock, and its places in the heaps ordered by them (notPlaced: not in that heap).
 const (
-	byDue = iota // when to try again, Unix nanoseconds
-	byAge        // when the event at head happened, Unix nanoseconds
+	byDue = iota // when to try again
+	byAge        // when the event at head happened
 
 	notPlaced = -1
 )
@@ -70,7 +73,7 @@ type queueHeap struct {
 }
 
 // set puts a queue in, or moves it, under the given key.
-func (h *queueHeap) set(q *queue, key int64) {
+func (h *queueHeap) set(q *queue, key time.Duration) {
 	q.key[h.which] = key
 	if place := q.place[h.which]; place != notPlaced {
 		heap.Fix(h, int(place))
@@ -86,7 +89,7 @@ func (h *queueHeap) remove(q *queue) {
 }
 
 // smallest is the first key, or the largest there is when the heap is empty.
-func (h *queueHeap) smallest() int64 {
+func (h *queueHeap) smallest() time.Duration {
 	if len(h.list) == 0 {
 		return math.MaxInt64
 	}

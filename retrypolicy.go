@@ -1,6 +1,7 @@
-// Whether an event has been taken by the application, and if not, when to send it again. Pure: no clock, no randomness
-// and no sending of its own.
 package main
+
+// Whether an event has been accepted by the application, and if not, when to send it again. Pure: no clock, no randomness
+// and no sending of its own.
 
 import (
 	"errors"
@@ -18,7 +19,8 @@ const (
 
 // outcome judges one try. Only an answer with status 200 delivers; everything else is sent again after wait, for ever.
 // attempt counts the tries of this event, the first is 1; rnd is in [0, 1). The wait is exponential backoff with full
-// jitter, from backoffBase to backoffMax, and comes on top of what the application asks for with Retry-After.
+// jitter, from backoffBase to backoffMax, and comes on top of what the application asks for with Retry-After, whose dates
+// are judged once, by the wall clock of now.
 func outcome(status int, header http.Header, err error, attempt int, now time.Time, rnd float64) (delivered bool, wait time.Duration) {
 	if err == nil && status == http.StatusOK {
 		return true, 0

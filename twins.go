@@ -19,6 +19,8 @@ const (
 	// one address at once, as from behind a proxy, cost a few rounds and not one each.
 	probesApart = time.Second
 
+	answersSoon = time.Second
+
 	maxHeldRequests = 16_384
 )
 
@@ -49,14 +51,18 @@ type twin struct {
 	session uint64 // identity
 	prober  prober
 	group   *twinGroup
-	inGroup uint32 // place in the group
-	probing bool   // and it has not answered yet
+	inGroup uint32    // place in the group
+	probing bool      // and it has not answered yet
+	asked   time.Time // when it was probed last
 }
 
 func (t *twin) place() *uint32 { return &t.inGroup }
 
 // suspect tells whether the session may be dead and will be known to be within seconds.
 func (t *twin) suspect() bool { return t.probing || t.group.due && t.session != t.group.newest }
+
+// slowToAnswer tells whether a session is more likely dead than not: one that lives answers in milliseconds.
+func (t *twin) slowToAnswer(now time.Time) bool { return t.probing && now.Sub(t.asked) >= answersSoon }
 
 // succeeds tells whether the session may have taken the place of the other one.
 func (t *twin) succeeds(older *twin) bool { return t.group == older.group && t.session > older.session }
@@ -104,7 +110,7 @@ func (r *registry) probeGroupLocked(g *twinGroup, now time.Time) {
 	delete(r.unprobed, g)
 	for _, t := range g.sessions {
 		if t.session != g.newest && !t.probing {
-			t.probing = true
+			t.probing, t.asked = true, now
 			t.prober.probe(t.session)
 		}
 	}

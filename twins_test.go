@@ -148,6 +148,7 @@ func TestEncoderThatIsProbedIsChosenLast(t *testing.T) {
 	rig := newRegistryRig(t, limits{})
 	s, old := rig.server("s", "RTMP"), rig.encoderAt("10.1.0.1", "old", 3)
 	rig.encoderAt("10.1.0.1", "back", 2)
+	rig.pass(answersSoon)
 	rig.forget()
 	rig.publish(s, "a")
 	rig.publish(s, "b")
@@ -282,8 +283,9 @@ func TestEncoderThatIsBackIsNotThereTwice(t *testing.T) {
 		lost.available("show", id, "HLS-LIVE", "1x1", "i.m3u8")
 		n.wait(10 * time.Second)
 		back := n.register()
+		n.wait(answersSoon)
 		publish(server, back, "other") // nothing goes to the one that may be dead
-		n.wait(probeLimit)
+		n.wait(probeLimit - answersSoon)
 		n.wantConnected(1, 1, 2)
 		back.expect("ENCODE-START", "Stream-Channel", "show")
 		server.quiet()

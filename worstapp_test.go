@@ -260,7 +260,7 @@ func TestEventsOfOthersKeepTheirPaceWhateverTheApplicationDoes(t *testing.T) {
 				wantNoGrowth(t, before, 5*channels+2, 512<<10)
 				h.wantHeartbeats()
 				events := 2*h.rounds + channels*(each+1)
-				streams, all := h.logs.count("an event was not taken"), h.logs.count("takes no events")
+				streams, all := h.logs.count("did not accept an event"), h.logs.count("is not accepting events")
 				tries, different, _ := h.witness.count()
 				if m.takes && (streams+all != 0 || tries != events) {
 					t.Errorf("%d tries for %d events, %d and %d lines in the log", tries, events, streams, all)
@@ -280,7 +280,7 @@ func TestEventsOfOthersKeepTheirPaceWhateverTheApplicationDoes(t *testing.T) {
 						h.app.awaitStream(id, want...)
 					}
 				}
-				if h.logs.count("are taken again") != streams || h.logs.count("application takes events again") != all {
+				if h.logs.count("accepts the events of a stream again") != streams || h.logs.count("is accepting events again") != all {
 					t.Errorf("not each end of trouble has its line:\n%s", h.logs)
 				}
 				if got := h.logs.count("level=WARN") + h.logs.count("level=ERROR"); got != streams+all+channels+h.rounds {
@@ -389,7 +389,7 @@ func TestApplicationThatIsGoneForAnHourGetsEverythingWhenItIsBack(t *testing.T) 
 		if perSecond := dialled.Load() / 3600; perSecond > int64(time.Second/pacedEvery) {
 			t.Errorf("%d tries a second at an application that is gone", perSecond)
 		}
-		if n := h.logs.count("takes no events") + h.logs.count("was not taken"); n == 0 || n > 1+streamReports {
+		if n := h.logs.count("is not accepting events") + h.logs.count("did not accept an event"); n == 0 || n > 1+streamReports {
 			t.Errorf("%d lines tell that the application is gone", n)
 		}
 
@@ -407,7 +407,7 @@ func TestApplicationThatIsGoneForAnHourGetsEverythingWhenItIsBack(t *testing.T) 
 		if took := time.Since(back); took > backoffMax+time.Minute/2 {
 			t.Errorf("everything was there %v after the application", took)
 		}
-		if n := h.logs.count("takes events again"); n != 1 {
+		if n := h.logs.count("is accepting events again"); n != 1 {
 			t.Errorf("%d lines tell that the application is back", n)
 		}
 		if _, _, faults := h.witness.count(); len(faults) > 0 {

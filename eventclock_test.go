@@ -1,0 +1,332 @@
+package main
+
+// What a wall clock that is set, by an operator or by NTP, does to tries and ages: nothing.
+
+import (
+	"context"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"log/slog"
+	"net/http"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+	"unsafe"
+)
+
+// settableClock gives the time as time.Now does on a machine whose wall clock has been set.
+type settableClock struct{ ahead atomic.Int64 }
+
+// set puts the wall clock ahead, or back, of what it is now.
+func (c *settableClock) set(by time.Duration) { c.ahead.Add(int64(by)) }
+
+func (c *settableClock) now() time.Time {
+	return clockReading(time.Now(), time.Duration(c.ahead.Load()))
+}
+
+// clockReading is what time.Now returns at the true time when the wall clock is so far ahead of it. Package time has no
+// function for that, and in a bubble no monotonic clock, so the reading is put together here as package time does it.
+func clockReading(at time.Time, ahead time.Duration) time.Time {
+	const (
+		hasMonotonic   = 1 << 63
+		nanosecondBits = 30
+		since1885      = 2_682_288_000 // of 1970, in seconds
+	)
+	wall := at.Add(ahead)
+	var reading time.Time
+	inside := (*struct {
+		wall      uint64
+		monotonic int64
+		location  *time.Location
+	})(unsafe.Pointer(&reading))
+	inside.wall = hasMonotonic | uint64(wall.Unix()+since1885)<<nanosecondBits | uint64(wall.Nanosecond())
+	inside.monotonic = at.UnixNano()
+	return reading
+}
+
+func TestClockReadingsAreThoseOfPackageTime(t *testing.T) {
+	t.Parallel()
+	true1 := time.Now()
+	true2 := true1.Add(5 * time.Second)
+	first, second := clockReading(true1, 0), clockReading(true2, -time.Hour)
+	if !first.Round(0).Equal(true1) || second.Sub(first) != 5*time.Second || second.Round(0).Sub(first.Round(0)) != 5*time.Second-time.Hour {
+		t.Errorf("package time has changed: %v is read as %v and, an hour back, %v later", true1, first, second.Sub(first))
+	}
+}
+
+func (c *settableClock) event(stream string, seq int) event {
+	ev := availableEvent(stream, seq)
+	ev.at = c.now()
+	return ev
+}
+
+// callbacks are some that go by the clock.
+func (c *settableClock) callbacks(t *testing.T, store eventStore, post postFunc) *callbacks {
+	t.Helper()
+	events, err := resumeCallbacksBy(c.now, store, post, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	events.start()
+	return events
+}
+
+func TestSettingTheClockDelaysNoTry(t *testing.T) {
+	t.Parallel()
+	for name, steps := range map[string][]time.Duration{
+		"back an hour":                 {-time.Hour},
+		"ahead an hour":                {time.Hour},
+		"back and right again":         {-time.Hour, time.Hour},
+		"ahead and right again":        {time.Hour, -time.Hour},
+		"back ten years, in two steps": {-5 * 8760 * time.Hour, -5 * 8760 * time.Hour},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				var clock settableClock
+				app, tries := newEventRecorder(), map[string][]time.Time{}
+				app.answer = func(_ context.Context, id string, _ http.Header) (int, http.Header, error) {
+					tries[id] = append(tries[id], time.Now())
+					switch {
+					case len(tries[id]) > 6:
+						return 200, nil, nil
+					case id == "told-1":
+						return 503, http.Header{"Retry-After": {"120"}}, nil
+					case id == "dated-1": // an HTTP date is wall time by nature: it is judged when it comes
+						return 503, http.Header{"Retry-After": {clock.now().Add(2 * time.Minute).UTC().Format(http.TimeFormat)}}, nil
+					}
+					return 500, nil, nil
+				}
+				c := clock.callbacks(t, newMemoryStore(), app.post)
+				for _, stream := range []string{"plain", "told", "dated"} {
+					c.append(clock.event(stream, 1))
+				}
+				for _, step := range steps {
+					time.Sleep(time.Minute)
+					clock.set(step)
+				}
+				app.await(t, 3)
+				for id, at := range tries {
+					for i := 1; i < len(at); i++ {
+						wait, least := at[i].Sub(at[i-1]), time.Duration(0)
+						if id != "plain-1" {
+							least = 2*time.Minute - time.Second // HTTP dates have whole seconds
+						}
+						if most := 2*time.Minute + backoffCeiling(i) + pacedEvery; wait < least || least == 0 && wait > backoffCeiling(i)+pacedEvery || wait > most {
+							t.Errorf("%s: try %d came after %v", id, i+1, wait)
+						}
+					}
+				}
+				drained(t, c)
+			})
+		})
+	}
+}
+
+func TestSettingTheClockDelaysNoEndOfAnOutage(t *testing.T) {
+	t.Parallel()
+	for _, step := range []time.Duration{-time.Hour, time.Hour} {
+		synctest.Test(t, func(t *testing.T) {
+			const streams = 500
+			var clock settableClock
+			var back atomic.Bool
+			var tries atomic.Int64
+			app := newEventRecorder()
+			app.answer = func(context.Context, string, http.Header) (int, http.Header, error) {
+				tries.Add(1)
+				if !back.Load() {
+					return 0, nil, errUnreachable
+				}
+				return 200, nil, nil
+			}
+			c := clock.callbacks(t, newMemoryStore(), app.post)
+			for s := range streams {
+				c.append(clock.event(fmt.Sprint(s), 1))
+			}
+			time.Sleep(5 * time.Minute)
+			clock.set(step)
+			before := tries.Load()
+			time.Sleep(time.Minute)
+			if n := tries.Load() - before; n < streams || n > int64(time.Minute/pacedEvery)+1 {
+				t.Errorf("%d tries in the minute after the step of %v", n, step)
+			}
+			back.Store(true)
+			began := time.Now()
+			app.await(t, streams)
+			if took := time.Since(began); took > backoffMax+time.Second {
+				t.Errorf("after a step of %v all was delivered %v after the outage", step, took)
+			}
+			drained(t, c)
+		})
+	}
+}
+
+// wantAge holds the age of the oldest event against what it really is.
+func wantAge(t *testing.T, c *callbacks, want time.Duration) {
+	t.Helper()
+	synctest.Wait()
+	if _, age := c.stats(); (age - want).Abs() > smallestStep {
+		t.Errorf("the oldest event is %v old, want %v", age, want)
+	}
+}
+
+// The alert goes by this age: it must not fall to 0 when the clock is set back, nor fire when it is set ahead.
+func TestTheAgeOfTheOldestEventIsTheTimeThatHasPassedWhateverTheClockSays(t *testing.T) {
+	t.Parallel()
+	for _, step := range []time.Duration{-time.Hour, time.Hour} {
+		synctest.Test(t, func(t *testing.T) {
+			var clock settableClock
+			var accepted atomic.Int64 // so many events of the stream
+			store, app := newMemoryStore(), newEventRecorder()
+			app.answer = func(_ context.Context, id string, _ http.Header) (int, http.Header, error) {
+				if strings.TrimPrefix(id, "s-") <= fmt.Sprint(accepted.Load()) {
+					return 200, nil, nil
+				}
+				return 503, nil, nil
+			}
+			c := clock.callbacks(t, store, app.post)
+			c.append(clock.event("s", 1))
+			time.Sleep(5 * time.Minute)
+			c.append(clock.event("s", 2))
+			time.Sleep(2 * time.Minute)
+			wantAge(t, c, 7*time.Minute)
+			clock.set(step)
+			wantAge(t, c, 7*time.Minute)
+			time.Sleep(3 * time.Minute) // some tries later
+			c.append(clock.event("s", 3))
+			wantAge(t, c, 10*time.Minute)
+
+			// The second and the third are read from disk, which knows their wall times only.
+			accepted.Store(1)
+			time.Sleep(time.Minute)
+			wantAge(t, c, 6*time.Minute)
+			accepted.Store(2)
+			time.Sleep(time.Minute)
+			wantAge(t, c, 2*time.Minute)
+			clock.set(-step)
+			time.Sleep(time.Minute)
+			wantAge(t, c, 3*time.Minute)
+			if err := c.drain(stopped()); err != nil {
+				t.Error(err)
+			}
+
+			// A new process has the wall times only, and turns them into ages once. The third was stamped while the clock was wrong.
+			want := max(0, 3*time.Minute-step)
+			c = clock.callbacks(t, store, app.post)
+			wantAge(t, c, want)
+			clock.set(step)
+			time.Sleep(time.Minute)
+			wantAge(t, c, want+time.Minute)
+			accepted.Store(4)
+			app.await(t, 4) // with the stream-closed that the start added
+			wantAge(t, c, 0)
+			drained(t, c)
+		})
+	}
+}
+
+func TestAnEventThatWaitsForTheDiskAgesWithTheMonotonicClock(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var clock settableClock
+		release := make(chan struct{})
+		store := &faultyStore{eventStore: newMemoryStore(), beforeCommit: func() error { <-release; return nil }}
+		c := clock.callbacks(t, store, newEventRecorder().post)
+		c.append(clock.event("s", 1))
+		time.Sleep(time.Minute)
+		clock.set(-time.Hour)
+		wantAge(t, c, time.Minute)
+		clock.set(2 * time.Hour)
+		wantAge(t, c, time.Minute)
+		close(release)
+		drained(t, c)
+	})
+}
+
+func TestWallTimesFindTheirPlaceOnTheMonotonicClock(t *testing.T) {
+	t.Parallel()
+	began := time.Now()
+	at := func(passed, ahead time.Duration) time.Time { return clockReading(began.Add(passed), ahead) }
+	clock := newEventClock(at(0, 0))
+	see := func(passed, ahead time.Duration) { clock.observe(at(passed, ahead)) }
+	see(time.Minute, 0)
+	see(2*time.Minute, time.Second/2) // nobody sets a clock by so little
+	see(10*time.Minute, time.Hour)    // set ahead
+	see(20*time.Minute, -time.Hour)   // set back, before the beginning
+	see(90*time.Minute, 0)            // and right again
+	const now = 2 * time.Hour
+	for name, test := range map[string]struct {
+		passed, ahead, earliest, want time.Duration
+	}{
+		"before the beginning":               {-3 * time.Hour, 0, longAgo, -3 * time.Hour},
+		"before any step":                    {5 * time.Minute, 0, 0, 5 * time.Minute},
+		"after the step ahead":               {15 * time.Minute, time.Hour, 0, 15 * time.Minute},
+		"after the step back":                {30 * time.Minute, -time.Hour, 20 * time.Minute, 30 * time.Minute},
+		"right again":                        {100 * time.Minute, 0, 90 * time.Minute, 100 * time.Minute},
+		"twice on the wall clock":            {65 * time.Minute, -time.Hour, 0, 5 * time.Minute},
+		"twice, and behind one of minute 30": {65 * time.Minute, -time.Hour, 30 * time.Minute, 65 * time.Minute},
+		"later than now":                     {5 * time.Hour, 0, 0, now},
+		"nowhere behind the one before it":   {4 * time.Minute, 0, 95 * time.Minute, 95 * time.Minute},
+	} {
+		wall := at(test.passed, test.ahead).Round(0)
+		if got := clock.happened(wall, test.earliest, now); got != test.want {
+			t.Errorf("%s: %v, want %v", name, got, test.want)
+		}
+	}
+	for i := range 10 * stepsKept {
+		see(now+time.Duration(i)*time.Minute, time.Duration(i%2)*time.Hour)
+	}
+	if len(clock.steps) != stepsKept || clock.steps[0].from != longAgo {
+		t.Errorf("%d steps are kept, the first from %v", len(clock.steps), clock.steps[0].from)
+	}
+}
+
+// A number of seconds since 1970 has no monotonic reading: whoever keeps a deadline or an age in one waits for as long as
+// the clock was set back.
+func TestTimesAreKeptAsNumbersOnlyWhereTheyAreNoDeadlines(t *testing.T) {
+	t.Parallel()
+	allowed := map[string]string{
+		"coordinator.go":  "identities that no later process gives again",
+		"lives.go":        "shown",
+		"metrics.go":      "shown",
+		"operator.go":     "order of lists",
+		"snapshot.go":     "shown",
+		"outboxrecord.go": "on disk",
+	}
+	names, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	set, found := token.NewFileSet(), map[string]bool{}
+	for _, name := range names {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		file, err := parser.ParseFile(set, name, nil, parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ast.Inspect(file, func(n ast.Node) bool {
+			selector, ok := n.(*ast.SelectorExpr)
+			if !ok || !slices.Contains([]string{"Unix", "UnixMilli", "UnixMicro", "UnixNano"}, selector.Sel.Name) {
+				return true
+			}
+			found[name] = true
+			if allowed[name] == "" {
+				t.Errorf("%s: %s loses the monotonic reading", set.Position(selector.Pos()), selector.Sel.Name)
+			}
+			return true
+		})
+	}
+	for name := range allowed {
+		if !found[name] {
+			t.Errorf("%s keeps no time as a number any more", name)
+		}
+	}
+}
