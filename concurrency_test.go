@@ -41,6 +41,7 @@ func (b *mailbox) accept(requestID, channel, streamID string) {
 	b.put(order{method: "accept", channel: channel, streamID: streamID})
 }
 func (b *mailbox) deny(requestID, channel string) {}
+func (b *mailbox) keepsUp() bool                  { return true }
 func (b *mailbox) probe(session uint64)           { b.put(order{method: "probe", session: session}) }
 func (b *mailbox) kill(channel, streamID string) {
 	b.put(order{method: "kill", channel: channel, streamID: streamID})

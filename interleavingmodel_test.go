@@ -61,7 +61,6 @@ type modelPublication struct {
 	server      *modelServer
 	killed      time.Time // the first time
 	again       int       // how often the kill was due again when it was last said
-	givenUp     bool      // by the coordinator
 	ended       bool
 	tasks       []*modelTask
 	queue       uint64 // of its events; 0 before the first
@@ -158,7 +157,7 @@ func (s *modelServer) kill(channel, streamID string) {
 	m.hold(p != nil && p.server == s && p.id == streamID, "server %d is to kill %s, which is not its live publisher", s.id, streamID)
 	switch {
 	case p.killed.IsZero():
-		p.killed, p.givenUp = m.now, !m.commanding
+		p.killed = m.now
 	case !m.commanding:
 		due := killsDue(m.now.Sub(p.killed))
 		m.hold(due > p.again, "kill of %s is said again, %v after the first one", p.id, m.now.Sub(p.killed))
@@ -175,6 +174,8 @@ func killsDue(age time.Duration) (n int) {
 	}
 	return n
 }
+
+func (s *modelServer) keepsUp() bool { return true }
 
 func (s *modelServer) probe(session uint64) {
 	s.m.probed(session, s.id, &s.probed)
@@ -243,11 +244,10 @@ func (e *modelEncoder) stop(channel, streamID string) {
 		m.publicationEnds(k.pub)
 		return
 	}
-	late := m.rules.startTimeout > 0 && !k.announced && m.now.Sub(k.started) >= m.rules.startTimeout
-	if !k.pub.killed.IsZero() && (k.pub.givenUp || late) {
-		k.pub.givenUp = true
+	if !k.pub.killed.IsZero() {
 		return
 	}
+	late := m.rules.startTimeout > 0 && !k.announced && m.now.Sub(k.started) >= m.rules.startTimeout
 	for _, other := range k.pub.tasks {
 		if other.from == k && other.live() && other.hlsLive {
 			m.moves++
@@ -354,7 +354,6 @@ func (m *clusterModel) checkPublication(p *modelPublication) {
 		mayWait := m.rules.failover && m.rules.encoderWait > 0 && p.server.serverType == "RTMP"
 		m.hold(mayWait || !p.killed.IsZero(), "publication %s has no encoder", p.id)
 	case 2:
-		m.hold(!p.givenUp, "publication %s was given up and has encoders", p.id)
 		m.hold(!live[1].hlsLive, "the move of %s is not over though its successor has announced HLS-LIVE", p.id)
 	}
 }

@@ -1,9 +1,9 @@
 package main
 
-// The end that a publisher is told of. A kill can get lost at the streaming server, which may not have taken in the accept
-// before it: the channel would be free here while its publisher goes on there. So STREAM-KILL is said again until the
-// server answers with PUBLISH-END or is gone. Only the channel waits for that; slots and events do not. Part of the
-// registry, under its rules.
+// The end that a publisher is told of. A streaming server misses a kill that arrives before it has processed the accept.
+// The channel would then be free here while its publisher goes on there. So STREAM-KILL is repeated until the server
+// answers with PUBLISH-END or is gone. Only the channel waits for that; slots and events do not. Part of the registry,
+// under its rules.
 
 import (
 	"errors"
@@ -11,11 +11,11 @@ import (
 )
 
 const (
-	// A kill is said again firstKillAgain after the first time, then after twice as long, and so on: killsAgain times.
+	// A kill is repeated killsAgain times, at 1, 2, 4, 8 and 16 times firstKillAgain after the first one.
 	firstKillAgain = time.Second
 	killsAgain     = 5
 
-	// killPatience is after how long a publication is forgotten whose streaming server does not say that it ended.
+	// After killPatience a publication is forgotten even if its server has not said that it ended.
 	killPatience = 30 * time.Second
 )
 
@@ -24,11 +24,11 @@ var errKillIgnored = errors.New("streaming server did not answer STREAM-KILL")
 // killing is a kill that was not answered yet.
 type killing struct {
 	since time.Time // when it was said first
-	again int       // how often it was due again
+	again int       // repeats that were due when it was said last
 }
 
-// kill tells the publisher of the channel's live publication to stop, if the ID is its current one or "*". The
-// publication lives on until the streaming server says that it ended. It reports whether there was one.
+// kill tells the publisher of the channel's live publication to stop, if the ID is its current one or "*". Its encodings go
+// on until the streaming server says that it has ended, or the kill has to be repeated. It reports whether there was one.
 func (r *registry) kill(channel, streamID string, now time.Time) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -53,7 +53,7 @@ func (r *registry) killLocked(p *publication, now time.Time) {
 	}
 }
 
-// giveUpLocked is a kill by the coordinator itself: there is no encoder for the publication, or it is of no use to one.
+// giveUpLocked kills a publication on the coordinator's own account: no encoder is free for it, or its video is no use to any.
 func (r *registry) giveUpLocked(p *publication, reason error, now time.Time) {
 	if !p.killed {
 		r.killLocked(p, now)
@@ -75,7 +75,10 @@ func (r *registry) repeatKillsLocked(now time.Time) {
 		for due < killsAgain && age >= firstKillAgain<<due {
 			due++
 		}
-		if due > k.again {
+		if due > 0 {
+			r.letGoLocked(p) // its slot waits no longer for the server
+		}
+		if due > k.again && p.server.peer.keepsUp() {
 			k.again = due
 			p.server.peer.kill(p.channel, p.publisherID)
 		}

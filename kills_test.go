@@ -4,9 +4,12 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/gorilla/websocket"
 )
 
 func TestKillIsSaidAgainUntilThePublisherHasEnded(t *testing.T) {
@@ -29,14 +32,18 @@ func TestKillIsSaidAgainUntilThePublisherHasEnded(t *testing.T) {
 			rig.publish(s, "ch")
 			order(rig, s, e)
 			rig.forget()
+			stop := []string{"e stop ch id1"} // of the application's, with the first repeat
+			if name != "the application's" {
+				stop = nil
+			}
 			last := time.Duration(0)
 			for _, at := range []time.Duration{1, 2, 4, 8, 16} {
 				at *= time.Second
 				rig.pass(at - last - time.Millisecond)
 				rig.expect()
 				rig.pass(time.Millisecond)
-				rig.expect("s kill ch id1")
-				last = at
+				rig.expect(append(stop, "s kill ch id1")...)
+				last, stop = at, nil
 			}
 			rig.pass(killPatience - last - time.Millisecond)
 			rig.expect()
@@ -75,7 +82,7 @@ func TestKillThatIsOverdueIsSaidOnce(t *testing.T) {
 	rig.kill("ch", "*")
 	rig.forget()
 	rig.pass(5 * time.Second)
-	rig.expect("s kill ch id1")
+	rig.expect("e stop ch id1", "s kill ch id1")
 	rig.pass(3 * time.Second)
 	rig.expect("s kill ch id1")
 }
@@ -144,6 +151,56 @@ func (n *fakeNet) keepTime() {
 	}()
 	n.t.Cleanup(func() {
 		stop()
+		<-ended
+	})
+}
+
+// TestKillsAreNotRepeatedToAServerThatIsStillReading: thousands of publishers are killed at once, and the server needs
+// seconds for the first kills. Repeats behind them would fill its queue and cut it off, with all its other publishers.
+func TestKillsAreNotRepeatedToAServerThatIsStillReading(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const publishers, each = 8000, time.Millisecond / 2 // 4 s for all kills
+		n := newFakeNet(t, "LOG_DEBUG=NO")
+		n.keepTime()
+		conn, encoder := n.dial("rtmp"), n.register()
+		kills, ended := map[string]int{}, make(chan struct{})
+		go func() {
+			defer close(ended)
+			for {
+				_, data, err := conn.ReadMessage()
+				if err != nil {
+					return
+				}
+				m := readUntrimmed(data)
+				if m.method != "STREAM-KILL" {
+					continue
+				}
+				<-time.After(each)
+				id := m.get("Stream-ID")
+				if kills[id]++; kills[id] == 1 {
+					text := "PUBLISH-END\nStream-Channel:" + m.get("Stream-Channel") + "\nStream-ID:" + id + "\n"
+					if conn.WriteMessage(websocket.TextMessage, []byte(text)) != nil {
+						return
+					}
+				}
+			}
+		}()
+		for i := range publishers {
+			text := fmt.Sprintf("PUBLISH-REQUEST\nRequest-ID:%d\nStream-Channel:c%d\nStream-Key:k\n", i, i)
+			if err := conn.WriteMessage(websocket.TextMessage, []byte(text)); err != nil {
+				t.Fatal(err)
+			}
+			encoder.expect("ENCODE-START")
+		}
+		n.wantConnected(1, 1, publishers)
+		encoder.conn.Close()
+		n.wait(30 * time.Second)
+		n.wantConnected(1, 0, 0)
+		if len(kills) != publishers {
+			t.Errorf("%d of %d publishers were killed", len(kills), publishers)
+		}
+		conn.Close()
 		<-ended
 	})
 }

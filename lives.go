@@ -198,7 +198,7 @@ func (r *registry) finish(e *encoder, channel, streamID string, now time.Time) (
 	r.closeLocked(st, now)
 	switch {
 	case st.closing:
-	case st.encoder != e: // it was lost with the connection, whatever it is like
+	case st.encoder != e: // it was lost with the older connection, which says nothing about the stream itself
 		r.lostLocked(st, true, errEncoderGone, now)
 	default:
 		r.countFailureLocked(st, now)

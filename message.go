@@ -4,7 +4,7 @@ package main
 // Pure: no I/O and no knowledge of what the methods mean.
 //
 // Reading is lenient, because peers write `Name:value` or `Name: value`. Writing is strict: there are peers that take
-// everything behind the colon for the value, a space too.
+// everything after the colon as the value, spaces included.
 
 import (
 	"errors"

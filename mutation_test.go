@@ -137,7 +137,7 @@ func mutations() []mutation {
 		{
 			"sessions", "placement.go",
 			"if p.server.suspect() {", "if false {",
-			"TestRequestForAChannelOfADoubtedSessionIsHeld", "a request for the channel of a session that may be dead is denied",
+			"TestRequestForAChannelOfASuspectSessionIsHeld", "a request for the channel of a session that may be dead is denied",
 		},
 		{
 			"moves", "failover.go",

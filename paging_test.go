@@ -160,6 +160,7 @@ func FuzzQueryOfAList(f *testing.F) {
 type nowhere struct{}
 
 func (nowhere) probe(uint64)          {}
+func (nowhere) keepsUp() bool         { return true }
 func (nowhere) accept(_, _, _ string) {}
 func (nowhere) deny(_, _ string)      {}
 func (nowhere) kill(_, _ string)      {}

@@ -42,15 +42,15 @@ func (w listeningWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return w.conn, buffered, err
 }
 
-// probe is one that has not been answered. session.mu guards it.
+// probe is a probe that is under way. session.mu guards it.
 type probe struct {
 	answered func()
 	timer    *time.Timer
 }
 
 // probe asks the peer for a sign of life. answered is called once, at the first one, by a goroutine that holds no lock;
-// without one within probeLimit the session ends. It must not be called again before either. It never waits and may be
-// called under the registry's lock.
+// without one within probeLimit the session ends. probe must not be called again until answered was called or the session
+// has ended. It never waits and may be called under the registry's lock.
 func (s *session) probe(answered func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -59,36 +59,41 @@ func (s *session) probe(answered func()) {
 	if s.ended != nil {
 		return
 	}
-	s.probed = &probe{answered: answered, timer: time.AfterFunc(probeLimit/2, s.probeAgain)}
+	p := &probe{answered: answered}
+	p.timer = time.AfterFunc(probeLimit/2, func() { s.lookAt(p, s.probeAgainLocked) })
+	s.probed = p
 	s.probing.Store(true)
 }
 
-// probeAgain is called halfway through a probe, probeOver at its end.
-
-func (s *session) probeAgain() {
-	if s.heard.heard.Load() {
+// lookAt ends a probe if something was heard since it began, else it does what is due. A probe that is over is left alone:
+// its timer may have been late.
+func (s *session) lookAt(p *probe, due func(*probe)) {
+	if s.isHeard(p, due) {
 		s.noteLife()
-		return
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.probed != nil {
-		s.queueLocked(outgoing{kind: websocket.PingMessage})
-		s.probed.timer = time.AfterFunc(probeLimit/2, s.probeOver)
 	}
 }
 
-func (s *session) probeOver() {
-	if s.heard.heard.Load() {
-		s.noteLife()
-		return
-	}
+func (s *session) isHeard(p *probe, due func(*probe)) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.probed != nil {
-		s.endLocked(errPeerDead, time.Now())
+	if s.probed != p {
+		return false
 	}
+	heard := s.heard.heard.Load()
+	if !heard {
+		due(p)
+	}
+	return heard
 }
+
+// probeAgainLocked is due halfway through a probe, probeOverLocked at its end.
+
+func (s *session) probeAgainLocked(p *probe) {
+	s.queueLocked(outgoing{kind: websocket.PingMessage})
+	p.timer = time.AfterFunc(probeLimit/2, func() { s.lookAt(p, s.probeOverLocked) })
+}
+
+func (s *session) probeOverLocked(*probe) { s.endLocked(errPeerDead, time.Now()) }
 
 // noteLife ends a probe, if there is one: the peer has shown a sign of life.
 func (s *session) noteLife() {

@@ -395,3 +395,4 @@ func (p *hesitantPublisher) kill(_, _ string) {
 func (p *hesitantPublisher) deny(_, _ string) {}
 func (p *hesitantPublisher) append(event)     {}
 func (p *hesitantPublisher) probe(uint64)     {}
+func (p *hesitantPublisher) keepsUp() bool    { return true }

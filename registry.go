@@ -36,6 +36,7 @@ type serverPeer interface {
 	accept(requestID, channel, streamID string)
 	deny(requestID, channel string)
 	kill(channel, streamID string)
+	keepsUp() bool // it has taken in nearly all that it was told; kills are said again only then
 }
 
 // encoderPeer takes the orders to an encoder, under the same rules as serverPeer.
@@ -198,12 +199,12 @@ type registry struct {
 	slots        slotCount
 	waiting      list.List                 // of *waiter, in the order of arrival
 	waitingCount int                       // publish requests among them
-	killed       map[*publication]*killing // until PUBLISH-END
+	killed       map[*publication]*killing // until PUBLISH-END or killPatience
 	twins        map[twinKey]*twinGroup
 	unprobed     map[*twinGroup]struct{} // those with sessions that are to be probed soon
 	held         map[string][]*waiter    // publish requests, by channel: see twins.go
 	heldCount    int
-	freed        []string                     // channels of held requests that nobody is live on any more
+	freed        []string                     // channels with held requests that have become free
 	losses       map[*publication][]time.Time // of encoders, within the last minute
 	started      []*stream                    // in the order of their start, while startTimeout is not over
 	notices      []notice

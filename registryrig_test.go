@@ -58,6 +58,8 @@ type recordingServer struct {
 	name string
 }
 
+func (p *recordingServer) keepsUp() bool { return true }
+
 func (p *recordingServer) probe(uint64) { p.rig.record("%s probe", p.name) }
 
 func (p *recordingServer) accept(requestID, channel, streamID string) {

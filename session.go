@@ -37,7 +37,7 @@ var (
 	errPeerLost   = errors.New("connection lost")
 	errPeerSilent = errors.New("silent for 60 s")
 	errPeerSlow   = errors.New("does not read")
-	errPeerDead   = errors.New("another connection came from the same peer, and this one did not answer a ping for 5 s")
+	errPeerDead   = errors.New("no answer to a ping for 5 s after a newer connection from the same address")
 	errQueueFull  = errors.New("send queue is full")
 	errTooBig     = errors.New("message of more than 64 KiB")
 	errShutdown   = errors.New("coordinator is stopping")
@@ -68,6 +68,7 @@ type session struct {
 	queue     []outgoing
 	queued    int // bytes
 	oldest    time.Time
+	taken     time.Time // when the writer took what it writes now
 	heartbeat *time.Timer
 	probed    *probe
 }
@@ -296,8 +297,16 @@ func (s *session) takeQueue() (batch []outgoing, oldest time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	batch, s.queue, s.queued = s.queue, nil, 0
-	s.writing = batch != nil
+	s.writing, s.taken = batch != nil, time.Now()
 	return batch, s.oldest
+}
+
+// keepsUp tells whether the peer has taken in nearly all that was said to it.
+func (s *session) keepsUp() bool {
+	const nearly, soon = 64 << 10, time.Second
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.queued < nearly && (!s.writing || time.Since(s.taken) < soon)
 }
 
 func (s *session) startHeartbeat() {

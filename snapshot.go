@@ -65,7 +65,7 @@ type encoderReport struct {
 	Address  string    `json:"address"` // of its machine, as its connection shows it
 	Capacity int       `json:"capacity"`
 	Load     int       `json:"load"`
-	Serving  int       `json:"serving"` // of the load: what somebody still needs. It may be stopped at 0
+	Serving  int       `json:"serving"` // the part of the load that is still needed; at 0 a drained encoder may be stopped
 	Since    time.Time `json:"since"`
 	Draining bool      `json:"draining"`
 	Moving   bool      `json:"moving"`   // its streams are being taken to other encoders

@@ -4,7 +4,7 @@ package main
 // until then its channels would be busy, and an encoder would be there twice. So when a session joins that has a twin (a
 // streaming server of the same type, address and port, an encoder on the same machine), the older one is probed: it
 // shows a sign of life, or is cut off. Publish requests for its channels are held meanwhile instead of being denied.
-// Where both answer, both stay: two encoders may well run on one machine.
+// If both answer, both stay: two encoders may well run on one machine.
 //
 // What the newer session says of the end of the older one's publishers and streams is believed, if the ID is right: IDs
 // can't be guessed. Part of the registry, under its rules.
@@ -25,7 +25,7 @@ const (
 )
 
 // prober asks the peer of a session for a sign of life, under the rules of serverPeer. At the first one it has
-// registry.answered called, without one it ends the session; it is not asked again before.
+// registry.answered called; without one it ends the session. It is not called again until one of these has happened.
 type prober interface {
 	probe(session uint64)
 }
@@ -58,7 +58,7 @@ type twin struct {
 
 func (t *twin) place() *uint32 { return &t.inGroup }
 
-// suspect tells whether the session may be dead and will be known to be within seconds.
+// suspect tells whether the session may be dead, which will be known within seconds.
 func (t *twin) suspect() bool { return t.probing || t.group.due && t.session != t.group.newest }
 
 // slowToAnswer tells whether a session is more likely dead than not: one that lives answers in milliseconds.
@@ -129,7 +129,7 @@ func (r *registry) answered(session uint64) []notice {
 		return nil
 	}
 	s.probing = false
-	if r.heldCount == 0 || s.suspect() {
+	if r.heldCount == 0 {
 		return nil
 	}
 	for _, p := range s.publications {
@@ -163,7 +163,7 @@ func (r *registry) takeHeldLocked(channel string) []*waiter {
 	return held
 }
 
-// filterHeldLocked takes out the requests that are not to be kept.
+// filterHeldLocked removes and returns the requests for which keep is false.
 func (r *registry) filterHeldLocked(keep func(*waiter) bool) (taken []*waiter) {
 	for channel, held := range r.held {
 		r.held[channel] = slices.DeleteFunc(held, func(w *waiter) bool {
@@ -187,11 +187,25 @@ func (r *registry) placeFreedLocked(now time.Time) {
 	for len(r.freed) > 0 {
 		channel := r.freed[0]
 		r.freed = r.freed[1:]
-		for _, w := range r.takeHeldLocked(channel) {
+		held := r.takeHeldLocked(channel)
+		// Those first whose own session is not in doubt: another one's publisher may be a ghost, too.
+		slices.SortStableFunc(held, func(a, b *waiter) int { return compareBools(a.server.suspect(), b.server.suspect()) })
+		for _, w := range held {
 			if err := r.placeLocked(w, now); err != nil {
 				r.denyLocked(w, err)
 			}
 		}
 	}
 	r.freed = nil
+}
+
+// compareBools sorts false before true.
+func compareBools(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
 }

@@ -52,7 +52,7 @@ func TestASessionIsProbedOnceAtATime(t *testing.T) {
 	rig.expect()
 }
 
-func TestRequestForAChannelOfADoubtedSessionIsHeld(t *testing.T) {
+func TestRequestForAChannelOfASuspectSessionIsHeld(t *testing.T) {
 	t.Parallel()
 	begin := func(t *testing.T) (rig *registryRig, old, back *server) {
 		rig = newRegistryRig(t, limits{})
@@ -93,6 +93,52 @@ func TestRequestForAChannelOfADoubtedSessionIsHeld(t *testing.T) {
 			test.end(rig, old, back)
 			rig.expect(test.want...)
 		})
+	}
+}
+
+// TestGhostsAreServedLast: of those who ask for a channel that has become free, the one whose own session is in doubt comes
+// last.
+func TestGhostsAreServedLast(t *testing.T) {
+	t.Parallel()
+	rig := newRegistryRig(t, limits{})
+	first := rig.serverAt("10.0.0.1", "first", "RTMP")
+	rig.encoder("e", 2)
+	rig.publish(first, "ch")
+	ghost := rig.serverAt("10.0.0.1", "ghost", "RTMP")
+	if err := rig.claim(ghost, "ch"); err != nil {
+		t.Fatal(err)
+	}
+	rig.pass(probesApart)
+	back := rig.serverAt("10.0.0.1", "back", "RTMP")
+	if err := rig.claim(back, "ch"); err != nil {
+		t.Fatal(err)
+	}
+	rig.forget()
+	rig.loseServer(first)
+	rig.expect("e stop ch id1", "back accept r-ch ch id2", "e start ch id2", "ghost deny r-ch ch")
+}
+
+// TestTwinThatComesAndGoesHoldsUpNobodyForLong: each answer decides about the requests that are held.
+func TestTwinThatComesAndGoesHoldsUpNobodyForLong(t *testing.T) {
+	t.Parallel()
+	rig := newRegistryRig(t, limits{})
+	live := rig.serverAt("10.0.0.1", "live", "RTMP")
+	other := rig.server("other", "RTMP")
+	rig.encoder("e", 2)
+	rig.publish(live, "ch")
+	for range 10 {
+		flapping := rig.serverAt("10.0.0.1", "flapping", "RTMP")
+		if rig.r.channelIsBusy("ch") {
+			t.Fatal("the publisher is not in doubt")
+		}
+		if err := rig.claim(other, "ch"); err != nil {
+			t.Fatal(err)
+		}
+		rig.pass(probesApart)
+		rig.forget()
+		rig.answered(live.id)
+		rig.expect("other deny r-ch ch")
+		rig.loseServer(flapping)
 	}
 }
 
