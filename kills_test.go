@@ -160,7 +160,7 @@ func (n *fakeNet) keepTime() {
 func TestKillsAreNotRepeatedToAServerThatIsStillReading(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		const publishers, each = 8000, time.Millisecond / 2 // 4 s for all kills
+		const publishers, each = 8000, 900 * time.Microsecond // some 7 s for all kills
 		n := newFakeNet(t, "LOG_DEBUG=NO")
 		n.keepTime()
 		conn, encoder := n.dial("rtmp"), n.register()
