@@ -22,7 +22,7 @@ func (c *coordinator) notReady() (reasons []string) {
 
 func (c *coordinator) state() clusterState {
 	now := time.Now()
-	s := clusterState{totals: c.registry.totals(now), notReady: c.notReady()}
+	s := clusterState{totals: c.registry.totals(now), notReady: c.notReady(), outboxDamaged: c.events.outboxDamaged()}
 	var oldest time.Time
 	if s.eventsPending, oldest = c.events.stats(); !oldest.IsZero() {
 		s.oldestEvent = max(0, now.Sub(oldest))
