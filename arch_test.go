@@ -32,7 +32,7 @@ func layers() [][][]string {
 		{{"session.go", "probe.go"}},
 		{{"coordinator.go", "figures.go"}},
 		{{"keyverify.go"}, {"callbacks.go", "delivery.go"}},
-		{{"outbox.go", "outboxrecord.go", "outboxmemory_linux.go"}, {"metrics.go"}, {"deliveryhealth.go"}, {"retrypolicy.go"}, {"eventheader.go"}},
+		{{"outbox.go", "outboxfile.go", "outboxroom.go", "outboxrecord.go", "outboxmemory_linux.go"}, {"metrics.go"}, {"deliveryhealth.go"}, {"retrypolicy.go"}, {"eventheader.go"}},
 		{{"queue.go"}, {"eventclock.go"}},
 		{{"appclient.go"}, {"logs.go", "logwriter.go"}, {"door.go", "visitor.go"}},
 		{

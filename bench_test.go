@@ -30,7 +30,7 @@ func BenchmarkOutboxCommit(b *testing.B) {
 					g.appended = append(g.appended, ev)
 					g.delivered = append(g.delivered, deliveredMark{queue: queue, head: position})
 				}
-				if err := o.commit(g); err != nil {
+				if _, err := o.commit(g); err != nil {
 					b.Fatal(err)
 				}
 				position++

@@ -7,6 +7,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,7 +23,6 @@ const (
 	commitRetry    = time.Second
 	commitPatience = 5 * time.Second // then a disk that says nothing counts as one that cannot be written
 	drainGrace     = time.Second     // for the last commits at the end, if draining has taken all of its time
-	maxGroup       = 1024            // events added by one commit, and removed by it, at most
 )
 
 var errDiskHangs = errors.New("the disk does not answer")
@@ -30,8 +30,9 @@ var errDiskHangs = errors.New("the disk does not answer")
 // eventStore keeps events durably. The outbox is one; tests use others.
 type eventStore interface {
 	load(each func(number uint64, record queueRecord)) error
-	commit(group) error // of one goroutine only; all or nothing, and may be repeated after an error
+	commit(group) (left group, err error) // of one goroutine only; what is left may be given again after an error
 	read(queue uint64, position uint32) (event, error)
+	trouble() error // why no stream may begin
 	close() error
 }
 
@@ -46,7 +47,8 @@ type callbacks struct {
 	ctx      context.Context
 	observe  func(result string, took time.Duration) // may be nil; set before start
 
-	lastQueue uint64 // the highest number of a queue that the store held at the start, 0 if none
+	wasDamaged bool   // the outbox, at the start
+	lastQueue  uint64 // the highest number of a queue that the store held at the start, 0 if none
 
 	wake        chan struct{} // events were appended
 	wakeRemoval chan struct{} // events were delivered
@@ -62,6 +64,7 @@ type callbacks struct {
 	takenAt  time.Time // guarded by mu: when the writer took them
 	writing  time.Time // guarded by mu: when the oldest event happened that the writer has taken and not committed
 	broken   error     // guarded by mu: why the last commit failed
+	reported string    // guarded by mu: what the log says is wrong, "" if nothing
 
 	// owned by the writer (before start and after its end: by newCallbacks and drain)
 	unwritten group
@@ -73,9 +76,13 @@ func newCallbacks(cfg *Config, log *slog.Logger) (*callbacks, error) {
 	if cfg.EventCallbackURL == "" {
 		return &callbacks{log: log}, nil
 	}
-	store, err := openOutbox(cfg.DataDir)
+	store, found, err := openOutbox(cfg.DataDir)
 	if err != nil {
 		return nil, err
+	}
+	if found != nil {
+		log.Error("the outbox is damaged and was set aside: undelivered events are lost, and the application may take streams for live that are not",
+			"file", found.file, "aside", found.aside, "error", found.err)
 	}
 	client := newAppClient(cfg.EventCallbackURL, cfg.EventCallbackAuth, maxInFlight)
 	c, err := resumeCallbacks(store, client.post, log)
@@ -83,7 +90,7 @@ func newCallbacks(cfg *Config, log *slog.Logger) (*callbacks, error) {
 		client.close()
 		return nil, errors.Join(err, store.close())
 	}
-	c.client = client
+	c.client, c.wasDamaged = client, found != nil
 	return c, nil
 }
 
@@ -132,7 +139,7 @@ func (c *callbacks) resume() error {
 		c.append(ev)
 	}
 	if err := c.writeAll(); err != nil {
-		return err
+		c.report(err) // they stay in memory until they can be written
 	}
 	if waiting := c.undelivered.Load(); waiting > 0 {
 		c.log.Info("taking up undelivered events", "events", waiting)
@@ -164,14 +171,27 @@ func (c *callbacks) append(ev event) {
 	poke(c.wake)
 }
 
-// keeping is nil as long as events can be kept: the last commit did not fail, and the one under way does not hang. Otherwise a stream must not begin, and the error says why.
+// keeping is nil as long as events can be kept: the last commit did not fail, the one under way does not hang, and the
+// store has no trouble. Otherwise a stream must not begin, and the error says why.
 func (c *callbacks) keeping() error {
+	if c.store == nil {
+		return nil
+	}
+	return cmp.Or(c.committing(), c.store.trouble())
+}
+
+func (c *callbacks) committing() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.broken == nil && !c.takenAt.IsZero() && time.Since(c.takenAt) > commitPatience {
 		return errDiskHangs
 	}
 	return c.broken
+}
+
+// outboxDamaged tells whether the outbox was damaged, at the start or since.
+func (c *callbacks) outboxDamaged() bool {
+	return c.wasDamaged || c.store != nil && errors.Is(c.store.trouble(), errDamaged)
 }
 
 // stats tells how many events are undelivered, and how old the oldest of them is (0: there is none). Setting the wall
@@ -233,7 +253,11 @@ func (c *callbacks) drainFirst(ctx context.Context) error {
 		c.client.close()
 	}
 	if waiting := c.undelivered.Load(); waiting > 0 {
-		c.log.Info("undelivered events are kept for the next start", "events", waiting)
+		if trouble := c.store.trouble(); errors.Is(trouble, errDamaged) {
+			c.log.Error("undelivered events are lost", "events", waiting, "error", trouble)
+		} else {
+			c.log.Info("undelivered events are kept for the next start", "events", waiting)
+		}
 	}
 	return errors.Join(err, c.store.close())
 }
@@ -248,11 +272,18 @@ func (c *callbacks) eventDelivered() {
 
 // write is the writer goroutine.
 func (c *callbacks) write() {
+	again := time.NewTicker(commitRetry)
+	defer again.Stop()
 	for c.ctx.Err() == nil {
+		var recovery <-chan time.Time // nil while there is nothing to recover from: then the writer sleeps
+		if c.keeping() != nil {
+			recovery = again.C
+		}
 		select {
 		case <-c.wake:
 		case <-c.wakeRemoval:
 			c.pause(removalsGather, c.wake)
+		case <-recovery:
 		case <-c.ctx.Done():
 			return // drain commits the rest
 		}
@@ -288,17 +319,17 @@ func (c *callbacks) writeGroup() error {
 		poke(c.wakeRemoval)
 	}
 	c.unwritten.delivered = append(c.unwritten.delivered, marks...)
-	if len(c.unwritten.appended) == 0 && len(c.unwritten.delivered) == 0 {
+	if c.unwritten.empty() && c.store.trouble() == nil {
 		return nil
 	}
-	if err := c.store.commit(c.unwritten); err != nil {
-		return err
+	appended := c.unwritten.appended
+	left, err := c.store.commit(c.unwritten)
+	c.unwritten = left
+	c.delivery.committed(appended[:len(appended)-len(left.appended)])
+	if err == nil {
+		c.allCommitted()
 	}
-	committed := c.unwritten.appended
-	c.unwritten = group{}
-	c.delivery.committed(committed)
-	c.allCommitted()
-	return nil
+	return err
 }
 
 // writeAll commits until nothing is left in memory.
@@ -341,16 +372,32 @@ func (c *callbacks) allCommitted() {
 
 // report logs when events cannot be kept any more and when they can again.
 func (c *callbacks) report(err error) {
-	c.mu.Lock()
-	before := c.broken
-	c.broken = err
-	c.mu.Unlock()
-	switch {
-	case err != nil && (before == nil || before.Error() != err.Error()):
-		c.log.Error("events cannot be written to disk, they are kept in memory and new publishes are denied", "err", err)
-	case err == nil && before != nil:
-		c.log.Info("events are written to disk again")
+	trouble := c.store.trouble()
+	before := c.setBroken(err, trouble)
+	switch after := cmp.Or(err, trouble); {
+	case after == nil && before == "":
+	case after == nil:
+		c.log.Info("events are written to disk again, publishers are admitted again")
+	case after.Error() == before:
+	case errors.Is(after, errDamaged):
+		c.log.Error("the outbox is damaged: publishers are denied and the events of live streams kept in memory until a restart, which sets the file aside", "error", after)
+	case err == nil:
+		c.log.Error("there is hardly any room on the disk for events: publishers are denied", "error", after)
+	default:
+		c.log.Error("events cannot be written to disk, they are kept in memory and publishers are denied", "error", after)
 	}
+}
+
+// setBroken notes how the last commit went, and returns what was reported last.
+func (c *callbacks) setBroken(err, trouble error) (reported string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	reported, c.reported = c.reported, ""
+	if now := cmp.Or(err, trouble); now != nil {
+		c.reported = now.Error()
+	}
+	c.broken = err
+	return reported
 }
 
 func poke(wake chan struct{}) {

@@ -424,7 +424,7 @@ func TestPublicationsAreNumberedBehindThoseOnDiskWhateverTheClockSays(t *testing
 	store, app := newMemoryStore(), newEventRecorder()
 	kept := availableEvent("kept", 1)
 	kept.queue = 1 << 52 // in the year 2112
-	if err := store.commit(group{appended: []event{kept}}); err != nil {
+	if _, err := store.commit(group{appended: []event{kept}}); err != nil {
 		t.Fatal(err)
 	}
 	c := resumedCallbacks(t, store, app.post)

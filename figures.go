@@ -21,7 +21,7 @@ func (c *coordinator) notReady() (reasons []string) {
 }
 
 func (c *coordinator) state() clusterState {
-	s := clusterState{totals: c.registry.totals(time.Now()), notReady: c.notReady()}
+	s := clusterState{totals: c.registry.totals(time.Now()), notReady: c.notReady(), outboxDamaged: c.events.outboxDamaged()}
 	s.eventsPending, s.oldestEvent = c.events.stats()
 	return s
 }

@@ -25,17 +25,19 @@ type faultyStore struct {
 	beforeRead   func() error
 }
 
-func (s *faultyStore) commit(g group) error {
+func (s *faultyStore) commit(g group) (group, error) {
 	if s.beforeCommit != nil {
 		if err := s.beforeCommit(); err != nil {
-			return err
+			return g, err
 		}
 	}
-	err := s.eventStore.commit(g)
+	left, err := s.eventStore.commit(g)
 	if err == nil && s.afterCommit != nil {
-		return s.afterCommit()
+		if err := s.afterCommit(); err != nil {
+			return g, err
+		}
 	}
-	return err
+	return left, err
 }
 
 func (s *faultyStore) read(queue uint64, position uint32) (event, error) {
@@ -80,7 +82,9 @@ func (s *memoryStore) load(each func(uint64, queueRecord)) error {
 	return nil
 }
 
-func (s *memoryStore) commit(g group) error {
+func (s *memoryStore) trouble() error { return nil }
+
+func (s *memoryStore) commit(g group) (group, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, ev := range g.appended {
@@ -113,7 +117,7 @@ func (s *memoryStore) commit(g group) error {
 			delete(s.queues, mark.queue)
 		}
 	}
-	return nil
+	return group{}, nil
 }
 
 func (s *memoryStore) read(queue uint64, position uint32) (event, error) {

@@ -148,6 +148,7 @@ type clusterState struct {
 	totals
 	eventsPending int
 	oldestEvent   time.Duration // age of the oldest of them
+	outboxDamaged bool
 	notReady      []string
 }
 
@@ -188,6 +189,12 @@ func newStateCollector(state func() clusterState) *stateCollector {
 	add("coordinator_publish_requests_waiting", "Publish requests that wait for a slot.", "", "", func(s *clusterState) float64 { return float64(s.waitingRequests) })
 	add("coordinator_events_pending", "Events that the application has not taken yet.", "", "", func(s *clusterState) float64 { return float64(s.eventsPending) })
 	add("coordinator_event_oldest_pending_seconds", "Age of the oldest event that the application has not taken yet; 0 if there is none.", "", "", func(s *clusterState) float64 { return s.oldestEvent.Seconds() })
+	add("coordinator_outbox_damaged", "1 if the outbox was found damaged, at the start or since, else 0.", "", "", func(s *clusterState) float64 {
+		if s.outboxDamaged {
+			return 1
+		}
+		return 0
+	})
 	add("coordinator_ready", "1 if new streams are taken, as /readyz says, else 0.", "", "", func(s *clusterState) float64 {
 		if len(s.notReady) > 0 {
 			return 0

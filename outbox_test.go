@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -24,9 +25,13 @@ import (
 
 func openedOutbox(t testing.TB, dir string) *outbox {
 	t.Helper()
-	o, err := openOutbox(dir)
-	if err != nil {
-		t.Fatal(err)
+	o, found, err := openOutbox(dir)
+	for tries := 0; errors.Is(err, errInUse) && tries < 10_000; tries++ {
+		runtime.Gosched() // another test starts a process, which has the file for a moment
+		o, found, err = openOutbox(dir)
+	}
+	if err != nil || found != nil {
+		t.Fatal(err, found)
 	}
 	return o
 }
@@ -72,23 +77,19 @@ func TestASecondProcessOnTheSameDirectoryFails(t *testing.T) {
 func TestAnOutboxThatCannotBeUsedEndsTheStart(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	garbage := filepath.Join(dir, "garbage")
 	newer := filepath.Join(dir, "newer")
 	file := filepath.Join(dir, "file")
-	for _, d := range []string{garbage, newer} {
-		if err := os.Mkdir(d, 0o700); err != nil {
-			t.Fatal(err)
-		}
+	if err := os.Mkdir(newer, 0o700); err != nil {
+		t.Fatal(err)
 	}
 	if err := errors.Join(
-		os.WriteFile(filepath.Join(garbage, outboxFile), []byte(strings.Repeat("no database ", 9999)), 0o600),
 		os.WriteFile(file, nil, 0o600),
 		withVersion(newer, outboxVersion+1),
 	); err != nil {
 		t.Fatal(err)
 	}
-	for _, d := range []string{garbage, newer, file} {
-		if _, err := openOutbox(d); err == nil || !strings.Contains(err.Error(), d) {
+	for _, d := range []string{newer, file} {
+		if _, _, err := openOutbox(d); err == nil || !strings.Contains(err.Error(), d) {
 			t.Errorf("%s: %v", d, err)
 		}
 	}
@@ -183,7 +184,7 @@ func TestNoCrashLosesOrReordersEvents(t *testing.T) {
 		t.Parallel()
 		dir := t.TempDir()
 		crashAndResume(t, 25, openedOutbox(t, filepath.Join(dir, "0")), func(s eventStore) eventStore {
-			path := s.(*outbox).db.Path()
+			path := filepath.Join(s.(*outbox).dir, outboxFile)
 			next, dirErr := os.MkdirTemp(dir, "")
 			data, err := os.ReadFile(path)
 			if err := errors.Join(dirErr, err, os.WriteFile(filepath.Join(next, outboxFile), data, 0o600)); err != nil {
@@ -313,14 +314,12 @@ type recordingStore struct {
 	committed func(event)
 }
 
-func (s recordingStore) commit(g group) error {
-	err := s.eventStore.commit(g)
-	for _, ev := range g.appended {
-		if err == nil {
-			s.committed(ev)
-		}
+func (s recordingStore) commit(g group) (group, error) {
+	left, err := s.eventStore.commit(g)
+	for _, ev := range g.appended[:len(g.appended)-len(left.appended)] {
+		s.committed(ev)
 	}
-	return err
+	return left, err
 }
 
 func TestTenThousandEventsOpenNoMoreConnectionsThanAreInFlight(t *testing.T) {
@@ -378,11 +377,11 @@ func TestTenThousandEventsOpenNoMoreConnectionsThanAreInFlight(t *testing.T) {
 }
 
 func withVersion(dir string, version byte) error {
-	o, err := openOutbox(dir)
+	o, _, err := openOutbox(dir)
 	if err != nil {
 		return err
 	}
-	err = o.db.Update(func(tx *bbolt.Tx) error {
+	err = o.db.Load().Update(func(tx *bbolt.Tx) error {
 		return tx.Bucket([]byte(metaBucket)).Put([]byte(versionKey), []byte{version})
 	})
 	return errors.Join(err, o.close())

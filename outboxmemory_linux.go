@@ -13,6 +13,6 @@ import (
 func (o *outbox) release(tx *bbolt.Tx) {
 	if tx.Size() >= releaseAbove {
 		// It is a hint: an error changes nothing but the memory in use.
-		_, _, _ = syscall.Syscall(syscall.SYS_MADVISE, o.db.Info().Data, uintptr(tx.Size()), syscall.MADV_DONTNEED)
+		_, _, _ = syscall.Syscall(syscall.SYS_MADVISE, tx.DB().Info().Data, uintptr(tx.Size()), syscall.MADV_DONTNEED)
 	}
 }

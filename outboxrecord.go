@@ -78,6 +78,11 @@ func encodeEvent(ev *event) []byte {
 	return b
 }
 
+// size is how many bytes an event takes, a little more or less.
+func (ev *event) size() int {
+	return 40 + len(ev.channel) + len(ev.streamID) + len(ev.previous) + len(ev.streamType) + len(ev.resolution) + len(ev.indexFile) + len(ev.startTime)
+}
+
 // decodeEvent gives the event without its queue.
 func decodeEvent(b []byte) (event, error) {
 	f := fields{rest: string(b)}

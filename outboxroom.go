@@ -1,0 +1,140 @@
+package main
+
+// Room on the disk for the outbox: what a full disk stops is adding, never removing.
+//
+// bbolt writes each page that it changes to another place, to remove as well as to add, and the places that this gives up
+// are free for the next transaction only. So the file always has more pages than it uses. They were written once, nobody
+// else can take them, and adding leaves removalPages of them, which is more than it takes to remove an event: from then
+// on each removal leaves as many as it found. Before room gets that scarce no stream may begin, so that those that are
+// live have room for their events and their ends.
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"go.etcd.io/bbolt"
+)
+
+const (
+	removalPages  = 64  // kept for removals: 256 KiB, with pages of 4 KiB
+	streamPages   = 64  // kept for streams that are live, besides a page for so many of them:
+	endsPerPage   = 4   // since the end of each may change two pages
+	pagesAhead    = 512 // that a file gets at once: large groups are written in parts that fit in these
+	pagesPerEvent = 2   // that an event adds at most, besides its bytes: one split in each tree
+	otherPages    = 16  // that a transaction adds at most: branches, the list of free pages
+
+	// A file with so many free pages, of which only a small part is in use, is copied to a new one: the list of free pages
+	// is written with each commit, and the disk may need the room.
+	compactAbove = 4096
+	compactShare = 8
+
+	roomKey = "room" // in metaBucket: the value that makes the file longer, for a moment
+)
+
+var errNoRoom = errors.New("no room on the disk")
+
+// grow makes a file longer by so many pages, which are free afterwards. It fails if the disk has no room for all of them.
+func grow(db *bbolt.DB, pages int) error {
+	err := db.Update(func(tx *bbolt.Tx) error {
+		return tx.Bucket([]byte(metaBucket)).Put([]byte(roomKey), make([]byte, pages*db.Info().PageSize))
+	})
+	if err != nil {
+		return err
+	}
+	return db.Update(shrinkRoom)
+}
+
+func shrinkRoom(tx *bbolt.Tx) error { return tx.Bucket([]byte(metaBucket)).Delete([]byte(roomKey)) }
+
+// freePages is how many the next transaction can have without making the file longer.
+func freePages(db *bbolt.DB) int {
+	stats := db.Stats()
+	return stats.FreePageN + stats.PendingPageN
+}
+
+// pagesFor is how many pages adding events takes at most.
+func pagesFor(events []event, pageSize int) int {
+	size := 0
+	for i := range events {
+		size += events[i].size() + 64
+	}
+	return otherPages + pagesPerEvent*len(events) + 2*size/pageSize
+}
+
+// fit returns how many of the events there is room for, and has the file made longer if that is not all.
+func (o *outbox) fit(db *bbolt.DB, events []event) (n int, err error) {
+	pageSize := db.Info().PageSize
+	if needed := min(removalPages+pagesFor(events, pageSize), pagesAhead); freePages(db) < needed {
+		if err = o.growTo(db, pagesAhead); err != nil {
+			err = o.growTo(db, needed)
+		}
+	}
+	for n = len(events); n > 0 && freePages(db) < removalPages+pagesFor(events[:n], pageSize); {
+		n /= 2
+	}
+	return n, err
+}
+
+// growTo sees to it that so many pages are free.
+func (o *outbox) growTo(db *bbolt.DB, pages int) error {
+	if freePages(db) >= pages {
+		return nil
+	}
+	if err := grow(db, pages); err != nil {
+		return fmt.Errorf("%w: %w", errNoRoom, err)
+	}
+	return nil
+}
+
+// makeRoom sees to it that there is room for streams to begin. Where there was none it takes clearly more than before, so
+// that readiness does not come and go.
+func (o *outbox) makeRoom(db *bbolt.DB) error {
+	wanted := removalPages + streamPages + o.announced/endsPerPage
+	if o.crowded {
+		wanted += streamPages
+	}
+	err := o.growTo(db, wanted)
+	o.crowded = err != nil
+	return err
+}
+
+// compactIfWorth copies a file that is nearly all free to a new one, which takes its place. That it fails, as on a full
+// disk, changes nothing; it is tried again when twice as much is free.
+func (o *outbox) compactIfWorth(db *bbolt.DB) error {
+	free := freePages(db)
+	if free < max(compactAbove, o.compactAbove) || (o.pages-free)*compactShare > free {
+		return nil
+	}
+	o.compactAbove = 2 * free
+	path := filepath.Join(o.dir, outboxFile)
+	making := path + unfinished
+	if err := os.Remove(making); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	copied, err := openBolt(making, bbolt.Options{})
+	if err != nil {
+		return err
+	}
+	err = guarded(func() error {
+		return errors.Join(bbolt.Compact(copied, db, 1<<20), grow(copied, streamPages+removalPages))
+	})
+	if err == nil {
+		err = os.Rename(making, path)
+	}
+	if err != nil {
+		return errors.Join(err, copied.Close(), os.Remove(making))
+	}
+	o.replace(copied)
+	o.compactAbove = 0
+	return errors.Join(syncDirectory(o.dir), guarded(db.Close))
+}
+
+// replace has the next read go to another file.
+func (o *outbox) replace(db *bbolt.DB) {
+	o.reading.Lock()
+	defer o.reading.Unlock()
+	o.db.Store(db)
+}
