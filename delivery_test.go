@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -22,9 +23,12 @@ func TestHealthyEventDoesNotSleepUntilTheRetryOfAnother(t *testing.T) {
 		const sick, healthy = 20, 50
 		app := newEventRecorder()
 		var c *callbacks
+		var mu sync.Mutex // guards the next two lines
 		var failedInRow, appended int
 		var since time.Time
 		app.answer = func(_ context.Context, id string, _ http.Header) (int, http.Header, error) {
+			mu.Lock()
+			defer mu.Unlock()
 			if id[0] == 'h' {
 				failedInRow = 0
 				return 200, nil, nil
@@ -43,7 +47,10 @@ func TestHealthyEventDoesNotSleepUntilTheRetryOfAnother(t *testing.T) {
 		}
 		for n := 1; n <= healthy; n++ {
 			app.await(t, n)
-			if waited := time.Since(since); waited > pacedEvery {
+			mu.Lock()
+			waited := time.Since(since)
+			mu.Unlock()
+			if waited > pacedEvery {
 				t.Fatalf("healthy event %d waited %v", n, waited)
 			}
 		}
@@ -76,11 +83,14 @@ func TestQueuesThatFailAtOnceLeaveThoseBehindThemTheirPace(t *testing.T) {
 			c.append(availableEvent(fmt.Sprint(s), 1))
 		}
 		time.Sleep(time.Minute) // no retry is due by then
-		if len(began) != streams {
-			t.Fatalf("%d of %d streams were tried within a minute", len(began), streams)
+		mu.Lock()
+		tried := slices.Clone(began)
+		mu.Unlock()
+		if len(tried) != streams {
+			t.Fatalf("%d of %d streams were tried within a minute", len(tried), streams)
 		}
 		for i := maxInFlight + failingAfter; i < streams; i++ { // it counts as failing by then
-			if gap := began[i].Sub(began[i-1]); gap != pacedEvery {
+			if gap := tried[i].Sub(tried[i-1]); gap != pacedEvery {
 				t.Errorf("try %d came %v after the one before", i, gap)
 			}
 		}

@@ -152,7 +152,7 @@ func TestFullDiskRecoversWhenTheApplicationIsBack(t *testing.T) {
 			}
 			closeAll(c, told+1)
 			<-time.After(10 * time.Second)
-			app.answer = nil
+			app.comesBack()
 			app.await(t, crowdedStreams*(told+1))
 			<-time.After(10 * time.Second)
 			synctest.Wait()
@@ -182,7 +182,7 @@ func TestStartOnAFullDiskWorks(t *testing.T) {
 			}
 			_ = c.drain(stopped()) // what does not fit is lost with the process
 
-			app.answer = nil
+			app.comesBack()
 			c = startedCallbacks(t, open(t), app.post)
 			for i := range crowdedStreams {
 				stream := fmt.Sprint("s", i)
@@ -388,7 +388,7 @@ func damagedPage(t *testing.T, content []byte, page int64, damage func(*os.File,
 			hit()
 		}
 		synctest.Wait()
-		app.answer = nil
+		app.comesBack()
 		appendAll(c, lifeOf("later", 2)...)
 		for app.tries("later-3") == 0 && !errors.Is(c.keeping(), errDiskHangs) { // a fault can leave the writer waiting in bbolt
 			<-time.After(time.Second)

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -91,7 +92,10 @@ func TestSettingTheClockDelaysNoTry(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var clock settableClock
 				app, tries := newEventRecorder(), map[string][]time.Time{}
+				var mu sync.Mutex // guards tries
 				app.answer = func(_ context.Context, id string, _ http.Header) (int, http.Header, error) {
+					mu.Lock()
+					defer mu.Unlock()
 					tries[id] = append(tries[id], time.Now())
 					switch {
 					case len(tries[id]) > 6:
@@ -112,6 +116,8 @@ func TestSettingTheClockDelaysNoTry(t *testing.T) {
 					clock.set(step)
 				}
 				app.await(t, 3)
+				mu.Lock()
+				defer mu.Unlock()
 				for id, at := range tries {
 					for i := 1; i < len(at); i++ {
 						wait, least := at[i].Sub(at[i-1]), time.Duration(0)

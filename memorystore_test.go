@@ -161,11 +161,24 @@ func (a *eventRecorder) post(ctx context.Context, header http.Header) (int, http
 	stream, id := header.Get("x-streaming-id"), header.Get("x-event-id")
 	a.arrived(stream, id, header)
 	status, reply, err := http.StatusOK, http.Header(nil), error(nil)
-	if a.answer != nil {
-		status, reply, err = a.answer(ctx, id, header)
+	if answer := a.currentAnswer(); answer != nil {
+		status, reply, err = answer(ctx, id, header)
 	}
 	a.left(stream, id, err == nil && status == http.StatusOK)
 	return status, reply, err
+}
+
+func (a *eventRecorder) currentAnswer() func(ctx context.Context, id string, header http.Header) (int, http.Header, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.answer
+}
+
+// comesBack has the application accept everything from now on.
+func (a *eventRecorder) comesBack() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.answer = nil
 }
 
 func (a *eventRecorder) arrived(stream, id string, header http.Header) {
