@@ -116,7 +116,7 @@ func mutations() []mutation {
 		},
 		{
 			"kills", "kills.go",
-			"		if due > k.again {\n", "		if due < k.again {\n",
+			"if due > k.again && ", "if due < k.again && ",
 			"TestKillIsSaidAgainUntilThePublisherHasEnded", "a kill is said once",
 		},
 		{
