@@ -37,7 +37,7 @@ func layers() [][][]string {
 		{{"appclient.go"}, {"logs.go", "logwriter.go"}, {"door.go", "visitor.go"}},
 		{
 			{"registry.go", "members.go", "channels.go", "lives.go", "kills.go", "placement.go", "failover.go", "twins.go", "snapshot.go"},
-			{"config.go", "secret.go", "dotenv.go"}, {"history.go"}, {"paging.go"}, {"profile.go"}, {"message.go"}, {"tls.go"}, {"notify.go"}, {"refusals.go"}, {"handshake.go"}, {"crew.go"}, {"gc.go"},
+			{"config.go", "secret.go", "dotenv.go"}, {"history.go"}, {"paging.go"}, {"profile.go"}, {"tls.go"}, {"notify.go"}, {"refusals.go"}, {"handshake.go"}, {"crew.go"}, {"gc.go"},
 		},
 	}
 }

@@ -12,13 +12,16 @@ import (
 // sleep takes no time, and ends when all that could happen has happened.
 func TestTestsSleepInBubblesOnly(t *testing.T) {
 	t.Parallel()
-	names, err := filepath.Glob("*_test.go")
-	more, err2 := filepath.Glob("loadtest/*.go")
-	if err != nil || err2 != nil {
-		t.Fatal(err, err2)
+	var names []string
+	for _, pattern := range []string{"*_test.go", "*/*_test.go", "*/*/*_test.go", "loadtest/*.go"} {
+		found, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		names = append(names, found...)
 	}
 	set, inBubbles := token.NewFileSet(), 0
-	for _, name := range append(names, more...) {
+	for _, name := range names {
 		file, err := parser.ParseFile(set, name, nil, parser.SkipObjectResolution)
 		if err != nil {
 			t.Fatal(err)

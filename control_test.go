@@ -17,6 +17,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"coordinator/internal/wire"
+
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/google/go-cmp/cmp"
 	"github.com/gorilla/websocket"
@@ -426,8 +428,8 @@ func TestValuesThatAreEchoedCannotAddLines(t *testing.T) {
 	server := d.dialPeer("rtmp")
 	server.send("PUBLISH-REQUEST", "Request-ID", "a\rStream-ID:b\x00c\x7fd\u0085e\x1b", "Stream-Channel", "no\tchannel")
 	got := server.expect("PUBLISH-DENY")
-	want := []argument{{"Request-ID", "aStream-ID:bcde"}, {"Stream-Channel", "nochannel"}}
-	if diff := cmp.Diff(want, got.args, cmp.AllowUnexported(argument{})); diff != "" {
+	want := []wire.Argument{{Name: "Request-ID", Value: "aStream-ID:bcde"}, {Name: "Stream-Channel", Value: "nochannel"}}
+	if diff := cmp.Diff(want, got.Args); diff != "" {
 		t.Error(diff)
 	}
 }

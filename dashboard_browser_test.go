@@ -233,15 +233,15 @@ func drainStory(t *testing.T, browser context.Context) {
 	movedB := second.expect("ENCODE-START")
 	tb.awaitText("tbody tr:first-child", "moving", "2 streams left")
 	tb.awaitText("#encoders-note", "1\u00a0draining")
-	second.available(movedA.get("Stream-Channel"), movedA.get("Stream-ID"), "HLS-LIVE", "1x1", "i")
-	stoppedA := first.expect("ENCODE-STOP", "Stream-Channel", movedA.get("Stream-Channel")) // and goes on until its source ends
+	second.available(movedA.Get("Stream-Channel"), movedA.Get("Stream-ID"), "HLS-LIVE", "1x1", "i")
+	stoppedA := first.expect("ENCODE-STOP", "Stream-Channel", movedA.Get("Stream-Channel")) // and goes on until its source ends
 	tb.awaitText("tbody tr:first-child", "1 stream left")
 	tb.await(`(p => p.value === 1 && p.max === 2)(document.querySelector('progress'))`)
-	second.available(movedB.get("Stream-Channel"), movedB.get("Stream-ID"), "HLS-LIVE", "1x1", "i")
-	stoppedB := first.expect("ENCODE-STOP", "Stream-Channel", movedB.get("Stream-Channel"))
+	second.available(movedB.Get("Stream-Channel"), movedB.Get("Stream-ID"), "HLS-LIVE", "1x1", "i")
+	stoppedB := first.expect("ENCODE-STOP", "Stream-Channel", movedB.Get("Stream-Channel"))
 	tb.awaitText("tbody tr:first-child", "127.0.0.1", "2 of 10", "may be stopped")
-	first.closed(stoppedA.get("Stream-Channel"), stoppedA.get("Stream-ID"))
-	first.closed(stoppedB.get("Stream-Channel"), stoppedB.get("Stream-ID"))
+	first.closed(stoppedA.Get("Stream-Channel"), stoppedA.Get("Stream-ID"))
+	first.closed(stoppedB.Get("Stream-Channel"), stoppedB.Get("Stream-ID"))
 	tb.awaitText("tbody tr:first-child", "empty")
 	server.quiet() // the publishers of a and b never noticed
 

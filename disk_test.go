@@ -249,6 +249,86 @@ func TestFirstStartOnAFullDiskLeavesNothingBehind(t *testing.T) {
 	})
 }
 
+// TestRoomForManyLiveStreamsCostsLittle: it is kept as ballast, or each commit would write a long list of free pages; it is
+// there again after a restart, and free when the streams have ended.
+func TestRoomForManyLiveStreamsCostsLittle(t *testing.T) {
+	t.Parallel()
+	const streams, part = 5 * chunkPages * endsPerPage, 512
+	dir := t.TempDir()
+	o := openedOutbox(t, dir)
+	commit := func(g group) {
+		t.Helper()
+		if left, err := o.commit(g); err != nil || !left.empty() || o.trouble() != nil {
+			t.Fatal(err, left.empty(), o.trouble())
+		}
+		if free := freePages(o.db.Load()); free > 8*chunkPages && o.announced > 0 {
+			t.Fatalf("%d pages are free with %d live streams", free, o.announced)
+		}
+	}
+	stream := func(i int, event func(string, int) event, seq int) (ev event) {
+		ev = event("s", seq)
+		ev.streamID, ev.queue, ev.position = fmt.Sprint("s", i), uint64(i+1), uint32(seq-1)
+		return ev
+	}
+	for i := 0; i < streams; i += part {
+		var announced, taken group
+		for k := i; k < i+part; k++ {
+			announced.appended = append(announced.appended, stream(k, availableEvent, 1))
+			taken.delivered = append(taken.delivered, deliveredMark{uint64(k + 1), 1})
+		}
+		commit(announced)
+		commit(taken)
+	}
+	enough := func() {
+		t.Helper()
+		if room := freePages(o.db.Load()) + o.ballast*chunkPages; room < removalPages+streamPages+streams/endsPerPage {
+			t.Errorf("room for %d pages only, with %d live streams", room, streams)
+		}
+	}
+	enough()
+	if err := o.close(); err != nil {
+		t.Fatal(err)
+	}
+	o = openedOutbox(t, dir)
+	if err := o.load(func(uint64, queueRecord) {}); err != nil || o.ballast == 0 {
+		t.Fatal(err, o.ballast)
+	}
+	commit(group{})
+	enough()
+
+	// On a disk that takes nothing more all of them can end.
+	o.db.Load().MaxSize = 1
+	for i := 0; i < streams; i += part {
+		var g group
+		for k := i; k < i+part; k++ {
+			g.appended = append(g.appended, stream(k, closedEvent, 2))
+		}
+		if left, err := o.commit(g); err != nil || !left.empty() {
+			t.Fatalf("after %d ends: %v, %d left", i, err, len(left.appended))
+		}
+	}
+	for i := range streams / part {
+		var g group
+		for k := i * part; k < (i+1)*part; k++ {
+			g.delivered = append(g.delivered, deliveredMark{uint64(k + 1), 2})
+		}
+		if left, err := o.commit(g); err != nil || !left.empty() {
+			t.Fatalf("after %d removals: %v, %d left", i*part, err, len(left.delivered))
+		}
+	}
+	for range 2 * streams / endsPerPage / chunkPages {
+		if _, err := o.commit(group{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if o.trouble() != nil || o.announced != 0 || o.ballast > 1 {
+		t.Errorf("at the end: %v, %d announced, %d chunks", o.trouble(), o.announced, o.ballast)
+	}
+	if err := o.close(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestStartThatWasCutOffHarmsNoLaterOne(t *testing.T) {
 	t.Parallel()
 	whole := filepath.Join(t.TempDir(), "data")

@@ -45,9 +45,9 @@ func (a *allTold) wait(t *testing.T, what string) time.Time {
 // work announces each stream that the encoder is given, and counts it.
 func (p *testPeer) work(started *allTold) {
 	for m := range p.in {
-		if m.method == "ENCODE-START" {
+		if m.Method == "ENCODE-START" {
 			started.one()
-			p.tell("STREAM-AVAILABLE", "Stream-Channel", m.get("Stream-Channel"), "Stream-ID", m.get("Stream-ID"), "Stream-Type", "HLS-LIVE", "Resolution", "1x1", "Index-file", "live.m3u8")
+			p.tell("STREAM-AVAILABLE", "Stream-Channel", m.Get("Stream-Channel"), "Stream-ID", m.Get("Stream-ID"), "Stream-Type", "HLS-LIVE", "Resolution", "1x1", "Index-file", "live.m3u8")
 		}
 	}
 }
@@ -66,7 +66,7 @@ func TestFiveHundredStreamsSurviveTheirEncoder(t *testing.T) {
 	first := map[string]string{}
 	for range streams {
 		m := server.expect("PUBLISH-ACCEPT")
-		first[m.get("Stream-Channel")] = m.get("Stream-ID")
+		first[m.Get("Stream-Channel")] = m.Get("Stream-ID")
 	}
 	app.awaitEvents(streams)
 	again := awaitAll(streams)
@@ -116,11 +116,11 @@ func TestThousandPublishersReturnBeforeTheEncodersDo(t *testing.T) {
 			server := d.dialPeer("rtmp")
 			go func() {
 				for m := range server.in {
-					switch m.method {
+					switch m.Method {
 					case "PUBLISH-ACCEPT":
 						answered.one()
 					case "PUBLISH-DENY":
-						t.Errorf("%s is refused", m.get("Stream-Channel"))
+						t.Errorf("%s is refused", m.Get("Stream-Channel"))
 					}
 				}
 			}()

@@ -42,7 +42,7 @@ func newStage(t *testing.T, endpoint string, variables ...string) *stage {
 // takenOver expects the encoder to be given the channel; it announces the stream and the test gets its ID.
 func (s *stage) takenOver(encoder *testPeer) string {
 	s.t.Helper()
-	id := encoder.expect("ENCODE-START", "Stream-Channel", "show").get("Stream-ID")
+	id := encoder.expect("ENCODE-START", "Stream-Channel", "show").Get("Stream-ID")
 	if id == s.id {
 		s.t.Fatal("the stream ID is used again")
 	}
@@ -245,7 +245,7 @@ func TestPublishRequestWaitsForASlot(t *testing.T) {
 	d.awaitWaiting(3)
 
 	encoder, id := d.register(1) // brings the first slot
-	a := server.expect("PUBLISH-ACCEPT", "Stream-Channel", "a").get("Stream-ID")
+	a := server.expect("PUBLISH-ACCEPT", "Stream-Channel", "a").Get("Stream-ID")
 	encoder.expect("ENCODE-START", "Stream-Channel", "a")
 	d.awaitWaiting(2)
 
@@ -256,7 +256,7 @@ func TestPublishRequestWaitsForASlot(t *testing.T) {
 	d.awaitLoad(0)
 	d.awaitWaiting(2)
 	d.command("undrain", id) // brings the second
-	b := server.expect("PUBLISH-ACCEPT", "Stream-Channel", "b").get("Stream-ID")
+	b := server.expect("PUBLISH-ACCEPT", "Stream-Channel", "b").Get("Stream-ID")
 	encoder.expect("ENCODE-START", "Stream-Channel", "b")
 
 	server.end("b", b)
@@ -271,8 +271,8 @@ func TestPublishRequestWaitsForASlot(t *testing.T) {
 // attend is an encoder that does as it is told: it announces what it is given and closes what it is to stop.
 func (p *testPeer) attend() {
 	for m := range p.in {
-		channel, id := m.get("Stream-Channel"), m.get("Stream-ID")
-		switch m.method {
+		channel, id := m.Get("Stream-Channel"), m.Get("Stream-ID")
+		switch m.Method {
 		case "ENCODE-START":
 			p.tell("STREAM-AVAILABLE", "Stream-Channel", channel, "Stream-ID", id, "Stream-Type", "HLS-LIVE", "Resolution", "1x1", "Index-file", "live.m3u8")
 		case "ENCODE-STOP":
@@ -359,8 +359,8 @@ func TestEncoderThatClosesEverythingAtOnceCostsOthersNothing(t *testing.T) {
 	bad, badID := s.d.register(-1)
 	go func() {
 		for m := range bad.in {
-			if m.method == "ENCODE-START" {
-				bad.tell("STREAM-CLOSED", "Stream-Channel", m.get("Stream-Channel"), "Stream-ID", m.get("Stream-ID"), "Error-Code", "E", "Error-Message", "no")
+			if m.Method == "ENCODE-START" {
+				bad.tell("STREAM-CLOSED", "Stream-Channel", m.Get("Stream-Channel"), "Stream-ID", m.Get("Stream-ID"), "Error-Code", "E", "Error-Message", "no")
 			}
 		}
 	}()
@@ -368,7 +368,7 @@ func TestEncoderThatClosesEverythingAtOnceCostsOthersNothing(t *testing.T) {
 	for i := range 6 { // the first three are its price, and then it is set aside
 		channel := "c" + strconv.Itoa(i)
 		s.server.request(channel, "key")
-		id := s.server.expect("PUBLISH-ACCEPT").get("Stream-ID")
+		id := s.server.expect("PUBLISH-ACCEPT").Get("Stream-ID")
 		report := s.d.awaitReport("it served or killed", func(r clusterReport) bool {
 			for _, e := range r.Encoders {
 				if e.ID == badID && e.Load > 0 {

@@ -15,6 +15,8 @@ import (
 	"time"
 	"unicode"
 
+	"coordinator/internal/wire"
+
 	"github.com/gorilla/websocket"
 )
 
@@ -68,11 +70,11 @@ func (b *bystanders) finishOrders(t *testing.T) {
 			if !open {
 				t.Fatal("the bystanding encoder was cut off:", b.encoder.gone)
 			}
-			if m.method == "ENCODE-STOP" {
-				if m.get("Stream-ID") == b.id {
+			if m.Method == "ENCODE-STOP" {
+				if m.Get("Stream-ID") == b.id {
 					t.Fatal("the bystander's stream was stopped")
 				}
-				b.encoder.closed(m.get("Stream-Channel"), m.get("Stream-ID"))
+				b.encoder.closed(m.Get("Stream-Channel"), m.Get("Stream-ID"))
 			}
 		case m, open := <-b.server.in:
 			t.Fatalf("the bystanding server got %v, open %t", m, open)
@@ -163,8 +165,8 @@ func (b *bystanders) strangerAt(t *testing.T, endpoint string) *stranger {
 			if err != nil {
 				return
 			}
-			if m := readUntrimmed(data); m.get("Stream-ID") != "" {
-				s.hears(m.get("Stream-ID"))
+			if m := wire.ParseStrict(data); m.Get("Stream-ID") != "" {
+				s.hears(m.Get("Stream-ID"))
 			}
 		}
 	})

@@ -19,6 +19,8 @@ import (
 	"testing"
 	"time"
 
+	"coordinator/internal/wire"
+
 	"github.com/gorilla/websocket"
 )
 
@@ -257,8 +259,8 @@ func (r clusterReport) live() map[string]string {
 type testPeer struct {
 	t    testing.TB
 	conn *websocket.Conn
-	in   chan message // all but heartbeats; closed when the connection is gone
-	gone error        // why; readable once in is closed
+	in   chan wire.Message // all but heartbeats; closed when the connection is gone
+	gone error             // why; readable once in is closed
 
 	writing    sync.Mutex
 	heartbeats atomic.Int64
@@ -286,7 +288,7 @@ func dialControl(t testing.TB, url string, dialer *websocket.Dialer, header ...s
 	if err != nil {
 		return nil, res, err
 	}
-	p := &testPeer{t: t, conn: conn, in: make(chan message, 1024)}
+	p := &testPeer{t: t, conn: conn, in: make(chan wire.Message, 1024)}
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -309,26 +311,13 @@ func (p *testPeer) read() {
 			p.gone = err
 			return
 		}
-		m := readUntrimmed(data)
-		if m.method == "HEARTBEAT" {
+		m := wire.ParseStrict(data)
+		if m.Method == "HEARTBEAT" {
 			p.heartbeats.Add(1)
 		} else {
 			p.in <- m
 		}
 	}
-}
-
-// readUntrimmed reads a message as the strictest of today's peers does: an argument's value is all that follows the first
-// colon of its line.
-func readUntrimmed(data []byte) message {
-	method, rest, _ := strings.Cut(string(data), "\n")
-	m := message{method: method}
-	for line := range strings.SplitSeq(strings.TrimSuffix(rest, "\n"), "\n") {
-		if name, value, found := strings.Cut(line, ":"); found {
-			m.args = append(m.args, argument{name, value})
-		}
-	}
-	return m
 }
 
 // send writes a message as today's peers do. args is name, value, name, value ...
@@ -351,18 +340,18 @@ func (p *testPeer) sendRaw(kind int, data string) error {
 }
 
 // expect takes the next message, which must have the method and the arguments (name, value ...).
-func (p *testPeer) expect(method string, args ...string) message {
+func (p *testPeer) expect(method string, args ...string) wire.Message {
 	p.t.Helper()
 	select {
 	case m, open := <-p.in:
 		if !open {
 			p.t.Fatalf("connection gone while waiting for %s: %v", method, p.gone)
 		}
-		if m.method != method {
-			p.t.Fatalf("got %s %v, want %s", m.method, m.args, method)
+		if m.Method != method {
+			p.t.Fatalf("got %s %v, want %s", m.Method, m.Args, method)
 		}
 		for i := 0; i < len(args); i += 2 {
-			if got := m.get(args[i]); got != args[i+1] {
+			if got := m.Get(args[i]); got != args[i+1] {
 				p.t.Fatalf("%s: %s is %q, want %q", method, args[i], got, args[i+1])
 			}
 		}
@@ -439,7 +428,7 @@ func (p *testPeer) end(channel, id string) {
 func publish(server, encoder *testPeer, channel string) string {
 	server.t.Helper()
 	server.request(channel, "key")
-	id := server.expect("PUBLISH-ACCEPT", "Request-ID", "r-"+channel, "Stream-Channel", channel).get("Stream-ID")
+	id := server.expect("PUBLISH-ACCEPT", "Request-ID", "r-"+channel, "Stream-Channel", channel).Get("Stream-ID")
 	encoder.expect("ENCODE-START", "Stream-Channel", channel, "Stream-ID", id)
 	return id
 }

@@ -9,6 +9,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"coordinator/internal/wire"
+
 	"github.com/gorilla/websocket"
 )
 
@@ -172,14 +174,14 @@ func TestKillsAreNotRepeatedToAServerThatIsStillReading(t *testing.T) {
 				if err != nil {
 					return
 				}
-				m := readUntrimmed(data)
-				if m.method != "STREAM-KILL" {
+				m := wire.ParseStrict(data)
+				if m.Method != "STREAM-KILL" {
 					continue
 				}
 				<-time.After(each)
-				id := m.get("Stream-ID")
+				id := m.Get("Stream-ID")
 				if kills[id]++; kills[id] == 1 {
-					text := "PUBLISH-END\nStream-Channel:" + m.get("Stream-Channel") + "\nStream-ID:" + id + "\n"
+					text := "PUBLISH-END\nStream-Channel:" + m.Get("Stream-Channel") + "\nStream-ID:" + id + "\n"
 					if conn.WriteMessage(websocket.TextMessage, []byte(text)) != nil {
 						return
 					}

@@ -155,8 +155,8 @@ func TestPlayLives(t *testing.T) {
 		encoder, _ := d.register(-1)
 		go func() {
 			for m := range encoder.in {
-				channel, id := m.get("Stream-Channel"), m.get("Stream-ID")
-				switch m.method {
+				channel, id := m.Get("Stream-Channel"), m.Get("Stream-ID")
+				switch m.Method {
 				case "ENCODE-START":
 					encoder.available(channel, id, "HLS-LIVE", "1280x720-30", "hls/"+channel+"/"+id+"/1280x720-30/live.m3u8")
 				case "ENCODE-STOP":
@@ -167,7 +167,7 @@ func TestPlayLives(t *testing.T) {
 	}
 	go func() {
 		for m := range server.in {
-			accepted.give(m.get("Stream-Channel"), m.get("Stream-ID"))
+			accepted.give(m.Get("Stream-Channel"), m.Get("Stream-ID"))
 		}
 	}()
 	fmt.Println("ready")

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"coordinator/internal/wire"
+
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 )
@@ -27,14 +29,14 @@ func TestStreamLifeEndToEnd(t *testing.T) {
 
 	server.send("publish-request", "request-id", "7", "STREAM-CHANNEL", "chan", "Stream-Key", "s3cret", "User-IP", "192.0.2.7")
 	accept := server.expect("PUBLISH-ACCEPT", "Request-ID", "7", "Stream-Channel", "chan")
-	id := accept.get("Stream-ID")
+	id := accept.Get("Stream-ID")
 	start := encoder.expect("ENCODE-START")
-	wantStart := []argument{
-		{"Stream-Channel", "chan"}, {"Stream-ID", id}, {"Stream-Source-Type", "RTMP"},
-		{"Stream-Source-URI", "rtmp://10.1.2.3:1935/chan/s3cret"}, {"Resolutions", "1280x720-30~2500,640x360,ORIGINAL"},
-		{"Record", "True"}, {"Previews", "256x144,3"},
+	wantStart := []wire.Argument{
+		{Name: "Stream-Channel", Value: "chan"}, {Name: "Stream-ID", Value: id}, {Name: "Stream-Source-Type", Value: "RTMP"},
+		{Name: "Stream-Source-URI", Value: "rtmp://10.1.2.3:1935/chan/s3cret"}, {Name: "Resolutions", Value: "1280x720-30~2500,640x360,ORIGINAL"},
+		{Name: "Record", Value: "True"}, {Name: "Previews", Value: "256x144,3"},
 	}
-	if diff := cmp.Diff(wantStart, start.args, cmp.AllowUnexported(argument{})); diff != "" {
+	if diff := cmp.Diff(wantStart, start.Args); diff != "" {
 		t.Error("ENCODE-START (-want +got):\n", diff)
 	}
 	key := app.awaitKeys(1)[0]
@@ -202,7 +204,7 @@ func TestDeathOfAStreamingServerStopsItsEncodings(t *testing.T) {
 	stopped := map[string]string{}
 	for range 2 {
 		m := encoder.expect("ENCODE-STOP")
-		stopped[m.get("Stream-Channel")] = m.get("Stream-ID")
+		stopped[m.Get("Stream-Channel")] = m.Get("Stream-ID")
 	}
 	if diff := cmp.Diff(map[string]string{"first": first, "second": second}, stopped); diff != "" {
 		t.Error("ENCODE-STOP (-want +got):\n", diff)

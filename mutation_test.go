@@ -9,9 +9,11 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -110,7 +112,7 @@ func mutations() []mutation {
 			"TestOnlyTheLaterTwinIsBelieved", "an older session ends its twin's publisher",
 		},
 		{
-			"wire", "message.go",
+			"wire", "internal/wire/wire.go",
 			"		out = append(out, ':')\n", "		out = append(out, ':', ' ')\n",
 			"TestStreamLifeEndToEnd", "a value begins with a space",
 		},
@@ -155,8 +157,13 @@ func TestMutations(t *testing.T) {
 		t.Run(m.rule+": "+m.effect, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 			defer cancel()
-			test := exec.CommandContext(ctx, "go", "test", "-count=1", "-timeout=2m", "-vet=off", "-overlay", m.overlay(t), "-run", "^"+m.seenBy+"$", ".")
-			test.Env = append(os.Environ(), "MUTATIONS=")
+			function, _, _ := strings.Cut(m.seenBy, "/")
+			home, found := testFunctions(t)[function]
+			if !found {
+				t.Fatalf("there is no test %s", m.seenBy)
+			}
+			test := exec.CommandContext(ctx, "go", "test", "-count=1", "-timeout=2m", "-vet=off", "-run", "^"+m.seenBy+"$", "./"+home)
+			test.Env = append(os.Environ(), "MUTATIONS=", "GOFLAGS=-overlay="+m.overlay(t)) // for the builds of the test, too
 			out, err := test.CombinedOutput()
 			switch {
 			case err == nil:
@@ -179,20 +186,33 @@ func TestDocumentsNameTheTestsThatThereAre(t *testing.T) {
 	if rows := strings.Count(contributing, " | `Test"); rows != len(mutations()) {
 		t.Errorf("CONTRIBUTING.md has %d rows for %d mutations", rows, len(mutations()))
 	}
-	files, err := filepath.Glob("*_test.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var tests strings.Builder
-	for _, file := range files {
-		tests.WriteString(readText(t, file))
-	}
+	tests := testFunctions(t)
 	for i, name := range strings.Split(security, "`") {
 		isTest := i%2 == 1 && (strings.HasPrefix(name, "Test") || strings.HasPrefix(name, "Fuzz"))
-		if isTest && !strings.Contains(tests.String(), "\nfunc "+name+"(") {
+		if _, found := tests[name]; isTest && !found {
 			t.Errorf("SECURITY.md names %s, which does not exist", name)
 		}
 	}
+}
+
+// testFunctions maps the tests and fuzz targets of all packages to their directories.
+func testFunctions(t *testing.T) map[string]string {
+	t.Helper()
+	function := regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)\w+)\(`)
+	homes := map[string]string{}
+	err := filepath.WalkDir(".", func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		for _, found := range function.FindAllStringSubmatch(readText(t, path), -1) {
+			homes[found[1]] = filepath.Dir(path)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return homes
 }
 
 // overlay writes the changed file, and the file that tells the go command of it.
@@ -210,7 +230,7 @@ func (m mutation) overlay(t *testing.T) string {
 		t.Fatalf("%s holds the text %d times that is to be changed:\n%s", m.file, n, m.old)
 	}
 	dir := t.TempDir()
-	changed, overlay := filepath.Join(dir, m.file), filepath.Join(dir, "overlay.json")
+	changed, overlay := filepath.Join(dir, filepath.Base(m.file)), filepath.Join(dir, "overlay.json")
 	writeFile(t, changed, []byte(strings.Replace(string(source), m.old, m.new, 1)))
 	replace, err := json.Marshal(map[string]map[string]string{"Replace": {file: changed}})
 	if err != nil {

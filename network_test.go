@@ -192,7 +192,7 @@ func TestResetInTheMiddleOfAnOrderFreesTheSlotAndTheChannel(t *testing.T) {
 	unlucky, _ := through.register(-1)
 	proxy.set(flow{}, flow{resetAfter: 30})
 	server.request("show", "key")
-	id := server.expect("PUBLISH-ACCEPT").get("Stream-ID")
+	id := server.expect("PUBLISH-ACCEPT").Get("Stream-ID")
 	server.expect("STREAM-KILL", "Stream-ID", id)
 	server.end("show", id)
 	unlucky.awaitGone()

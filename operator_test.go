@@ -383,7 +383,7 @@ func TestDrainWithMoveEmptiesTheEncoder(t *testing.T) {
 	if e := get[encoderPage](d, fmt.Sprint("/commands/encoders?q=", id)).Encoders[0]; !e.Moving || !e.Draining {
 		t.Errorf("%+v", e)
 	}
-	after := second.expect("ENCODE-START", "Stream-Channel", "chan").get("Stream-ID")
+	after := second.expect("ENCODE-START", "Stream-Channel", "chan").Get("Stream-ID")
 	second.available("chan", after, "HLS-LIVE", "ORIGINAL", "live.m3u8")
 	first.expect("ENCODE-STOP", "Stream-Channel", "chan", "Stream-ID", before)
 	server.quiet()

@@ -69,6 +69,7 @@ type outbox struct {
 	// owned by the writer
 	announced    int // streams that are announced and not closed
 	pages        int // of the file
+	ballast      int // chunks
 	compactAbove int
 	crowded      bool // there was no room for streams to begin
 
@@ -133,6 +134,7 @@ func (o *outbox) load(each func(number uint64, record queueRecord)) error {
 	return guarded(func() error {
 		return db.View(func(tx *bbolt.Tx) error {
 			defer o.release(tx)
+			o.ballast = countChunks(tx)
 			return tx.Bucket([]byte(queuesBucket)).ForEach(func(key, value []byte) error {
 				record, err := decodeQueueRecord(value)
 				if err != nil || len(key) != 8 {

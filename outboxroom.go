@@ -7,6 +7,9 @@ package main
 // else can take them, and adding leaves removalPages of them, which is more than it takes to remove an event: from then
 // on each removal leaves as many as it found. Before room gets that scarce no stream may begin, so that those that are
 // live have room for their events and their ends.
+//
+// With each commit bbolt writes a list of the free pages. So of the room for live streams only the part that is less
+// than a chunk is kept as free pages; the rest is ballast, chunks that are in use until they are dropped.
 
 import (
 	"errors"
@@ -31,7 +34,10 @@ const (
 	compactAbove = 4096
 	compactShare = 8
 
-	roomKey = "room" // in metaBucket: the value that makes the file longer, for a moment
+	chunkPages    = 512       // of ballast, without the page for the head
+	ballastBucket = "ballast" // holds a bucket for each chunk, so that dropping one changes no other
+
+	roomKey = "room" // in metaBucket: the value that makes the file longer, for a moment; in a chunk: its bytes
 )
 
 var errNoRoom = errors.New("no room on the disk")
@@ -64,12 +70,15 @@ func pagesFor(events []event, pageSize int) int {
 	return otherPages + pagesPerEvent*len(events) + 2*size/pageSize
 }
 
-// fit returns how many of the events there is room for, and has the file made longer if that is not all.
+// fit returns how many of the events there is room for, and has the file made longer or ballast dropped if that is not all.
 func (o *outbox) fit(db *bbolt.DB, events []event) (n int, err error) {
 	pageSize := db.Info().PageSize
 	if needed := min(removalPages+pagesFor(events, pageSize), pagesAhead); freePages(db) < needed {
 		if err = o.growTo(db, pagesAhead); err != nil {
 			err = o.growTo(db, needed)
+		}
+		if err != nil && o.ballast > 0 {
+			err = o.dropChunk(db)
 		}
 	}
 	for n = len(events); n > 0 && freePages(db) < removalPages+pagesFor(events[:n], pageSize); {
@@ -92,13 +101,72 @@ func (o *outbox) growTo(db *bbolt.DB, pages int) error {
 // makeRoom sees to it that there is room for streams to begin. Where there was none it takes clearly more than before, so
 // that readiness does not come and go.
 func (o *outbox) makeRoom(db *bbolt.DB) error {
-	wanted := removalPages + streamPages + o.announced/endsPerPage
+	err := o.reserve(db, o.announced/endsPerPage)
+	o.crowded = err != nil
+	return err
+}
+
+// reserve keeps so many pages for the ends of live streams, and others for removals.
+func (o *outbox) reserve(db *bbolt.DB, pages int) error {
+	wanted := removalPages + streamPages + pages
 	if o.crowded {
 		wanted += streamPages
 	}
-	err := o.growTo(db, wanted)
-	o.crowded = err != nil
+	chunks := pages / chunkPages
+	for o.ballast < chunks && freePages(db)+o.ballast*chunkPages < wanted {
+		if err := o.growTo(db, removalPages+chunkPages+otherPages); err != nil {
+			return err
+		}
+		if err := o.addChunk(db); err != nil {
+			return err
+		}
+	}
+	if o.ballast > 2*chunks+1 {
+		if err := o.dropChunk(db); err != nil {
+			return err
+		}
+	}
+	return o.growTo(db, wanted-o.ballast*chunkPages)
+}
+
+func (o *outbox) addChunk(db *bbolt.DB) error {
+	err := db.Update(func(tx *bbolt.Tx) error {
+		ballast, err := tx.CreateBucketIfNotExists([]byte(ballastBucket))
+		if err != nil {
+			return err
+		}
+		chunk, err := ballast.CreateBucketIfNotExists(queueKey(uint64(o.ballast)))
+		if err != nil {
+			return err
+		}
+		return chunk.Put([]byte(roomKey), make([]byte, chunkPages*db.Info().PageSize))
+	})
+	if err == nil {
+		o.ballast++
+	}
 	return err
+}
+
+// dropChunk makes the pages of a chunk free.
+func (o *outbox) dropChunk(db *bbolt.DB) error {
+	err := db.Update(func(tx *bbolt.Tx) error {
+		return tx.Bucket([]byte(ballastBucket)).DeleteBucket(queueKey(uint64(o.ballast - 1)))
+	})
+	if err == nil {
+		o.ballast--
+	}
+	return err
+}
+
+// countChunks is how many there are in a file that is taken up.
+func countChunks(tx *bbolt.Tx) (n int) {
+	if ballast := tx.Bucket([]byte(ballastBucket)); ballast != nil {
+		_ = ballast.ForEachBucket(func([]byte) error {
+			n++
+			return nil
+		})
+	}
+	return n
 }
 
 // compactIfWorth copies a file that is nearly all free to a new one, which takes its place. That it fails, as on a full

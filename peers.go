@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"strconv"
 	"strings"
+
+	"coordinator/internal/wire"
 )
 
 // serverPeerSession is the connection of a streaming server.
@@ -32,15 +34,15 @@ func (p *serverPeerSession) leave(reason error) {
 	p.c.leaveServer(p.server, reason)
 }
 
-func (p *serverPeerSession) handle(m message) {
-	channel, streamID := m.get("Stream-Channel"), m.get("Stream-ID")
-	switch m.method {
+func (p *serverPeerSession) handle(m wire.Message) {
+	channel, streamID := m.Get("Stream-Channel"), m.Get("Stream-ID")
+	switch m.Method {
 	case "PUBLISH-REQUEST":
-		userIP := m.get("User-IP")
+		userIP := m.Get("User-IP")
 		p.c.publish(p.ctx, p.server, publishRequest{ // without the message, which may be long and the wait, too
-			requestID: strings.Clone(m.get("Request-ID")),
+			requestID: strings.Clone(m.Get("Request-ID")),
 			channel:   strings.Clone(channel),
-			key:       strings.Clone(m.get("Stream-Key")),
+			key:       strings.Clone(m.Get("Stream-Key")),
 			userIP:    strings.Clone(userIP[:min(len(userIP), maxUserIPBytes)]),
 		})
 	case "PUBLISH-END":
@@ -51,15 +53,15 @@ func (p *serverPeerSession) handle(m message) {
 }
 
 func (p *serverPeerSession) accept(requestID, channel, streamID string) {
-	p.send(message{"PUBLISH-ACCEPT", []argument{{"Request-ID", requestID}, {"Stream-Channel", channel}, {"Stream-ID", streamID}}})
+	p.send("PUBLISH-ACCEPT", "Request-ID", requestID, "Stream-Channel", channel, "Stream-ID", streamID)
 }
 
 func (p *serverPeerSession) deny(requestID, channel string) {
-	p.send(message{"PUBLISH-DENY", []argument{{"Request-ID", requestID}, {"Stream-Channel", channel}}})
+	p.send("PUBLISH-DENY", "Request-ID", requestID, "Stream-Channel", channel)
 }
 
 func (p *serverPeerSession) kill(channel, streamID string) {
-	p.send(message{"STREAM-KILL", []argument{{"Stream-Channel", channel}, {"Stream-ID", streamID}}})
+	p.send("STREAM-KILL", "Stream-Channel", channel, "Stream-ID", streamID)
 }
 
 func (p *serverPeerSession) probe(session uint64) {
@@ -88,33 +90,33 @@ func (p *encoderPeerSession) leave(reason error) {
 	p.c.leaveEncoder(p.encoder, reason)
 }
 
-func (p *encoderPeerSession) handle(m message) {
-	if m.method == "REGISTER" {
-		p.register(m.get("Capacity"))
+func (p *encoderPeerSession) handle(m wire.Message) {
+	if m.Method == "REGISTER" {
+		p.register(m.Get("Capacity"))
 		return
 	}
 	if p.encoder == nil {
 		handleCommon(m, p.log, 0)
 		return
 	}
-	channel, streamID := m.get("Stream-Channel"), m.get("Stream-ID")
-	switch m.method {
+	channel, streamID := m.Get("Stream-Channel"), m.Get("Stream-ID")
+	switch m.Method {
 	case "STREAM-AVAILABLE":
 		available := event{
 			channel:    channel,
 			streamID:   streamID,
-			streamType: strings.ToUpper(m.get("Stream-Type")),
-			resolution: m.get("Resolution"),
-			indexFile:  m.get("Index-file"),
-			startTime:  m.get("Start-Time"),
+			streamType: strings.ToUpper(m.Get("Stream-Type")),
+			resolution: m.Get("Resolution"),
+			indexFile:  m.Get("Index-file"),
+			startTime:  m.Get("Start-Time"),
 		}
 		if !complete(available) {
-			p.log.Debug("incomplete message ignored", "method", m.method, "session", p.encoder.id, "channel", loggable(channel), "stream", loggable(streamID))
+			p.log.Debug("incomplete message ignored", "method", m.Method, "session", p.encoder.id, "channel", loggable(channel), "stream", loggable(streamID))
 			return
 		}
 		p.c.announce(p.encoder, available)
 	case "STREAM-CLOSED":
-		p.c.finish(p.encoder, channel, streamID, m.get("Error-Code"), m.get("Error-Message"))
+		p.c.finish(p.encoder, channel, streamID, m.Get("Error-Code"), m.Get("Error-Message"))
 	default:
 		handleCommon(m, p.log, p.encoder.id)
 	}
@@ -153,19 +155,19 @@ func complete(e event) bool {
 }
 
 func (p *encoderPeerSession) start(job encodeJob) {
-	p.send(message{"ENCODE-START", []argument{
-		{"Stream-Channel", job.channel},
-		{"Stream-ID", job.streamID},
-		{"Stream-Source-Type", job.sourceType},
-		{"Stream-Source-URI", job.sourceURI},
-		{"Resolutions", job.resolutions},
-		{"Record", job.record},
-		{"Previews", job.previews},
-	}})
+	p.send("ENCODE-START",
+		"Stream-Channel", job.channel,
+		"Stream-ID", job.streamID,
+		"Stream-Source-Type", job.sourceType,
+		"Stream-Source-URI", job.sourceURI,
+		"Resolutions", job.resolutions,
+		"Record", job.record,
+		"Previews", job.previews,
+	)
 }
 
 func (p *encoderPeerSession) stop(channel, streamID string) {
-	p.send(message{"ENCODE-STOP", []argument{{"Stream-Channel", channel}, {"Stream-ID", streamID}}})
+	p.send("ENCODE-STOP", "Stream-Channel", channel, "Stream-ID", streamID)
 }
 
 func (p *encoderPeerSession) probe(session uint64) {
@@ -173,13 +175,13 @@ func (p *encoderPeerSession) probe(session uint64) {
 }
 
 // handleCommon is what both kinds of peers may say. id is 0 before an encoder has registered.
-func handleCommon(m message, log *slog.Logger, id uint64) {
-	switch m.method {
+func handleCommon(m wire.Message, log *slog.Logger, id uint64) {
+	switch m.Method {
 	case "HEARTBEAT":
 	case "ERROR":
-		log.Warn("peer reports an error", "session", id, "code", loggable(m.get("Error-Code")), "message", loggable(m.get("Error-Message")))
+		log.Warn("peer reports an error", "session", id, "code", loggable(m.Get("Error-Code")), "message", loggable(m.Get("Error-Message")))
 	default:
-		method := m.method
+		method := m.Method
 		if !isToken(method, 64) {
 			method = "(malformed)" // a message without its first line may begin with a key
 		}

@@ -330,13 +330,13 @@ func noSecretReachesTheLog(t *testing.T, binary string) {
 	request := func(channel, key, answer string) string {
 		t.Helper()
 		server.request(channel, key)
-		return server.expect(answer).get("Stream-ID")
+		return server.expect(answer).Get("Stream-ID")
 	}
 	request("denied", "s3cret-key", "PUBLISH-DENY")
 	request("show", "s3cret key of two words", "PUBLISH-DENY")
 	request("rtmp://10.0.0.1/show/s3cret-key", "s3cret-key", "PUBLISH-DENY")
 	id := request("show", "s3cret-key", "PUBLISH-ACCEPT")
-	source := encoder.expect("ENCODE-START").get("Stream-Source-URI")
+	source := encoder.expect("ENCODE-START").Get("Stream-Source-URI")
 	request("show", "s3cret-key", "PUBLISH-DENY")
 	encoder.available("show", id, "HLS-LIVE", "1x1", "live.m3u8")
 	for _, peer := range []*testPeer{server, encoder} {

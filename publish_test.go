@@ -40,8 +40,8 @@ func TestPublishIsDeniedWithoutAskingTheApplication(t *testing.T) {
 		server.request(test.channel, test.key)
 		got := server.expect("PUBLISH-DENY")
 		wantChannel := strings.ReplaceAll(test.channel, "\x00", "")
-		if got.get("Request-ID") != "r-"+wantChannel || got.get("Stream-Channel") != wantChannel {
-			t.Errorf("%s: denied with %q", test.name, got.args)
+		if got.Get("Request-ID") != "r-"+wantChannel || got.Get("Stream-Channel") != wantChannel {
+			t.Errorf("%s: denied with %q", test.name, got.Args)
 		}
 	}
 	endless := strings.Repeat("r", maxRequestIDBytes+1)
@@ -124,7 +124,7 @@ func TestSlowAnswerDelaysNoOtherRequestOfTheSocket(t *testing.T) {
 	}
 	accepted := map[string]bool{}
 	for range others {
-		accepted[server.expect("PUBLISH-ACCEPT").get("Request-ID")] = true
+		accepted[server.expect("PUBLISH-ACCEPT").Get("Request-ID")] = true
 		encoder.expect("ENCODE-START")
 	}
 	if len(accepted) != others || accepted["r-slow"] {
@@ -155,10 +155,10 @@ func TestOneOfManyRequestsForAChannelGetsIt(t *testing.T) {
 		for range each {
 			select {
 			case m := <-server.in:
-				if m.method == "PUBLISH-ACCEPT" {
+				if m.Method == "PUBLISH-ACCEPT" {
 					accepted++
-				} else if m.method != "PUBLISH-DENY" {
-					t.Errorf("got %s", m.method)
+				} else if m.Method != "PUBLISH-DENY" {
+					t.Errorf("got %s", m.Method)
 				}
 			case <-time.After(patience):
 				t.Fatal("a request is not answered")
@@ -322,14 +322,14 @@ func TestStreamKillNeverOvertakesPublishAccept(t *testing.T) {
 	}
 	for range streams { // an encoder that fails each stream the moment it is told of it
 		m := encoder.expect("ENCODE-START")
-		encoder.closed(m.get("Stream-Channel"), m.get("Stream-ID"))
+		encoder.closed(m.Get("Stream-Channel"), m.Get("Stream-ID"))
 	}
 	accepted := map[string]bool{}
 	for range 2 * streams {
 		select {
 		case m := <-server.in:
-			id := m.get("Stream-ID")
-			if m.method == "STREAM-KILL" && !accepted[id] {
+			id := m.Get("Stream-ID")
+			if m.Method == "STREAM-KILL" && !accepted[id] {
 				t.Fatalf("STREAM-KILL of %s before its PUBLISH-ACCEPT", id)
 			}
 			accepted[id] = true

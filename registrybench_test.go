@@ -9,23 +9,24 @@ import (
 	"runtime"
 	"testing"
 	"time"
+
+	"coordinator/internal/wire"
 )
 
 func BenchmarkMessageParse(b *testing.B) {
 	data := []byte("PUBLISH-REQUEST\nRequest-ID:1234\nStream-Channel:channel-1\nStream-Key:0123456789abcdef\nUser-IP:192.0.2.1\n")
 	b.ReportAllocs()
 	for b.Loop() {
-		if m, err := parseMessage(data); err != nil || m.get("User-IP") == "" {
+		if m, err := wire.Parse(data); err != nil || m.Get("User-IP") == "" {
 			b.Fatal(m, err)
 		}
 	}
 }
 
-func BenchmarkMessageFormat(b *testing.B) {
-	m := message{"PUBLISH-ACCEPT", []argument{{"Request-ID", "1234"}, {"Stream-Channel", "channel-1"}, {"Stream-ID", "HVMAFYBAIQJYKQGXRLT3L3DYOR"}}}
+func BenchmarkMessageAppend(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
-		m.format()
+		wire.Append(nil, "PUBLISH-ACCEPT", "Request-ID", "1234", "Stream-Channel", "channel-1", "Stream-ID", "HVMAFYBAIQJYKQGXRLT3L3DYOR")
 	}
 }
 

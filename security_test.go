@@ -22,6 +22,8 @@ import (
 	"time"
 	"unicode"
 
+	"coordinator/internal/wire"
+
 	"github.com/gorilla/websocket"
 )
 
@@ -59,7 +61,7 @@ func TestNobodyForgesALineOfTheLog(t *testing.T) {
 			d.logs.await(t, "encoder registered")
 			server.request("broken", "key")
 			server.request("show", "key")
-			id := server.expectEventually("PUBLISH-ACCEPT").get("Stream-ID")
+			id := server.expectEventually("PUBLISH-ACCEPT").Get("Stream-ID")
 			encoder.send("STREAM-CLOSED", "Stream-Channel", "show", "Stream-ID", id, "Error-Code", oneLine(forgery), "Error-Message", oneLine(forgery))
 			server.expectEventually("STREAM-KILL")
 			for _, path := range []string{"/%0d%0a%1b%5b2J%c2%9b%e2%80%ae%ff", "/commands/close?%0a", "/commands/streams?q=%0a%1b%c2%9b&after=%0a"} {
@@ -109,7 +111,7 @@ func (p *testPeer) sayForged(method string) {
 }
 
 // expectEventually skips what comes before a message.
-func (p *testPeer) expectEventually(method string) message {
+func (p *testPeer) expectEventually(method string) wire.Message {
 	p.t.Helper()
 	timeout := time.After(patience)
 	for {
@@ -118,7 +120,7 @@ func (p *testPeer) expectEventually(method string) message {
 			if !open {
 				p.t.Fatalf("connection gone while waiting for %s: %v", method, p.gone)
 			}
-			if m.method == method {
+			if m.Method == method {
 				return m
 			}
 		case <-timeout:

@@ -16,6 +16,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"coordinator/internal/wire"
+
 	"github.com/gorilla/websocket"
 )
 
@@ -30,6 +32,9 @@ const (
 )
 
 var errBinary = errors.New("message is binary")
+
+// messageError says why a message can't be read.
+type messageError struct{ error }
 
 // Why a connection ended.
 var (
@@ -46,7 +51,7 @@ var (
 // controlPeer is what a kind of peer does with its connection. Only the connection's reader calls it.
 type controlPeer interface {
 	join(*session, *coordinator)
-	handle(message)
+	handle(wire.Message)
 	leave(reason error)
 }
 
@@ -96,17 +101,18 @@ func (s *session) run(p controlPeer, c *coordinator) {
 	p.join(s, c)
 	for {
 		s.awaitMessage()
-		m, faulty, err := s.readMessage()
-		if err != nil {
+		m, err := s.readMessage()
+		var faulty messageError
+		if err != nil && !errors.As(err, &faulty) {
 			s.end(endOf(err))
 			break
 		}
 		s.noteLife()
-		if faulty != nil {
+		if err != nil {
 			s.log.Debug("message ignored", "remote", s.remote(), "reason", faulty.Error())
 			continue
 		}
-		s.metrics.received.count(m.method)
+		s.metrics.received.count(m.Method)
 		p.handle(m)
 	}
 	reason := s.reason()
@@ -120,22 +126,26 @@ func (s *session) run(p controlPeer, c *coordinator) {
 }
 
 // readMessage waits for a message. It holds a buffer only while one comes in: most sessions are idle most of the time.
-func (s *session) readMessage() (m message, faulty, err error) {
+// After a messageError the connection is still good.
+func (s *session) readMessage() (wire.Message, error) {
 	kind, r, err := s.conn.NextReader()
 	if err != nil {
-		return message{}, nil, err
+		return wire.Message{}, err
 	}
 	buffer := s.buffers.Get().(*bytes.Buffer)
 	defer s.buffers.Put(buffer)
 	buffer.Reset()
 	if _, err := buffer.ReadFrom(r); err != nil {
-		return message{}, nil, err
+		return wire.Message{}, err
 	}
 	if kind != websocket.TextMessage {
-		return message{}, errBinary, nil
+		return wire.Message{}, messageError{errBinary}
 	}
-	m, faulty = parseMessage(buffer.Bytes())
-	return m, faulty, nil
+	m, err := wire.Parse(buffer.Bytes())
+	if err != nil {
+		return wire.Message{}, messageError{err}
+	}
+	return m, nil
 }
 
 // awaitMessage allows the peer silenceLimit for its next message, unless the session has ended.
@@ -231,17 +241,18 @@ func (s *session) discardRest() {
 	io.CopyN(io.Discard, raw, 256<<20)
 }
 
-// send queues a message. It never waits: a peer whose queue is full is disconnected.
-func (s *session) send(m message) {
+// send queues a message; arguments is name, value, name, value ... It never waits: a peer whose queue is full is
+// disconnected.
+func (s *session) send(method string, arguments ...string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.sendLocked(m)
+	s.sendLocked(method, arguments...)
 }
 
-func (s *session) sendLocked(m message) {
+func (s *session) sendLocked(method string, arguments ...string) {
 	if s.ended == nil {
-		s.metrics.sent.count(m.method)
-		s.queueLocked(outgoing{websocket.TextMessage, m.format()})
+		s.metrics.sent.count(method)
+		s.queueLocked(outgoing{websocket.TextMessage, wire.Append(nil, method, arguments...)})
 	}
 }
 
@@ -320,7 +331,7 @@ func (s *session) startHeartbeat() {
 func (s *session) beat() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.sendLocked(message{method: "HEARTBEAT"})
+	s.sendLocked("HEARTBEAT")
 	if s.ended == nil {
 		s.heartbeat.Reset(heartbeatEvery)
 	}

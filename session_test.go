@@ -18,6 +18,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"coordinator/internal/wire"
+
 	"github.com/gorilla/websocket"
 )
 
@@ -147,7 +149,7 @@ func (n *fakeNet) dialPeer(endpoint string) *testPeer {
 }
 
 func (n *fakeNet) reading(conn *websocket.Conn) *testPeer {
-	p := &testPeer{t: n.t, conn: conn, in: make(chan message, 1024)}
+	p := &testPeer{t: n.t, conn: conn, in: make(chan wire.Message, 1024)}
 	go p.read()
 	return p
 }

@@ -18,6 +18,8 @@ import (
 	"testing"
 	"time"
 
+	"coordinator/internal/wire"
+
 	"github.com/gorilla/websocket"
 )
 
@@ -96,8 +98,8 @@ func (s *simulation) pause(r *rand.Rand, ctx context.Context, events ...<-chan s
 	return false
 }
 
-// wire is one control connection of a peer.
-type wire struct {
+// simConn is one control connection of a peer.
+type simConn struct {
 	name string // of the peer and the number of its connection
 	conn *websocket.Conn
 	gone chan struct{} // closed by the reader
@@ -106,12 +108,12 @@ type wire struct {
 }
 
 // dial connects, trying on until it succeeds or the peers are to vanish; then it returns nil.
-func (s *simulation) dial(endpoint, name string, header http.Header) *wire {
+func (s *simulation) dial(endpoint, name string, header http.Header) *simConn {
 	dialer := websocket.Dialer{HandshakeTimeout: patience}
 	for {
 		conn, _, err := dialer.DialContext(s.present, "ws://"+s.address()+"/ws/control/"+endpoint, header)
 		if err == nil {
-			return &wire{name: name, conn: conn, gone: make(chan struct{})}
+			return &simConn{name: name, conn: conn, gone: make(chan struct{})}
 		}
 		select {
 		case <-time.After(5 * time.Millisecond):
@@ -122,7 +124,7 @@ func (s *simulation) dial(endpoint, name string, header http.Header) *wire {
 }
 
 // listen hands each message to handle until the connection is gone.
-func (s *simulation) listen(w *wire, handle func(message)) {
+func (s *simulation) listen(w *simConn, handle func(wire.Message)) {
 	stop := context.AfterFunc(s.present, func() { w.conn.Close() })
 	defer stop()
 	defer w.conn.Close()
@@ -133,12 +135,12 @@ func (s *simulation) listen(w *wire, handle func(message)) {
 			close(w.gone)
 			return
 		}
-		handle(readUntrimmed(data))
+		handle(wire.ParseStrict(data))
 	}
 }
 
 // say notes the entry, unless it is empty, and sends the message. A broken connection is the reader's business.
-func (s *simulation) say(w *wire, e simEntry, method string, args ...string) {
+func (s *simulation) say(w *simConn, e simEntry, method string, args ...string) {
 	var b strings.Builder
 	b.WriteString(method + "\n")
 	for i := 0; i < len(args); i += 2 {
@@ -155,7 +157,7 @@ func (s *simulation) say(w *wire, e simEntry, method string, args ...string) {
 }
 
 // cut ends a connection, politely or without a word.
-func (s *simulation) cut(w *wire, r *rand.Rand) {
+func (s *simulation) cut(w *simConn, r *rand.Rand) {
 	if w == nil {
 		return
 	}
@@ -176,7 +178,7 @@ type simServer struct {
 	mu sync.Mutex
 	// guarded by mu
 	rand     *rand.Rand
-	wire     *wire
+	wire     *simConn
 	requests int
 	asked    map[string]chan *simPublisher // by request ID; a denial is nil
 	live     map[string]*simPublisher      // by channel
@@ -184,7 +186,7 @@ type simServer struct {
 
 type simPublisher struct {
 	channel, id string
-	wire        *wire
+	wire        *simConn
 	over        chan struct{}
 	missed      bool // a kill
 }
@@ -208,13 +210,13 @@ func (p *simServer) run() {
 			return
 		}
 		p.connected(w)
-		p.sim.listen(w, func(m message) { p.handle(w, m) })
+		p.sim.listen(w, func(m wire.Message) { p.handle(w, m) })
 		p.lost()
 	}
 }
 
 // connected sends PUBLISH-END for the publishers of the connection before.
-func (p *simServer) connected(w *wire) {
+func (p *simServer) connected(w *simConn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.wire = w
@@ -237,19 +239,19 @@ func (p *simServer) lost() {
 	}
 }
 
-func (p *simServer) handle(w *wire, m message) {
+func (p *simServer) handle(w *simConn, m wire.Message) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	channel, id := m.get("Stream-Channel"), m.get("Stream-ID")
-	switch m.method {
+	channel, id := m.Get("Stream-Channel"), m.Get("Stream-ID")
+	switch m.Method {
 	case "PUBLISH-ACCEPT", "PUBLISH-DENY":
-		answer := p.asked[m.get("Request-ID")]
+		answer := p.asked[m.Get("Request-ID")]
 		if answer == nil {
-			p.sim.t.Errorf("%s: %s that nobody waits for: %v", w.name, m.method, m.args)
+			p.sim.t.Errorf("%s: %s that nobody waits for: %v", w.name, m.Method, m.Args)
 			return
 		}
-		delete(p.asked, m.get("Request-ID"))
-		if m.method == "PUBLISH-DENY" {
+		delete(p.asked, m.Get("Request-ID"))
+		if m.Method == "PUBLISH-DENY" {
 			close(answer)
 			return
 		}
@@ -306,7 +308,7 @@ func (p *simServer) publisherOn(channel string) *simPublisher {
 	return p.live[channel]
 }
 
-func (p *simServer) connection() *wire {
+func (p *simServer) connection() *simConn {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.wire
@@ -365,13 +367,13 @@ type simEncoder struct {
 	mu sync.Mutex
 	// guarded by mu
 	capacity int
-	wire     *wire
+	wire     *simConn
 	tasks    map[string]*simTask // by stream ID
 }
 
 type simTask struct {
 	channel, id, source string
-	wire                *wire
+	wire                *simConn
 	stop                chan struct{} // closed when it is told to stop, or dropped
 	stopping            bool          // guarded by simEncoder.mu
 	announced           int           // guarded by simEncoder.mu
@@ -395,13 +397,13 @@ func (e *simEncoder) run() {
 			return
 		}
 		e.connected(w)
-		e.sim.listen(w, func(m message) { e.handle(w, m) })
+		e.sim.listen(w, func(m wire.Message) { e.handle(w, m) })
 		e.lost()
 	}
 }
 
 // connected registers and drops the tasks of the connection before that have announced nothing.
-func (e *simEncoder) connected(w *wire) {
+func (e *simEncoder) connected(w *simConn) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.wire = w
@@ -428,20 +430,20 @@ func (e *simEncoder) lost() {
 	e.wire = nil
 }
 
-func (e *simEncoder) connection() *wire {
+func (e *simEncoder) connection() *simConn {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.wire
 }
 
-func (e *simEncoder) handle(w *wire, m message) {
+func (e *simEncoder) handle(w *simConn, m wire.Message) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	channel, id := m.get("Stream-Channel"), m.get("Stream-ID")
-	switch m.method {
+	channel, id := m.Get("Stream-Channel"), m.Get("Stream-ID")
+	switch m.Method {
 	case "ENCODE-START":
 		e.sim.history.note(simEntry{what: simStarted, who: w.name, channel: channel, stream: id})
-		task := &simTask{channel: channel, id: id, source: m.get("Stream-Source-URI"), wire: w, stop: make(chan struct{})}
+		task := &simTask{channel: channel, id: id, source: m.Get("Stream-Source-URI"), wire: w, stop: make(chan struct{})}
 		e.tasks[id] = task
 		r := e.sim.rand()
 		e.sim.workers.Go(func() { e.work(r, task) })

@@ -126,8 +126,8 @@ func (c *soakCluster) streamingServer(name string, stop chan struct{}) {
 				c.count(&c.asked)
 				p.request(fmt.Sprintf("%s-%d", name, requests), "key")
 			case m := <-p.in:
-				id, channel := m.get("Stream-ID"), m.get("Stream-Channel")
-				switch m.method {
+				id, channel := m.Get("Stream-ID"), m.Get("Stream-Channel")
+				switch m.Method {
 				case "PUBLISH-ACCEPT":
 					c.count(&c.accepted)
 					streams[id] = live{channel, time.Now().Add(rand.N(10 * time.Minute))}
@@ -155,13 +155,13 @@ func (c *soakCluster) encoder(stop chan struct{}) {
 			case <-beat.C:
 				p.send("HEARTBEAT")
 			case m := <-p.in:
-				id, channel := m.get("Stream-ID"), m.get("Stream-Channel")
+				id, channel := m.Get("Stream-ID"), m.Get("Stream-Channel")
 				switch {
-				case m.method == "ENCODE-START" && rand.IntN(30) == 0:
+				case m.Method == "ENCODE-START" && rand.IntN(30) == 0:
 					p.closed(channel, id)
-				case m.method == "ENCODE-START":
+				case m.Method == "ENCODE-START":
 					p.available(channel, id, "HLS-LIVE", "640x360", channel+"/live.m3u8")
-				case m.method == "ENCODE-STOP":
+				case m.Method == "ENCODE-STOP":
 					p.available(channel, id, "HLS-VOD", "640x360", channel+"/vod.m3u8")
 					p.closed(channel, id)
 				}

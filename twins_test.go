@@ -223,7 +223,7 @@ func TestHalfOpenServerIsCutOffAfter5SecondsWhenItIsBack(t *testing.T) {
 		if err := lost.WriteMessage(websocket.TextMessage, []byte("PUBLISH-REQUEST\nRequest-ID:1\nStream-Channel:show\nStream-Key:key\n")); err != nil {
 			t.Fatal(err)
 		}
-		id := encoder.expect("ENCODE-START", "Stream-Channel", "show").get("Stream-ID")
+		id := encoder.expect("ENCODE-START", "Stream-Channel", "show").Get("Stream-ID")
 		n.wait(3 * time.Second)
 		pings := 0
 		go drainPings(lost, &pings)

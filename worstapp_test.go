@@ -315,14 +315,14 @@ func TestVerificationsOfOthersKeepTheirPaceWhateverTheApplicationDoes(t *testing
 					for len(patients.in) > 0 {
 						answer := <-patients.in
 						answered++
-						if accepted := answer.method == "PUBLISH-ACCEPT"; accepted != m.takes {
-							t.Fatalf("%s for %s", answer.method, answer.get("Stream-Channel"))
+						if accepted := answer.Method == "PUBLISH-ACCEPT"; accepted != m.takes {
+							t.Fatalf("%s for %s", answer.Method, answer.Get("Stream-Channel"))
 						}
-						if took := time.Since(asked[answer.get("Stream-Channel")]); took > verifyTimeout+15*time.Second {
+						if took := time.Since(asked[answer.Get("Stream-Channel")]); took > verifyTimeout+15*time.Second {
 							t.Errorf("answered after %v", took)
 						}
 						if m.takes {
-							h.encoder.expect("ENCODE-START", "Stream-ID", answer.get("Stream-ID"))
+							h.encoder.expect("ENCODE-START", "Stream-ID", answer.Get("Stream-ID"))
 						}
 					}
 				}

@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"coordinator/internal/wire"
+
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -94,13 +96,13 @@ func TestEachFaultIsReported(t *testing.T) {
 
 func TestMessagesAreWrittenAndRead(t *testing.T) {
 	t.Parallel()
-	message := appendMessage(nil, "ENCODE-STOP", "Stream-Channel", "c", "Stream-ID", "i")
+	message := wire.Append(nil, "ENCODE-STOP", "Stream-Channel", "c", "Stream-ID", "i")
 	if want := "ENCODE-STOP\nStream-Channel:c\nStream-ID:i\n"; string(message) != want {
 		t.Fatalf("wrote %q, want %q", message, want)
 	}
 	other := []byte("ENCODE-STOP\nstream-id:i\nSTREAM-CHANNEL :x\nno colon\nStream-Channel:c\n")
 	for _, m := range [][]byte{message, other} {
-		got := fmt.Sprint(methodOf(m), " ", argumentOf(m, "Stream-Channel"), " ", argumentOf(m, "Stream-ID"), " ", argumentOf(m, "Record"))
+		got := fmt.Sprint(wire.Method(m), " ", wire.Value(m, "Stream-Channel"), " ", wire.Value(m, "Stream-ID"), " ", wire.Value(m, "Record"))
 		if got != "ENCODE-STOP c i " {
 			t.Errorf("read %q of %q", got, m)
 		}

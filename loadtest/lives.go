@@ -13,6 +13,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"coordinator/internal/wire"
 )
 
 const retryDenied = 100 * time.Millisecond
@@ -95,13 +97,13 @@ func (l *life) mayEndLocked() bool {
 
 // serverTold is what a streaming server does with a message.
 func (f *fleet) serverTold(p *peer, message []byte) {
-	switch methodOf(message) {
+	switch wire.Method(message) {
 	case "PUBLISH-ACCEPT":
-		f.accepted(argumentOf(message, "Stream-Channel"), argumentOf(message, "Stream-ID"))
+		f.accepted(wire.Value(message, "Stream-Channel"), wire.Value(message, "Stream-ID"))
 	case "PUBLISH-DENY":
-		f.deny(argumentOf(message, "Stream-Channel"))
+		f.deny(wire.Value(message, "Stream-Channel"))
 	case "STREAM-KILL":
-		f.kill(argumentOf(message, "Stream-Channel"), argumentOf(message, "Stream-ID"))
+		f.kill(wire.Value(message, "Stream-Channel"), wire.Value(message, "Stream-ID"))
 	case "HEARTBEAT":
 		f.lateness.record(p.beat(time.Now()))
 	}
@@ -109,11 +111,11 @@ func (f *fleet) serverTold(p *peer, message []byte) {
 
 // encoderTold is what an encoder does with a message.
 func (f *fleet) encoderTold(p *peer, message []byte) {
-	switch methodOf(message) {
+	switch wire.Method(message) {
 	case "ENCODE-START":
-		f.encode(p, argumentOf(message, "Stream-Channel"), argumentOf(message, "Stream-ID"))
+		f.encode(p, wire.Value(message, "Stream-Channel"), wire.Value(message, "Stream-ID"))
 	case "ENCODE-STOP":
-		f.finishEncoding(p, argumentOf(message, "Stream-Channel"), argumentOf(message, "Stream-ID"))
+		f.finishEncoding(p, wire.Value(message, "Stream-Channel"), wire.Value(message, "Stream-ID"))
 	case "HEARTBEAT":
 		f.lateness.record(p.beat(time.Now()))
 	}

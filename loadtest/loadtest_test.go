@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"coordinator/internal/wire"
+
 	"github.com/gorilla/websocket"
 	"go.uber.org/goleak"
 )
@@ -103,9 +105,9 @@ func (c *wrongCoordinator) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (c *wrongCoordinator) handle(conn *websocket.Conn, message []byte) {
-	channel := argumentOf(message, "Stream-Channel")
+	channel := wire.Value(message, "Stream-Channel")
 	id := "id-" + channel
-	switch methodOf(message) {
+	switch wire.Method(message) {
 	case "REGISTER":
 		c.encoder <- conn
 	case "PUBLISH-REQUEST":
@@ -114,7 +116,7 @@ func (c *wrongCoordinator) handle(conn *websocket.Conn, message []byte) {
 	case "PUBLISH-END":
 		c.say(c.theEncoder(), "ENCODE-STOP", channel, id)
 	case "STREAM-AVAILABLE":
-		c.note(channel, http.Header{"X-Event-Type": {"stream-available"}, "X-Index-File": {argumentOf(message, "Index-file")}})
+		c.note(channel, http.Header{"X-Event-Type": {"stream-available"}, "X-Index-File": {wire.Value(message, "Index-file")}})
 	case "STREAM-CLOSED":
 		for _, header := range c.fault(c.note(channel, http.Header{"X-Event-Type": {"stream-closed"}})) {
 			request, err := http.NewRequest(http.MethodPost, c.app.events.url(), nil)
@@ -132,7 +134,7 @@ func (c *wrongCoordinator) handle(conn *websocket.Conn, message []byte) {
 func (c *wrongCoordinator) say(conn *websocket.Conn, method, channel, id string) {
 	c.writing.Lock()
 	defer c.writing.Unlock()
-	conn.WriteMessage(websocket.TextMessage, appendMessage(nil, method, "Request-ID", channel, "Stream-Channel", channel, "Stream-ID", id))
+	conn.WriteMessage(websocket.TextMessage, wire.Append(nil, method, "Request-ID", channel, "Stream-Channel", channel, "Stream-ID", id))
 }
 
 func (c *wrongCoordinator) theEncoder() *websocket.Conn {

@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"coordinator/internal/wire"
+
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/gorilla/websocket"
 )
@@ -39,7 +41,7 @@ type peer struct {
 func (p *peer) say(method string, arguments ...string) {
 	p.writing.Lock()
 	defer p.writing.Unlock()
-	p.line = appendMessage(p.line[:0], method, arguments...)
+	p.line = wire.Append(p.line[:0], method, arguments...)
 	_ = p.conn.WriteMessage(websocket.TextMessage, p.line)
 }
 
