@@ -1,44 +1,43 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
+	"net"
 	"net/http"
-	"strings"
-	"sync"
+	"net/http/httptest"
 	"sync/atomic"
-	"syscall"
 	"testing"
-	"testing/synctest"
 	"time"
+
+	"coordinator/internal/outbox"
 
 	"github.com/google/go-cmp/cmp"
 )
 
 func TestEventsWithoutAnApplicationAreDropped(t *testing.T) {
 	t.Parallel()
-	c, err := newCallbacks(&Config{DataDir: "/nonexistent"}, slog.New(slog.DiscardHandler))
+	c, err := newCallbacks(&Config{DataDir: "/nonexistent"}, nil, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.start()
-	appendAll(c, lifeOf("s", 1)...)
-	if pending, _ := c.stats(); pending != 0 || c.keeping() != nil {
-		t.Errorf("%d pending, %v", pending, c.keeping())
+	c.Start()
+	c.Append(outbox.Event{StreamID: "s", Seq: 1})
+	if pending, _ := c.Pending(); pending != 0 || c.Err() != nil {
+		t.Errorf("%d pending, %v", pending, c.Err())
 	}
-	drained(t, c)
+	if err := c.Drain(t.Context()); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestEachEventSaysWhatTheContractAsksFor(t *testing.T) {
 	t.Parallel()
 	at := time.Date(2026, 3, 1, 13, 4, 5, 678_900_000, time.FixedZone("", 3600))
-	got := eventHeader(event{
-		channel: "c", streamID: "s", previous: "r", seq: 12, at: at,
-		streamType: "HLS-VOD", resolution: "ORIGINAL", indexFile: "a\nb", startTime: "3.5",
+	got := eventHeader(outbox.Event{
+		Channel: "c", StreamID: "s", Previous: "r", Seq: 12, At: at,
+		StreamType: "HLS-VOD", Resolution: "ORIGINAL", IndexFile: "a\nb", StartTime: "3.5",
 	})
 	want := http.Header{
 		"X-Streaming-Channel": {"c"}, "X-Streaming-Id": {"s"}, "X-Event-Id": {"s-12"}, "X-Event-Type": {"stream-available"},
@@ -48,7 +47,7 @@ func TestEachEventSaysWhatTheContractAsksFor(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
-	got = eventHeader(event{channel: "c", streamID: "s", seq: 13, closed: true, at: at})
+	got = eventHeader(outbox.Event{Channel: "c", StreamID: "s", Seq: 13, Closed: true, At: at})
 	want = http.Header{
 		"X-Streaming-Channel": {"c"}, "X-Streaming-Id": {"s"}, "X-Event-Id": {"s-13"}, "X-Event-Type": {"stream-closed"},
 		"X-Event-Time": {"2026-03-01T12:04:05.678Z"},
@@ -58,496 +57,77 @@ func TestEachEventSaysWhatTheContractAsksFor(t *testing.T) {
 	}
 }
 
-func TestAnEventIsSentOnlyAfterItsCommit(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		store, app := &faultyStore{eventStore: newMemoryStore()}, newEventRecorder()
-		release := make(chan struct{})
-		store.beforeCommit = func() error { <-release; return nil }
-		c := startedCallbacks(t, store, app.post)
-		c.append(availableEvent("s", 1))
-		time.Sleep(time.Hour) // of the bubble's clock: all that can happen has happened
-		if tries := app.tries("s-1"); tries != 0 {
-			t.Errorf("sent %d times before it was committed", tries)
-		}
-		close(release)
-		app.await(t, 1)
-		drained(t, c)
-	})
-}
-
-func TestEventsOfAStreamStayInOrderWhateverFails(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		const streams, each = 300, 20
-		app := newEventRecorder()
-		app.answer = func(ctx context.Context, _ string, _ http.Header) (int, http.Header, error) {
-			time.Sleep(rand.N(50 * time.Millisecond))
-			switch rand.IntN(10) {
-			case 0:
-				return 503, nil, nil
-			case 1:
-				return 0, nil, errUnreachable
-			case 2:
-				<-ctx.Done()
-				return 0, nil, ctx.Err()
-			case 3:
-				return 201, http.Header{"Retry-After": {"1"}}, nil
-			}
-			return 200, nil, nil
-		}
-		c := startedCallbacks(t, newMemoryStore(), app.post)
-		for seq := 1; seq <= each; seq++ {
-			for s := range streams {
-				c.append(availableEvent(fmt.Sprint(s), seq))
-			}
-		}
-		app.await(t, streams*each)
-		app.check(t)
-		drained(t, c)
-	})
-}
-
-func TestEventsOfOneQueueStayInOrderAcrossItsStreams(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		app := newEventRecorder()
-		var tries atomic.Int64
-		app.answer = func(context.Context, string, http.Header) (int, http.Header, error) {
-			if tries.Add(1)%2 == 1 {
-				return 500, nil, nil
-			}
-			return 200, nil, nil
-		}
-		c := startedCallbacks(t, newMemoryStore(), app.post)
-		appendAll(c, lifeOf("first", 2)...)
-		for _, ev := range lifeOf("second", 2) {
-			ev.queue, ev.position, ev.previous = queueOf("first"), ev.position+3, "first"
-			c.append(ev)
-		}
-		app.await(t, 6)
-		want := []string{"first-1", "first-2", "first-3", "second-1", "second-2", "second-3"}
-		if diff := cmp.Diff(want, app.order()); diff != "" {
-			t.Error(diff)
-		}
-		drained(t, c)
-	})
-}
-
-func TestARetryComesWithinItsBackoffAndNeverEnds(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		app := newEventRecorder()
-		var at []time.Time
-		app.answer = func(context.Context, string, http.Header) (int, http.Header, error) {
-			if at = append(at, time.Now()); len(at) <= 400 {
-				return 500, nil, nil
-			}
-			return 200, nil, nil
-		}
-		c := startedCallbacks(t, newMemoryStore(), app.post)
-		c.append(availableEvent("s", 1))
-		for app.count() == 0 {
-			time.Sleep(time.Minute)
-		}
-		for i := 1; i < len(at); i++ {
-			if wait := at[i].Sub(at[i-1]); wait > backoffCeiling(i)+pacedEvery {
-				t.Errorf("try %d came after %v", i+1, wait)
-			}
-		}
-		if took := at[400].Sub(at[0]); took < time.Hour || took > 3*time.Hour {
-			t.Errorf("400 retries took %v: the jitter is not spread over the backoff", took)
-		}
-		drained(t, c)
-	})
-}
-
-func TestRetryAfterIsTheLeastWait(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		app := newEventRecorder()
-		var at []time.Time
-		app.answer = func(context.Context, string, http.Header) (int, http.Header, error) {
-			if at = append(at, time.Now()); len(at) == 1 {
-				return 429, http.Header{"Retry-After": {"120"}}, nil
-			}
-			return 200, nil, nil
-		}
-		c := startedCallbacks(t, newMemoryStore(), app.post)
-		c.append(availableEvent("s", 1))
-		for app.count() == 0 {
-			time.Sleep(time.Second)
-		}
-		if wait := at[1].Sub(at[0]); wait < 2*time.Minute || wait > 2*time.Minute+backoffBase {
-			t.Errorf("tried again after %v", wait)
-		}
-		drained(t, c)
-	})
-}
-
-func TestNoAnswerWithinTenSecondsIsNone(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		app := newEventRecorder()
-		var gaveUp time.Duration
-		app.answer = func(ctx context.Context, id string, _ http.Header) (int, http.Header, error) {
-			if app.tries(id) > 1 {
-				return 200, nil, nil
-			}
-			began := time.Now()
-			<-ctx.Done()
-			gaveUp = time.Since(began)
-			return 0, nil, ctx.Err()
-		}
-		c := startedCallbacks(t, newMemoryStore(), app.post)
-		c.append(availableEvent("s", 1))
-		for app.count() == 0 {
-			time.Sleep(time.Second)
-		}
-		if gaveUp != answerTimeout {
-			t.Errorf("gave up after %v", gaveUp)
-		}
-		drained(t, c)
-	})
-}
-
-func TestHangingStreamsDoNotSlowOthers(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		app := newEventRecorder()
-		app.answer = func(ctx context.Context, id string, _ http.Header) (int, http.Header, error) {
-			if strings.HasPrefix(id, "hangs") {
-				<-ctx.Done()
-				return 0, nil, ctx.Err()
-			}
-			time.Sleep(10 * time.Millisecond)
-			return 200, nil, nil
-		}
-		c := startedCallbacks(t, newMemoryStore(), app.post)
-		for s := range 300 {
-			c.append(availableEvent(fmt.Sprintf("hangs%d", s), 1))
-		}
-		time.Sleep(2 * answerTimeout) // all have been tried once and are retrying
-		for round := range 100 {
-			began, before := time.Now(), app.count()
-			for s := range 100 {
-				c.append(availableEvent(fmt.Sprintf("good%d", s), round+1))
-			}
-			app.await(t, before+100)
-			if took := time.Since(began); took > 200*time.Millisecond {
-				t.Fatalf("round %d: 100 events of other streams took %v", round, took)
-			}
-			time.Sleep(rand.N(time.Second))
-		}
-		app.check(t)
-		if err := c.drain(stopped()); err != nil {
-			t.Error(err)
-		}
-	})
-}
-
-func TestAnOutageIsPacedAndItsEndIsNot(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		const streams = 5000
-		app := newEventRecorder()
-		var back atomic.Bool
-		var tries atomic.Int64
-		app.answer = func(context.Context, string, http.Header) (int, http.Header, error) {
-			tries.Add(1)
-			if !back.Load() {
-				return 0, nil, errUnreachable
-			}
-			time.Sleep(10 * time.Millisecond)
-			return 200, nil, nil
-		}
-		c := startedCallbacks(t, newMemoryStore(), app.post)
-		for s := range streams {
-			c.append(availableEvent(fmt.Sprint(s), 1))
-		}
-		time.Sleep(10 * time.Minute)
-		if perSecond := tries.Load() / 600; perSecond < 50 || perSecond > 101 {
-			t.Errorf("%d tries per second during the outage", perSecond)
-		}
-		back.Store(true)
-		began := time.Now()
-		app.await(t, streams)
-		if took := time.Since(began); took > backoffMax+5*time.Second {
-			t.Errorf("all was delivered only %v after the end of the outage", took)
-		}
-		drained(t, c)
-	})
-}
-
-func TestTheLogTellsOfAnOutageOnce(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		app := newEventRecorder()
-		var back atomic.Bool
-		app.answer = func(context.Context, string, http.Header) (int, http.Header, error) {
-			if back.Load() {
-				return 200, nil, nil
-			}
-			return 503, nil, nil
-		}
-		var log lockedBuffer
-		c, err := resumeCallbacks(newMemoryStore(), app.post, slog.New(slog.NewTextHandler(&log, nil)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		c.start()
-		for s := range 5000 {
-			c.append(availableEvent(fmt.Sprint(s), 1))
-		}
-		time.Sleep(10 * time.Minute)
-		back.Store(true)
-		app.await(t, 5000)
-		drained(t, c)
-		lines := log.String()
-		for line, want := range map[string]int{"is not accepting events": 1, "is accepting events again": 1, "status=503": 1} {
-			if got := strings.Count(lines, line); got != want {
-				t.Errorf("%d times %q, want %d", got, line, want)
-			}
-		}
-		if all := strings.Count(lines, "\n"); all > 2 {
-			t.Errorf("%d lines:\n%s", all, lines)
-		}
-	})
-}
-
-func TestADiskThatFillsUpLosesNothing(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		store, app := &faultyStore{eventStore: newMemoryStore()}, newEventRecorder()
-		var full atomic.Bool
-		var commits atomic.Int64
-		store.beforeCommit = func() error {
-			commits.Add(1)
-			if full.Load() {
-				return fmt.Errorf("write outbox.db: %w", syscall.ENOSPC)
-			}
-			return nil
-		}
-		var log lockedBuffer
-		c, err := resumeCallbacks(store, app.post, slog.New(slog.NewTextHandler(&log, nil)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		c.start()
-		appendAll(c, availableEvent("s", 1))
-		app.await(t, 1)
-		if err := c.keeping(); err != nil {
-			t.Error(err)
-		}
-		full.Store(true)
-		began := commits.Load()
-		for seq := 2; seq < 62; seq++ {
-			c.append(availableEvent("s", seq))
-			time.Sleep(time.Second)
-		}
-		if err := c.keeping(); !errors.Is(err, syscall.ENOSPC) {
-			t.Errorf("keeping with a full disk: %v", err)
-		}
-		if tries := commits.Load() - began; tries < 50 || tries > 62 {
-			t.Errorf("%d commits were tried in a minute", tries)
-		}
-		full.Store(false)
-		app.await(t, 61)
-		synctest.Wait()
-		if err := c.keeping(); err != nil {
-			t.Error("keeping after space was back:", err)
-		}
-		drained(t, c)
-		app.check(t)
-		if lines := log.String(); strings.Count(lines, "\n") != 2 {
-			t.Errorf("want one line for each change:\n%s", lines)
-		}
-	})
-}
-
-func TestACommitThatFailsAfterItReachedTheDiskIsRepeatedSafely(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		kept, app := newMemoryStore(), newEventRecorder()
-		store := &faultyStore{eventStore: kept}
-		var healed atomic.Bool
-		store.afterCommit = func() error {
-			if !healed.Load() && rand.IntN(2) == 0 {
-				return syscall.EIO
-			}
-			return nil
-		}
-		c := startedCallbacks(t, store, app.post)
-		for seq := 1; seq <= 50; seq++ {
-			c.append(availableEvent("s", seq))
-			c.append(availableEvent("t", seq))
-			time.Sleep(rand.N(2 * time.Second))
-		}
-		appendAll(c, closedEvent("s", 51), closedEvent("t", 51))
-		app.await(t, 102)
-		app.check(t)
-		time.Sleep(time.Minute)
-		healed.Store(true)
-		drained(t, c)
-		if len(kept.queues) != 0 || len(kept.events) != 0 || len(c.delivery.queues) != 0 {
-			t.Errorf("left behind: %v %v %v", kept.queues, kept.events, c.delivery.queues)
-		}
-		if len(app.seen) != 102 {
-			t.Errorf("%d events were sent", len(app.seen))
-		}
-	})
-}
-
-func TestALiveStreamWithNothingToDeliverTakesNoMemory(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		app := newEventRecorder()
-		c := startedCallbacks(t, newMemoryStore(), app.post)
-		for seq := 1; seq <= 3; seq++ {
-			for s := range 100 {
-				c.append(availableEvent(fmt.Sprint(s), seq))
-			}
-			app.await(t, 100*seq)
-			time.Sleep(time.Second)
-			synctest.Wait()
-			if n := len(c.delivery.queues); n != 0 {
-				t.Errorf("%d queues in memory", n)
-			}
-		}
-		app.check(t)
-		drained(t, c)
-	})
-}
-
 func TestPublicationsAreNumberedBehindThoseOnDiskWhateverTheClockSays(t *testing.T) {
 	t.Parallel()
-	store, app := newMemoryStore(), newEventRecorder()
-	kept := availableEvent("kept", 1)
-	kept.queue = 1 << 52 // in the year 2112
-	if _, err := store.commit(group{appended: []event{kept}}); err != nil {
-		t.Fatal(err)
-	}
-	c := resumedCallbacks(t, store, app.post)
-	if next := newCoordinator(&Config{}, slog.New(slog.DiscardHandler), nil, c).registry.lastNumber + 1; next != 1<<52+1 {
-		t.Errorf("the next publication has number %d", next)
-	}
-	if err := c.drain(stopped()); err != nil {
-		t.Error(err)
-	}
-}
-
-func TestAReadThatFailsIsTriedAgain(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		store, app := newMemoryStore(), newEventRecorder()
-		c := resumedCallbacks(t, store, app.post)
-		appendAll(c, lifeOf("s", 9)...)
-		if err := c.drain(stopped()); err != nil {
+	cfg, log := &Config{DataDir: t.TempDir(), EventCallbackURL: "http://127.0.0.1:1"}, slog.New(slog.DiscardHandler)
+	for _, later := range []bool{false, true} {
+		c, err := newCallbacks(cfg, func(int, error, time.Duration) {}, log)
+		if err != nil {
 			t.Fatal(err)
 		}
-		faulty := &faultyStore{eventStore: store, beforeRead: func() error {
-			if rand.IntN(2) == 0 {
-				return syscall.EIO
-			}
-			return nil
-		}}
-		c = startedCallbacks(t, faulty, app.post)
-		app.await(t, 10)
-		app.check(t)
-		drained(t, c)
-	})
-}
-
-func TestADamagedEventHoldsUpNobody(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		store, app := newMemoryStore(), newEventRecorder()
-		c := resumedCallbacks(t, store, app.post)
-		appendAll(c, lifeOf("s", 2)...)
-		if err := c.drain(stopped()); err != nil {
-			t.Fatal(err)
+		if next := newCoordinator(cfg, log, nil, c).registry.lastNumber + 1; later && next != 1<<52+1 {
+			t.Errorf("the next publication has number %d", next)
 		}
-		delete(store.events, [2]uint64{queueOf("s"), 1})
-		c = startedCallbacks(t, store, app.post)
-		app.await(t, 2)
-		if diff := cmp.Diff([]string{"s-1", "s-3"}, app.order()); diff != "" {
-			t.Error(diff)
-		}
-		drained(t, c)
-	})
-}
-
-func TestStatsTellWhatWaitsAndSinceWhen(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		app := newEventRecorder()
-		var back atomic.Bool
-		app.answer = func(context.Context, string, http.Header) (int, http.Header, error) {
-			if back.Load() {
-				return 200, nil, nil
-			}
-			return 500, nil, nil
-		}
-		c := startedCallbacks(t, newMemoryStore(), app.post)
-		for s := range 5 {
-			c.append(availableEvent(fmt.Sprint(s), 1))
-			time.Sleep(time.Minute)
-		}
-		if pending, oldest := c.stats(); pending != 5 || oldest != 5*time.Minute {
-			t.Errorf("%d pending, the oldest for %v, want 5 for 5m", pending, oldest)
-		}
-		back.Store(true)
-		app.await(t, 5)
-		synctest.Wait()
-		if pending, oldest := c.stats(); pending != 0 || oldest != 0 {
-			t.Errorf("%d pending, the oldest for %v, after all was delivered", pending, oldest)
-		}
-		drained(t, c)
-		drained(t, c) // a second call changes nothing
-	})
-}
-
-func TestDrainKeepsForTheNextStartWhatItCannotDeliver(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		store, app := newMemoryStore(), newEventRecorder()
-		app.answer = func(ctx context.Context, _ string, _ http.Header) (int, http.Header, error) {
-			<-ctx.Done()
-			return 0, nil, ctx.Err()
-		}
-		c := startedCallbacks(t, store, app.post)
-		appendAll(c, lifeOf("s", 3)...)
-		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
-		defer cancel()
-		began := time.Now()
-		if err := c.drain(ctx); err != nil {
+		c.Append(outbox.Event{Queue: 1 << 52, Channel: "kept", StreamID: "kept", Seq: 1, At: time.Now()}) // in the year 2112
+		if err := c.Drain(stopped()); err != nil {
 			t.Error(err)
 		}
-		if took := time.Since(began); took != 3*time.Second {
-			t.Errorf("drain took %v", took)
+	}
+}
+
+// stopped is a context for a drain that delivers nothing more.
+func stopped() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}
+
+func TestTenThousandEventsOpenNoMoreConnectionsThanAreInFlight(t *testing.T) {
+	t.Parallel()
+	var opened, inFlight, most atomic.Int64
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		defer inFlight.Add(-1)
+		now := inFlight.Add(1)
+		for before := most.Load(); now > before && !most.CompareAndSwap(before, now); before = most.Load() {
 		}
-		app.answer = nil
-		c = startedCallbacks(t, store, app.post)
-		app.await(t, 4)
-		app.check(t)
-		drained(t, c)
-	})
-}
-
-// lockedBuffer is a log that a test reads while others write.
-type lockedBuffer struct {
-	mu     sync.Mutex
-	buffer bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buffer.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buffer.String()
+	}))
+	server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			opened.Add(1)
+		}
+	}
+	server.Start()
+	defer server.Close()
+	const events = 10_000
+	var delivered, others atomic.Int64
+	done := make(chan struct{})
+	observe := func(status int, err error, took time.Duration) {
+		if sendResult(status, err) != "delivered" || took <= 0 {
+			others.Add(1)
+		} else if delivered.Add(1) == events {
+			close(done)
+		}
+	}
+	c, err := newCallbacks(&Config{DataDir: t.TempDir(), EventCallbackURL: Secret(server.URL)}, observe, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Start()
+	for i := range events {
+		seq, stream := i/1000, i%1000
+		c.Append(outbox.Event{
+			Queue: uint64(stream), Position: uint32(seq), Channel: "c", StreamID: fmt.Sprint("s", stream), Seq: uint64(seq + 1),
+			Closed: seq == events/1000-1, At: time.Now(),
+		})
+	}
+	<-done
+	if err := c.Drain(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if opened.Load() > 2*outbox.MaxInFlight || most.Load() > outbox.MaxInFlight { // the slack is for overloaded machines: see TestPostReusesConnections
+		t.Errorf("%d connections were opened, at most %d requests were in flight", opened.Load(), most.Load())
+	}
+	if others.Load() != 0 {
+		t.Errorf("%d tries did not deliver", others.Load())
+	}
 }

@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"coordinator/internal/outbox"
 )
 
 type order struct {
@@ -62,15 +64,15 @@ type streamHistories struct {
 	faults  []string
 }
 
-func (h *streamHistories) append(ev event) {
-	if h.closed[ev.streamID] || ev.seq != h.lastSeq[ev.streamID]+1 {
-		h.faults = append(h.faults, fmt.Sprintf("%+v after %d, closed %v", ev, h.lastSeq[ev.streamID], h.closed[ev.streamID]))
+func (h *streamHistories) Append(ev outbox.Event) {
+	if h.closed[ev.StreamID] || ev.Seq != h.lastSeq[ev.StreamID]+1 {
+		h.faults = append(h.faults, fmt.Sprintf("%+v after %d, closed %v", ev, h.lastSeq[ev.StreamID], h.closed[ev.StreamID]))
 	}
-	if ev.seq == 1 {
+	if ev.Seq == 1 {
 		h.announced.Add(1)
 	}
-	h.lastSeq[ev.streamID] = ev.seq
-	h.closed[ev.streamID] = ev.closed
+	h.lastSeq[ev.StreamID] = ev.Seq
+	h.closed[ev.StreamID] = ev.Closed
 }
 
 // crowd is a registry under fire. Its clock goes on by a few milliseconds with each look at it.
@@ -138,7 +140,7 @@ func (c *crowd) encoderLives() {
 				}
 			}
 			for id, o := range jobs {
-				c.r.announce(e, event{channel: o.channel, streamID: id, streamType: "HLS-LIVE", resolution: "ORIGINAL", at: c.now()})
+				c.r.announce(e, outbox.Event{Channel: o.channel, StreamID: id, StreamType: "HLS-LIVE", Resolution: "ORIGINAL", At: c.now()})
 				if o.method == "stop" || rand.IntN(20) == 0 {
 					c.r.finish(e, o.channel, id, c.now())
 					delete(jobs, id)

@@ -9,8 +9,11 @@ import (
 	"errors"
 	"log/slog"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
+
+	"coordinator/internal/outbox"
 )
 
 const (
@@ -55,14 +58,14 @@ type coordinator struct {
 
 	stopping  atomic.Bool
 	pending   atomic.Int64
-	publishes *crew
+	publishes sync.WaitGroup
 }
 
 // newCoordinator wires the use cases. The identities of peers and the numbers of publications count up from the time of
 // the start in microseconds, so that no later process gives one of them again and all stay below 2^53. Should the clock
 // have been set back, they begin behind the publications that events are kept of.
 func newCoordinator(cfg *Config, log *slog.Logger, verifier *keyVerifier, events *callbacks) *coordinator {
-	firstID := max(uint64(time.Now().UnixMicro()), events.lastQueue+1)
+	firstID := max(uint64(time.Now().UnixMicro()), events.LastQueue()+1)
 	c := &coordinator{
 		idMaxLength: cfg.IDMaxLength,
 		log:         log,
@@ -74,7 +77,6 @@ func newCoordinator(cfg *Config, log *slog.Logger, verifier *keyVerifier, events
 		verifier:  verifier,
 		events:    events,
 		startedAt: time.Now(),
-		publishes: newCrew(),
 	}
 	c.metrics = newMetrics(c.state)
 	c.history = newHistory(c.reading)
@@ -102,7 +104,7 @@ func (c *coordinator) stop() {
 }
 
 // wait returns when no publish request is under way any more: once stopped and all control sockets gone, at once.
-func (c *coordinator) wait() { c.publishes.wait() }
+func (c *coordinator) wait() { c.publishes.Wait() }
 
 // joinServer takes in a streaming server that has connected.
 func (c *coordinator) joinServer(s *server) {
@@ -153,7 +155,7 @@ func (c *coordinator) publish(ctx context.Context, s *server, req publishRequest
 		return
 	}
 	arrived := time.Now()
-	c.publishes.run(func() {
+	c.publishes.Go(func() {
 		defer c.pending.Add(-1)
 		if err := c.verifyAndClaim(ctx, s, req, arrived.Add(answerWithin)); err != nil {
 			c.deny(s, req, err)
@@ -170,7 +172,7 @@ func (c *coordinator) mayAsk(req publishRequest) error {
 		return errBadID
 	case c.registry.channelIsBusy(req.channel):
 		return errChannelBusy
-	case c.events.keeping() != nil:
+	case c.events.Err() != nil:
 		return errNotKept
 	}
 	return nil
@@ -181,7 +183,7 @@ func (c *coordinator) verifyAndClaim(ctx context.Context, s *server, req publish
 	if err != nil {
 		return err
 	}
-	if c.events.keeping() != nil {
+	if c.events.Err() != nil {
 		return errNotKept
 	}
 	notices, err := c.registry.claim(s, claimRequest{
@@ -234,14 +236,14 @@ func (c *coordinator) endPublish(s *server, channel, streamID string) {
 }
 
 // announce is STREAM-AVAILABLE. Of available the caller fills in the names and what the encoder said.
-func (c *coordinator) announce(e *encoder, available event) {
-	available.at = time.Now()
+func (c *coordinator) announce(e *encoder, available outbox.Event) {
+	available.At = time.Now()
 	notices, own := c.registry.announce(e, available)
 	if !own {
-		c.notItsOwn("STREAM-AVAILABLE", e.id, available.channel, available.streamID)
+		c.notItsOwn("STREAM-AVAILABLE", e.id, available.Channel, available.StreamID)
 		return
 	}
-	c.log.Debug("stream available", "channel", available.channel, "stream", available.streamID, "type", available.streamType, "resolution", available.resolution)
+	c.log.Debug("stream available", "channel", available.Channel, "stream", available.StreamID, "type", available.StreamType, "resolution", available.Resolution)
 	c.tell(notices)
 }
 

@@ -40,7 +40,7 @@ func TestFailoverWhenTheEncoderIsGone(t *testing.T) {
 	rig.closed(b, "ch", "id2")
 	rig.expect("b stop ch id2", "event id2 3 closed after id1")
 	for i, ev := range rig.events {
-		if ev.queue != 1 || ev.position != uint32(i) || ev.channel != "ch" {
+		if ev.Queue != 1 || ev.Position != uint32(i) || ev.Channel != "ch" {
 			t.Errorf("event %+v is not next in the publication's queue", ev)
 		}
 	}

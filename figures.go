@@ -14,15 +14,15 @@ func (c *coordinator) notReady() (reasons []string) {
 	if c.stopping.Load() {
 		reasons = append(reasons, errStopping.Error())
 	}
-	if c.events.keeping() != nil {
+	if c.events.Err() != nil {
 		reasons = append(reasons, errNotKept.Error())
 	}
 	return reasons
 }
 
 func (c *coordinator) state() clusterState {
-	s := clusterState{totals: c.registry.totals(time.Now()), notReady: c.notReady(), outboxDamaged: c.events.outboxDamaged()}
-	s.eventsPending, s.oldestEvent = c.events.stats()
+	s := clusterState{totals: c.registry.totals(time.Now()), notReady: c.notReady(), outboxDamaged: c.events.Damaged()}
+	s.eventsPending, s.oldestEvent = c.events.Pending()
 	return s
 }
 

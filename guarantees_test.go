@@ -1,6 +1,6 @@
 package main
 
-// What must hold when something hangs or is too much: a disk, a streaming server's channels, a value, a path.
+// What must hold when something hangs or is too much: a streaming server's channels, a value, a path.
 
 import (
 	"crypto/tls"
@@ -15,68 +15,28 @@ import (
 	"testing/synctest"
 	"time"
 
+	"coordinator/internal/outbox"
+
 	"github.com/gorilla/websocket"
 )
 
-func TestDiskThatHangsCountsAsOneThatCannotBeWritten(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		release := make(chan struct{})
-		store := &faultyStore{eventStore: newMemoryStore(), beforeCommit: func() error { <-release; return nil }}
-		c := startedCallbacks(t, store, newEventRecorder().post)
-		c.append(availableEvent("s", 1))
-		time.Sleep(commitPatience - time.Second)
-		if err := c.keeping(); err != nil {
-			t.Errorf("after 4 s: %v", err)
-		}
-		time.Sleep(2 * time.Second)
-		if err := c.keeping(); !errors.Is(err, errDiskHangs) {
-			t.Errorf("after 6 s: %v", err)
-		}
-		began := time.Now()
-		if err := c.drain(stopped()); !errors.Is(err, errDiskHangs) || time.Since(began) != drainGrace {
-			t.Errorf("drain: %v after %v", err, time.Since(began))
-		}
-		close(release)
-		synctest.Wait()
-	})
-}
-
-func TestDiskThatAnswersAgainKeepsEventsAgain(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		release := make(chan struct{})
-		store := &faultyStore{eventStore: newMemoryStore(), beforeCommit: func() error { <-release; return nil }}
-		c := startedCallbacks(t, store, newEventRecorder().post)
-		c.append(availableEvent("s", 1))
-		time.Sleep(2 * commitPatience)
-		close(release)
-		synctest.Wait()
-		if err := c.keeping(); err != nil {
-			t.Error(err)
-		}
-		drained(t, c)
-	})
-}
-
-// What no application's server would take as a header could never be delivered.
 func TestAnnouncementThatCouldNeverBeToldIsNone(t *testing.T) {
 	t.Parallel()
-	whole := event{streamType: "HLS-LIVE", resolution: "640x360", indexFile: "a.m3u8", startTime: "1.5"}
+	whole := outbox.Event{StreamType: "HLS-LIVE", Resolution: "640x360", IndexFile: "a.m3u8", StartTime: "1.5"}
 	for name, test := range map[string]struct {
-		change func(*event)
+		change func(*outbox.Event)
 		want   bool
 	}{
-		"whole":                  {func(*event) {}, true},
-		"no start time":          {func(e *event) { e.startTime = "" }, true},
-		"longest index file":     {func(e *event) { e.indexFile = strings.Repeat("a", longestIndexFile) }, true},
-		"too long an index file": {func(e *event) { e.indexFile = strings.Repeat("a", longestIndexFile+1) }, false},
-		"too long when encoded":  {func(e *event) { e.indexFile = strings.Repeat("\x01", longestIndexFile/2) }, false},
-		"too long a resolution":  {func(e *event) { e.resolution = strings.Repeat("1", longestDetail+1) }, false},
-		"too long a start time":  {func(e *event) { e.startTime = strings.Repeat("1", longestDetail+1) }, false},
-		"no index file":          {func(e *event) { e.indexFile = "" }, false},
-		"no resolution":          {func(e *event) { e.resolution = "" }, false},
-		"unknown type":           {func(e *event) { e.streamType = "HLS" }, false},
+		"whole":                  {func(*outbox.Event) {}, true},
+		"no start time":          {func(e *outbox.Event) { e.StartTime = "" }, true},
+		"longest index file":     {func(e *outbox.Event) { e.IndexFile = strings.Repeat("a", longestIndexFile) }, true},
+		"too long an index file": {func(e *outbox.Event) { e.IndexFile = strings.Repeat("a", longestIndexFile+1) }, false},
+		"too long when encoded":  {func(e *outbox.Event) { e.IndexFile = strings.Repeat("\x01", longestIndexFile/2) }, false},
+		"too long a resolution":  {func(e *outbox.Event) { e.Resolution = strings.Repeat("1", longestDetail+1) }, false},
+		"too long a start time":  {func(e *outbox.Event) { e.StartTime = strings.Repeat("1", longestDetail+1) }, false},
+		"no index file":          {func(e *outbox.Event) { e.IndexFile = "" }, false},
+		"no resolution":          {func(e *outbox.Event) { e.Resolution = "" }, false},
+		"unknown type":           {func(e *outbox.Event) { e.StreamType = "HLS" }, false},
 	} {
 		e := whole
 		test.change(&e)
@@ -144,7 +104,7 @@ func TestManyWhoAvoidAnEncoderCostLittle(t *testing.T) {
 	for i := range publishers {
 		id := fmt.Sprint("s", i+1)
 		channel := fmt.Sprint("c", i)
-		r.announce(e, event{channel: channel, streamID: id, streamType: "HLS-LIVE", resolution: "1x1", at: now})
+		r.announce(e, outbox.Event{Channel: channel, StreamID: id, StreamType: "HLS-LIVE", Resolution: "1x1", At: now})
 		r.finish(e, channel, id, now)
 	}
 	if r.waiting.Len() != publishers {

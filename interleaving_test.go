@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"coordinator/internal/outbox"
 )
 
 // replaySeed, when set to the seed of a failed run, makes every cluster the one of that run. The registry's own
@@ -214,7 +216,7 @@ func (m *clusterModel) announceSuccessor() {
 func (m *clusterModel) announceOf(k *modelTask, kind string) {
 	m.say("encoder %d announces %s of %s", k.encoder.encoder.id, kind, k.id)
 	k.hlsLive = k.hlsLive || kind == "HLS-LIVE"
-	notices, own := m.r.announce(k.encoder.encoder, event{channel: k.channel, streamID: k.id, streamType: kind, resolution: "ORIGINAL", at: m.now})
+	notices, own := m.r.announce(k.encoder.encoder, outbox.Event{Channel: k.channel, StreamID: k.id, StreamType: kind, Resolution: "ORIGINAL", At: m.now})
 	m.hold(own && k.announced, "STREAM-AVAILABLE of %s was not taken", k.id)
 	m.done(notices)
 }
@@ -368,7 +370,7 @@ func (m *clusterModel) foreignMessage() {
 		notices, own := m.r.finish(e.encoder, k.channel, k.id, m.now)
 		m.hold(!own && m.told == told, "a foreign STREAM-CLOSED of %s was taken", k.id)
 		m.done(notices)
-		_, own = m.r.announce(e.encoder, event{channel: k.channel, streamID: k.id, streamType: "HLS-LIVE", at: m.now})
+		_, own = m.r.announce(e.encoder, outbox.Event{Channel: k.channel, StreamID: k.id, StreamType: "HLS-LIVE", At: m.now})
 		m.hold(!own && m.told == told, "a foreign STREAM-AVAILABLE of %s was taken", k.id)
 	}
 	if s, ok := oneOf(m, m.servers); ok && (s != k.pub.server && !m.mayBeSucceeded(s, k.pub) || k.pub.ended || k.id != k.pub.id) {

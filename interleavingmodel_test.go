@@ -9,6 +9,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"coordinator/internal/outbox"
 )
 
 type clusterModel struct {
@@ -258,28 +260,28 @@ func (e *modelEncoder) stop(channel, streamID string) {
 }
 
 // append is the application.
-func (m *clusterModel) append(ev event) {
+func (m *clusterModel) Append(ev outbox.Event) {
 	m.told++
-	m.say("    event %s %d closed %v %s", ev.streamID, ev.seq, ev.closed, ev.streamType)
-	k := m.byID[ev.streamID]
-	m.hold(k != nil && ev.channel == k.channel, "event of an unknown stream: %+v", ev)
+	m.say("    event %s %d closed %v %s", ev.StreamID, ev.Seq, ev.Closed, ev.StreamType)
+	k := m.byID[ev.StreamID]
+	m.hold(k != nil && ev.Channel == k.channel, "event of an unknown stream: %+v", ev)
 	if k.pub.queue == 0 {
-		m.hold(!m.queues[ev.queue], "event %+v is in another publication's queue", ev)
-		m.queues[ev.queue] = true
-		k.pub.queue = ev.queue
+		m.hold(!m.queues[ev.Queue], "event %+v is in another publication's queue", ev)
+		m.queues[ev.Queue] = true
+		k.pub.queue = ev.Queue
 	}
-	m.hold(ev.queue == k.pub.queue && ev.position == k.pub.events, "event %+v is not number %d of queue %d", ev, k.pub.events, k.pub.queue)
+	m.hold(ev.Queue == k.pub.queue && ev.Position == k.pub.events, "event %+v is not number %d of queue %d", ev, k.pub.events, k.pub.queue)
 	k.pub.events++
 	m.hold(!k.closed, "event %+v after stream-closed", ev)
 	k.lastSeq++
-	m.hold(ev.seq == k.lastSeq, "event %+v: want seq %d", ev, k.lastSeq)
+	m.hold(ev.Seq == k.lastSeq, "event %+v: want seq %d", ev, k.lastSeq)
 	if k.id == k.pub.id {
-		m.hold(ev.previous == "", "event %+v of a first stream has a previous one", ev)
+		m.hold(ev.Previous == "", "event %+v of a first stream has a previous one", ev)
 	} else {
-		before := m.byID[ev.previous]
+		before := m.byID[ev.Previous]
 		m.hold(before != nil && before.pub == k.pub && before != k, "event %+v has a wrong previous stream", ev)
 	}
-	if ev.closed {
+	if ev.Closed {
 		m.hold(k.announced && k.over, "event %+v of a stream that is not over or was never announced", ev)
 		k.closed = true
 		return

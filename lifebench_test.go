@@ -1,8 +1,8 @@
 package main
 
-// What the outbox costs in the whole life of a stream: publish, available, end, closed, both events delivered, over
-// sockets. The daemon is in this process, once over a store in memory and once over the outbox; its peers and the
-// application are in another one, so that the CPU time of this process is the daemon's alone.
+// What the whole life of a stream costs the daemon: publish, available, end, closed, both events delivered, over sockets.
+// The daemon is in this process; its peers and the application are in another one, so that the CPU time of this process is
+// the daemon's alone. What of it the disk costs is BenchmarkStreamLifeEvents of internal/outbox.
 
 import (
 	"bufio"
@@ -17,6 +17,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 const (
@@ -26,22 +27,10 @@ const (
 	lifeChannelFmt = "channel-%d"
 )
 
-// BenchmarkStreamLife prints the daemon's CPU time for a life over either store.
+// BenchmarkStreamLife prints the daemon's CPU time for a life.
 func BenchmarkStreamLife(b *testing.B) {
-	for _, name := range []string{"memory", "durable"} {
-		b.Run(name, func(b *testing.B) {
-			var store eventStore = newMemoryStore()
-			if name == "durable" {
-				store = openedOutbox(b, b.TempDir())
-			}
-			benchmarkLives(b, store)
-		})
-	}
-}
-
-func benchmarkLives(b *testing.B, store eventStore) {
 	peers := startLifePeers(b)
-	addr := startDaemonOver(b, store, peers.applicationURL)
+	addr := startDaemonFor(b, peers.applicationURL)
 	peers.tell(addr)
 	peers.play(livesAtOnce) // connections are opened, pools are filled
 	b.ResetTimer()
@@ -51,20 +40,18 @@ func benchmarkLives(b *testing.B, store eventStore) {
 	b.ReportMetric(float64((processCPU(b)-cpu).Microseconds())/float64(b.N), "daemon-cpu-us/life")
 }
 
-// startDaemonOver is run with a store of the caller's.
-func startDaemonOver(b *testing.B, store eventStore, applicationURL string) (addr string) {
-	cfg := &Config{IDMaxLength: 128}
+// startDaemonFor is run without limits and without a log.
+func startDaemonFor(b *testing.B, applicationURL string) (addr string) {
+	cfg := &Config{IDMaxLength: 128, DataDir: b.TempDir(), EventCallbackURL: Secret(applicationURL)}
 	log := slog.New(slog.DiscardHandler)
-	client := newAppClient(Secret(applicationURL), "", maxInFlight)
-	events, err := resumeCallbacks(store, client.post, log)
+	events, err := newCallbacks(cfg, func(int, error, time.Duration) {}, log)
 	if err != nil {
 		b.Fatal(err)
 	}
-	events.client = client
 	c := newCoordinator(cfg, log, newKeyVerifier(cfg, log), events)
 	control := newControlSockets(cfg, c, 100, log, newRefusals(log))
 	server := newHTTPServer(newRoutes(cfg, log, &commands{c}, control), newDoor(func() int { return 100 }, control.refusals), log)
-	events.start()
+	events.Start()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		b.Fatal(err)
@@ -77,7 +64,7 @@ func startDaemonOver(b *testing.B, store eventStore, applicationURL string) (add
 		control.close()
 		c.wait()
 		serving.Wait()
-		if err := events.drain(stopped()); err != nil {
+		if err := events.Drain(stopped()); err != nil {
 			b.Error(err)
 		}
 	})

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 	"unique"
+
+	"coordinator/internal/outbox"
 )
 
 // maxAnnounced bounds what is remembered of a stream's outputs; real encoders have about a dozen.
@@ -149,10 +151,10 @@ func (r *registry) stopLocked(st *stream) {
 
 // announce is STREAM-AVAILABLE. Of available the caller sets the names, what the encoder said and the time.
 // It reports whether the stream is the encoder's own and not closed; if not, nothing changes.
-func (r *registry) announce(e *encoder, available event) ([]notice, bool) {
+func (r *registry) announce(e *encoder, available outbox.Event) ([]notice, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	st := r.ownStreamLocked(e, available.channel, available.streamID)
+	st := r.ownStreamLocked(e, available.Channel, available.StreamID)
 	if st == nil {
 		return nil, false
 	}
@@ -161,21 +163,21 @@ func (r *registry) announce(e *encoder, available event) ([]notice, bool) {
 	if next := st.pub.successor; next != nil && st == st.pub.current && st.lastSeq == 0 && next.lastSeq == 0 {
 		next.previous = st.id
 	}
-	st.rememberLocked(announcement{available.streamType, available.resolution})
+	st.rememberLocked(announcement{available.StreamType, available.Resolution})
 	r.appendEventLocked(st, available)
-	if st == st.pub.successor && available.streamType == "HLS-LIVE" {
+	if st == st.pub.successor && available.StreamType == "HLS-LIVE" {
 		r.handOverLocked(st.pub)
-		r.settleLocked(available.at)
+		r.settleLocked(available.At)
 	}
 	return r.takeNoticesLocked(), true
 }
 
-func (r *registry) appendEventLocked(st *stream, ev event) {
+func (r *registry) appendEventLocked(st *stream, ev outbox.Event) {
 	p := st.pub
 	st.lastSeq++
-	ev.queue, ev.position, ev.channel, ev.streamID, ev.seq, ev.previous = p.number, p.events, p.channel, st.id, uint64(st.lastSeq), st.previous
+	ev.Queue, ev.Position, ev.Channel, ev.StreamID, ev.Seq, ev.Previous = p.number, p.events, p.channel, st.id, uint64(st.lastSeq), st.previous
 	p.events++
-	r.events.append(ev)
+	r.events.Append(ev)
 }
 
 // rememberLocked keeps each kind of output once, for those who look at the stream.
@@ -251,7 +253,7 @@ func (r *registry) closeLocked(st *stream, now time.Time) {
 	}
 	r.slots.used--
 	if st.lastSeq > 0 {
-		r.appendEventLocked(st, event{closed: true, at: now})
+		r.appendEventLocked(st, outbox.Event{Closed: true, At: now})
 	}
 	r.noteLocked(notice{kind: noteClosed, channel: st.pub.channel, stream: st.id, encoder: st.encoder.id})
 }

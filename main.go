@@ -68,14 +68,17 @@ func run(ctx context.Context, getenv func(string) string, stderr *logWriter, han
 	if err != nil {
 		return err
 	}
-	events, err := newCallbacks(cfg, log)
+	var coordinator *coordinator
+	events, err := newCallbacks(cfg, func(status int, err error, took time.Duration) {
+		coordinator.metrics.eventAttempted(sendResult(status, err), took)
+	}, log)
 	if err != nil {
 		return err
 	}
 	defer func() {
 		deadline, cancel := context.WithTimeout(context.Background(), deliverEvents)
 		defer cancel()
-		err = errors.Join(err, events.drain(deadline))
+		err = errors.Join(err, events.Drain(deadline))
 	}()
 	listeners, err := listen(cfg, cert)
 	if err != nil {
@@ -85,11 +88,10 @@ func run(ctx context.Context, getenv func(string) string, stderr *logWriter, han
 	warnOpenDoors(cfg, log)
 	verifier := newKeyVerifier(cfg, log)
 	defer verifier.close()
-	coordinator := newCoordinator(cfg, log, verifier, events)
+	coordinator = newCoordinator(cfg, log, verifier, events)
 	coordinator.metrics.exposeBuild(version)
 	coordinator.metrics.exposeLog(stderr.dropped.Load)
 	verifier.observe = coordinator.metrics.keyVerified
-	events.observe = coordinator.metrics.eventAttempted
 	sockets := maxSockets()
 	refusals := newRefusals(log)
 	control := newControlSockets(cfg, coordinator, sockets-keptVisitors, log, refusals)
@@ -111,7 +113,7 @@ func run(ctx context.Context, getenv func(string) string, stderr *logWriter, han
 			}
 		})
 	}
-	events.start()
+	events.Start()
 	background.Go(func() { coordinator.keepTime(watching) })
 	if getenv("GOGC") == "" {
 		background.Go(func() { tuneGC(watching) })

@@ -42,7 +42,7 @@ func TestMoveHandsOverAtTheFirstHLSLive(t *testing.T) {
 		rig.closed(b, "ch", "id2")
 		rig.expect("b stop ch id2", "event id2 4 closed after id1")
 		for i, ev := range rig.events {
-			if ev.queue != 1 || ev.position != uint32(i) {
+			if ev.Queue != 1 || ev.Position != uint32(i) {
 				t.Errorf("event %+v is not next in the publication's queue", ev)
 			}
 		}

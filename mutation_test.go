@@ -30,13 +30,13 @@ type mutation struct {
 func mutations() []mutation {
 	return []mutation{
 		{
-			"order", "delivery.go",
+			"order", "internal/outbox/delivery.go",
 			"		if q.end-q.head > 1 {\n			continue\n		}\n", "",
 			"TestEventsOfAStreamStayInOrderWhateverFails", "several events of a stream are in flight at once",
 		},
 		{
-			"order", "callbacks.go",
-			"c.appended = append(c.appended, ev)", "c.appended = append([]event{ev}, c.appended...)",
+			"order", "internal/outbox/outbox.go",
+			"o.appended = append(o.appended, ev)", "o.appended = append([]Event{ev}, o.appended...)",
 			"TestEventsOfAStreamStayInOrderWhateverFails", "the last event comes first",
 		},
 		{
@@ -45,23 +45,23 @@ func mutations() []mutation {
 			"TestStreamEndsOnlyAfterItsPublisherIsAccepted", "a STREAM-KILL overtakes the PUBLISH-ACCEPT before it",
 		},
 		{
-			"durability", "callbacks.go",
-			"	left, err := c.store.commit(c.unwritten)\n	c.unwritten = left\n	c.delivery.committed(appended[:len(appended)-len(left.appended)])\n",
-			"	c.delivery.committed(appended)\n	left, err := c.store.commit(c.unwritten)\n	left.appended = nil\n	c.unwritten = left\n",
+			"durability", "internal/outbox/outbox.go",
+			"	left, err := o.store.commit(o.unwritten)\n	o.unwritten = left\n	o.delivery.committed(appended[:len(appended)-len(left.appended)])\n",
+			"	o.delivery.committed(appended)\n	left, err := o.store.commit(o.unwritten)\n	left.appended = nil\n	o.unwritten = left\n",
 			"TestAnEventIsSentOnlyAfterItsCommit", "an event is sent before it is durable",
 		},
 		{
-			"durability", "callbacks.go",
-			"	c.unwritten = left\n", "	c.unwritten = group{}\n",
+			"durability", "internal/outbox/outbox.go",
+			"	o.unwritten = left\n", "	o.unwritten = group{}\n",
 			"TestADiskThatFillsUpLosesNothing", "what could not be written is forgotten",
 		},
 		{
-			"durability", "callbacks.go",
-			"	for _, ev := range lost {\n		c.append(ev)\n	}\n", "",
+			"durability", "internal/outbox/outbox.go",
+			"	for _, ev := range lost {\n		o.Append(ev)\n	}\n", "",
 			"TestNoCrashLosesOrReordersEvents/in_memory", "streams of a process that died stay open",
 		},
 		{
-			"durability", "retrypolicy.go",
+			"durability", "internal/outbox/retry.go",
 			"err == nil && status == http.StatusOK", "err == nil && status < 300",
 			"TestOnlyAnAnswer200Delivers", "an answer other than 200 counts as taken",
 		},
@@ -92,8 +92,8 @@ func mutations() []mutation {
 		},
 		{
 			"identity", "lives.go",
-			"	st := r.ownStreamLocked(e, available.channel, available.streamID)\n",
-			"	st := r.ownStreamLocked(e, available.channel, available.streamID)\n	for _, other := range r.encoders {\n		if st == nil {\n			st = r.ownStreamLocked(other, available.channel, available.streamID)\n		}\n	}\n",
+			"	st := r.ownStreamLocked(e, available.Channel, available.StreamID)\n",
+			"	st := r.ownStreamLocked(e, available.Channel, available.StreamID)\n	for _, other := range r.encoders {\n		if st == nil {\n			st = r.ownStreamLocked(other, available.Channel, available.StreamID)\n		}\n	}\n",
 			"TestForeignMessagesChangeNothing", "an encoder announces another one's stream",
 		},
 		{
@@ -102,14 +102,24 @@ func mutations() []mutation {
 			"TestForeignMessagesChangeNothing", "an encoder closes another one's stream",
 		},
 		{
-			"identity", "delivery.go",
-			"	began := d.now()\n", "	began := d.now()\n	ev.seq += uint64(t.attempt - 1)\n",
+			"identity", "internal/outbox/delivery.go",
+			"	began := d.now()\n", "	began := d.now()\n	ev.Seq += uint64(t.attempt - 1)\n",
 			"TestEventsOfAStreamStayInOrderWhateverFails", "a repeat has another event ID",
 		},
 		{
 			"identity", "twins.go",
 			"t.group == older.group && t.session > older.session", "t.group == older.group",
 			"TestOnlyTheLaterTwinIsBelieved", "an older session ends its twin's publisher",
+		},
+		{
+			"durability", "internal/outbox/record.go",
+			"f.broken || f.rest != \"\"", "false",
+			"TestEventsAndRecordsComeBackAsTheyWere", "a damaged record is taken for an event",
+		},
+		{
+			"durability", "internal/outbox/store.go",
+			"	if record.head == record.tail || record.tail == 0 {\n", "	if record.tail == 0 {\n",
+			"TestAgeOfTheOldestEventIsKeptOnDisk", "the age of the oldest event is not kept on disk",
 		},
 		{
 			"wire", "internal/wire/wire.go",

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"coordinator/internal/outbox"
+
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -166,7 +168,7 @@ func (nowhere) deny(_, _ string)      {}
 func (nowhere) kill(_, _ string)      {}
 func (nowhere) start(encodeJob)       {}
 func (nowhere) stop(_, _ string)      {}
-func (nowhere) append(event)          {}
+func (nowhere) Append(outbox.Event)   {}
 
 // registryWith has so many live streams on 20 servers and 100 encoders, each with four outputs.
 func registryWith(tb testing.TB, streams int) *registry {
@@ -190,7 +192,7 @@ func registryWith(tb testing.TB, streams int) *registry {
 		}
 		st := r.channels.get(channel).current
 		for _, resolution := range []string{"ORIGINAL", "1280x720", "640x360", "320x180"} {
-			r.announce(st.encoder, event{channel: channel, streamID: st.id, streamType: "HLS-LIVE", resolution: resolution})
+			r.announce(st.encoder, outbox.Event{Channel: channel, StreamID: st.id, StreamType: "HLS-LIVE", Resolution: resolution})
 		}
 	}
 	return r

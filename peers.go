@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"coordinator/internal/outbox"
 	"coordinator/internal/wire"
 )
 
@@ -102,13 +103,13 @@ func (p *encoderPeerSession) handle(m wire.Message) {
 	channel, streamID := m.Get("Stream-Channel"), m.Get("Stream-ID")
 	switch m.Method {
 	case "STREAM-AVAILABLE":
-		available := event{
-			channel:    channel,
-			streamID:   streamID,
-			streamType: strings.ToUpper(m.Get("Stream-Type")),
-			resolution: m.Get("Resolution"),
-			indexFile:  m.Get("Index-file"),
-			startTime:  m.Get("Start-Time"),
+		available := outbox.Event{
+			Channel:    channel,
+			StreamID:   streamID,
+			StreamType: strings.ToUpper(m.Get("Stream-Type")),
+			Resolution: m.Get("Resolution"),
+			IndexFile:  m.Get("Index-file"),
+			StartTime:  m.Get("Start-Time"),
 		}
 		if !complete(available) {
 			p.log.Debug("incomplete message ignored", "method", m.Method, "session", p.encoder.id, "channel", loggable(channel), "stream", loggable(streamID))
@@ -145,11 +146,11 @@ const (
 )
 
 // complete tells whether an announcement says enough to be of use to the application, and can be told to it.
-func complete(e event) bool {
-	switch e.streamType {
+func complete(e outbox.Event) bool {
+	switch e.StreamType {
 	case "HLS-LIVE", "HLS-VOD", "IMG-PREVIEW":
-		return e.resolution != "" && e.indexFile != "" && len(headerValue(e.indexFile)) <= longestIndexFile &&
-			len(headerValue(e.resolution)) <= longestDetail && len(headerValue(e.startTime)) <= longestDetail
+		return e.Resolution != "" && e.IndexFile != "" && len(headerValue(e.IndexFile)) <= longestIndexFile &&
+			len(headerValue(e.Resolution)) <= longestDetail && len(headerValue(e.StartTime)) <= longestDetail
 	}
 	return false
 }

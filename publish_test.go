@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"coordinator/internal/outbox"
+
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -392,7 +394,7 @@ func (p *hesitantPublisher) kill(_, _ string) {
 	close(p.killed)
 }
 
-func (p *hesitantPublisher) deny(_, _ string) {}
-func (p *hesitantPublisher) append(event)     {}
-func (p *hesitantPublisher) probe(uint64)     {}
-func (p *hesitantPublisher) keepsUp() bool    { return true }
+func (p *hesitantPublisher) deny(_, _ string)    {}
+func (p *hesitantPublisher) Append(outbox.Event) {}
+func (p *hesitantPublisher) probe(uint64)        {}
+func (p *hesitantPublisher) keepsUp() bool       { return true }

@@ -17,6 +17,8 @@ import (
 	"sync"
 	"time"
 	"unique"
+
+	"coordinator/internal/outbox"
 )
 
 var (
@@ -48,7 +50,7 @@ type encoderPeer interface {
 
 // eventLog takes the events for the application, under the same rules as serverPeer.
 type eventLog interface {
-	append(event)
+	Append(outbox.Event)
 }
 
 // encodeJob is what an encoder is told of a stream. sourceURI holds the stream key: it is never logged.
@@ -67,21 +69,6 @@ type claimRequest struct {
 	id, channel, key string
 	settings         encodeSettings
 	answerBy         time.Time
-}
-
-// event is something the application is told. Events of the same queue are delivered strictly in order.
-type event struct {
-	queue             uint64 // number of the publication
-	position          uint32 // in the queue: 0, 1, 2 ... without gaps
-	channel, streamID string
-	seq               uint64 // 1, 2, 3 ... per stream, without gaps
-	closed            bool   // stream-closed; else stream-available
-	previous          string // the stream ID that this one took over from, if any
-
-	// of stream-available
-	streamType, resolution, indexFile, startTime string
-
-	at time.Time
 }
 
 // server is a connected streaming server.

@@ -7,9 +7,11 @@ import (
 	"io"
 	"net/http"
 	"runtime"
+	"syscall"
 	"testing"
 	"time"
 
+	"coordinator/internal/outbox"
 	"coordinator/internal/wire"
 )
 
@@ -45,7 +47,7 @@ func BenchmarkRegistryLife(b *testing.B) {
 					b.Fatal(err)
 				}
 				e := r.channels.get("one").current.encoder
-				r.announce(e, event{channel: "one", streamID: "one", streamType: "HLS-LIVE", resolution: "ORIGINAL", at: now})
+				r.announce(e, outbox.Event{Channel: "one", StreamID: "one", StreamType: "HLS-LIVE", Resolution: "ORIGINAL", At: now})
 				r.end(s, "one", "one", now)
 				r.finish(e, "one", "one", now)
 			}
@@ -81,4 +83,13 @@ func BenchmarkReportOf100000(b *testing.B) {
 	for b.Loop() {
 		api.report(nobody{http.Header{}}, nil)
 	}
+}
+
+// processCPU is the CPU time that this process has used.
+func processCPU(tb testing.TB) time.Duration {
+	var usage syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
+		tb.Fatal(err)
+	}
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
 }

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"coordinator/internal/outbox"
+
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -17,7 +19,7 @@ type registryRig struct {
 	r      *registry
 	now    time.Time
 	trace  []string // since the last expect
-	events []event
+	events []outbox.Event
 	noted  []notice
 	lastID int
 
@@ -40,17 +42,17 @@ func (rig *registryRig) record(format string, args ...any) {
 }
 
 // append is the event log.
-func (rig *registryRig) append(ev event) {
+func (rig *registryRig) Append(ev outbox.Event) {
 	rig.events = append(rig.events, ev)
-	what := ev.streamType
-	if ev.closed {
+	what := ev.StreamType
+	if ev.Closed {
 		what = "closed"
 	}
 	previous := ""
-	if ev.previous != "" {
-		previous = " after " + ev.previous
+	if ev.Previous != "" {
+		previous = " after " + ev.Previous
 	}
-	rig.record("event %s %d %s%s", ev.streamID, ev.seq, what, previous)
+	rig.record("event %s %d %s%s", ev.StreamID, ev.Seq, what, previous)
 }
 
 type recordingServer struct {
@@ -201,7 +203,7 @@ func (rig *registryRig) end(s *server, channel, id string) bool {
 
 func (rig *registryRig) available(e *encoder, channel, id, streamType string) bool {
 	rig.t.Helper()
-	notices, own := rig.r.announce(e, event{channel: channel, streamID: id, streamType: streamType, resolution: "640x360", indexFile: "i.m3u8", at: rig.now})
+	notices, own := rig.r.announce(e, outbox.Event{Channel: channel, StreamID: id, StreamType: streamType, Resolution: "640x360", IndexFile: "i.m3u8", At: rig.now})
 	rig.step(notices)
 	return own
 }

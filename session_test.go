@@ -49,7 +49,7 @@ func newFakeNet(t *testing.T, variables ...string) *fakeNet {
 	}
 	n := &fakeNet{pipeListener: newPipeListener(), t: t, logs: newLogBuffer(), start: time.Now()}
 	log := newLogger(cfg, n.logs)
-	if n.events, err = newCallbacks(cfg, log); err != nil {
+	if n.events, err = newCallbacks(cfg, func(int, error, time.Duration) {}, log); err != nil {
 		t.Fatal(err)
 	}
 	n.verifier = newKeyVerifier(cfg, log)
@@ -65,7 +65,7 @@ func newFakeNet(t *testing.T, variables ...string) *fakeNet {
 		n.coordinator.wait()
 		serving.Wait()
 		n.verifier.close()
-		if err := n.events.drain(stopped()); err != nil {
+		if err := n.events.Drain(stopped()); err != nil {
 			t.Error(err)
 		}
 	})

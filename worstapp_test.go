@@ -289,7 +289,7 @@ func TestEventsOfOthersKeepTheirPaceWhateverTheApplicationDoes(t *testing.T) {
 				if _, _, faults := h.witness.count(); len(faults) > 0 {
 					t.Error(strings.Join(faults, "\n"))
 				}
-				if pending, _ := h.events.stats(); pending != 0 {
+				if pending, _ := h.events.Pending(); pending != 0 {
 					t.Errorf("%d events are left", pending)
 				}
 			})
@@ -386,10 +386,10 @@ func TestApplicationThatIsGoneForAnHourGetsEverythingWhenItIsBack(t *testing.T) 
 		}
 		wantNoGrowth(t, before, 8, 2<<20)
 		h.wantHeartbeats()
-		if perSecond := dialled.Load() / 3600; perSecond > int64(time.Second/pacedEvery) {
+		if perSecond := dialled.Load() / 3600; perSecond > 100 {
 			t.Errorf("%d tries a second at an application that is gone", perSecond)
 		}
-		if n := h.logs.count("is not accepting events") + h.logs.count("did not accept an event"); n == 0 || n > 1+streamReports {
+		if n := h.logs.count("is not accepting events") + h.logs.count("did not accept an event"); n == 0 || n > 1+10 {
 			t.Errorf("%d lines tell that the application is gone", n)
 		}
 
@@ -404,7 +404,7 @@ func TestApplicationThatIsGoneForAnHourGetsEverythingWhenItIsBack(t *testing.T) 
 			}
 			h.app.awaitStream(id, want...)
 		}
-		if took := time.Since(back); took > backoffMax+time.Minute/2 {
+		if took := time.Since(back); took > time.Minute {
 			t.Errorf("everything was there %v after the application", took)
 		}
 		if n := h.logs.count("is accepting events again"); n != 1 {

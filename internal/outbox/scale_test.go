@@ -1,4 +1,4 @@
-package main
+package outbox
 
 import (
 	"context"
@@ -55,14 +55,14 @@ func TestMemoryStaysFlatHoweverManyEventsWait(t *testing.T) {
 func playOutage(t *testing.T, events, streams int) {
 	dir := t.TempDir()
 	var back atomic.Bool
-	answer := func(context.Context, http.Header) (int, http.Header, error) {
+	answer := func(context.Context, Event) (int, http.Header, error) {
 		if !back.Load() {
 			return 0, nil, errUnreachable
 		}
 		return 200, nil, nil
 	}
 	committed := make(chan struct{}, 1)
-	c := startedCallbacks(t, &faultyStore{eventStore: openedOutbox(t, dir), afterCommit: func() error {
+	c := started(t, &faultyStore{eventStore: openedStore(t, dir), afterCommit: func() error {
 		poke(committed)
 		return nil
 	}}, answer)
@@ -76,38 +76,38 @@ func playOutage(t *testing.T, events, streams int) {
 		t.Fatal(err)
 	}
 	measure(fmt.Sprintf("%d events of %d streams appended, file %d MiB", events, streams, size.Size()>>20))
-	if err := c.drain(stopped()); err != nil {
+	if err := c.Drain(stopped()); err != nil {
 		t.Fatal(err)
 	}
 	c = nil
 	debug.FreeOSMemory() // a new process would start empty
 
 	measure = startMeasuring(t)
-	c = resumedCallbacks(t, openedOutbox(t, dir), answer)
+	c = resumed(t, openedStore(t, dir), answer)
 	if ready := measure("ready again"); ready > 5*time.Second {
 		t.Errorf("ready only after %v", ready)
 	}
-	if pending, _ := c.stats(); pending != events {
+	if pending, _ := c.Pending(); pending != events {
 		t.Errorf("%d events pending", pending)
 	}
 	back.Store(true)
 	measure = startMeasuring(t)
-	c.start()
+	c.Start()
 	drained(t, c)
 	measure("delivered")
 }
 
 // appendOutage plays streams that come and go, 1,000 at a time.
-func appendOutage(c *callbacks, events, streams int, committed <-chan struct{}) {
+func appendOutage(c *Outbox, events, streams int, committed <-chan struct{}) {
 	const live = 1000
 	perStream := events / streams
 	for first := 0; first < streams; first += live {
 		for seq := 1; seq <= perStream; seq++ {
 			for s := first; s < min(first+live, streams); s++ {
 				ev := availableEvent(fmt.Sprintf("01234567-89ab-cdef-0123-%012d", s), seq)
-				ev.closed = seq == perStream
-				ev.queue = uint64(s) // new ones behind the others, as in life
-				c.append(ev)
+				ev.Closed = seq == perStream
+				ev.Queue = uint64(s) // new ones behind the others, as in life
+				c.Append(ev)
 			}
 			for c.inMemory() > 10_000 {
 				<-committed
@@ -134,7 +134,7 @@ func startMeasuring(t *testing.T) func(what string) time.Duration {
 	}
 }
 
-func (c *callbacks) inMemory() int {
+func (c *Outbox) inMemory() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return len(c.appended)

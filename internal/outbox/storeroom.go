@@ -1,4 +1,4 @@
-package main
+package outbox
 
 // Room on the disk for the outbox: what a full disk stops is adding, never removing.
 //
@@ -62,7 +62,7 @@ func freePages(db *bbolt.DB) int {
 }
 
 // pagesFor is how many pages adding events takes at most.
-func pagesFor(events []event, pageSize int) int {
+func pagesFor(events []Event, pageSize int) int {
 	size := 0
 	for i := range events {
 		size += events[i].size() + 64
@@ -71,14 +71,14 @@ func pagesFor(events []event, pageSize int) int {
 }
 
 // fit returns how many of the events there is room for, and has the file made longer or ballast dropped if that is not all.
-func (o *outbox) fit(db *bbolt.DB, events []event) (n int, err error) {
+func (s *boltStore) fit(db *bbolt.DB, events []Event) (n int, err error) {
 	pageSize := db.Info().PageSize
 	if needed := min(removalPages+pagesFor(events, pageSize), pagesAhead); freePages(db) < needed {
-		if err = o.growTo(db, pagesAhead); err != nil {
-			err = o.growTo(db, needed)
+		if err = s.growTo(db, pagesAhead); err != nil {
+			err = s.growTo(db, needed)
 		}
-		if err != nil && o.ballast > 0 {
-			err = o.dropChunk(db)
+		if err != nil && s.ballast > 0 {
+			err = s.dropChunk(db)
 		}
 	}
 	for n = len(events); n > 0 && freePages(db) < removalPages+pagesFor(events[:n], pageSize); {
@@ -88,7 +88,7 @@ func (o *outbox) fit(db *bbolt.DB, events []event) (n int, err error) {
 }
 
 // growTo sees to it that so many pages are free.
-func (o *outbox) growTo(db *bbolt.DB, pages int) error {
+func (s *boltStore) growTo(db *bbolt.DB, pages int) error {
 	if freePages(db) >= pages {
 		return nil
 	}
@@ -100,60 +100,60 @@ func (o *outbox) growTo(db *bbolt.DB, pages int) error {
 
 // makeRoom sees to it that there is room for streams to begin. Where there was none it takes clearly more than before, so
 // that readiness does not come and go.
-func (o *outbox) makeRoom(db *bbolt.DB) error {
-	err := o.reserve(db, o.announced/endsPerPage)
-	o.crowded = err != nil
+func (s *boltStore) makeRoom(db *bbolt.DB) error {
+	err := s.reserve(db, s.announced/endsPerPage)
+	s.crowded = err != nil
 	return err
 }
 
 // reserve keeps so many pages for the ends of live streams, and others for removals.
-func (o *outbox) reserve(db *bbolt.DB, pages int) error {
+func (s *boltStore) reserve(db *bbolt.DB, pages int) error {
 	wanted := removalPages + streamPages + pages
-	if o.crowded {
+	if s.crowded {
 		wanted += streamPages
 	}
 	chunks := pages / chunkPages
-	for o.ballast < chunks && freePages(db)+o.ballast*chunkPages < wanted {
-		if err := o.growTo(db, removalPages+chunkPages+otherPages); err != nil {
+	for s.ballast < chunks && freePages(db)+s.ballast*chunkPages < wanted {
+		if err := s.growTo(db, removalPages+chunkPages+otherPages); err != nil {
 			return err
 		}
-		if err := o.addChunk(db); err != nil {
-			return err
-		}
-	}
-	if o.ballast > 2*chunks+1 {
-		if err := o.dropChunk(db); err != nil {
+		if err := s.addChunk(db); err != nil {
 			return err
 		}
 	}
-	return o.growTo(db, wanted-o.ballast*chunkPages)
+	if s.ballast > 2*chunks+1 {
+		if err := s.dropChunk(db); err != nil {
+			return err
+		}
+	}
+	return s.growTo(db, wanted-s.ballast*chunkPages)
 }
 
-func (o *outbox) addChunk(db *bbolt.DB) error {
+func (s *boltStore) addChunk(db *bbolt.DB) error {
 	err := db.Update(func(tx *bbolt.Tx) error {
 		ballast, err := tx.CreateBucketIfNotExists([]byte(ballastBucket))
 		if err != nil {
 			return err
 		}
-		chunk, err := ballast.CreateBucketIfNotExists(queueKey(uint64(o.ballast)))
+		chunk, err := ballast.CreateBucketIfNotExists(queueKey(uint64(s.ballast)))
 		if err != nil {
 			return err
 		}
 		return chunk.Put([]byte(roomKey), make([]byte, chunkPages*db.Info().PageSize))
 	})
 	if err == nil {
-		o.ballast++
+		s.ballast++
 	}
 	return err
 }
 
 // dropChunk makes the pages of a chunk free.
-func (o *outbox) dropChunk(db *bbolt.DB) error {
+func (s *boltStore) dropChunk(db *bbolt.DB) error {
 	err := db.Update(func(tx *bbolt.Tx) error {
-		return tx.Bucket([]byte(ballastBucket)).DeleteBucket(queueKey(uint64(o.ballast - 1)))
+		return tx.Bucket([]byte(ballastBucket)).DeleteBucket(queueKey(uint64(s.ballast - 1)))
 	})
 	if err == nil {
-		o.ballast--
+		s.ballast--
 	}
 	return err
 }
@@ -171,13 +171,13 @@ func countChunks(tx *bbolt.Tx) (n int) {
 
 // compactIfWorth copies a file that is nearly all free to a new one, which takes its place. That it fails, as on a full
 // disk, changes nothing; it is tried again when twice as much is free.
-func (o *outbox) compactIfWorth(db *bbolt.DB) error {
+func (s *boltStore) compactIfWorth(db *bbolt.DB) error {
 	free := freePages(db)
-	if free < max(compactAbove, o.compactAbove) || (o.pages-free)*compactShare > free {
+	if free < max(compactAbove, s.compactAbove) || (s.pages-free)*compactShare > free {
 		return nil
 	}
-	o.compactAbove = 2 * free
-	path := filepath.Join(o.dir, outboxFile)
+	s.compactAbove = 2 * free
+	path := filepath.Join(s.dir, outboxFile)
 	making := path + unfinished
 	if err := os.Remove(making); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -195,14 +195,14 @@ func (o *outbox) compactIfWorth(db *bbolt.DB) error {
 	if err != nil {
 		return errors.Join(err, copied.Close(), os.Remove(making))
 	}
-	o.replace(copied)
-	o.compactAbove = 0
-	return errors.Join(syncDirectory(o.dir), guarded(db.Close))
+	s.replace(copied)
+	s.compactAbove = 0
+	return errors.Join(syncDirectory(s.dir), guarded(db.Close))
 }
 
 // replace has the next read go to another file.
-func (o *outbox) replace(db *bbolt.DB) {
-	o.reading.Lock()
-	defer o.reading.Unlock()
-	o.db.Store(db)
+func (s *boltStore) replace(db *bbolt.DB) {
+	s.reading.Lock()
+	defer s.reading.Unlock()
+	s.db.Store(db)
 }

@@ -1,4 +1,4 @@
-package main
+package outbox
 
 // That whatever is ready to be sent is sent when its own time comes, and not when somebody else's does.
 
@@ -22,11 +22,11 @@ func TestHealthyEventDoesNotSleepUntilTheRetryOfAnother(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const sick, healthy = 20, 50
 		app := newEventRecorder()
-		var c *callbacks
+		var c *Outbox
 		var mu sync.Mutex // guards the next two lines
 		var failedInRow, appended int
 		var since time.Time
-		app.answer = func(_ context.Context, id string, _ http.Header) (int, http.Header, error) {
+		app.answer = func(_ context.Context, id string, _ Event) (int, http.Header, error) {
 			mu.Lock()
 			defer mu.Unlock()
 			if id[0] == 'h' {
@@ -37,13 +37,13 @@ func TestHealthyEventDoesNotSleepUntilTheRetryOfAnother(t *testing.T) {
 			if failedInRow > failingAfter && appended == app.count() { // this try is the last one for 10 ms
 				appended++
 				since = time.Now()
-				c.append(availableEvent(fmt.Sprint("healthy", appended), 1))
+				c.Append(availableEvent(fmt.Sprint("healthy", appended), 1))
 			}
 			return 503, http.Header{"Retry-After": {"60"}}, nil
 		}
-		c = startedCallbacks(t, newMemoryStore(), app.post)
+		c = started(t, newMemoryStore(), app.send)
 		for s := range sick {
-			c.append(availableEvent(fmt.Sprint("sick", s), 1))
+			c.Append(availableEvent(fmt.Sprint("sick", s), 1))
 		}
 		for n := 1; n <= healthy; n++ {
 			app.await(t, n)
@@ -54,7 +54,7 @@ func TestHealthyEventDoesNotSleepUntilTheRetryOfAnother(t *testing.T) {
 				t.Fatalf("healthy event %d waited %v", n, waited)
 			}
 		}
-		if err := c.drain(stopped()); err != nil {
+		if err := c.Drain(stopped()); err != nil {
 			t.Error(err)
 		}
 	})
@@ -63,11 +63,11 @@ func TestHealthyEventDoesNotSleepUntilTheRetryOfAnother(t *testing.T) {
 func TestQueuesThatFailAtOnceLeaveThoseBehindThemTheirPace(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		const streams = maxInFlight + 50
+		const streams = MaxInFlight + 50
 		app := newEventRecorder()
 		var mu sync.Mutex
 		var began []time.Time
-		app.answer = func(_ context.Context, id string, _ http.Header) (int, http.Header, error) {
+		app.answer = func(_ context.Context, id string, _ Event) (int, http.Header, error) {
 			mu.Lock()
 			began = append(began, time.Now())
 			mu.Unlock()
@@ -78,9 +78,9 @@ func TestQueuesThatFailAtOnceLeaveThoseBehindThemTheirPace(t *testing.T) {
 			time.Sleep(6 * time.Millisecond)
 			return 503, http.Header{"Retry-After": {"300"}}, nil
 		}
-		c := startedCallbacks(t, newMemoryStore(), app.post)
+		c := started(t, newMemoryStore(), app.send)
 		for s := range streams {
-			c.append(availableEvent(fmt.Sprint(s), 1))
+			c.Append(availableEvent(fmt.Sprint(s), 1))
 		}
 		time.Sleep(time.Minute) // no retry is due by then
 		mu.Lock()
@@ -89,12 +89,12 @@ func TestQueuesThatFailAtOnceLeaveThoseBehindThemTheirPace(t *testing.T) {
 		if len(tried) != streams {
 			t.Fatalf("%d of %d streams were tried within a minute", len(tried), streams)
 		}
-		for i := maxInFlight + failingAfter; i < streams; i++ { // it counts as failing by then
+		for i := MaxInFlight + failingAfter; i < streams; i++ { // it counts as failing by then
 			if gap := tried[i].Sub(tried[i-1]); gap != pacedEvery {
 				t.Errorf("try %d came %v after the one before", i, gap)
 			}
 		}
-		if err := c.drain(stopped()); err != nil {
+		if err := c.Drain(stopped()); err != nil {
 			t.Error(err)
 		}
 	})
@@ -106,7 +106,7 @@ func TestNothingThatIsReadyWaitsLongerThanThePace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		app := newEventRecorder()
 		var tries, refuse atomic.Int64
-		app.answer = func(context.Context, string, http.Header) (int, http.Header, error) {
+		app.answer = func(context.Context, string, Event) (int, http.Header, error) {
 			tries.Add(1)
 			time.Sleep(rand.N(30 * time.Millisecond))
 			if rand.Int64N(100) < refuse.Load() {
@@ -114,7 +114,7 @@ func TestNothingThatIsReadyWaitsLongerThanThePace(t *testing.T) {
 			}
 			return 200, nil, nil
 		}
-		c := startedCallbacks(t, newMemoryStore(), app.post)
+		c := started(t, newMemoryStore(), app.send)
 		events := map[int]int{} // by stream
 		waited := 0
 		for step := range 2000 {
@@ -124,7 +124,7 @@ func TestNothingThatIsReadyWaitsLongerThanThePace(t *testing.T) {
 			for range rand.IntN(10) {
 				stream := rand.IntN(400)
 				events[stream]++
-				c.append(availableEvent(fmt.Sprint(stream), events[stream]))
+				c.Append(availableEvent(fmt.Sprint(stream), events[stream]))
 			}
 			time.Sleep(rand.N(20 * time.Millisecond))
 			synctest.Wait()
@@ -141,7 +141,7 @@ func TestNothingThatIsReadyWaitsLongerThanThePace(t *testing.T) {
 			t.Error("nothing was ever found waiting")
 		}
 		app.check(t)
-		if err := c.drain(stopped()); err != nil {
+		if err := c.Drain(stopped()); err != nil {
 			t.Error(err)
 		}
 	})

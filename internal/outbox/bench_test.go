@@ -1,4 +1,4 @@
-package main
+package outbox
 
 import (
 	"context"
@@ -17,7 +17,7 @@ import (
 func BenchmarkOutboxCommit(b *testing.B) {
 	for _, size := range []int{1, 16, 256} {
 		b.Run(fmt.Sprintf("group=%d", size), func(b *testing.B) {
-			o := openedOutbox(b, b.TempDir())
+			o := openedStore(b, b.TempDir())
 			defer o.close()
 			b.ReportAllocs()
 			cpu := processCPU(b)
@@ -26,7 +26,7 @@ func BenchmarkOutboxCommit(b *testing.B) {
 				var g group
 				for queue := range uint64(size) {
 					ev := availableEvent("stream", int(position)+1)
-					ev.queue = queue
+					ev.Queue = queue
 					g.appended = append(g.appended, ev)
 					g.delivered = append(g.delivered, deliveredMark{queue: queue, head: position})
 				}
@@ -47,7 +47,7 @@ func BenchmarkOutboxCommit(b *testing.B) {
 func BenchmarkStreamLifeEvents(b *testing.B) {
 	stores := map[string]func() eventStore{
 		"memory":  func() eventStore { return newMemoryStore() },
-		"durable": func() eventStore { return openedOutbox(b, b.TempDir()) },
+		"durable": func() eventStore { return openedStore(b, b.TempDir()) },
 	}
 	for _, name := range []string{"memory", "durable"} {
 		b.Run(name, func(b *testing.B) { benchmarkStreamLives(b, stores[name]()) })
@@ -62,13 +62,24 @@ func benchmarkStreamLives(b *testing.B, store eventStore) {
 		}
 	}))
 	defer server.Close()
-	client := newAppClient(Secret(server.URL), "", maxInFlight)
-	defer client.close()
-	c, err := resumeCallbacks(store, client.post, slog.New(slog.DiscardHandler))
+	transport := &http.Transport{MaxIdleConnsPerHost: MaxInFlight}
+	defer transport.CloseIdleConnections()
+	c, err := resume(store, func(ctx context.Context, ev Event) (int, http.Header, error) {
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, server.URL, nil)
+		if err != nil {
+			return 0, nil, err
+		}
+		req.Header.Set("x-streaming-id", ev.StreamID)
+		res, err := transport.RoundTrip(req)
+		if err != nil {
+			return 0, nil, err
+		}
+		return res.StatusCode, res.Header, res.Body.Close()
+	}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		b.Fatal(err)
 	}
-	c.start()
+	c.Start()
 	b.ReportAllocs()
 	cpu := processCPU(b)
 	var lives atomic.Int64
@@ -85,8 +96,8 @@ func benchmarkStreamLives(b *testing.B, store eventStore) {
 				stream := fmt.Sprintf("0123456789abcdef-%016x", n)
 				taken.Store(stream, told)
 				for _, ev := range lifeOf(stream, 1) {
-					ev.queue = uint64(n)
-					c.append(ev)
+					ev.Queue = uint64(n)
+					c.Append(ev)
 					<-told
 				}
 				taken.Delete(stream)
@@ -98,7 +109,7 @@ func benchmarkStreamLives(b *testing.B, store eventStore) {
 	b.ReportMetric(float64((processCPU(b)-cpu).Microseconds())/float64(b.N), "cpu-us/life")
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	if err := c.drain(ctx); err != nil {
+	if err := c.Drain(ctx); err != nil {
 		b.Fatal(err)
 	}
 }

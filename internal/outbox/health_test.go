@@ -1,4 +1,4 @@
-package main
+package outbox
 
 import (
 	"context"
@@ -16,21 +16,21 @@ func TestOneFailingStreamAmongOthersIsToldOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		app := newEventRecorder()
-		app.answer = func(_ context.Context, id string, _ http.Header) (int, http.Header, error) {
+		app.answer = func(_ context.Context, id string, _ Event) (int, http.Header, error) {
 			if id == "bad-1" && app.tries(id) < 30 {
 				return 404, nil, nil
 			}
 			return 200, nil, nil
 		}
 		var log lockedBuffer
-		c, err := resumeCallbacks(newMemoryStore(), app.post, slog.New(slog.NewTextHandler(&log, nil)))
+		c, err := resume(newMemoryStore(), app.send, slog.New(slog.NewTextHandler(&log, nil)))
 		if err != nil {
 			t.Fatal(err)
 		}
-		c.start()
-		c.append(availableEvent("bad", 1))
+		c.Start()
+		c.Append(availableEvent("bad", 1))
 		for seq := 1; app.tries("bad-1") < 30; seq++ {
-			c.append(availableEvent("good", seq))
+			c.Append(availableEvent("good", seq))
 			time.Sleep(500 * time.Millisecond)
 		}
 		drained(t, c)

@@ -1,5 +1,5 @@
 //go:build !race
 
-package main
+package outbox
 
 const raceDetector = false

@@ -1,4 +1,4 @@
-package main
+package outbox
 
 // The sending side of callbacks: which event goes next, how many at once, and when a failed one is tried again.
 //
@@ -16,32 +16,29 @@ import (
 	"log/slog"
 	"math"
 	"math/rand/v2"
-	"net/http"
 	"sync"
 	"time"
 )
 
 const (
-	maxInFlight   = 256
-	maxRetrying   = maxInFlight / 2
+	MaxInFlight   = 256
+	maxRetrying   = MaxInFlight / 2
 	eventsPerTurn = 16
 	pacedEvery    = 10 * time.Millisecond // between tries while the application fails
 	maxCached     = 1024                  // events kept in memory although committed, to be sent without reading them back
 )
 
-type postFunc func(ctx context.Context, header http.Header) (status int, reply http.Header, err error)
-
 type delivery struct {
 	// set once
-	post      postFunc
-	read      func(queue uint64, position uint32) (event, error)
+	send      Send
+	read      func(queue uint64, position uint32) (Event, error)
 	log       *slog.Logger
-	delivered func()                                  // called after each event that was taken
-	observe   func(result string, took time.Duration) // may be nil
-	kick      chan struct{}                           // run has to look at its timer
-	now       func() time.Time                        // time.Now but in tests, which set the wall clock
+	delivered func() // called after each event that was taken
+	observe   Observe
+	kick      chan struct{}    // run has to look at its timer
+	now       func() time.Time // time.Now but in tests, which set the wall clock
 
-	workers *crew
+	workers sync.WaitGroup
 
 	mu sync.Mutex
 	// guarded by mu
@@ -62,9 +59,9 @@ type delivery struct {
 	readReportedAt time.Time
 }
 
-func newDelivery(post postFunc, read func(uint64, uint32) (event, error), now func() time.Time, log *slog.Logger) *delivery {
+func newDelivery(send Send, observe Observe, delivered func(), read func(uint64, uint32) (Event, error), now func() time.Time, log *slog.Logger) *delivery {
 	return &delivery{
-		post: post, read: read, log: log, kick: make(chan struct{}, 1), now: now, workers: newCrew(),
+		send: send, observe: observe, delivered: delivered, read: read, log: log, kick: make(chan struct{}, 1), now: now,
 		clock: newEventClock(now()), queues: map[uint64]*queue{},
 		waiting: queueHeap{which: byDue}, aged: queueHeap{which: byAge},
 	}
@@ -85,22 +82,22 @@ func (d *delivery) resume(number uint64, record queueRecord) {
 }
 
 // committed takes over events that are durable now.
-func (d *delivery) committed(events []event) {
+func (d *delivery) committed(events []Event) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for i := range events {
 		ev := &events[i]
-		d.clock.observe(ev.at)
-		q := d.queues[ev.queue]
+		d.clock.observe(ev.At)
+		q := d.queues[ev.Queue]
 		if q == nil {
-			q = newQueue(ev.queue, ev.position)
-			d.queues[ev.queue] = q
+			q = newQueue(ev.Queue, ev.Position)
+			d.queues[ev.Queue] = q
 		}
-		q.end = ev.position + 1
+		q.end = ev.Position + 1
 		if q.end-q.head > 1 {
 			continue
 		}
-		d.aged.set(q, d.clock.at(ev.at))
+		d.aged.set(q, d.clock.at(ev.At))
 		d.fresh.push(q)
 		if d.cached < maxCached {
 			d.cached++
@@ -167,7 +164,7 @@ func (d *delivery) run(ctx context.Context) {
 
 func (d *delivery) stopWorkers() {
 	d.startNoMore()
-	d.workers.wait()
+	d.workers.Wait()
 }
 
 func (d *delivery) startNoMore() {
@@ -214,7 +211,7 @@ func (d *delivery) startLocked(now time.Duration) {
 			return
 		}
 		ctx := d.ctx
-		d.workers.run(func() { d.work(ctx, t) })
+		d.workers.Go(func() { d.work(ctx, t) })
 	}
 }
 
@@ -222,7 +219,7 @@ func (d *delivery) startLocked(now time.Duration) {
 type try struct {
 	queue    *queue
 	position uint32
-	cached   *event
+	cached   *Event
 	attempt  int // 1 for the first
 	turn     int // events of this queue tried one after the other before this one
 }
@@ -257,7 +254,7 @@ func (d *delivery) nextLocked(now time.Duration) (try, bool) {
 
 // readyLocked says that there is an event to send and a slot for it.
 func (d *delivery) readyLocked() bool {
-	return d.runningLocked() && d.inFlight < maxInFlight && (!d.fresh.empty() || d.retryReadyLocked())
+	return d.runningLocked() && d.inFlight < MaxInFlight && (!d.fresh.empty() || d.retryReadyLocked())
 }
 
 func (d *delivery) runningLocked() bool { return d.ctx != nil && d.ctx.Err() == nil }
@@ -267,35 +264,33 @@ func (d *delivery) retryReadyLocked() bool { return !d.due.empty() && d.retrying
 // work sends one event after the other as long as there are any ready.
 func (d *delivery) work(ctx context.Context, t try) {
 	for more := true; more; {
-		t, more = d.send(ctx, t)
+		t, more = d.attempt(ctx, t)
 	}
 }
 
-// send tries one event and returns the next one to try.
-func (d *delivery) send(ctx context.Context, t try) (try, bool) {
+// attempt sends one event and returns the next one to try.
+func (d *delivery) attempt(ctx context.Context, t try) (try, bool) {
 	ev, err := d.eventOf(t)
 	if err != nil {
 		return d.readFailed(t, err)
 	}
 	began := d.now()
-	status, reply, err := d.post(ctx, eventHeader(ev))
+	status, reply, err := d.send(ctx, ev)
 	if err != nil && ctx.Err() != nil {
 		return try{}, false // stopping: not the application's fault
 	}
 	now := d.now()
 	delivered, wait := outcome(status, reply, err, t.attempt, now, rand.Float64())
-	next, more, news := d.finish(t, ev.at, delivered, wait, now)
+	next, more, news := d.finish(t, ev.At, delivered, wait, now)
 	if delivered {
 		d.delivered()
 	}
-	if d.observe != nil {
-		d.observe(resultName(delivered, err), now.Sub(began))
-	}
+	d.observe(status, err, now.Sub(began))
 	d.report(news, ev, status, err)
 	return next, more
 }
 
-func (d *delivery) eventOf(t try) (event, error) {
+func (d *delivery) eventOf(t try) (Event, error) {
 	if t.cached != nil {
 		return *t.cached, nil
 	}
@@ -395,7 +390,7 @@ func (d *delivery) releaseLocked(t try, passed bool, now time.Duration) (try, bo
 	return next, more
 }
 
-func (d *delivery) report(news healthNews, ev event, status int, err error) {
+func (d *delivery) report(news healthNews, ev Event, status int, err error) {
 	log := d.log
 	if err != nil {
 		log = log.With("error", err)
@@ -408,8 +403,8 @@ func (d *delivery) report(news healthNews, ev event, status int, err error) {
 	case applicationWorks:
 		log.Info("application is accepting events again")
 	case streamFails:
-		log.Warn("application did not accept an event, will retry", "channel", ev.channel, "stream", ev.streamID)
+		log.Warn("application did not accept an event, will retry", "channel", ev.Channel, "stream", ev.StreamID)
 	case streamWorks:
-		log.Info("application accepts the events of a stream again", "channel", ev.channel, "stream", ev.streamID)
+		log.Info("application accepts the events of a stream again", "channel", ev.Channel, "stream", ev.StreamID)
 	}
 }

@@ -1,20 +1,19 @@
-package main
+package outbox
 
 import (
+	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
-	"net"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -23,12 +22,12 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-func openedOutbox(t testing.TB, dir string) *outbox {
+func openedStore(t testing.TB, dir string) *boltStore {
 	t.Helper()
-	o, found, err := openOutbox(dir)
+	o, found, err := openStore(dir)
 	for tries := 0; errors.Is(err, errInUse) && tries < 10_000; tries++ {
 		runtime.Gosched() // another test starts a process, which has the file for a moment
-		o, found, err = openOutbox(dir)
+		o, found, err = openStore(dir)
 	}
 	if err != nil || found != nil {
 		t.Fatal(err, found)
@@ -39,7 +38,7 @@ func openedOutbox(t testing.TB, dir string) *outbox {
 func TestTheOutboxIsReadableByItsOwnerOnly(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "new", "data")
-	o := openedOutbox(t, dir)
+	o := openedStore(t, dir)
 	defer o.close()
 	for path, want := range map[string]os.FileMode{dir: 0o700, filepath.Join(dir, outboxFile): 0o600} {
 		if stat, err := os.Stat(path); err != nil || stat.Mode().Perm() != want {
@@ -54,7 +53,7 @@ func TestADirectoryThatIsThereKeepsItsMode(t *testing.T) {
 	if err := os.Chmod(dir, 0o750); err != nil {
 		t.Fatal(err)
 	}
-	defer openedOutbox(t, dir).close()
+	defer openedStore(t, dir).close()
 	if stat, err := os.Stat(dir); err != nil || stat.Mode().Perm() != 0o750 {
 		t.Errorf("%v, %v", stat.Mode(), err)
 	}
@@ -63,13 +62,13 @@ func TestADirectoryThatIsThereKeepsItsMode(t *testing.T) {
 func TestASecondProcessOnTheSameDirectoryFails(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	cfg := &Config{DataDir: dir, EventCallbackURL: "http://127.0.0.1:1"}
-	first, err := newCallbacks(cfg, slog.New(slog.DiscardHandler))
+	app, log := newEventRecorder(), slog.New(slog.DiscardHandler)
+	first, err := Open(dir, app.send, unobserved, log)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = first.drain(stopped()) }()
-	if _, err = newCallbacks(cfg, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), dir) {
+	defer func() { _ = first.Drain(stopped()) }()
+	if _, err = Open(dir, app.send, unobserved, log); err == nil || !strings.Contains(err.Error(), dir) {
 		t.Errorf("second: %v", err)
 	}
 }
@@ -89,7 +88,7 @@ func TestAnOutboxThatCannotBeUsedEndsTheStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, d := range []string{newer, file} {
-		if _, _, err := openOutbox(d); err == nil || !strings.Contains(err.Error(), d) {
+		if _, _, err := openStore(d); err == nil || !strings.Contains(err.Error(), d) {
 			t.Errorf("%s: %v", d, err)
 		}
 	}
@@ -98,32 +97,122 @@ func TestAnOutboxThatCannotBeUsedEndsTheStart(t *testing.T) {
 func TestEventsAndRecordsComeBackAsTheyWere(t *testing.T) {
 	t.Parallel()
 	ev := availableEvent("s", 300)
-	ev.previous, ev.indexFile, ev.at = "r", strings.Repeat("\x00\xff long ", 9000), time.UnixMilli(-5)
+	ev.Previous, ev.IndexFile, ev.At = "r", strings.Repeat("\x00\xff long ", 9000), time.UnixMilli(-5)
 	got, err := decodeEvent(encodeEvent(&ev))
-	ev.queue, ev.position = 0, 0
-	if diff := cmp.Diff(ev, got, cmp.AllowUnexported(event{})); diff != "" || err != nil {
+	ev.Queue, ev.Position = 0, 0
+	if diff := cmp.Diff(ev, got, cmp.AllowUnexported(Event{})); diff != "" || err != nil {
 		t.Error(err, diff)
 	}
-	record := queueRecord{head: 3, tail: 1 << 31, headAt: ev.at, announced: []announcedStream{
+	record := queueRecord{head: 3, tail: 1 << 31, headAt: ev.At, announced: []announcedStream{
 		{channel: "c", streamID: "s", previous: "r", lastSeq: 1 << 60}, {channel: "c", streamID: "t"},
 	}}
-	gotRecord, err := decodeQueueRecord(record.encode(7))
+	gotRecord, err := decodeQueueRecord(record.encode())
 	if diff := cmp.Diff(record, gotRecord, cmp.AllowUnexported(queueRecord{}, announcedStream{})); diff != "" || err != nil {
 		t.Error(err, diff)
 	}
-	if string(record.encode(7)[:9]) == string(record.encode(8)[:9]) {
-		t.Error("two queues have one name, which the version before would take for one queue")
-	}
-	named := append(appendString(nil, "HVMAFYBAIQJYKQGXRLT3L3DYOR"), record.encode(7)[9:]...) // as records once were
+	named := append(appendString(nil, "HVMAFYBAIQJYKQGXRLT3L3DYOR"), record.encode()[1:]...) // as earlier versions wrote it
 	gotRecord, err = decodeQueueRecord(named)
 	if diff := cmp.Diff(record, gotRecord, cmp.AllowUnexported(queueRecord{}, announcedStream{})); diff != "" || err != nil {
 		t.Error(err, diff)
+	}
+
+	// What was cut off, or has something behind it, is no record: it could be sent as an event with empty fields.
+	short := availableEvent("s", 1)
+	for name, record := range map[string][]byte{"event": encodeEvent(&short), "record": record.encode()} {
+		decode := func(b []byte) error {
+			if name == "event" {
+				_, err := decodeEvent(b)
+				return err
+			}
+			_, err := decodeQueueRecord(b)
+			return err
+		}
+		for n := range record {
+			if err := decode(record[:n]); err == nil {
+				t.Errorf("%s: the first %d of %d bytes are taken for it", name, n, len(record))
+			}
+		}
+		if err := decode(append(record, 0)); err == nil {
+			t.Errorf("%s: one byte more is not noticed", name)
+		}
+	}
+}
+
+// TestFileOfAnEarlierVersionIsTakenUp: testdata/format1.db.gz was written when records had names. It holds an announced
+// stream with an undelivered event, one that has ended, and an announced one whose event was delivered.
+func TestFileOfAnEarlierVersionIsTakenUp(t *testing.T) {
+	t.Parallel()
+	packed, err := os.Open(filepath.Join("testdata", "format1.db.gz"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer packed.Close()
+	unpacked, err := gzip.NewReader(packed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	content, err := io.ReadAll(unpacked)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, app := t.TempDir(), newEventRecorder()
+	if err := os.WriteFile(filepath.Join(dir, outboxFile), content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	app.taken, app.takenIDs = []string{"live-1", "taken-1"}, map[string]bool{"live-1": true, "taken-1": true}
+	c := started(t, openedStore(t, dir), app.send)
+	app.await(t, 7)
+	app.check(t)
+	drained(t, c)
+	for id, closed := range map[string]bool{"live-2": false, "live-3": true, "ended-1": false, "ended-2": true, "taken-2": true} {
+		if ev := app.told[id]; ev.Closed != closed || ev.At.IsZero() {
+			t.Errorf("%s was told as %+v", id, ev)
+		}
+	}
+	o := openedStore(t, dir)
+	if err := o.load(func(number uint64, record queueRecord) { t.Errorf("left: %d %+v", number, record) }); err != nil {
+		t.Error(err)
+	}
+	if err := o.close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestAgeOfTheOldestEventIsKeptOnDisk: after a start it is known before any event is read.
+func TestAgeOfTheOldestEventIsKeptOnDisk(t *testing.T) {
+	t.Parallel()
+	o := openedStore(t, t.TempDir())
+	defer o.close()
+	old, next, last := availableEvent("s", 1), availableEvent("s", 2), availableEvent("s", 3)
+	old.At, next.At, last.At = time.UnixMilli(1_000), time.UnixMilli(2_000), time.UnixMilli(3_000)
+	headAt := func() (at time.Time) {
+		if err := o.load(func(_ uint64, record queueRecord) { at = record.headAt }); err != nil {
+			t.Fatal(err)
+		}
+		return at
+	}
+	for _, step := range []struct {
+		g    group
+		want time.Time
+	}{
+		{group{appended: []Event{old}}, old.At},
+		{group{appended: []Event{next}}, old.At},
+		{group{delivered: []deliveredMark{{queueOf("s"), 1}}}, next.At},
+		{group{delivered: []deliveredMark{{queueOf("s"), 2}}}, next.At}, // there is none now
+		{group{appended: []Event{last}}, last.At},
+	} {
+		if _, err := o.commit(step.g); err != nil {
+			t.Fatal(err)
+		}
+		if got := headAt(); !got.Equal(step.want) {
+			t.Errorf("the oldest event is of %v, want %v", got, step.want)
+		}
 	}
 }
 
 func FuzzDecodingDamagedRecords(f *testing.F) {
 	record := queueRecord{head: 3, tail: 9, announced: []announcedStream{{channel: "c", streamID: "s", lastSeq: 1}}}
-	f.Add(record.encode(7))
+	f.Add(record.encode())
 	ev := availableEvent("s", 1)
 	f.Add(encodeEvent(&ev))
 	f.Fuzz(func(_ *testing.T, b []byte) {
@@ -135,34 +224,32 @@ func FuzzDecodingDamagedRecords(f *testing.F) {
 func TestAnnouncedStreamsAreClosedAtTheNextStart(t *testing.T) {
 	t.Parallel()
 	dir, app := t.TempDir(), newEventRecorder()
-	c := startedCallbacks(t, openedOutbox(t, dir), app.post)
+	c := started(t, openedStore(t, dir), app.send)
 	appendAll(c, availableEvent("told", 1), availableEvent("told", 2))
 	appendAll(c, lifeOf("over", 1)...)
 	moved := availableEvent("moved", 1)
-	moved.queue, moved.position, moved.previous = queueOf("told"), 2, "told"
-	c.append(moved)
+	moved.Queue, moved.Position, moved.Previous = queueOf("told"), 2, "told"
+	c.Append(moved)
 	app.await(t, 5)
-	app.answer = func(context.Context, string, http.Header) (int, http.Header, error) { return 500, nil, nil }
+	app.answer = func(context.Context, string, Event) (int, http.Header, error) { return 500, nil, nil }
 	appendAll(c, availableEvent("waits", 1))
-	if err := c.drain(stopped()); err != nil {
+	if err := c.Drain(stopped()); err != nil {
 		t.Fatal(err)
 	}
 
 	app.answer = nil
-	c = resumedCallbacks(t, openedOutbox(t, dir), app.post)
-	c.append(availableEvent("later", 1))
-	c.start()
+	c = resumed(t, openedStore(t, dir), app.send)
+	c.Append(availableEvent("later", 1))
+	c.Start()
 	app.await(t, 10)
 	app.check(t)
 	drained(t, c)
-	for id, want := range map[string]string{
-		"told-3": "stream-closed", "moved-2": "stream-closed", "waits-1": "stream-available", "waits-2": "stream-closed",
-	} {
-		if got := app.told[id].Get("x-event-type"); got != want {
-			t.Errorf("%s is %q, want %q", id, got, want)
+	for id, closed := range map[string]bool{"told-3": true, "moved-2": true, "waits-1": false, "waits-2": true} {
+		if got, told := app.told[id]; !told || got.Closed != closed {
+			t.Errorf("%s: told %t, closed %t; want closed %t", id, told, got.Closed, closed)
 		}
 	}
-	if got := app.told["moved-2"].Get("x-previous-streaming-id"); got != "told" {
+	if got := app.told["moved-2"].Previous; got != "told" {
 		t.Errorf("moved-2 continues %q", got)
 	}
 	if got := app.tries("over-3"); got != 0 {
@@ -183,14 +270,14 @@ func TestNoCrashLosesOrReordersEvents(t *testing.T) {
 	t.Run("on disk", func(t *testing.T) {
 		t.Parallel()
 		dir := t.TempDir()
-		crashAndResume(t, 25, openedOutbox(t, filepath.Join(dir, "0")), func(s eventStore) eventStore {
-			path := filepath.Join(s.(*outbox).dir, outboxFile)
+		crashAndResume(t, 25, openedStore(t, filepath.Join(dir, "0")), func(s eventStore) eventStore {
+			path := filepath.Join(s.(*boltStore).dir, outboxFile)
 			next, dirErr := os.MkdirTemp(dir, "")
 			data, err := os.ReadFile(path)
 			if err := errors.Join(dirErr, err, os.WriteFile(filepath.Join(next, outboxFile), data, 0o600)); err != nil {
 				t.Error(err)
 			}
-			return openedOutbox(t, next)
+			return openedStore(t, next)
 		})
 	})
 }
@@ -216,7 +303,7 @@ func crashAndResume(t *testing.T, lives int, store eventStore, atCrash func(even
 			}
 			return errors.New("crashed")
 		}
-		app.answer = func(ctx context.Context, _ string, _ http.Header) (int, http.Header, error) {
+		app.answer = func(ctx context.Context, _ string, _ Event) (int, http.Header, error) {
 			select {
 			case <-crashed:
 				return 0, nil, errUnreachable
@@ -227,8 +314,8 @@ func crashAndResume(t *testing.T, lives int, store eventStore, atCrash func(even
 			}
 			return 200, nil, nil
 		}
-		post := func(ctx context.Context, header http.Header) (int, http.Header, error) {
-			status, reply, err := app.post(ctx, header)
+		send := func(ctx context.Context, ev Event) (int, http.Header, error) {
+			status, reply, err := app.send(ctx, ev)
 			select {
 			case <-crashed:
 				return 0, nil, errUnreachable
@@ -239,10 +326,10 @@ func crashAndResume(t *testing.T, lives int, store eventStore, atCrash func(even
 			}
 			return status, reply, err
 		}
-		faulty := &faultyStore{eventStore: recordingStore{store, func(ev event) {
+		faulty := &faultyStore{eventStore: recordingStore{store, func(ev Event) {
 			mu.Lock()
 			defer mu.Unlock()
-			committed[fmt.Sprintf("%s-%d", ev.streamID, ev.seq)] = true
+			committed[fmt.Sprintf("%s-%d", ev.StreamID, ev.Seq)] = true
 		}}}
 		faulty.beforeCommit = func() error {
 			if commitsLeft--; !lastLife && (commitsLeft < 0 || commitsLeft == 0 && before) {
@@ -256,19 +343,19 @@ func crashAndResume(t *testing.T, lives int, store eventStore, atCrash func(even
 			}
 			return nil
 		}
-		c, err := resumeCallbacks(faulty, post, slog.New(slog.DiscardHandler))
+		c, err := resume(faulty, send, slog.New(slog.DiscardHandler))
 		if err == nil {
-			c.start()
+			c.Start()
 			seqs, begun := make([]int, 8), make([]int, 8)
 			for more := true; more && !lastLife; {
 				s := rand.IntN(len(seqs))
 				stream := fmt.Sprintf("life%d.%d.%d", life, s, begun[s])
 				if seqs[s]++; seqs[s] > 1 && rand.IntN(6) == 0 {
-					c.append(closedEvent(stream, seqs[s]))
+					c.Append(closedEvent(stream, seqs[s]))
 					seqs[s] = 0
 					begun[s]++
 				} else {
-					c.append(availableEvent(stream, seqs[s]))
+					c.Append(availableEvent(stream, seqs[s]))
 				}
 				select {
 				case <-crashed:
@@ -280,7 +367,7 @@ func crashAndResume(t *testing.T, lives int, store eventStore, atCrash func(even
 				drained(t, c)
 				break
 			}
-			_ = c.drain(stopped())
+			_ = c.Drain(stopped())
 		} else {
 			_ = store.close()
 		}
@@ -295,11 +382,11 @@ func crashAndResume(t *testing.T, lives int, store eventStore, atCrash func(even
 		}
 	}
 	for _, id := range app.taken {
-		stream := app.told[id].Get("x-streaming-id")
+		stream := app.told[id].StreamID
 		closedWith[stream] = id
 	}
 	for stream, id := range closedWith {
-		if app.told[id].Get("x-event-type") != "stream-closed" {
+		if !app.told[id].Closed {
 			t.Errorf("the last event of stream %s is %s", stream, id)
 		}
 	}
@@ -311,7 +398,7 @@ func crashAndResume(t *testing.T, lives int, store eventStore, atCrash func(even
 // recordingStore tells which events were committed.
 type recordingStore struct {
 	eventStore
-	committed func(event)
+	committed func(Event)
 }
 
 func (s recordingStore) commit(g group) (group, error) {
@@ -322,62 +409,8 @@ func (s recordingStore) commit(g group) (group, error) {
 	return left, err
 }
 
-func TestTenThousandEventsOpenNoMoreConnectionsThanAreInFlight(t *testing.T) {
-	t.Parallel()
-	app := newEventRecorder()
-	var opened atomic.Int64
-	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		status, _, _ := app.post(r.Context(), r.Header)
-		w.WriteHeader(status)
-	}))
-	server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
-		if state == http.StateNew {
-			opened.Add(1)
-		}
-	}
-	server.Start()
-	defer server.Close()
-	c, err := newCallbacks(&Config{DataDir: t.TempDir(), EventCallbackURL: Secret(server.URL)}, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	results := map[string]int{}
-	var mu sync.Mutex
-	c.observe = func(result string, took time.Duration) {
-		mu.Lock()
-		defer mu.Unlock()
-		if results[result]++; took <= 0 {
-			t.Errorf("an event took %v", took)
-		}
-	}
-	var inFlight, most atomic.Int64
-	post := c.delivery.post
-	c.delivery.post = func(ctx context.Context, header http.Header) (int, http.Header, error) {
-		defer inFlight.Add(-1)
-		now := inFlight.Add(1)
-		for before := most.Load(); now > before && !most.CompareAndSwap(before, now); before = most.Load() {
-		}
-		return post(ctx, header)
-	}
-	c.start()
-	for seq := 1; seq <= 10; seq++ {
-		for s := range 1000 {
-			c.append(availableEvent(fmt.Sprint(s), seq))
-		}
-	}
-	app.await(t, 10_000)
-	drained(t, c)
-	app.check(t)
-	if opened.Load() > 2*maxInFlight || most.Load() > maxInFlight { // the slack is for overloaded machines: see TestPostReusesConnections
-		t.Errorf("%d connections were opened, at most %d requests were in flight", opened.Load(), most.Load())
-	}
-	if diff := cmp.Diff(map[string]int{"delivered": 10_000}, results); diff != "" {
-		t.Error(diff)
-	}
-}
-
 func withVersion(dir string, version byte) error {
-	o, _, err := openOutbox(dir)
+	o, _, err := openStore(dir)
 	if err != nil {
 		return err
 	}

@@ -1,4 +1,4 @@
-package main
+package outbox
 
 // When events happened, by the monotonic clock. The disk keeps their wall times only, and an operator or NTP may set the
 // wall clock at any moment, either way: no deadline and no age may follow it. Pure; delivery guards it with its lock.

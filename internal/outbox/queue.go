@@ -1,4 +1,4 @@
-package main
+package outbox
 
 // What delivery keeps in memory of the events of one publication while there are any to deliver, and the two ways it lists
 // queues: in order of arrival and by a key. A queue costs about 100 bytes however many events wait in it: they stay on disk.
@@ -20,7 +20,7 @@ type queue struct {
 	head, end uint32
 	attempt   int32  // tries of the event at head that failed
 	unseen    bool   // the event at head: its age is not known yet, and taken for that of the one before
-	cached    *event // the event at head, if it need not be read from disk
+	cached    *Event // the event at head, if it need not be read from disk
 	next      *queue // in the queueList that it stands in
 	key       [2]time.Duration
 	place     [2]int32

@@ -1,17 +1,12 @@
-package main
+package outbox
 
 // What a wall clock that is set, by an operator or by NTP, does to tries and ages: nothing.
 
 import (
 	"context"
 	"fmt"
-	"go/ast"
-	"go/parser"
-	"go/token"
 	"log/slog"
 	"net/http"
-	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -61,20 +56,20 @@ func TestClockReadingsAreThoseOfPackageTime(t *testing.T) {
 	}
 }
 
-func (c *settableClock) event(stream string, seq int) event {
+func (c *settableClock) event(stream string, seq int) Event {
 	ev := availableEvent(stream, seq)
-	ev.at = c.now()
+	ev.At = c.now()
 	return ev
 }
 
-// callbacks are some that go by the clock.
-func (c *settableClock) callbacks(t *testing.T, store eventStore, post postFunc) *callbacks {
+// outbox is one that goes by the clock.
+func (c *settableClock) outbox(t *testing.T, store eventStore, send Send) *Outbox {
 	t.Helper()
-	events, err := resumeCallbacksBy(c.now, store, post, slog.New(slog.DiscardHandler))
+	events, err := newOutbox(c.now, store, send, unobserved, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
-	events.start()
+	events.Start()
 	return events
 }
 
@@ -93,7 +88,7 @@ func TestSettingTheClockDelaysNoTry(t *testing.T) {
 				var clock settableClock
 				app, tries := newEventRecorder(), map[string][]time.Time{}
 				var mu sync.Mutex // guards tries
-				app.answer = func(_ context.Context, id string, _ http.Header) (int, http.Header, error) {
+				app.answer = func(_ context.Context, id string, _ Event) (int, http.Header, error) {
 					mu.Lock()
 					defer mu.Unlock()
 					tries[id] = append(tries[id], time.Now())
@@ -107,9 +102,9 @@ func TestSettingTheClockDelaysNoTry(t *testing.T) {
 					}
 					return 500, nil, nil
 				}
-				c := clock.callbacks(t, newMemoryStore(), app.post)
+				c := clock.outbox(t, newMemoryStore(), app.send)
 				for _, stream := range []string{"plain", "told", "dated"} {
-					c.append(clock.event(stream, 1))
+					c.Append(clock.event(stream, 1))
 				}
 				for _, step := range steps {
 					time.Sleep(time.Minute)
@@ -144,16 +139,16 @@ func TestSettingTheClockDelaysNoEndOfAnOutage(t *testing.T) {
 			var back atomic.Bool
 			var tries atomic.Int64
 			app := newEventRecorder()
-			app.answer = func(context.Context, string, http.Header) (int, http.Header, error) {
+			app.answer = func(context.Context, string, Event) (int, http.Header, error) {
 				tries.Add(1)
 				if !back.Load() {
 					return 0, nil, errUnreachable
 				}
 				return 200, nil, nil
 			}
-			c := clock.callbacks(t, newMemoryStore(), app.post)
+			c := clock.outbox(t, newMemoryStore(), app.send)
 			for s := range streams {
-				c.append(clock.event(fmt.Sprint(s), 1))
+				c.Append(clock.event(fmt.Sprint(s), 1))
 			}
 			time.Sleep(5 * time.Minute)
 			clock.set(step)
@@ -174,10 +169,10 @@ func TestSettingTheClockDelaysNoEndOfAnOutage(t *testing.T) {
 }
 
 // wantAge holds the age of the oldest event against what it really is.
-func wantAge(t *testing.T, c *callbacks, want time.Duration) {
+func wantAge(t *testing.T, c *Outbox, want time.Duration) {
 	t.Helper()
 	synctest.Wait()
-	if _, age := c.stats(); (age - want).Abs() > smallestStep {
+	if _, age := c.Pending(); (age - want).Abs() > smallestStep {
 		t.Errorf("the oldest event is %v old, want %v", age, want)
 	}
 }
@@ -190,22 +185,22 @@ func TestTheAgeOfTheOldestEventIsTheTimeThatHasPassedWhateverTheClockSays(t *tes
 			var clock settableClock
 			var accepted atomic.Int64 // so many events of the stream
 			store, app := newMemoryStore(), newEventRecorder()
-			app.answer = func(_ context.Context, id string, _ http.Header) (int, http.Header, error) {
+			app.answer = func(_ context.Context, id string, _ Event) (int, http.Header, error) {
 				if strings.TrimPrefix(id, "s-") <= fmt.Sprint(accepted.Load()) {
 					return 200, nil, nil
 				}
 				return 503, nil, nil
 			}
-			c := clock.callbacks(t, store, app.post)
-			c.append(clock.event("s", 1))
+			c := clock.outbox(t, store, app.send)
+			c.Append(clock.event("s", 1))
 			time.Sleep(5 * time.Minute)
-			c.append(clock.event("s", 2))
+			c.Append(clock.event("s", 2))
 			time.Sleep(2 * time.Minute)
 			wantAge(t, c, 7*time.Minute)
 			clock.set(step)
 			wantAge(t, c, 7*time.Minute)
 			time.Sleep(3 * time.Minute) // some tries later
-			c.append(clock.event("s", 3))
+			c.Append(clock.event("s", 3))
 			wantAge(t, c, 10*time.Minute)
 
 			// The second and the third are read from disk, which knows their wall times only.
@@ -218,13 +213,13 @@ func TestTheAgeOfTheOldestEventIsTheTimeThatHasPassedWhateverTheClockSays(t *tes
 			clock.set(-step)
 			time.Sleep(time.Minute)
 			wantAge(t, c, 3*time.Minute)
-			if err := c.drain(stopped()); err != nil {
+			if err := c.Drain(stopped()); err != nil {
 				t.Error(err)
 			}
 
 			// A new process has the wall times only, and turns them into ages once. The third was stamped while the clock was wrong.
 			want := max(0, 3*time.Minute-step)
-			c = clock.callbacks(t, store, app.post)
+			c = clock.outbox(t, store, app.send)
 			wantAge(t, c, want)
 			clock.set(step)
 			time.Sleep(time.Minute)
@@ -243,8 +238,8 @@ func TestAnEventThatWaitsForTheDiskAgesWithTheMonotonicClock(t *testing.T) {
 		var clock settableClock
 		release := make(chan struct{})
 		store := &faultyStore{eventStore: newMemoryStore(), beforeCommit: func() error { <-release; return nil }}
-		c := clock.callbacks(t, store, newEventRecorder().post)
-		c.append(clock.event("s", 1))
+		c := clock.outbox(t, store, newEventRecorder().send)
+		c.Append(clock.event("s", 1))
 		time.Sleep(time.Minute)
 		clock.set(-time.Hour)
 		wantAge(t, c, time.Minute)
@@ -290,49 +285,5 @@ func TestWallTimesFindTheirPlaceOnTheMonotonicClock(t *testing.T) {
 	}
 	if len(clock.steps) != stepsKept || clock.steps[0].from != longAgo {
 		t.Errorf("%d steps are kept, the first from %v", len(clock.steps), clock.steps[0].from)
-	}
-}
-
-// A number of seconds since 1970 has no monotonic reading: whoever keeps a deadline or an age in one waits for as long as
-// the clock was set back.
-func TestTimesAreKeptAsNumbersOnlyWhereTheyAreNoDeadlines(t *testing.T) {
-	t.Parallel()
-	allowed := map[string]string{
-		"coordinator.go":  "identities that no later process gives again",
-		"lives.go":        "shown",
-		"metrics.go":      "shown",
-		"operator.go":     "order of lists",
-		"snapshot.go":     "shown",
-		"outboxrecord.go": "on disk",
-	}
-	names, err := filepath.Glob("*.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	set, found := token.NewFileSet(), map[string]bool{}
-	for _, name := range names {
-		if strings.HasSuffix(name, "_test.go") {
-			continue
-		}
-		file, err := parser.ParseFile(set, name, nil, parser.SkipObjectResolution)
-		if err != nil {
-			t.Fatal(err)
-		}
-		ast.Inspect(file, func(n ast.Node) bool {
-			selector, ok := n.(*ast.SelectorExpr)
-			if !ok || !slices.Contains([]string{"Unix", "UnixMilli", "UnixMicro", "UnixNano"}, selector.Sel.Name) {
-				return true
-			}
-			found[name] = true
-			if allowed[name] == "" {
-				t.Errorf("%s: %s loses the monotonic reading", set.Position(selector.Pos()), selector.Sel.Name)
-			}
-			return true
-		})
-	}
-	for name := range allowed {
-		if !found[name] {
-			t.Errorf("%s keeps no time as a number any more", name)
-		}
 	}
 }

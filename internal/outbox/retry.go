@@ -1,4 +1,4 @@
-package main
+package outbox
 
 // Whether an event has been accepted by the application, and if not, when to send it again. Pure: no clock, no randomness
 // and no sending of its own.
@@ -52,15 +52,4 @@ func retryAfter(value string, now time.Time) time.Duration {
 		return 0
 	}
 	return max(0, min(date.Sub(now), retryAfterMax))
-}
-
-// resultName is how a try ended, for the metrics.
-func resultName(delivered bool, err error) string {
-	switch {
-	case delivered:
-		return "delivered"
-	case err != nil:
-		return "unanswered"
-	}
-	return "refused"
 }

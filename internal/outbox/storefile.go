@@ -1,4 +1,4 @@
-package main
+package outbox
 
 // The file of the outbox: made whole or not at all, checked at the start, set aside when it is damaged.
 //

@@ -1,4 +1,4 @@
-package main
+package outbox
 
 // Disks that fill up and files that are damaged, at the start and while the daemon runs.
 
@@ -29,13 +29,13 @@ const volumeSize = 4 << 20
 
 // smallVolumes are those that can be had here: a limit of the file's size everywhere, real file systems where this may
 // mount them.
-func smallVolumes(t *testing.T, story func(t *testing.T, open func(t testing.TB) *outbox, v volume)) {
+func smallVolumes(t *testing.T, story func(t *testing.T, open func(t testing.TB) *boltStore, v volume)) {
 	t.Run("limit of the file", func(t *testing.T) {
 		t.Parallel()
 		dir := t.TempDir()
 		nothing := func() error { return nil }
-		story(t, func(t testing.TB) *outbox {
-			o := openedOutbox(t, dir)
+		story(t, func(t testing.TB) *boltStore {
+			o := openedStore(t, dir)
 			o.db.Load().MaxSize = volumeSize
 			return o
 		}, volume{dir, nothing, nothing})
@@ -56,7 +56,7 @@ func smallVolumes(t *testing.T, story func(t *testing.T, open func(t testing.TB)
 				}
 			})
 			data, other := filepath.Join(dir, "data"), filepath.Join(dir, "of others")
-			story(t, func(t testing.TB) *outbox { return openedOutbox(t, data) }, volume{data, func() error { return fillWith(other) }, func() error { return os.Remove(other) }})
+			story(t, func(t testing.TB) *boltStore { return openedStore(t, data) }, volume{data, func() error { return fillWith(other) }, func() error { return os.Remove(other) }})
 		})
 	}
 }
@@ -103,16 +103,16 @@ const crowdedStreams = 50
 
 // fillUp has live streams tell of themselves while the application is away, until no stream may begin any more, and then until the
 // disk takes nothing. It returns how many events were told.
-func fillUp(t *testing.T, c *callbacks) (seq int) {
+func fillUp(t *testing.T, c *Outbox) (seq int) {
 	t.Helper()
 	deniedAt, brokenAt := 0, 0
 	for seq = 1; brokenAt == 0 || seq < brokenAt+5; seq++ {
 		for i := range crowdedStreams {
-			c.append(availableEvent(fmt.Sprint("s", i), seq))
+			c.Append(availableEvent(fmt.Sprint("s", i), seq))
 		}
 		<-time.After(20 * time.Millisecond)
 		synctest.Wait()
-		if deniedAt == 0 && c.keeping() != nil {
+		if deniedAt == 0 && c.Err() != nil {
 			deniedAt = seq
 		}
 		if brokenAt == 0 && c.committing() != nil {
@@ -128,24 +128,24 @@ func fillUp(t *testing.T, c *callbacks) (seq int) {
 	return seq - 1
 }
 
-func closeAll(c *callbacks, seq int) {
+func closeAll(c *Outbox, seq int) {
 	for i := range crowdedStreams {
-		c.append(closedEvent(fmt.Sprint("s", i), seq))
+		c.Append(closedEvent(fmt.Sprint("s", i), seq))
 	}
 }
 
 var errAway = errors.New("away")
 
-func away(context.Context, string, http.Header) (int, http.Header, error) { return 0, nil, errAway }
+func away(context.Context, string, Event) (int, http.Header, error) { return 0, nil, errAway }
 
 // TestFullDiskRecoversWhenTheApplicationIsBack: nobody frees space by hand.
 func TestFullDiskRecoversWhenTheApplicationIsBack(t *testing.T) {
 	t.Parallel()
-	smallVolumes(t, func(t *testing.T, open func(testing.TB) *outbox, v volume) {
+	smallVolumes(t, func(t *testing.T, open func(testing.TB) *boltStore, v volume) {
 		synctest.Test(t, func(t *testing.T) {
 			app := newEventRecorder()
 			app.answer = away
-			c := startedCallbacks(t, open(t), app.post)
+			c := started(t, open(t), app.send)
 			told := fillUp(t, c)
 			if err := v.fill(); err != nil {
 				t.Fatal(err)
@@ -156,10 +156,10 @@ func TestFullDiskRecoversWhenTheApplicationIsBack(t *testing.T) {
 			app.await(t, crowdedStreams*(told+1))
 			<-time.After(10 * time.Second)
 			synctest.Wait()
-			if err := c.keeping(); err != nil {
+			if err := c.Err(); err != nil {
 				t.Errorf("publishers are still denied: %v", err)
 			}
-			if pending, _ := c.stats(); pending != 0 {
+			if pending, _ := c.Pending(); pending != 0 {
 				t.Errorf("%d events are pending", pending)
 			}
 			app.check(t)
@@ -171,28 +171,28 @@ func TestFullDiskRecoversWhenTheApplicationIsBack(t *testing.T) {
 // TestStartOnAFullDiskWorks, and recovers the same way: streams that were announced get their stream-closed.
 func TestStartOnAFullDiskWorks(t *testing.T) {
 	t.Parallel()
-	smallVolumes(t, func(t *testing.T, open func(testing.TB) *outbox, v volume) {
+	smallVolumes(t, func(t *testing.T, open func(testing.TB) *boltStore, v volume) {
 		synctest.Test(t, func(t *testing.T) {
 			app := newEventRecorder()
 			app.answer = away
-			c := startedCallbacks(t, open(t), app.post)
+			c := started(t, open(t), app.send)
 			fillUp(t, c)
 			if err := v.fill(); err != nil {
 				t.Fatal(err)
 			}
-			_ = c.drain(stopped()) // what does not fit is lost with the process
+			_ = c.Drain(stopped()) // what does not fit is lost with the process
 
 			app.comesBack()
-			c = startedCallbacks(t, open(t), app.post)
+			c = started(t, open(t), app.send)
 			for i := range crowdedStreams {
 				stream := fmt.Sprint("s", i)
-				for app.tries(stream+"-1") == 0 || !strings.HasPrefix(app.lastOf(stream), "stream-closed") {
+				for app.tries(stream+"-1") == 0 || !app.isClosed(stream) {
 					<-time.After(time.Second)
 				}
 			}
 			<-time.After(10 * time.Second)
 			synctest.Wait()
-			if err := c.keeping(); err != nil {
+			if err := c.Err(); err != nil {
 				t.Errorf("publishers are still denied: %v", err)
 			}
 			app.check(t)
@@ -201,29 +201,29 @@ func TestStartOnAFullDiskWorks(t *testing.T) {
 	})
 }
 
-// lastOf is the type of the last event that was taken of a stream.
-func (a *eventRecorder) lastOf(stream string) string {
+// isClosed tells whether the last event that was taken of a stream is its stream-closed.
+func (a *eventRecorder) isClosed(stream string) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for i := len(a.taken) - 1; i >= 0; i-- {
 		if strings.HasPrefix(a.taken[i], stream+"-") {
-			return a.told[a.taken[i]].Get("x-event-type")
+			return a.told[a.taken[i]].Closed
 		}
 	}
-	return ""
+	return false
 }
 
 // TestFirstStartOnAFullDiskLeavesNothingBehind: neither does one that is cut off.
 func TestFirstStartOnAFullDiskLeavesNothingBehind(t *testing.T) {
 	t.Parallel()
-	smallVolumes(t, func(t *testing.T, open func(testing.TB) *outbox, v volume) {
+	smallVolumes(t, func(t *testing.T, open func(testing.TB) *boltStore, v volume) {
 		if err := errors.Join(os.MkdirAll(v.dir, 0o700), v.fill()); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := os.Stat(filepath.Join(filepath.Dir(v.dir), "of others")); err != nil {
 			t.Skip("this volume is not full before there is an outbox")
 		}
-		o, found, err := openOutbox(v.dir)
+		o, found, err := openStore(v.dir)
 		if err != nil || found != nil {
 			t.Fatal(err, found)
 		}
@@ -255,7 +255,7 @@ func TestRoomForManyLiveStreamsCostsLittle(t *testing.T) {
 	t.Parallel()
 	const streams, part = 5 * chunkPages * endsPerPage, 512
 	dir := t.TempDir()
-	o := openedOutbox(t, dir)
+	o := openedStore(t, dir)
 	commit := func(g group) {
 		t.Helper()
 		if left, err := o.commit(g); err != nil || !left.empty() || o.trouble() != nil {
@@ -265,9 +265,9 @@ func TestRoomForManyLiveStreamsCostsLittle(t *testing.T) {
 			t.Fatalf("%d pages are free with %d live streams", free, o.announced)
 		}
 	}
-	stream := func(i int, event func(string, int) event, seq int) (ev event) {
+	stream := func(i int, event func(string, int) Event, seq int) (ev Event) {
 		ev = event("s", seq)
-		ev.streamID, ev.queue, ev.position = fmt.Sprint("s", i), uint64(i+1), uint32(seq-1)
+		ev.StreamID, ev.Queue, ev.Position = fmt.Sprint("s", i), uint64(i+1), uint32(seq-1)
 		return ev
 	}
 	for i := 0; i < streams; i += part {
@@ -289,7 +289,7 @@ func TestRoomForManyLiveStreamsCostsLittle(t *testing.T) {
 	if err := o.close(); err != nil {
 		t.Fatal(err)
 	}
-	o = openedOutbox(t, dir)
+	o = openedStore(t, dir)
 	if err := o.load(func(uint64, queueRecord) {}); err != nil || o.ballast == 0 {
 		t.Fatal(err, o.ballast)
 	}
@@ -332,7 +332,7 @@ func TestRoomForManyLiveStreamsCostsLittle(t *testing.T) {
 func TestStartThatWasCutOffHarmsNoLaterOne(t *testing.T) {
 	t.Parallel()
 	whole := filepath.Join(t.TempDir(), "data")
-	if err := openedOutbox(t, whole).close(); err != nil {
+	if err := openedStore(t, whole).close(); err != nil {
 		t.Fatal(err)
 	}
 	content, err := os.ReadFile(filepath.Join(whole, outboxFile))
@@ -349,7 +349,7 @@ func TestStartThatWasCutOffHarmsNoLaterOne(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		o := openedOutbox(t, dir)
+		o := openedStore(t, dir)
 		if err := o.close(); err != nil {
 			t.Error(err)
 		}
@@ -363,7 +363,7 @@ func TestStartThatWasCutOffHarmsNoLaterOne(t *testing.T) {
 func damagedFile(t *testing.T) (content []byte, pageSize int) {
 	t.Helper()
 	dir := t.TempDir()
-	o := openedOutbox(t, dir)
+	o := openedStore(t, dir)
 	for i := range 40 {
 		g := group{appended: lifeOf(fmt.Sprint("ended", i), 3)}
 		if i%4 == 0 {
@@ -456,28 +456,28 @@ func damagedPage(t *testing.T, content []byte, page int64, damage func(*os.File,
 	if !running {
 		hit()
 	}
-	o, set, err := openOutbox(dir)
+	o, set, err := openStore(dir)
 	if err != nil {
 		t.Fatalf("page %d: %v", page, err)
 	}
 	synctest.Test(t, func(t *testing.T) {
 		app := newEventRecorder()
 		app.answer = away
-		c := startedCallbacks(t, o, app.post)
+		c := started(t, o, app.send)
 		if <-time.After(time.Second); running {
 			hit()
 		}
 		synctest.Wait()
 		app.comesBack()
 		appendAll(c, lifeOf("later", 2)...)
-		for app.tries("later-3") == 0 && !errors.Is(c.keeping(), errDiskHangs) { // a fault can leave the writer waiting in bbolt
+		for app.tries("later-3") == 0 && !errors.Is(c.Err(), errDiskHangs) { // a fault can leave the writer waiting in bbolt
 			<-time.After(time.Second)
 		}
 		<-time.After(time.Minute)
-		if o.trouble() != nil && (c.keeping() == nil || !c.outboxDamaged()) {
+		if o.trouble() != nil && (c.Err() == nil || !c.Damaged()) {
 			t.Errorf("page %d: publishers are not denied though the outbox is damaged", page)
 		}
-		_ = c.drain(stopped())
+		_ = c.Drain(stopped())
 	})
 	if damaged := o.trouble(); damaged != nil && !errors.Is(damaged, errDamaged) {
 		t.Errorf("page %d: %v", page, damaged)
@@ -496,7 +496,7 @@ func damagedPage(t *testing.T, content []byte, page int64, damage func(*os.File,
 			t.Fatal(err)
 		}
 	}
-	o, _, err = openOutbox(next)
+	o, _, err = openStore(next)
 	if err != nil {
 		t.Fatalf("page %d, the next start: %v", page, err)
 	}
@@ -507,4 +507,16 @@ func damagedPage(t *testing.T, content []byte, page int64, damage func(*os.File,
 		t.Error(err)
 	}
 	return found
+}
+
+// quickDirectory is in memory where the system has such files: how
+// long the disk of a busy machine takes is not the question.
+func quickDirectory(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "coordinator")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
 }

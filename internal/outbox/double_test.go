@@ -1,5 +1,6 @@
+package outbox
+
 // Stores and an application for the tests of events.
-package main
 
 import (
 	"context"
@@ -10,8 +11,6 @@ import (
 	"maps"
 	"net/http"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -40,10 +39,10 @@ func (s *faultyStore) commit(g group) (group, error) {
 	return left, err
 }
 
-func (s *faultyStore) read(queue uint64, position uint32) (event, error) {
+func (s *faultyStore) read(queue uint64, position uint32) (Event, error) {
 	if s.beforeRead != nil {
 		if err := s.beforeRead(); err != nil {
-			return event{}, err
+			return Event{}, err
 		}
 	}
 	return s.eventStore.read(queue, position)
@@ -53,11 +52,11 @@ func (s *faultyStore) read(queue uint64, position uint32) (event, error) {
 type memoryStore struct {
 	mu     sync.Mutex
 	queues map[uint64]queueRecord
-	events map[[2]uint64]event
+	events map[[2]uint64]Event
 }
 
 func newMemoryStore() *memoryStore {
-	return &memoryStore{queues: map[uint64]queueRecord{}, events: map[[2]uint64]event{}}
+	return &memoryStore{queues: map[uint64]queueRecord{}, events: map[[2]uint64]Event{}}
 }
 
 // crashed is what a process that starts after a crash at this moment finds.
@@ -88,18 +87,18 @@ func (s *memoryStore) commit(g group) (group, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, ev := range g.appended {
-		ev.at = time.UnixMilli(ev.at.UnixMilli()) // a disk keeps no monotonic reading
-		record, known := s.queues[ev.queue]
+		ev.At = time.UnixMilli(ev.At.UnixMilli()) // a disk keeps no monotonic reading
+		record, known := s.queues[ev.Queue]
 		if !known {
-			record = queueRecord{head: ev.position}
+			record = queueRecord{head: ev.Position}
 		}
 		if !known || record.head == record.tail {
-			record.headAt = ev.at
+			record.headAt = ev.At
 		}
-		record.tail = ev.position + 1
+		record.tail = ev.Position + 1
 		record.note(&ev)
-		s.queues[ev.queue] = record
-		s.events[[2]uint64{ev.queue, uint64(ev.position)}] = ev
+		s.queues[ev.Queue] = record
+		s.events[[2]uint64{ev.Queue, uint64(ev.Position)}] = ev
 	}
 	for _, mark := range g.delivered {
 		record, known := s.queues[mark.queue]
@@ -110,7 +109,7 @@ func (s *memoryStore) commit(g group) (group, error) {
 			delete(s.events, [2]uint64{mark.queue, uint64(record.head)})
 		}
 		if next, waits := s.events[[2]uint64{mark.queue, uint64(record.head)}]; waits {
-			record.headAt = next.at
+			record.headAt = next.At
 		}
 		s.queues[mark.queue] = record
 		if record.head == record.tail && len(record.announced) == 0 {
@@ -120,26 +119,26 @@ func (s *memoryStore) commit(g group) (group, error) {
 	return group{}, nil
 }
 
-func (s *memoryStore) read(queue uint64, position uint32) (event, error) {
+func (s *memoryStore) read(queue uint64, position uint32) (Event, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	ev, ok := s.events[[2]uint64{queue, uint64(position)}]
 	if !ok {
-		return event{}, errUnreadable
+		return Event{}, errUnreadable
 	}
 	return ev, nil
 }
 
 func (s *memoryStore) close() error { return nil }
 
-// eventRecorder stands for the application: it records what it is told and checks the order while it is told. answer decides about each request; nil
-// says 200 to all.
+// eventRecorder stands for the application: it records what it is told and checks the order while it is told. answer decides
+// about each request; nil says 200 to all.
 type eventRecorder struct {
-	answer func(ctx context.Context, id string, header http.Header) (status int, reply http.Header, err error)
+	answer func(ctx context.Context, id string, ev Event) (status int, reply http.Header, err error)
 
 	mu       sync.Mutex
 	seen     map[string]int // tries, by event ID
-	told     map[string]http.Header
+	told     map[string]Event
 	taken    []string // event IDs in the order of their first 200
 	takenIDs map[string]bool
 	flying   map[string]int // by stream
@@ -150,25 +149,28 @@ type eventRecorder struct {
 }
 
 func newEventRecorder() *eventRecorder {
-	return &eventRecorder{seen: map[string]int{}, told: map[string]http.Header{}, takenIDs: map[string]bool{}, flying: map[string]int{}, changed: make(chan struct{}, 1)}
+	return &eventRecorder{seen: map[string]int{}, told: map[string]Event{}, takenIDs: map[string]bool{}, flying: map[string]int{}, changed: make(chan struct{}, 1)}
 }
 
 var errUnreachable = errors.New("connection refused")
 
-func (a *eventRecorder) post(ctx context.Context, header http.Header) (int, http.Header, error) {
-	ctx, cancel := context.WithTimeout(ctx, answerTimeout) // as appClient has it
+// answerTimeout is that of the application's client.
+const answerTimeout = 10 * time.Second
+
+func (a *eventRecorder) send(ctx context.Context, ev Event) (int, http.Header, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
-	stream, id := header.Get("x-streaming-id"), header.Get("x-event-id")
-	a.arrived(stream, id, header)
+	ev.At = time.UnixMilli(ev.At.UnixMilli()) // as the application reads it
+	a.arrived(ev)
 	status, reply, err := http.StatusOK, http.Header(nil), error(nil)
 	if answer := a.currentAnswer(); answer != nil {
-		status, reply, err = answer(ctx, id, header)
+		status, reply, err = answer(ctx, ev.ID(), ev)
 	}
-	a.left(stream, id, err == nil && status == http.StatusOK)
+	a.left(ev.StreamID, ev.ID(), err == nil && status == http.StatusOK)
 	return status, reply, err
 }
 
-func (a *eventRecorder) currentAnswer() func(ctx context.Context, id string, header http.Header) (int, http.Header, error) {
+func (a *eventRecorder) currentAnswer() func(ctx context.Context, id string, ev Event) (int, http.Header, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.answer
@@ -181,21 +183,23 @@ func (a *eventRecorder) comesBack() {
 	a.answer = nil
 }
 
-func (a *eventRecorder) arrived(stream, id string, header http.Header) {
+func (a *eventRecorder) arrived(ev Event) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	id := ev.ID()
 	a.seen[id]++
-	if told, known := a.told[id]; known && !maps.EqualFunc(told, header, slices.Equal) {
-		a.faults = append(a.faults, fmt.Sprintf("%s was first %v, then %v", id, told, header))
+	ev.Queue, ev.Position = 0, 0 // an event that was read has none
+	if told, known := a.told[id]; known && told != ev {
+		a.faults = append(a.faults, fmt.Sprintf("%s was first %+v, then %+v", id, told, ev))
 	}
-	a.told[id] = header
-	a.flying[stream]++
+	a.told[id] = ev
+	a.flying[ev.StreamID]++
 	a.now++
 	a.most = max(a.most, a.now)
-	if a.flying[stream] > 1 {
-		a.faults = append(a.faults, "two events of stream "+stream+" in flight")
+	if a.flying[ev.StreamID] > 1 {
+		a.faults = append(a.faults, "two events of stream "+ev.StreamID+" in flight")
 	}
-	if seq, _ := strconv.Atoi(id[strings.LastIndex(id, "-")+1:]); seq > 1 && !a.takenIDs[stream+"-"+strconv.Itoa(seq-1)] {
+	if before := (&Event{StreamID: ev.StreamID, Seq: ev.Seq - 1}).ID(); ev.Seq > 1 && !a.takenIDs[before] {
 		a.faults = append(a.faults, id+" came before its predecessor was taken")
 	}
 }
@@ -247,7 +251,7 @@ func (a *eventRecorder) check(t testing.TB) {
 	for _, fault := range a.faults {
 		t.Error(fault)
 	}
-	if a.most > maxInFlight {
+	if a.most > MaxInFlight {
 		t.Errorf("%d requests in flight", a.most)
 	}
 }
@@ -259,24 +263,24 @@ func (a *eventRecorder) order() []string {
 }
 
 // lifeOf gives the events of a stream's life: n times stream-available, then stream-closed.
-func lifeOf(stream string, n int) []event {
-	var life []event
+func lifeOf(stream string, n int) []Event {
+	var life []Event
 	for seq := 1; seq <= n; seq++ {
 		life = append(life, availableEvent(stream, seq))
 	}
 	return append(life, closedEvent(stream, n+1))
 }
 
-func availableEvent(stream string, seq int) event {
-	return event{
-		channel: "channel-" + stream, streamID: stream, queue: queueOf(stream), position: uint32(seq - 1), seq: uint64(seq),
-		streamType: "HLS-LIVE", resolution: "1280x720-30", startTime: "0",
-		indexFile: fmt.Sprintf("hls/channel-%s/%s/1280x720-30/%d.m3u8", stream, stream, seq), at: time.Now(),
+func availableEvent(stream string, seq int) Event {
+	return Event{
+		Channel: "channel-" + stream, StreamID: stream, Queue: queueOf(stream), Position: uint32(seq - 1), Seq: uint64(seq),
+		StreamType: "HLS-LIVE", Resolution: "1280x720-30", StartTime: "0",
+		IndexFile: fmt.Sprintf("hls/channel-%s/%s/1280x720-30/%d.m3u8", stream, stream, seq), At: time.Now(),
 	}
 }
 
-func closedEvent(stream string, seq int) event {
-	return event{channel: "channel-" + stream, streamID: stream, queue: queueOf(stream), position: uint32(seq - 1), seq: uint64(seq), closed: true, at: time.Now()}
+func closedEvent(stream string, seq int) Event {
+	return Event{Channel: "channel-" + stream, StreamID: stream, Queue: queueOf(stream), Position: uint32(seq - 1), Seq: uint64(seq), Closed: true, At: time.Now()}
 }
 
 // queueOf gives each stream a queue of its own.
@@ -286,22 +290,22 @@ func queueOf(stream string) uint64 {
 	return h.Sum64()
 }
 
-func appendAll(c *callbacks, events ...event) {
+func appendAll(c *Outbox, events ...Event) {
 	for _, ev := range events {
-		c.append(ev)
+		c.Append(ev)
 	}
 }
 
-func startedCallbacks(t testing.TB, store eventStore, post postFunc) *callbacks {
+func started(t testing.TB, store eventStore, send Send) *Outbox {
 	t.Helper()
-	c := resumedCallbacks(t, store, post)
-	c.start()
+	c := resumed(t, store, send)
+	c.Start()
 	return c
 }
 
-func resumedCallbacks(t testing.TB, store eventStore, post postFunc) *callbacks {
+func resumed(t testing.TB, store eventStore, send Send) *Outbox {
 	t.Helper()
-	c, err := resumeCallbacks(store, post, slog.New(slog.DiscardHandler))
+	c, err := resume(store, send, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -315,14 +319,20 @@ func stopped() context.Context {
 	return ctx
 }
 
-func drained(t testing.TB, c *callbacks) {
+func drained(t testing.TB, c *Outbox) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	if err := c.drain(ctx); err != nil {
+	if err := c.Drain(ctx); err != nil {
 		t.Error("drain:", err)
 	}
 	if waiting := c.undelivered.Load(); waiting != 0 {
 		t.Errorf("%d events undelivered after drain", waiting)
 	}
 }
+
+func resume(store eventStore, send Send, log *slog.Logger) (*Outbox, error) {
+	return newOutbox(time.Now, store, send, unobserved, log)
+}
+
+func unobserved(int, error, time.Duration) {}

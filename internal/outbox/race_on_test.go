@@ -1,5 +1,5 @@
 //go:build race
 
-package main
+package outbox
 
 const raceDetector = true // its memory and its slowness are not the daemon's

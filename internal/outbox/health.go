@@ -1,4 +1,4 @@
-package main
+package outbox
 
 // How well the application accepts events, seen over all tries: what is worth a log line, and whether tries must be paced.
 // Pure; delivery guards it with its lock and writes the lines after letting go of it.
@@ -6,11 +6,11 @@ package main
 import "time"
 
 const (
-	failingAfter      = 16                                        // failed tries in a row, over all streams, that make the application count as failing
-	reportEvery       = 30 * time.Second                          // at least this long between two reports that the application fails
-	acceptingFor      = answerTimeout + idleTimeout + time.Second // after an accepted event no report: a pool that died with it fails until then
-	streamReportAfter = 2                                         // failed tries of one event that are worth a line
-	streamReports     = 10                                        // streams reported as failing at most within streamReportSpan
+	failingAfter      = 16               // failed tries in a row, over all streams, that make the application count as failing
+	reportEvery       = 30 * time.Second // at least this long between two reports that the application fails
+	acceptingFor      = 13 * time.Second // after an accepted event no report: connections that died with it fail until then
+	streamReportAfter = 2                // failed tries of one event that are worth a line
+	streamReports     = 10               // streams reported as failing at most within streamReportSpan
 	streamReportSpan  = time.Minute
 	streamsReported   = 100 // streams whose end of failing will be reported, at most
 )

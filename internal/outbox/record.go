@@ -1,6 +1,7 @@
-// How events and queue records look in the outbox: fields one after the other, numbers as varints, strings with their
-// length before them. The format has one version for the whole file (outboxVersion).
-package main
+package outbox
+
+// How events and queue records look on disk: fields one after the other, numbers as varints, strings with their length
+// before them. The format has one version for the whole file (outboxVersion).
 
 import (
 	"encoding/binary"
@@ -23,23 +24,22 @@ type announcedStream struct {
 }
 
 // note keeps the announced streams up to date with an event that joins the queue.
-func (r *queueRecord) note(ev *event) {
-	i := slices.IndexFunc(r.announced, func(s announcedStream) bool { return s.streamID == ev.streamID })
+func (r *queueRecord) note(ev *Event) {
+	i := slices.IndexFunc(r.announced, func(s announcedStream) bool { return s.streamID == ev.StreamID })
 	switch {
-	case ev.closed && i >= 0:
+	case ev.Closed && i >= 0:
 		r.announced = slices.Delete(r.announced, i, i+1)
-	case ev.closed:
+	case ev.Closed:
 	case i >= 0:
-		r.announced[i].lastSeq = ev.seq
+		r.announced[i].lastSeq = ev.Seq
 	default:
-		r.announced = append(r.announced, announcedStream{channel: ev.channel, streamID: ev.streamID, previous: ev.previous, lastSeq: ev.seq})
+		r.announced = append(r.announced, announcedStream{channel: ev.Channel, streamID: ev.StreamID, previous: ev.Previous, lastSeq: ev.Seq})
 	}
 }
 
-// encode gives each queue a name of its own, which the program does not need, but its earlier versions do.
-func (r *queueRecord) encode(queue uint64) []byte {
+func (r *queueRecord) encode() []byte {
 	b := make([]byte, 0, 160)
-	b = appendString(b, string(queueKey(queue)))
+	b = appendString(b, "") // earlier versions wrote a name here
 	b = binary.AppendUvarint(b, uint64(r.head))
 	b = binary.AppendUvarint(b, uint64(r.tail))
 	b = appendTime(b, r.headAt)
@@ -55,7 +55,7 @@ func (r *queueRecord) encode(queue uint64) []byte {
 
 func decodeQueueRecord(b []byte) (queueRecord, error) {
 	f := fields{rest: string(b)}
-	f.text() // the name
+	f.text() // of earlier versions: a name that nothing needs
 	r := queueRecord{head: uint32(f.number()), tail: uint32(f.number()), headAt: f.time()}
 	for n := f.number(); n > 0 && !f.broken; n-- {
 		r.announced = append(r.announced, announcedStream{channel: f.text(), streamID: f.text(), previous: f.text(), lastSeq: f.number()})
@@ -63,33 +63,33 @@ func decodeQueueRecord(b []byte) (queueRecord, error) {
 	return r, f.err()
 }
 
-func encodeEvent(ev *event) []byte {
+func encodeEvent(ev *Event) []byte {
 	var closed uint64
-	if ev.closed {
+	if ev.Closed {
 		closed = 1
 	}
 	b := make([]byte, 0, 256)
 	b = binary.AppendUvarint(b, closed)
-	b = appendTime(b, ev.at)
-	b = binary.AppendUvarint(b, ev.seq)
-	for _, s := range []string{ev.channel, ev.streamID, ev.previous, ev.streamType, ev.resolution, ev.indexFile, ev.startTime} {
+	b = appendTime(b, ev.At)
+	b = binary.AppendUvarint(b, ev.Seq)
+	for _, s := range []string{ev.Channel, ev.StreamID, ev.Previous, ev.StreamType, ev.Resolution, ev.IndexFile, ev.StartTime} {
 		b = appendString(b, s)
 	}
 	return b
 }
 
 // size is how many bytes an event takes, a little more or less.
-func (ev *event) size() int {
-	return 40 + len(ev.channel) + len(ev.streamID) + len(ev.previous) + len(ev.streamType) + len(ev.resolution) + len(ev.indexFile) + len(ev.startTime)
+func (ev *Event) size() int {
+	return 40 + len(ev.Channel) + len(ev.StreamID) + len(ev.Previous) + len(ev.StreamType) + len(ev.Resolution) + len(ev.IndexFile) + len(ev.StartTime)
 }
 
 // decodeEvent gives the event without its queue.
-func decodeEvent(b []byte) (event, error) {
+func decodeEvent(b []byte) (Event, error) {
 	f := fields{rest: string(b)}
-	ev := event{
-		closed: f.number() == 1, at: f.time(), seq: f.number(),
-		channel: f.text(), streamID: f.text(), previous: f.text(),
-		streamType: f.text(), resolution: f.text(), indexFile: f.text(), startTime: f.text(),
+	ev := Event{
+		Closed: f.number() == 1, At: f.time(), Seq: f.number(),
+		Channel: f.text(), StreamID: f.text(), Previous: f.text(),
+		StreamType: f.text(), Resolution: f.text(), IndexFile: f.text(), StartTime: f.text(),
 	}
 	return ev, f.err()
 }

@@ -1,0 +1,414 @@
+// Package outbox keeps events on disk until the application has taken them, and delivers them in order.
+//
+// Order: the events of a queue are sent strictly in the order of their positions, one at a time. Queues never wait for each
+// other. At least once: an event is sent only after its commit, and removed with a commit after its 200, so that a crash at
+// any moment loses nothing that was sent; one whose removal was not committed is sent again after the next start, with the
+// same ID. A stream that was announced and whose stream-closed was never appended gets one at the next start.
+//
+// An event goes Append -> memory -> the writer goroutine -> store -> delivery -> 200 -> removed with the writer's next
+// commit. The writer is the only one that waits for the disk. What cannot be written stays in memory and is tried again
+// until it can.
+package outbox
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	commitEvery    = 5 * time.Millisecond  // from the start of one commit to that of the next, under load
+	removalsGather = 50 * time.Millisecond // removals alone wait this long for company: nothing waits for them
+	commitRetry    = time.Second
+	commitPatience = 5 * time.Second // then a disk that says nothing counts as one that cannot be written
+	drainGrace     = time.Second     // for the last commits at the end, if draining has taken all of its time
+)
+
+var errDiskHangs = errors.New("the disk does not answer")
+
+// eventStore keeps events durably. The outbox is one; tests use others.
+type eventStore interface {
+	load(each func(number uint64, record queueRecord)) error
+	commit(group) (left group, err error) // of one goroutine only; what is left may be given again after an error
+	read(queue uint64, position uint32) (Event, error)
+	trouble() error // why no stream may begin
+	close() error
+}
+
+// Send tells the application of one event. It returns the status of the answer and its header, or an error if there was
+// no answer. It gives up by itself after a time of its own, and at once when ctx ends. It is called by up to MaxInFlight
+// goroutines at a time.
+type Send func(ctx context.Context, ev Event) (status int, reply http.Header, err error)
+
+// Observe is told how each try went: what Send returned, and how long it took. It is called by several goroutines.
+type Observe func(status int, err error, took time.Duration)
+
+// Outbox takes events and sees to it that the application gets them. A nil Outbox drops them.
+type Outbox struct {
+	// set once
+	log        *slog.Logger
+	store      eventStore
+	delivery   *delivery
+	stop       context.CancelFunc
+	ctx        context.Context
+	wasDamaged bool   // the file, at the start
+	lastQueue  uint64 // the highest number of a queue that the store held at the start, 0 if none
+
+	wake        chan struct{} // events were appended
+	wakeRemoval chan struct{} // events were delivered
+	undelivered atomic.Int64  // events appended and not yet delivered, on disk or not
+	allDone     chan struct{} // undelivered came down to 0
+	running     sync.WaitGroup
+	started     atomic.Bool
+	drainOnce   sync.Once
+	drainErr    error
+
+	mu       sync.Mutex
+	appended []Event   // guarded by mu
+	takenAt  time.Time // guarded by mu: when the writer took them
+	writing  time.Time // guarded by mu: when the oldest event happened that the writer has taken and not committed
+	broken   error     // guarded by mu: why the last commit failed
+	reported string    // guarded by mu: what the log says is wrong, "" if nothing
+
+	// owned by the writer (before Start and after its end: by Open and Drain)
+	unwritten group
+}
+
+// Open opens the outbox in the directory dir, which is created if it is missing, and appends a stream-closed for each
+// stream that was announced and not closed when the last process ended. Nothing is sent before Start. A damaged file is
+// set aside and an empty one takes its place. On a full disk Open works, and Err says so. It fails if another process uses
+// dir, if a newer version wrote the file, or if the system does not let it use dir.
+func Open(dir string, send Send, observe Observe, log *slog.Logger) (*Outbox, error) {
+	store, found, err := openStore(dir)
+	if err != nil {
+		return nil, err
+	}
+	if found != nil {
+		log.Error("the outbox is damaged and was set aside: undelivered events are lost, and the application may take streams for live that are not",
+			"file", found.file, "aside", found.aside, "error", found.err)
+	}
+	o, err := newOutbox(time.Now, store, send, observe, log)
+	if err != nil {
+		return nil, errors.Join(err, store.close())
+	}
+	o.wasDamaged = found != nil
+	return o, nil
+}
+
+// newOutbox takes up a store. Tests set the wall clock by now.
+func newOutbox(now func() time.Time, store eventStore, send Send, observe Observe, log *slog.Logger) (*Outbox, error) {
+	o := &Outbox{
+		log:         log,
+		store:       store,
+		wake:        make(chan struct{}, 1),
+		wakeRemoval: make(chan struct{}, 1),
+		allDone:     make(chan struct{}, 1),
+	}
+	o.ctx, o.stop = context.WithCancel(context.Background())
+	o.delivery = newDelivery(send, observe, o.eventDelivered, store.read, now, log)
+	if err := o.resume(); err != nil {
+		o.stop()
+		return nil, fmt.Errorf("take up undelivered events: %w", err)
+	}
+	return o, nil
+}
+
+// resume takes up what the store holds and closes the streams whose end was not recorded.
+func (o *Outbox) resume() error {
+	var lost []Event
+	now := o.delivery.now()
+	err := o.store.load(func(number uint64, record queueRecord) {
+		o.lastQueue = max(o.lastQueue, number)
+		o.undelivered.Add(int64(record.tail - record.head))
+		o.delivery.resume(number, record)
+		for i, s := range record.announced {
+			lost = append(lost, Event{
+				Channel: s.channel, StreamID: s.streamID, Queue: number, Position: record.tail + uint32(i), Previous: s.previous,
+				Seq: s.lastSeq + 1, Closed: true, At: now,
+			})
+		}
+	})
+	if err != nil {
+		return err
+	}
+	for _, ev := range lost {
+		o.Append(ev)
+	}
+	if err := o.writeAll(); err != nil {
+		o.report(err) // they stay in memory until they can be written
+	}
+	if waiting := o.undelivered.Load(); waiting > 0 {
+		o.log.Info("taking up undelivered events", "events", waiting)
+	}
+	return nil
+}
+
+// Start begins to write and to deliver.
+func (o *Outbox) Start() {
+	if o == nil {
+		return
+	}
+	o.started.Store(true)
+	o.running.Go(o.write)
+	o.running.Go(func() { o.delivery.run(o.ctx) })
+}
+
+// Append takes an event over. It never waits for disk or network and may be called under the registry's lock. Events of
+// one queue come in the order of their positions, and are delivered in it. Not to be called after Drain has returned.
+func (o *Outbox) Append(ev Event) {
+	if o == nil {
+		return
+	}
+	o.undelivered.Add(1)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.appended = append(o.appended, ev)
+	poke(o.wake)
+}
+
+// Err is nil as long as events can be kept: the last commit did not fail, the one under way does not hang, and the
+// store has no trouble. Otherwise a stream must not begin, and the error says why.
+func (o *Outbox) Err() error {
+	if o == nil {
+		return nil
+	}
+	return cmp.Or(o.committing(), o.store.trouble())
+}
+
+func (o *Outbox) committing() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.broken == nil && !o.takenAt.IsZero() && time.Since(o.takenAt) > commitPatience {
+		return errDiskHangs
+	}
+	return o.broken
+}
+
+// LastQueue is the highest number of a queue that the file held at Open, 0 if none: later ones have to be above it.
+func (o *Outbox) LastQueue() uint64 {
+	if o == nil {
+		return 0
+	}
+	return o.lastQueue
+}
+
+// Damaged tells whether the outbox was damaged, at the start or since.
+func (o *Outbox) Damaged() bool {
+	return o != nil && (o.wasDamaged || errors.Is(o.store.trouble(), errDamaged))
+}
+
+// Pending tells how many events are undelivered, and how old the oldest of them is (0: there is none). Setting the wall
+// clock makes none older or younger.
+func (o *Outbox) Pending() (pending int, oldest time.Duration) {
+	if o == nil {
+		return 0, 0
+	}
+	oldest = o.delivery.oldest()
+	if at := o.oldestUnwritten(); !at.IsZero() {
+		oldest = max(oldest, o.delivery.now().Sub(at))
+	}
+	return int(o.undelivered.Load()), oldest
+}
+
+func (o *Outbox) oldestUnwritten() time.Time {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.writing.IsZero() && len(o.appended) > 0 {
+		return o.appended[0].At
+	}
+	return o.writing
+}
+
+// Drain delivers until nothing is undelivered or ctx ends, then stops all goroutines, commits what is in memory and
+// closes the outbox. The error is that of the last commit or of closing. Another call waits for the first one.
+func (o *Outbox) Drain(ctx context.Context) error {
+	if o == nil {
+		return nil
+	}
+	o.drainOnce.Do(func() { o.drainErr = o.drainFirst(ctx) })
+	return o.drainErr
+}
+
+func (o *Outbox) drainFirst(ctx context.Context) error {
+	for o.started.Load() && ctx.Err() == nil && o.undelivered.Load() > 0 {
+		select {
+		case <-o.allDone:
+		case <-ctx.Done():
+		}
+	}
+	o.stop()
+	written := make(chan error, 1)
+	go func() {
+		o.running.Wait()
+		written <- o.writeAll()
+	}()
+	var err error
+	grace := drainGrace
+	if deadline, limited := ctx.Deadline(); limited {
+		grace = max(grace, time.Until(deadline)) // a burst of deliveries leaves many removals to commit
+	}
+	select {
+	case err = <-written:
+	case <-time.After(grace):
+		return errDiskHangs // the process ends anyway; what was committed is kept
+	}
+	if waiting := o.undelivered.Load(); waiting > 0 {
+		if trouble := o.store.trouble(); errors.Is(trouble, errDamaged) {
+			o.log.Error("undelivered events are lost", "events", waiting, "error", trouble)
+		} else {
+			o.log.Info("undelivered events are kept for the next start", "events", waiting)
+		}
+	}
+	return errors.Join(err, o.store.close())
+}
+
+// eventDelivered is told by the delivery after each 200.
+func (o *Outbox) eventDelivered() {
+	if o.undelivered.Add(-1) == 0 {
+		poke(o.allDone)
+	}
+	poke(o.wakeRemoval)
+}
+
+// write is the writer goroutine.
+func (o *Outbox) write() {
+	again := time.NewTicker(commitRetry)
+	defer again.Stop()
+	for o.ctx.Err() == nil {
+		var recovery <-chan time.Time // nil while there is nothing to recover from: then the writer sleeps
+		if o.Err() != nil {
+			recovery = again.C
+		}
+		select {
+		case <-o.wake:
+		case <-o.wakeRemoval:
+			o.pause(removalsGather, o.wake)
+		case <-recovery:
+		case <-o.ctx.Done():
+			return // drain commits the rest
+		}
+		began := time.Now()
+		err := o.writeGroup()
+		o.report(err)
+		if err != nil {
+			o.pause(commitRetry, nil)
+			poke(o.wake)
+		} else {
+			o.pause(commitEvery-time.Since(began), nil)
+		}
+	}
+}
+
+// pause waits for d, or until something comes from early.
+func (o *Outbox) pause(d time.Duration, early <-chan struct{}) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-early:
+	case <-o.ctx.Done():
+	}
+}
+
+// writeGroup commits all that was appended and delivered since the last commit. After an error it stays in unwritten and
+// goes with the next one.
+func (o *Outbox) writeGroup() error {
+	o.unwritten.appended = append(o.unwritten.appended, o.takeAppended(maxGroup-len(o.unwritten.appended))...)
+	marks, more := o.delivery.takeDelivered(maxGroup - len(o.unwritten.delivered))
+	if more {
+		poke(o.wakeRemoval)
+	}
+	o.unwritten.delivered = append(o.unwritten.delivered, marks...)
+	if o.unwritten.empty() && o.store.trouble() == nil {
+		return nil
+	}
+	appended := o.unwritten.appended
+	left, err := o.store.commit(o.unwritten)
+	o.unwritten = left
+	o.delivery.committed(appended[:len(appended)-len(left.appended)])
+	if err == nil {
+		o.allCommitted()
+	}
+	return err
+}
+
+// writeAll commits until nothing is left in memory.
+func (o *Outbox) writeAll() error {
+	for {
+		if err := o.writeGroup(); err != nil || o.allWritten() {
+			return err
+		}
+	}
+}
+
+func (o *Outbox) allWritten() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return len(o.appended) == 0 && !o.delivery.unmarked()
+}
+
+// takeAppended takes over the first events in memory, at most limit.
+func (o *Outbox) takeAppended(limit int) []Event {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	taken := o.appended
+	if o.writing.IsZero() && len(taken) > 0 {
+		o.writing, o.takenAt = taken[0].At, time.Now()
+	}
+	if len(taken) <= limit {
+		o.appended = nil
+		return taken
+	}
+	o.appended = taken[limit:]
+	poke(o.wake)
+	return taken[:limit:limit]
+}
+
+func (o *Outbox) allCommitted() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.writing, o.takenAt = time.Time{}, time.Time{}
+}
+
+// report logs when events cannot be kept any more and when they can again.
+func (o *Outbox) report(err error) {
+	trouble := o.store.trouble()
+	before := o.setBroken(err, trouble)
+	switch after := cmp.Or(err, trouble); {
+	case after == nil && before == "":
+	case after == nil:
+		o.log.Info("events are written to disk again, publishers are admitted again")
+	case after.Error() == before:
+	case errors.Is(after, errDamaged):
+		o.log.Error("the outbox is damaged: publishers are denied and the events of live streams kept in memory until a restart, which sets the file aside", "error", after)
+	case err == nil:
+		o.log.Error("there is hardly any room on the disk for events: publishers are denied", "error", after)
+	default:
+		o.log.Error("events cannot be written to disk, they are kept in memory and publishers are denied", "error", after)
+	}
+}
+
+// setBroken notes how the last commit went, and returns what was reported last.
+func (o *Outbox) setBroken(err, trouble error) (reported string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	reported, o.reported = o.reported, ""
+	if now := cmp.Or(err, trouble); now != nil {
+		o.reported = now.Error()
+	}
+	o.broken = err
+	return reported
+}
+
+func poke(wake chan struct{}) {
+	select {
+	case wake <- struct{}{}:
+	default:
+	}
+}

@@ -1,8 +1,0 @@
-//go:build !linux
-
-package main
-
-import "go.etcd.io/bbolt"
-
-// release does nothing here: pages of the mapping are left to the system.
-func (o *outbox) release(*bbolt.Tx) {}
