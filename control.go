@@ -144,7 +144,7 @@ func (cs *controlSockets) serve(w http.ResponseWriter, r *http.Request, p contro
 		return
 	}
 	heard := &heardConn{}
-	conn, err := cs.upgrader.Upgrade(listeningWriter{w, heard}, r, nil)
+	conn, err := cs.upgrader.Upgrade(hijackRecorder{w, heard}, r, nil)
 	if err != nil {
 		if !errors.As(err, new(websocket.HandshakeError)) { // else refuseUpgrade has answered
 			cs.sayRefused(r, "peer was gone, or sent messages before it had an answer")

@@ -34,10 +34,11 @@ const (
 )
 
 var (
-	errBadID     = errors.New("channel, key or request ID is malformed")
-	errTooMany   = errors.New("too many publish requests at once")
-	errNotKept   = errors.New("events can't be kept")
-	errUnknownID = errors.New("malformed stream ID")
+	errBadID       = errors.New("channel, key or request ID is malformed")
+	errTooMany     = errors.New("too many publish requests at once")
+	errNotKept     = errors.New("events can't be kept")
+	errBadChannel  = errors.New("malformed channel")
+	errBadStreamID = errors.New("malformed stream ID")
 )
 
 // publishRequest is what a streaming server asks for a publisher. key is a secret.
@@ -311,14 +312,14 @@ func (c *coordinator) notItsOwn(method string, id uint64, channel, streamID stri
 	c.log.Debug("message about a stream that is not the sender's own", "method", method, "session", id, "channel", loggable(channel), "stream", loggable(streamID))
 }
 
-// closeStream is the application's command. streamID is an ID or "*". Errors: errBadID, errUnknownID for what
-// can't be a channel or a stream ID; there being nothing to close is none.
+// closeStream is the application's command. streamID is an ID or "*". Errors: errBadChannel,
+// errBadStreamID; there being nothing to close is none.
 func (c *coordinator) closeStream(channel, streamID string) error {
 	if !c.validID(channel) {
-		return errBadID
+		return errBadChannel
 	}
 	if streamID != "*" && !isToken(streamID, maxStreamIDLength) {
-		return errUnknownID
+		return errBadStreamID
 	}
 	killed := c.registry.kill(channel, streamID, time.Now())
 	c.log.Info("close command", "channel", channel, "stream", streamID, "killed", killed)

@@ -1,8 +1,8 @@
 package main
 
-// The door: connections that are no control sockets, or not yet. They cost a stranger nothing to open, so their number is
-// bounded. With one too many the one that has waited longest without a request being answered is closed; whoever sends a
-// whole request at once is served, however many others only stand there. What becomes of one connection is in visitor.go.
+// Limits connections that are not control sockets, or not yet. They cost a stranger nothing to open. Above the limit the
+// connection not served for the longest time is closed; a client that sends its whole request at once is served, however
+// many idle ones there are. One connection, from its wait for a request to the next, is in visitor.go.
 
 import (
 	"container/list"
@@ -133,7 +133,8 @@ func (l *doorListener) dismissAll() {
 	}
 }
 
-// acceptAll returns when the listener is closed or broken. Want of files or memory passes: it says so and tries again.
+// acceptAll returns when the listener is closed or broken. Running out of descriptors or memory is temporary: it logs and
+// retries.
 func (l *doorListener) acceptAll() error {
 	const longest = time.Second
 	var pause time.Duration
@@ -151,11 +152,11 @@ func (l *doorListener) acceptAll() error {
 		case !errors.As(err, &errno):
 			return err
 		case errno == syscall.EMFILE:
-			l.sayUnaccepted("too many open files: raise the limit of this process (ulimit -n, LimitNOFILE)")
+			l.logUnaccepted("too many open files: raise the limit of this process (ulimit -n, LimitNOFILE)")
 		case errno == syscall.ENFILE:
-			l.sayUnaccepted("too many open files on this machine: raise fs.file-max")
+			l.logUnaccepted("too many open files on this machine: raise fs.file-max")
 		case errno == syscall.ENOBUFS, errno == syscall.ENOMEM, errno.Temporary():
-			l.sayUnaccepted(errno.Error())
+			l.logUnaccepted(errno.Error())
 		default:
 			return err
 		}
@@ -168,7 +169,7 @@ func (l *doorListener) acceptAll() error {
 	}
 }
 
-func (l *doorListener) sayUnaccepted(reason string) {
+func (l *doorListener) logUnaccepted(reason string) {
 	l.door.refusals.say(slog.LevelError, "", "connections cannot be accepted", reason)
 }
 
@@ -199,7 +200,7 @@ func (d *door) waitLocked(v *visitor) {
 	d.running.Go(v.awaitRequest)
 }
 
-// dismissOneLocked closes the connection that has shown no sign of life for longest. Whoever reads from it sees that.
+// dismissOneLocked closes the connection not served for the longest time. Its reader gets an error.
 func (d *door) dismissOneLocked() {
 	for place := d.visitors.Front(); place != nil; place = place.Next() {
 		if v := place.Value.(*visitor); !v.served {

@@ -1,7 +1,7 @@
 package main
 
 // The .env file. godotenv reads it; names after a "$" are filled in here: the library does not know the environment,
-// and takes a name that is set nowhere for an empty value, so that CONTROL_SECRET=$UPER5ECRET would open the door.
+// and takes a name that is set nowhere for an empty value, so that CONTROL_SECRET=$UPER5ECRET would let any peer connect.
 
 import (
 	"bytes"
@@ -23,8 +23,8 @@ const (
 
 	byteOrderMark = "\ufeff"
 
-	// The library is given a variable of ours in place of each "$" that is not escaped. Where it fills in variables, a
-	// mark comes out; between single quotes, the variable comes out as it is written.
+	// Each "$" that is not escaped is replaced with a reference to this variable. Where godotenv expands variables a mark
+	// comes out; between single quotes the reference stays as it is, and becomes a "$" again.
 	dollarName = "COORDINATOR_DOLLAR"
 	dollar     = "${" + dollarName + "}"
 	dollarMark = "\x00"
@@ -57,14 +57,14 @@ func readDotEnv(path string) (map[string]string, error) {
 	case err != nil:
 		return nil, fmt.Errorf("read settings: %w", err)
 	case bytes.Contains(content, []byte(dollarMark)):
-		return nil, fmt.Errorf("read settings: %s is not UTF-8 text", path)
+		return nil, fmt.Errorf("read settings: %s contains a NUL byte (is it UTF-16?)", path)
 	}
 	text := strings.TrimPrefix(string(content), byteOrderMark)
 	marked := strings.NewReplacer(`\$`, `\$`, "$", dollar).Replace(text)
 	file, err := godotenv.Unmarshal(dollarName + "=" + dollarMark + "\n" + marked)
 	_, nameless := file[""]     // how godotenv takes "=value", and a last line without "="
 	if err != nil || nameless { // a parse error quotes lines of the file
-		return nil, fmt.Errorf("read settings: %s has a line that is not NAME=value, or an open quote", path)
+		return nil, fmt.Errorf("read settings: %s has a line that is not NAME=value, or an unterminated quote", path)
 	}
 	delete(file, dollarName)
 	for name, value := range file {
@@ -74,8 +74,8 @@ func readDotEnv(path string) (map[string]string, error) {
 }
 
 // fillIn returns the value of a variable of the file with $NAME and ${NAME} filled in, from the file or else from the
-// environment; dangling if neither has one of the names. What is filled in from the environment stays as it is. outer
-// are the variables whose values need this one.
+// environment; dangling if neither has one of the names. A name that refers to itself, as in PATH=$PATH:/x, is looked for
+// in the environment only. Values from the environment are not expanded. outer are the variables being filled in.
 func fillIn(variable string, file map[string]string, lookup func(string) (string, bool), outer []string) string {
 	outer = append(outer, variable)
 	parts := strings.Split(file[variable], dollarMark)

@@ -17,7 +17,7 @@ const (
 	handshakeTooSlow = "not finished within 10 s"
 )
 
-// handshakeFault returns "" for what is nobody's fault: the connection was closed by ourselves. answer is for a client
+// handshakeFault returns "" if we closed the connection ourselves. answer is for a client
 // that does not speak TLS.
 func handshakeFault(err error) (reason, answer string) {
 	var record tls.RecordHeaderError
@@ -31,7 +31,7 @@ func handshakeFault(err error) (reason, answer string) {
 		return "client closed the connection", ""
 	case errors.As(err, &record):
 		if looksLikeHTTP(record.RecordHeader) {
-			return "plain HTTP was spoken to the port for HTTPS", "HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"
+			return "client spoke plain HTTP on the HTTPS port", "HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"
 		}
 		return "client does not speak TLS", ""
 	case errors.As(err, &remote) && remote.Op == "remote error":
@@ -43,28 +43,28 @@ func handshakeFault(err error) (reason, answer string) {
 		"tls: no cipher suite supported by both":        "no cipher suite in common: does the client support the kind of key in SSL_KEY?",
 		"tls: peer doesn't support any of the cert":     "client does not support the kind of key in SSL_KEY",
 		// OpenSSL sends its alert unencrypted where TLS 1.3 wants it encrypted.
-		"local error: tls: bad record MAC": "client broke it off, most likely because it refuses the certificate",
+		"local error: tls: bad record MAC": "client aborted the handshake, probably because it rejects the certificate",
 	} {
 		if strings.HasPrefix(err.Error(), prefix) {
 			return reason, ""
 		}
 	}
-	return "client does not keep to the protocol", ""
+	return "TLS protocol error", ""
 }
 
-// alertFault is for the alerts with which clients break off (RFC 8446, 6.2), by the library's names.
+// alertFault is for the alerts with which clients abort (RFC 8446, 6.2), by the library's names.
 func alertFault(alert string) string {
 	switch strings.TrimPrefix(alert, "tls: ") {
 	case "expired certificate":
-		return "client refuses the certificate: it has expired"
+		return "client rejects the certificate: it has expired"
 	case "unknown certificate authority":
-		return "client refuses the certificate: it does not know who signed it"
+		return "client rejects the certificate: it does not know who signed it"
 	case "bad certificate", "unsupported certificate", "revoked certificate", "unknown certificate":
-		return "client refuses the certificate"
+		return "client rejects the certificate"
 	case "protocol version not supported":
 		return "client does not support TLS 1.2 or 1.3"
 	}
-	return "client broke it off with an alert"
+	return "client aborted the handshake with a TLS alert"
 }
 
 // looksLikeHTTP tells whether the first bytes are those of a request: a method in capital letters.

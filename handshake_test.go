@@ -73,21 +73,21 @@ func TestFailedTLSHandshakesSayWhy(t *testing.T) {
 		"nothing is read":      {pair, deaf, "not finished within 10 s"},
 		"closed at once":       {pair, net.Conn.Close, ""}, // the health check of a load balancer
 		"closed in its middle": {pair, func(conn net.Conn) error { io.WriteString(conn, hello); return conn.Close() }, "client closed the connection"},
-		"plain HTTP":           {pair, say("GET /s3cret HTTP/1.1\r\n\r\n"), "plain HTTP was spoken to the port for HTTPS"},
-		"a websocket":          {pair, say("GET /ws/control/rtmp HTTP/1.1\r\nUpgrade: s3cret\r\n"), "plain HTTP was spoken to the port for HTTPS"},
+		"plain HTTP":           {pair, say("GET /s3cret HTTP/1.1\r\n\r\n"), "client spoke plain HTTP on the HTTPS port"},
+		"a websocket":          {pair, say("GET /ws/control/rtmp HTTP/1.1\r\nUpgrade: s3cret\r\n"), "client spoke plain HTTP on the HTTPS port"},
 		"another protocol":     {pair, say("\x03s3cret"), "client does not speak TLS"},
 		"TLS 1.1":              {pair, as(&tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}), "client offers only versions before TLS 1.2"},
 		"another cipher":       {pair, as(&tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12, CipherSuites: []uint16{tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256}}), "no cipher suite in common: does the client support the kind of key in SSL_KEY?"},
-		"an unknown signer":    {pair, as(&tls.Config{ServerName: "localhost"}), "client refuses the certificate"},
-		"it has expired":       {expired, as(&tls.Config{ServerName: "localhost"}), "client refuses the certificate"},
-		"an alert":             {pair, say("\x15\x03\x01\x00\x02\x02\x28"), "client broke it off with an alert"},
+		"an unknown signer":    {pair, as(&tls.Config{ServerName: "localhost"}), "client rejects the certificate"},
+		"it has expired":       {expired, as(&tls.Config{ServerName: "localhost"}), "client rejects the certificate"},
+		"an alert":             {pair, say("\x15\x03\x01\x00\x02\x02\x28"), "client aborted the handshake with a TLS alert"},
 		"an OpenSSL client": {pair, func(conn net.Conn) error {
 			return as(&tls.Config{ServerName: "localhost"})(&alertInTheClear{Conn: conn})
-		}, "client broke it off, most likely because it refuses the certificate"},
-		"an alert of expiry":  {pair, say("\x15\x03\x01\x00\x02\x02\x2d"), "client refuses the certificate: it has expired"},
-		"an alert of trust":   {pair, say("\x15\x03\x01\x00\x02\x02\x30"), "client refuses the certificate: it does not know who signed it"},
+		}, "client aborted the handshake, probably because it rejects the certificate"},
+		"an alert of expiry":  {pair, say("\x15\x03\x01\x00\x02\x02\x2d"), "client rejects the certificate: it has expired"},
+		"an alert of trust":   {pair, say("\x15\x03\x01\x00\x02\x02\x30"), "client rejects the certificate: it does not know who signed it"},
 		"an alert of version": {pair, say("\x15\x03\x01\x00\x02\x02\x46"), "client does not support TLS 1.2 or 1.3"},
-		"nonsense as a hello": {pair, say("\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00"), "client does not keep to the protocol"},
+		"nonsense as a hello": {pair, say("\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00"), "TLS protocol error"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -153,7 +153,7 @@ func TestTLSToThePortForPlainHTTPSaysWhy(t *testing.T) {
 			t.Error("a handshake with plain HTTP")
 		}
 		conn.Close()
-		if got, want := f.refused("TLS handshake failed"), `remote=10.0.0.1 reason="TLS was spoken to the port for plain HTTP"`; got != want {
+		if got, want := f.refused("TLS handshake failed"), `remote=10.0.0.1 reason="client spoke TLS on the HTTP port"`; got != want {
 			t.Errorf("logged %s, want %s", got, want)
 		}
 	})

@@ -1,6 +1,6 @@
 package main
 
-// Standard error that nobody waits for. Whoever reads the log may be slow, stuck or gone; the work goes on. Lines wait
+// Standard error that never blocks. Whoever reads the log may be slow, stuck or gone; the work goes on. Lines wait
 // in a bounded buffer for the one goroutine that writes them. With the buffer full, lines are dropped and counted, and
 // the next line that gets through says how many.
 
@@ -32,14 +32,14 @@ type logWriter struct {
 	mu sync.Mutex
 	// guarded by mu
 	waiting []byte // whole lines
-	missed  int    // lines that found no room behind waiting
+	missed  int    // lines dropped after waiting
 	closed  bool
 
 	// owned by the writing goroutine
-	untold    int  // dropped lines that the reader of the log has not been told of
-	torn      bool // out took only a part of a line
-	notice    bytes.Buffer
-	noticeLog *slog.Logger // writes to notice
+	unreported int  // dropped lines that the log does not tell of yet
+	torn       bool // out took only a part of a line
+	notice     bytes.Buffer
+	noticeLog  *slog.Logger // writes to notice
 }
 
 // newLogWriter starts the writing goroutine, which ends with close. logJSON is the form of the lines.
@@ -72,7 +72,7 @@ func (w *logWriter) queue(lines []byte) {
 	defer w.mu.Unlock()
 	switch {
 	case w.closed:
-	case w.missed > 0 || len(w.waiting)+len(lines) > maxWaitingLog: // after one is missed, none may slip past the gap
+	case w.missed > 0 || len(w.waiting)+len(lines) > maxWaitingLog: // once a line is dropped, drop the rest until the writer has caught up
 		w.missed += w.drop(lines)
 	default:
 		w.waiting = append(w.waiting, lines...)
@@ -118,7 +118,7 @@ func (w *logWriter) run() {
 			w.put(rest[:n])
 			rest = rest[n:]
 		}
-		if w.untold += missed; w.untold > 0 {
+		if w.unreported += missed; w.unreported > 0 {
 			w.tell()
 		}
 		if last {
@@ -149,10 +149,10 @@ func firstPiece(lines []byte) int {
 // or its disk is full.
 func (w *logWriter) put(lines []byte) {
 	written := 0
-	if w.untold == 0 || w.tell() {
+	if w.unreported == 0 || w.tell() {
 		written = w.write(lines)
 	}
-	w.untold += w.drop(lines[written:])
+	w.unreported += w.drop(lines[written:])
 }
 
 // tell writes the line that says how many were dropped.
@@ -161,11 +161,11 @@ func (w *logWriter) tell() bool {
 	if w.torn {
 		w.notice.WriteByte('\n')
 	}
-	w.noticeLog.Warn("log lines dropped: standard error was not read in time, or could not be written", "lines", w.untold)
+	w.noticeLog.Warn("log lines dropped: standard error was not read in time, or could not be written", "lines", w.unreported)
 	if w.write(w.notice.Bytes()) < w.notice.Len() {
 		return false
 	}
-	w.untold = 0
+	w.unreported = 0
 	return true
 }
 

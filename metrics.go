@@ -180,7 +180,7 @@ func newStateCollector(state func() clusterState) *stateCollector {
 	for _, state := range []string{encoderReady, encoderFull, encoderDraining, encoderSetAside} {
 		add("coordinator_encoders", "Registered encoders, each in one state.", "state", state, func(s *clusterState) float64 { return float64(s.encoders[state]) })
 	}
-	const slots, slotsHelp = "coordinator_encoder_slots", "Streams that encoders can take; a capacity of -1 is no limit."
+	const slots, slotsHelp = "coordinator_encoder_slots", "Encoder slots; a capacity of -1 is no limit."
 	add(slots, slotsHelp, "kind", "used", func(s *clusterState) float64 { return float64(s.slots.Load) })
 	add(slots, slotsHelp, "kind", "capacity", func(s *clusterState) float64 { return float64(s.slots.Capacity) })
 	const servers, serversHelp = "coordinator_streaming_servers", "Connected streaming servers."

@@ -62,7 +62,7 @@ func configNames() []string {
 // a name, the more slips are allowed: RTMP_PORT and HTTP_HOST, which others use, are two away from HTTP_PORT.
 func misspelled(name string, known []string) string {
 	upper := strings.ToUpper(name)
-	if slices.Contains(known, name) || upper == "SSL_CERT_FILE" || upper == "SSL_CERT_DIR" { // these are of OpenSSL and Go
+	if slices.Contains(known, name) || upper == "SSL_CERT_FILE" || upper == "SSL_CERT_DIR" || upper == "SSL_KEY_FILE" { // of OpenSSL and Go; a fault
 		return ""
 	}
 	if base, ok := strings.CutSuffix(upper, "_FILE"); ok && slices.Contains(known, base) { // only secrets can stand in files

@@ -39,7 +39,7 @@ func TestMisspelledVariableIsMatchedWithTheRightName(t *testing.T) {
 		"CONTROL_BASE_URL":             "",
 		"RTMP_PORT":                    "",
 		"SSL_CERT_FILE":                "",
-		"SSL_KEY_FILE":                 "SSL_KEY",
+		"SSL_KEY_FILE":                 "",
 		"HTTP_PORT_FILE":               "HTTP_PORT", // only secrets can stand in files
 		"COMMANDS_API_AUTH_FILE":       "COMMANDS_API_AUTH",
 		"COMMANDS_API_AUTH_USER_FILE":  "COMMANDS_API_AUTH_USER",

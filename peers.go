@@ -1,6 +1,6 @@
 package main
 
-// What the peers say and what is said to them: the methods of PROTOCOL on either side of the use cases.
+// What the peers say and what is said to them, on either side of the use cases.
 // A message that can't be understood is left without effect and named in a debug line, whatever it holds.
 
 import (
@@ -127,7 +127,7 @@ func (p *encoderPeerSession) handle(m wire.Message) {
 func (p *encoderPeerSession) register(capacity string) {
 	n, err := strconv.ParseInt(capacity, 10, 32)
 	if err != nil {
-		p.log.Warn("encoder gives no capacity that can be used", "remote", p.remote(), "capacity", loggable(capacity))
+		p.log.Warn("encoder sent an invalid capacity", "remote", p.remote(), "capacity", loggable(capacity))
 		return
 	}
 	n = max(n, -1)

@@ -1,7 +1,7 @@
 package main
 
-// The probe of a session that may be dead: a WebSocket ping (RFC 6455, 5.5.2), another one after half of the time, and any
-// byte that comes from the peer is a sign of life.
+// Probes a session that may be dead: a WebSocket ping (RFC 6455, 5.5.2), and another one halfway to the limit. Any byte from
+// the peer is a sign of life.
 
 import (
 	"bufio"
@@ -16,7 +16,7 @@ import (
 // probeLimit is how long a peer has for a sign of life.
 const probeLimit = 5 * time.Second
 
-// heardConn is a connection that remembers whether something was read from it since it was last asked.
+// heardConn is a connection that remembers whether something was read since heard was last cleared.
 type heardConn struct {
 	net.Conn
 	heard atomic.Bool
@@ -30,20 +30,20 @@ func (c *heardConn) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// listeningWriter gives the WebSocket upgrade a connection that remembers.
-type listeningWriter struct {
+// hijackRecorder wraps the hijacked connection of a WebSocket upgrade in a heardConn.
+type hijackRecorder struct {
 	http.ResponseWriter
 	conn *heardConn
 }
 
-func (w listeningWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+func (w hijackRecorder) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, buffered, err := http.NewResponseController(w.ResponseWriter).Hijack()
 	w.conn.Conn = conn
 	return w.conn, buffered, err
 }
 
-// probe is a probe that is under way. session.mu guards it.
-type probe struct {
+// pendingProbe is a probe that has not ended. session.mu guards it.
+type pendingProbe struct {
 	answered func()
 	timer    *time.Timer
 }
@@ -59,7 +59,7 @@ func (s *session) probe(answered func()) {
 	if s.ended != nil {
 		return
 	}
-	p := &probe{answered: answered}
+	p := &pendingProbe{answered: answered}
 	p.timer = time.AfterFunc(probeLimit/2, func() { s.lookAt(p, s.probeAgainLocked) })
 	s.probed = p
 	s.probing.Store(true)
@@ -67,13 +67,13 @@ func (s *session) probe(answered func()) {
 
 // lookAt ends a probe if something was heard since it began, else it does what is due. A probe that is over is left alone:
 // its timer may have been late.
-func (s *session) lookAt(p *probe, due func(*probe)) {
+func (s *session) lookAt(p *pendingProbe, due func(*pendingProbe)) {
 	if s.isHeard(p, due) {
 		s.noteLife()
 	}
 }
 
-func (s *session) isHeard(p *probe, due func(*probe)) bool {
+func (s *session) isHeard(p *pendingProbe, due func(*pendingProbe)) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.probed != p {
@@ -88,14 +88,14 @@ func (s *session) isHeard(p *probe, due func(*probe)) bool {
 
 // probeAgainLocked is due halfway through a probe, probeOverLocked at its end.
 
-func (s *session) probeAgainLocked(p *probe) {
+func (s *session) probeAgainLocked(p *pendingProbe) {
 	s.queueLocked(outgoing{kind: websocket.PingMessage})
 	p.timer = time.AfterFunc(probeLimit/2, func() { s.lookAt(p, s.probeOverLocked) })
 }
 
-func (s *session) probeOverLocked(*probe) { s.endLocked(errPeerDead, time.Now()) }
+func (s *session) probeOverLocked(*pendingProbe) { s.endLocked(errPeerDead, time.Now()) }
 
-// noteLife ends a probe, if there is one: the peer has shown a sign of life.
+// noteLife ends a pending probe, if there is one: the peer is alive.
 func (s *session) noteLife() {
 	if !s.probing.Load() {
 		return
@@ -105,13 +105,13 @@ func (s *session) noteLife() {
 	}
 }
 
-func (s *session) endProbe() *probe {
+func (s *session) endProbe() *pendingProbe {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.endProbeLocked()
 }
 
-func (s *session) endProbeLocked() *probe {
+func (s *session) endProbeLocked() *pendingProbe {
 	p := s.probed
 	if p != nil {
 		p.timer.Stop()

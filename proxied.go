@@ -1,8 +1,8 @@
 package main
 
 // Streaming servers that are registered under the address of a proxy or a gateway, because they gave none and the
-// connection came from there. Encoders would pull from it and find nothing, so the log says what to set. What a single
-// handshake shows is said at once, what takes a look at the other peers a little later.
+// connection came from there. Encoders would pull from it and find nothing, so the log says what to set. Some checks need
+// only the handshake; those against the other peers run 10 s later.
 
 import (
 	"log/slog"
@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// peersSettle is until the other peers are looked at: a server that is back before its old connection is found dead has
-// itself as a neighbour for some seconds.
+// peersSettle is how long after its handshake a server is compared with the others: one that reconnects before its old
+// connection is found dead has itself as a neighbour for some seconds.
 const peersSettle = 10 * time.Second
 
 // serverAddress is where encoders would reach a streaming server.
@@ -78,12 +78,12 @@ func (cs *controlSockets) checkAddress(o peerOrigin) (stop func()) {
 	case o.server == (serverAddress{}) || o.named:
 		return func() {}
 	case o.forwarded:
-		cs.sayAddress(o, "the connection came through a proxy (X-Forwarded-For), and this is the proxy's address")
+		cs.warnAddress(o, "the connection came through a proxy (X-Forwarded-For), and this is the proxy's address")
 		return func() {}
 	}
 	later := time.AfterFunc(peersSettle, func() {
 		if reason := cs.wrongAddress(o.server); reason != "" {
-			cs.sayAddress(o, reason)
+			cs.warnAddress(o, reason)
 		}
 	})
 	return func() { later.Stop() }
@@ -101,8 +101,8 @@ func (cs *controlSockets) wrongAddress(a serverAddress) string {
 	return ""
 }
 
-func (cs *controlSockets) sayAddress(o peerOrigin, reason string) {
+func (cs *controlSockets) warnAddress(o peerOrigin, reason string) {
 	cs.refusals.say(slog.LevelWarn, o.remote,
-		"streaming server gave no address, encoders will pull from the one its connection came from: set EXTERNAL_IP on the server (header x-external-ip)",
+		"streaming server sent no x-external-ip; encoders will use its connection's source address: set EXTERNAL_IP on the server",
 		reason, slog.String("type", o.server.serverType), slog.String("ip", o.server.ip), slog.Int("port", o.server.port))
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-const noAddress = "streaming server gave no address"
+const noAddress = "streaming server sent no x-external-ip"
 
 // connFrom is a connection that comes from an address.
 type connFrom struct {

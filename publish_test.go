@@ -300,7 +300,7 @@ func TestRepeatedRegisterChangesTheCapacityAndKeepsTheLoad(t *testing.T) {
 	for _, nonsense := range []string{"", "abc", "1.5", "99999999999999999999", "-99999999999999999999", "0x10", "１"} {
 		encoder.send("REGISTER", "Capacity", nonsense)
 	}
-	d.logs.awaitLines(t, 7, "encoder gives no capacity")
+	d.logs.awaitLines(t, 7, "encoder sent an invalid capacity")
 	wantEncoder(t, d, id, 0, 2)
 }
 

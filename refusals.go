@@ -1,8 +1,8 @@
 package main
 
-// What is refused, and why, in the log: at most one line a minute for each remote address and reason, so that neither a
-// peer that dials for ever nor a stranger who tries can fill it. What gets no line is counted, and a later line says how
-// many. Reasons are this program's own words: nothing that the other side sent is in them.
+// Rate-limited log lines about refusals and other things that strangers can cause: at most one line a minute for each remote
+// address and reason, so that neither a peer that dials for ever nor a stranger can fill the log. What gets no line is
+// counted, and a later line says how many. Reasons are this program's own words: nothing that the other side sent is in them.
 
 import (
 	"container/list"
@@ -63,7 +63,7 @@ func (r *refusals) say(level slog.Level, remote, what, reason string, more ...sl
 		line = append(line, slog.Int("repeated", repeated))
 	}
 	if unlogged > 0 {
-		line = append(line, slog.Int("unlogged_of_others", unlogged))
+		line = append(line, slog.Int("suppressed_others", unlogged))
 	}
 	r.log.LogAttrs(context.Background(), level, what, line...)
 }
@@ -99,8 +99,8 @@ func (r *refusals) count(address, reason string, now time.Time) (repeated, unlog
 	return repeated, unlogged, true
 }
 
-// forgetOldestLocked makes room for another address, unless all have had a line within the last minute. What is
-// forgotten with an address unsaid is said with the next line of any.
+// forgetOldestLocked makes room for another address, unless all have had a line within the last minute. Repeats that were
+// not reported for it go into the next line of any address.
 func (r *refusals) forgetOldestLocked(now time.Time) bool {
 	place := r.order.Front()
 	a := place.Value.(*refusedAddress)

@@ -79,11 +79,11 @@ func TestRefusalsRememberNoMoreThan1024Addresses(t *testing.T) {
 			t.Errorf("%d lines, and %d addresses are remembered", lines, len(l.addresses))
 		}
 		time.Sleep(time.Minute)
-		if got, want := l.tell("10.0.0.0:1", "a"), "remote=10.0.0.0 reason=a repeated=1 unlogged_of_others=8976"; got != want {
+		if got, want := l.tell("10.0.0.0:1", "a"), "remote=10.0.0.0 reason=a repeated=1 suppressed_others=8976"; got != want {
 			t.Errorf("the next line of one that is remembered is %q, want %q", got, want)
 		}
 		// 10.0.0.1, whose last line is the oldest now, makes room; it was refused once more than was logged.
-		if got, want := l.tell("192.0.2.1:1", "a"), "remote=192.0.2.1 reason=a unlogged_of_others=1"; got != want {
+		if got, want := l.tell("192.0.2.1:1", "a"), "remote=192.0.2.1 reason=a suppressed_others=1"; got != want {
 			t.Errorf("the first line of a new one is %q, want %q", got, want)
 		}
 		refuse(20_000, 30_000)

@@ -75,7 +75,7 @@ type session struct {
 	oldest    time.Time
 	taken     time.Time // when the writer took what it writes now
 	heartbeat *time.Timer
-	probed    *probe
+	probed    *pendingProbe
 }
 
 // outgoing is what is queued for a peer: a text message, a ping or a close frame, as the WebSocket library counts kinds.

@@ -1,11 +1,11 @@
 package main
 
-// One connection at the door: it waits for a request, shakes hands if it is TLS, is served, and waits again.
+// One connection that is not a control socket. While idle it is held here, outside net/http.
 //
-// The server sees it only from the first byte of a request until shortly after the answer. In between a small goroutine
-// waits for the next byte: of an idle connection net/http holds 20 KiB, and 16,384 of them would be more than everything
-// else. It also makes the time limits exact: a request has to be there 10 s after its first byte, and the first one 10 s
-// after the connection was accepted, TLS handshake included.
+// net/http has it only from the first byte of a request until shortly after the answer. In between a small goroutine waits
+// for the next byte: net/http keeps 20 KiB for an idle connection, and 16,384 of them would cost more than everything else.
+// The time limits are exact, too: a request has to be complete 10 s after its first byte, and the first one 10 s after the
+// connection was accepted, TLS handshake included.
 
 import (
 	"container/list"
@@ -25,15 +25,15 @@ const (
 	// idleLimit is longer than load balancers keep an idle connection, which is 60 s to 600 s: one that is closed just
 	// when they send the next request on it costs their client a 502.
 	idleLimit    = 620 * time.Second
-	idleInServer = time.Second // of it: a busy connection is not passed to and fro
+	idleInServer = time.Second // part of it: a busy connection is not handed to and fro
 )
 
 // The stages of a visitor.
 const (
-	waiting int32 = iota // for the first byte of a request
-	atWork               // a request is coming in, or being answered
-	idle                 // it was answered; the server waits for the next one, no longer than idleInServer
-	quiet                // nothing came: the server lets go of it
+	waiting  int32 = iota // for the first byte of a request
+	atWork                // a request is coming in, or being answered
+	idle                  // it was answered; the server waits for the next one, no longer than idleInServer
+	released              // nothing came: the server closes it, which gives it back
 )
 
 // visitor is the net.Conn of one connection. The server gives it back by closing it.
@@ -46,10 +46,10 @@ type visitor struct {
 	stage atomic.Int32
 
 	// owned by whoever reads: the wait, then the server
-	shaken  bool      // the TLS handshake is done, or there is none
-	wholeBy time.Time // when the request that is coming in has to be there; zero: it is
-	asked   time.Time // the read deadline that the server has set, while wholeBy may be earlier
-	room    int       // in the server's buffer, when it is empty
+	handshakeDone  bool      // or there is none
+	wholeBy        time.Time // when the request that is coming in has to be complete; zero: it is
+	serverDeadline time.Time // the read deadline that the server has set, while wholeBy may be earlier
+	bufferSize     int       // of the server
 
 	// guarded by door.mu
 	place  *list.Element // in door.visitors; nil: it has left
@@ -57,7 +57,7 @@ type visitor struct {
 }
 
 func newVisitor(l *doorListener, socket net.Conn) *visitor {
-	v := &visitor{socket: heldSocket{Conn: socket}, listener: l, shaken: l.secure == nil, wholeBy: time.Now().Add(wholeRequestWithin)}
+	v := &visitor{socket: heldSocket{Conn: socket}, listener: l, handshakeDone: l.secure == nil, wholeBy: time.Now().Add(wholeRequestWithin)}
 	v.Conn = &v.socket
 	if l.secure != nil {
 		v.Conn = tls.Server(&v.socket, l.secure)
@@ -68,7 +68,7 @@ func newVisitor(l *doorListener, socket net.Conn) *visitor {
 // NetConn returns the socket.
 func (v *visitor) NetConn() net.Conn { return v.socket.Conn }
 
-// heldSocket gives the byte that told of a request to whoever reads the request.
+// heldSocket puts back the byte that ended the wait for a request.
 type heldSocket struct {
 	net.Conn
 	first [1]byte
@@ -92,8 +92,8 @@ func (v *visitor) awaitRequest() {
 	}
 	v.socket.Conn.SetReadDeadline(until)
 	if _, err := io.ReadFull(v.socket.Conn, v.socket.first[:]); err != nil {
-		if first && !v.shaken && errors.Is(err, os.ErrDeadlineExceeded) {
-			v.sayNoHandshake(handshakeTooSlow)
+		if first && !v.handshakeDone && errors.Is(err, os.ErrDeadlineExceeded) {
+			v.logFailedHandshake(handshakeTooSlow)
 		}
 		v.dismiss()
 		return
@@ -102,8 +102,8 @@ func (v *visitor) awaitRequest() {
 	if !first {
 		v.wholeBy = time.Now().Add(wholeRequestWithin)
 	}
-	if first && v.shaken && v.socket.first[0] == tlsRecord {
-		v.sayNoHandshake("TLS was spoken to the port for plain HTTP")
+	if first && v.handshakeDone && v.socket.first[0] == tlsRecord {
+		v.logFailedHandshake("client spoke TLS on the HTTP port")
 	}
 	v.stage.Store(atWork)
 	select {
@@ -119,17 +119,17 @@ func (v *visitor) dismiss() {
 	closeNow(v)
 }
 
-// Read is called by the server. It does the TLS handshake first, which is so within the time limit of the first request.
+// Read is called by the server. It does the TLS handshake first, so that the limit of the first request covers it.
 func (v *visitor) Read(p []byte) (int, error) {
-	if !v.shaken {
-		if err := v.shakeHands(v.Conn.(*tls.Conn)); err != nil {
+	if !v.handshakeDone {
+		if err := v.handshake(v.Conn.(*tls.Conn)); err != nil {
 			return 0, err
 		}
 	}
-	if v.room == 0 { // so it is at first
-		v.room = len(p)
+	if v.bufferSize == 0 { // the first read
+		v.bufferSize = len(p)
 	}
-	if v.stage.Load() == idle && len(p) < v.room { // the beginning of a request has come with the one before
+	if v.stage.Load() == idle && len(p) < v.bufferSize { // the beginning of a request has come with the one before
 		v.requestBegins()
 	}
 	n, err := v.Conn.Read(p)
@@ -137,7 +137,7 @@ func (v *visitor) Read(p []byte) (int, error) {
 		if n > 0 {
 			v.requestBegins()
 		} else if errors.Is(err, os.ErrDeadlineExceeded) {
-			v.stage.Store(quiet)
+			v.stage.Store(released)
 		}
 	}
 	return n, err
@@ -146,7 +146,7 @@ func (v *visitor) Read(p []byte) (int, error) {
 // SetReadDeadline is called by the server.
 func (v *visitor) SetReadDeadline(t time.Time) error {
 	if !v.wholeBy.IsZero() {
-		v.asked = t
+		v.serverDeadline = t
 		if t.IsZero() || t.After(v.wholeBy) {
 			t = v.wholeBy
 		}
@@ -164,13 +164,13 @@ func (v *visitor) requestIsWhole() {
 	v.stage.Store(atWork)
 	if !v.wholeBy.IsZero() {
 		v.wholeBy = time.Time{}
-		v.Conn.SetReadDeadline(v.asked) // or it would end while the answer is worked on
+		v.Conn.SetReadDeadline(v.serverDeadline) // or the read would time out while the handler runs
 	}
 }
 
-// Close ends the connection, unless the server only lets go of it because it is quiet.
+// Close ends the connection, unless the server only gives it back because it is idle.
 func (v *visitor) Close() error {
-	if v.stage.CompareAndSwap(quiet, waiting) {
+	if v.stage.CompareAndSwap(released, waiting) {
 		v.listener.door.waitAgain(v)
 		return nil
 	}
@@ -178,16 +178,16 @@ func (v *visitor) Close() error {
 	return v.Conn.Close()
 }
 
-func (v *visitor) shakeHands(secure *tls.Conn) error {
+func (v *visitor) handshake(secure *tls.Conn) error {
 	secure.SetWriteDeadline(v.wholeBy)
 	err := secure.Handshake()
 	if err == nil {
-		v.shaken = true
+		v.handshakeDone = true
 		return secure.SetWriteDeadline(time.Time{})
 	}
 	reason, answer := handshakeFault(err)
 	if reason != "" {
-		v.sayNoHandshake(reason)
+		v.logFailedHandshake(reason)
 	}
 	if answer != "" {
 		io.WriteString(v.socket.Conn, answer)
@@ -195,6 +195,6 @@ func (v *visitor) shakeHands(secure *tls.Conn) error {
 	return err
 }
 
-func (v *visitor) sayNoHandshake(reason string) {
+func (v *visitor) logFailedHandshake(reason string) {
 	v.listener.door.refusals.say(slog.LevelWarn, v.RemoteAddr().String(), "TLS handshake failed", reason)
 }

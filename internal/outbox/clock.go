@@ -1,6 +1,6 @@
 package outbox
 
-// When events happened, by the monotonic clock. The disk keeps their wall times only, and an operator or NTP may set the
+// Converts the times of events to the monotonic clock. The disk keeps wall times only, and an operator or NTP may set the
 // wall clock at any moment, either way: no deadline and no age may follow it. Pure; delivery guards it with its lock.
 
 import (
@@ -11,7 +11,7 @@ import (
 
 const (
 	longAgo      = time.Duration(math.MinInt64 / 2)
-	smallestStep = time.Second // of the wall clock that is worth a record; ages are as exact as that
+	smallestStep = time.Second // smaller steps of the wall clock are ignored: ages may be off by this much
 	stepsKept    = 64
 )
 
@@ -31,10 +31,10 @@ func newEventClock(now time.Time) eventClock {
 	return eventClock{began: now, steps: []clockStep{{from: longAgo}}}
 }
 
-// at is for times of this process, which have a monotonic reading.
+// at converts a time of this process, which has a monotonic reading.
 func (c *eventClock) at(t time.Time) time.Duration { return t.Sub(c.began) }
 
-// byWall is for all others. It is right as long as nobody has set the wall clock.
+// byWall converts a time read from disk, which has no monotonic reading. It is wrong once the wall clock was set.
 func (c *eventClock) byWall(t time.Time) time.Duration { return t.Round(0).Sub(c.began.Round(0)) }
 
 // observe finds out from an event of this process whether the wall clock was set. Events come in the order in which they
@@ -51,9 +51,8 @@ func (c *eventClock) observe(t time.Time) {
 	c.steps = append(c.steps, clockStep{from: at, ahead: ahead})
 }
 
-// happened is when an event happened of which the disk has kept the wall time: not before earliest, which is when the one
-// before it in its queue did, and not after now. After a step back the same wall time comes twice: the first one counts,
-// so that no event looks younger than it is.
+// happened converts a wall time read from disk, clamped to [earliest, now]; earliest is the time of the previous event in the
+// queue. After a step back the same wall time comes twice: the first one counts, so that no event looks younger than it is.
 func (c *eventClock) happened(wall time.Time, earliest, now time.Duration) time.Duration {
 	at := earliest
 	for i, step := range c.steps {

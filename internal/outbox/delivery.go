@@ -1,9 +1,9 @@
 package outbox
 
-// The sending side of callbacks: which event goes next, how many at once, and when a failed one is tried again.
+// The sending side: which event goes next, how many at once, and when a failed one is tried again.
 //
 // One event of a queue is in flight at a time, and queues never wait for each other: a failed one steps aside until its
-// time comes. At most maxInFlight requests run, retries take at most half of them, so that streams whose events hang leave
+// time comes. At most MaxInFlight requests run, retries take at most half of them, so that streams whose events hang leave
 // room for others. While the application accepts nothing at all, tries are paced, so that its outage costs next to nothing
 // however many events wait.
 //

@@ -52,18 +52,18 @@ type deliveredMark struct {
 type boltStore struct {
 	dir string // set once
 
-	db atomic.Pointer[bbolt.DB] // stored by the writer, under reading; nil: there was no room to make it
+	db atomic.Pointer[bbolt.DB] // replaced by the writer, under reading; nil: there was no room to create it
 
 	// owned by the writer
 	announced    int // streams that are announced and not closed
 	pages        int // of the file
 	ballast      int // chunks
 	compactAbove int
-	crowded      bool // there was no room for streams to begin
+	crowded      bool // the reserve was low at the last commit
 
-	// reading is held by the one who reads: a fault can leave bbolt's locks behind, and others would wait there for ever.
+	// reading serializes reads: a fault inside bbolt can leave its locks held, and other readers would wait there for ever.
 	reading sync.Mutex
-	stuck   bool // guarded by reading: that has happened
+	stuck   bool // guarded by reading: bbolt may hold a lock
 
 	mu sync.Mutex
 	// guarded by mu
@@ -72,9 +72,9 @@ type boltStore struct {
 	inMemory map[uint64][]Event // since then, by queue
 }
 
-// openOutbox opens or creates the outbox in dir. A damaged file is set aside, which found tells of, and an empty one takes its
-// place. Where the disk has no room for a new file it is made later. A second process on the same directory gets an
-// error within outboxLockWait.
+// openStore opens or creates the outbox in dir. A damaged file is set aside and replaced with an empty one; found says so.
+// If the disk has no room for a new file, a later commit creates it. A second process on the same directory gets an error
+// within outboxLockWait.
 func openStore(dir string) (s *boltStore, found *damage, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, nil, fmt.Errorf("create the directory of the outbox: %w", err)
@@ -92,14 +92,14 @@ func openStore(dir string) (s *boltStore, found *damage, err error) {
 	return s, found, nil
 }
 
-// isDiskFull tells a disk, a quota or a limit that is used up from other faults.
+// isDiskFull reports whether err says that a disk, a quota or a file size limit is used up.
 func isDiskFull(err error) bool {
 	return errors.Is(err, errNoRoom) || errors.Is(err, bolterrors.ErrMaxSizeReached) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EFBIG)
 }
 
-// unlessFull tells what only a damaged file makes bbolt say, such as a value where a bucket was, from a disk that is full or
-// fails. bbolt hides the system's error when it cannot make the file longer.
-func unlessFull(err error) error {
+// classify returns the error of a disk that is full or fails as it is, and any other as errDamaged: bbolt returns those only
+// for a damaged file, such as a value where a bucket was. It hides the system's error when it cannot extend the file.
+func classify(err error) error {
 	if err == nil || isDiskFull(err) || strings.Contains(err.Error(), "file resize error") || strings.Contains(err.Error(), "file sync error") {
 		return err
 	}
@@ -135,9 +135,8 @@ func (s *boltStore) load(each func(number uint64, record queueRecord)) error {
 	})
 }
 
-// commit makes a group durable and returns what it could not. What it could is kept as a whole: removals in a transaction
-// of their own where there is no room for all at once, so that they make room, and of the events the first ones. An
-// empty group looks after room alone. Only one goroutine may call it.
+// commit makes as much of g durable as fits, and returns the rest: removals first, in smaller transactions if need be, then
+// events in their order. With an empty g it only restores the reserve. Only one goroutine may call it.
 func (s *boltStore) commit(g group) (left group, err error) {
 	if s.isDamaged() {
 		s.commitInMemory(g)
@@ -148,7 +147,7 @@ func (s *boltStore) commit(g group) (left group, err error) {
 		left, err = s.commitToFile(g)
 		return err
 	})
-	if err = unlessFull(err); errors.Is(err, errDamaged) {
+	if err = classify(err); errors.Is(err, errDamaged) {
 		s.foundDamage(err)
 		s.commitInMemory(left)
 		return group{}, nil
@@ -158,7 +157,7 @@ func (s *boltStore) commit(g group) (left group, err error) {
 		err = fmt.Errorf("commit to the outbox: %w", err)
 	}
 	if isDiskFull(err) && len(left.appended) == 0 && len(left.delivered) == 0 {
-		err = nil // it is room for more that is missing
+		err = nil // g is on disk; only the reserve is low, and trouble says so
 	}
 	return left, err
 }
@@ -194,7 +193,7 @@ func (s *boltStore) commitToFile(g group) (left group, err error) {
 	return g, s.makeRoom(s.db.Load())
 }
 
-// file is the file to write to, which is made if there was no room for it before.
+// file returns the file to write to, and creates it if there was no room for it before.
 func (s *boltStore) file() (*bbolt.DB, error) {
 	if db := s.db.Load(); db != nil {
 		return db, nil
@@ -206,7 +205,8 @@ func (s *boltStore) file() (*bbolt.DB, error) {
 	return db, err
 }
 
-// removeBySteps removes delivered events, in smaller parts where the disk has no room for all at once, and returns what is left.
+// removeBySteps removes delivered events, in smaller transactions where the disk has no room for all at once, and returns
+// what is left.
 func (s *boltStore) removeBySteps(db *bbolt.DB, marks []deliveredMark) (left []deliveredMark, err error) {
 	for most := maxGroup; len(marks) > 0; {
 		part, rest := firstRemovals(marks, most)
@@ -227,7 +227,7 @@ func firstRemovals(marks []deliveredMark, most int) (part, rest []deliveredMark)
 	return marks[:n], marks[n:]
 }
 
-// write makes a group durable in one transaction, all of it or nothing. The caller guards it.
+// write makes a group durable in one transaction, all of it or nothing. Call it inside guarded.
 func (s *boltStore) write(db *bbolt.DB, g group) error {
 	if g.empty() {
 		return nil
@@ -319,7 +319,7 @@ func (s *boltStore) read(queue uint64, position uint32) (Event, error) {
 		return Event{}, errUnreadable
 	}
 	var found Event
-	s.stuck = true // should the next line but one fault
+	s.stuck = true // until View has begun: a fault in Begin leaves bbolt locked
 	err := guarded(func() error {
 		return db.View(func(tx *bbolt.Tx) (err error) {
 			s.stuck = false
@@ -391,7 +391,7 @@ func (s *boltStore) readFromMemory(queue uint64, position uint32) (Event, bool) 
 	return Event{}, false
 }
 
-// close leaves a damaged file to the end of the process: bbolt may wait in it for ever.
+// close does not close a damaged file: bbolt could block for ever.
 func (s *boltStore) close() error {
 	db := s.db.Load()
 	if db == nil || s.isDamaged() {

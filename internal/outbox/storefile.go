@@ -1,9 +1,9 @@
 package outbox
 
-// The file of the outbox: made whole or not at all, checked at the start, set aside when it is damaged.
+// The file of the outbox: created whole or not at all, checked at the start, set aside when it is damaged.
 //
-// bbolt believes its file: a damaged page is a panic, and one that cannot be read is a fault of the process, because the
-// file is mapped into memory. So each call of bbolt is guarded, and what is found that way is errDamaged.
+// bbolt trusts its file: a damaged page makes it panic, and one that cannot be read is a memory fault, because the file is
+// mapped. So each call of bbolt is guarded, and turns both into errDamaged.
 
 import (
 	"encoding/binary"
@@ -22,7 +22,7 @@ import (
 
 const (
 	outboxFile     = "outbox.db"
-	unfinished     = ".new" // behind the name of a file that is being made
+	unfinished     = ".new" // suffix of a file under construction
 	outboxVersion  = 1
 	outboxLockWait = time.Second
 
@@ -34,7 +34,7 @@ const (
 
 var (
 	errDamaged = errors.New("damaged")
-	errNewer   = errors.New("written by a newer version of this program")
+	errNewer   = errors.New("unsupported format")
 	errInUse   = errors.New("in use by another process")
 )
 
@@ -44,7 +44,7 @@ type damage struct {
 	err         error
 }
 
-// guarded calls bbolt. After errDamaged it may hold its locks, so it must not be called for anything that waits for them.
+// guarded runs a call of bbolt. After errDamaged bbolt may still hold its locks: call nothing that takes them.
 func guarded(call func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
@@ -55,8 +55,8 @@ func guarded(call func() error) (err error) {
 	return call()
 }
 
-// openFile opens the outbox in dir, which is made if there is none. A file that is damaged is set aside, and an empty one
-// is made in its place. Errors: errInUse, errNewer, and what the system says.
+// openFile opens the outbox in dir, or creates it. A damaged file is set aside and replaced with an empty one. Errors:
+// errInUse, errNewer, errDamaged if the file cannot be set aside, and what the system says.
 func openFile(dir string) (db *bbolt.DB, found *damage, err error) {
 	path := filepath.Join(dir, outboxFile)
 	if err = checkFile(path); err == nil {
@@ -74,7 +74,7 @@ func openFile(dir string) (db *bbolt.DB, found *damage, err error) {
 		err = fs.ErrNotExist
 	}
 	if errors.Is(err, fs.ErrNotExist) {
-		err = makeFile(path)
+		err = createFile(path)
 	}
 	if err == nil {
 		db, err = openBolt(path, bbolt.Options{})
@@ -82,12 +82,12 @@ func openFile(dir string) (db *bbolt.DB, found *damage, err error) {
 	return db, found, err
 }
 
-// openBolt opens a file that was checked, or makes it. The list of free pages is kept in the file: without it bbolt makes one at
-// the next start and after each failed commit, in a goroutine whose panics nobody can catch. Only a file of an earlier
-// version may lack it, until the first commit.
+// openBolt opens or creates a bbolt file with our options. The list of free pages is kept in the file: without it bbolt
+// rebuilds one at the next start and after each failed commit, in a goroutine whose panics nobody can catch. Only a file of
+// an earlier version may lack it, until the first commit.
 func openBolt(path string, options bbolt.Options) (db *bbolt.DB, err error) {
 	options.Timeout, options.FreelistType = outboxLockWait, bbolt.FreelistMapType
-	options.NoFreelistSync = true // for the opening, which would write the list
+	options.NoFreelistSync = true // while opening, which would write the list
 	err = guarded(func() error {
 		db, err = bbolt.Open(path, 0o600, &options)
 		return err
@@ -102,16 +102,16 @@ func openBolt(path string, options bbolt.Options) (db *bbolt.DB, err error) {
 	return db, nil
 }
 
-// makeFile makes an empty outbox under another name, and gives it its own when it is whole and durable: a start that is cut
+// createFile creates an empty outbox under another name and renames it when it is whole and durable: a start that is cut
 // off, or meets a full disk, leaves nothing that a later one stumbles over.
-func makeFile(path string) error {
-	making := path + unfinished
-	if err := os.Remove(making); err != nil && !errors.Is(err, fs.ErrNotExist) {
+func createFile(path string) error {
+	tmp := path + unfinished
+	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	db, err := openBolt(making, bbolt.Options{})
+	db, err := openBolt(tmp, bbolt.Options{})
 	if err != nil {
-		return errors.Join(err, os.Remove(making))
+		return errors.Join(err, os.Remove(tmp))
 	}
 	err = guarded(func() error {
 		if err := db.Update(prepareBuckets); err != nil {
@@ -121,10 +121,10 @@ func makeFile(path string) error {
 	})
 	err = errors.Join(err, db.Close())
 	if err == nil {
-		err = os.Rename(making, path)
+		err = os.Rename(tmp, path)
 	}
 	if err != nil {
-		os.Remove(making)
+		os.Remove(tmp)
 		return err
 	}
 	return syncDirectory(filepath.Dir(path))
@@ -149,8 +149,8 @@ func syncDirectory(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// checkFile reads all that is in a file. Errors: errDamaged, fs.ErrNotExist also if nothing was ever kept in it, errInUse,
-// errNewer, and what the system says.
+// checkFile validates the whole file. It removes one that never held anything, and returns fs.ErrNotExist for it. Other
+// errors: errDamaged, errInUse, errNewer, and what the system says.
 func checkFile(path string) error {
 	if stat, err := os.Stat(path); err != nil {
 		return err
@@ -173,7 +173,7 @@ func checkFile(path string) error {
 	})
 	if err == nil {
 		err = db.Close()
-	} // else its locks may be held, and its end is that of the process
+	} // else leave it open: Close could block
 	if err == nil && unused {
 		return errors.Join(fs.ErrNotExist, os.Remove(path))
 	}
@@ -183,8 +183,8 @@ func checkFile(path string) error {
 	return err
 }
 
-// checkFreePages holds the list of free pages against the pages that there are. The file was checked for the rest: where
-// there is no list, bbolt makes one of it.
+// checkFreePages compares the list of free pages with the pages that are free. It comes last: where there is no list, bbolt
+// builds one by scanning a file that was found whole.
 func checkFreePages(path string) error {
 	db, err := openBolt(path, bbolt.Options{ReadOnly: true, PreLoadFreelist: true})
 	if err != nil {
@@ -214,8 +214,8 @@ func checkFreePages(path string) error {
 	return err
 }
 
-// checkFreeList looks at the head of the list of free pages before a commit gives up its pages: bbolt gives up as many as the
-// head says, four billion perhaps. The places are those of bbolt's meta pages (internal/common/meta.go).
+// checkFreeList checks the header of the list of free pages before a commit frees its pages: bbolt frees as many as the
+// header says, four billion perhaps. The offsets are those of bbolt's meta pages (internal/common/meta.go).
 func checkFreeList(path string, pageSize int) error {
 	const head, magic = 16, 0xED0CDAED
 	file, err := os.Open(path)
@@ -248,7 +248,7 @@ func checkFreeList(path string, pageSize int) error {
 	return nil
 }
 
-// asDamage tells a file that bbolt cannot open from one that the system does not let it open.
+// asDamage wraps err as errDamaged, unless it comes from the system.
 func asDamage(err error) error {
 	var path *fs.PathError
 	var number syscall.Errno
@@ -289,7 +289,7 @@ func checkBuckets(tx *bbolt.Tx) error {
 		return nil
 	})
 	if err == nil && undelivered != 0 {
-		return fmt.Errorf("%w: %d events are missing", errDamaged, int64(undelivered))
+		return fmt.Errorf("%w: the number of events is off by %d", errDamaged, int64(undelivered))
 	}
 	return err
 }

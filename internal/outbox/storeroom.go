@@ -2,11 +2,10 @@ package outbox
 
 // Room on the disk for the outbox: what a full disk stops is adding, never removing.
 //
-// bbolt writes each page that it changes to another place, to remove as well as to add, and the places that this gives up
-// are free for the next transaction only. So the file always has more pages than it uses. They were written once, nobody
-// else can take them, and adding leaves removalPages of them, which is more than it takes to remove an event: from then
-// on each removal leaves as many as it found. Before room gets that scarce no stream may begin, so that those that are
-// live have room for their events and their ends.
+// bbolt is copy-on-write: even a removal needs free pages, and those that it frees are usable only by the next transaction.
+// So the file always has more pages than it uses. They were written once, so nobody else can take them. Adding leaves
+// removalPages of them, which is more than it takes to remove an event: from then on each removal leaves as many as it
+// found. Before room gets that scarce no stream may begin, so that live ones have room for their events and their ends.
 //
 // With each commit bbolt writes a list of the free pages. So of the room for live streams only the part that is less
 // than a chunk is kept as free pages; the rest is ballast, chunks that are in use until they are dropped.
@@ -23,9 +22,9 @@ import (
 
 const (
 	removalPages  = 64  // kept for removals: 256 KiB, with pages of 4 KiB
-	streamPages   = 64  // kept for streams that are live, besides a page for so many of them:
-	endsPerPage   = 4   // since the end of each may change two pages
-	pagesAhead    = 512 // that a file gets at once: large groups are written in parts that fit in these
+	streamPages   = 64  // kept for live streams, and one more for each endsPerPage of them:
+	endsPerPage   = 4   // stream-closed events that surely fit in a page, with what their queue records grow by
+	pagesAhead    = 512 // the file grows by this many; larger groups are written in parts that fit in them
 	pagesPerEvent = 2   // that an event adds at most, besides its bytes: one split in each tree
 	otherPages    = 16  // that a transaction adds at most: branches, the list of free pages
 
@@ -37,12 +36,12 @@ const (
 	chunkPages    = 512       // of ballast, without the page for the head
 	ballastBucket = "ballast" // holds a bucket for each chunk, so that dropping one changes no other
 
-	roomKey = "room" // in metaBucket: the value that makes the file longer, for a moment; in a chunk: its bytes
+	roomKey = "room" // in metaBucket: a value that extends the file and is deleted again; in a chunk: its bytes
 )
 
 var errNoRoom = errors.New("no room on the disk")
 
-// grow makes a file longer by so many pages, which are free afterwards. It fails if the disk has no room for all of them.
+// grow extends a file by so many pages, which are free afterwards. It fails if the disk has no room for all of them.
 func grow(db *bbolt.DB, pages int) error {
 	err := db.Update(func(tx *bbolt.Tx) error {
 		return tx.Bucket([]byte(metaBucket)).Put([]byte(roomKey), make([]byte, pages*db.Info().PageSize))
@@ -55,13 +54,13 @@ func grow(db *bbolt.DB, pages int) error {
 
 func shrinkRoom(tx *bbolt.Tx) error { return tx.Bucket([]byte(metaBucket)).Delete([]byte(roomKey)) }
 
-// freePages is how many the next transaction can have without making the file longer.
+// freePages is how many pages the next transaction can use without extending the file.
 func freePages(db *bbolt.DB) int {
 	stats := db.Stats()
 	return stats.FreePageN + stats.PendingPageN
 }
 
-// pagesFor is how many pages adding events takes at most.
+// pagesFor is the most pages that adding events takes.
 func pagesFor(events []Event, pageSize int) int {
 	size := 0
 	for i := range events {
@@ -70,7 +69,7 @@ func pagesFor(events []Event, pageSize int) int {
 	return otherPages + pagesPerEvent*len(events) + 2*size/pageSize
 }
 
-// fit returns how many of the events there is room for, and has the file made longer or ballast dropped if that is not all.
+// fit returns how many of the events there is room for. If that is not all, it first extends the file or drops ballast.
 func (s *boltStore) fit(db *bbolt.DB, events []Event) (n int, err error) {
 	pageSize := db.Info().PageSize
 	if needed := min(removalPages+pagesFor(events, pageSize), pagesAhead); freePages(db) < needed {
@@ -87,7 +86,7 @@ func (s *boltStore) fit(db *bbolt.DB, events []Event) (n int, err error) {
 	return n, err
 }
 
-// growTo sees to it that so many pages are free.
+// growTo extends the file until so many pages are free.
 func (s *boltStore) growTo(db *bbolt.DB, pages int) error {
 	if freePages(db) >= pages {
 		return nil
@@ -98,15 +97,15 @@ func (s *boltStore) growTo(db *bbolt.DB, pages int) error {
 	return nil
 }
 
-// makeRoom sees to it that there is room for streams to begin. Where there was none it takes clearly more than before, so
-// that readiness does not come and go.
+// makeRoom restores the reserve, without which no stream may begin. After a shortage it asks for streamPages more, so that
+// readiness does not flap.
 func (s *boltStore) makeRoom(db *bbolt.DB) error {
 	err := s.reserve(db, s.announced/endsPerPage)
 	s.crowded = err != nil
 	return err
 }
 
-// reserve keeps so many pages for the ends of live streams, and others for removals.
+// reserve keeps so many pages for the ends of live streams, besides those for removals.
 func (s *boltStore) reserve(db *bbolt.DB, pages int) error {
 	wanted := removalPages + streamPages + pages
 	if s.crowded {
@@ -178,11 +177,11 @@ func (s *boltStore) compactIfWorth(db *bbolt.DB) error {
 	}
 	s.compactAbove = 2 * free
 	path := filepath.Join(s.dir, outboxFile)
-	making := path + unfinished
-	if err := os.Remove(making); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	tmp := path + unfinished
+	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	copied, err := openBolt(making, bbolt.Options{})
+	copied, err := openBolt(tmp, bbolt.Options{})
 	if err != nil {
 		return err
 	}
@@ -190,17 +189,17 @@ func (s *boltStore) compactIfWorth(db *bbolt.DB) error {
 		return errors.Join(bbolt.Compact(copied, db, 1<<20), grow(copied, streamPages+removalPages))
 	})
 	if err == nil {
-		err = os.Rename(making, path)
+		err = os.Rename(tmp, path)
 	}
 	if err != nil {
-		return errors.Join(err, copied.Close(), os.Remove(making))
+		return errors.Join(err, copied.Close(), os.Remove(tmp))
 	}
 	s.replace(copied)
 	s.compactAbove = 0
 	return errors.Join(syncDirectory(s.dir), guarded(db.Close))
 }
 
-// replace has the next read go to another file.
+// replace makes later reads and commits use another file.
 func (s *boltStore) replace(db *bbolt.DB) {
 	s.reading.Lock()
 	defer s.reading.Unlock()
