@@ -121,7 +121,7 @@ func TestStreamingServerUnderTheAddressOfAProxyIsWarnedOf(t *testing.T) {
 					return
 				}
 				line := n.logs.await(t, "level=WARN", noAddress)
-				for _, part := range []string{test.want, "set EXTERNAL_IP", "x-external-ip", "encoders will pull", " port="} {
+				for _, part := range []string{test.want, "set EXTERNAL_IP", "x-external-ip", "encoders will use", " port="} {
 					if !strings.Contains(line, part) {
 						t.Errorf("%q is missing in the warning: %s", part, line)
 					}
