@@ -39,8 +39,7 @@ func TestReportIsWhatTheLibraryWouldWrite(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
 	r := registryWith(t, 2500) // in parts
-	s := &server{serverType: "WS", ip: "2001:db8::1", port: 8443, ssl: true, peer: nowhere{}}
-	r.joinServer(s, now)
+	s := r.joinServer(nowhere{}, serverInfo{kind: kindWS, ip: "2001:db8::1", port: 8443, ssl: true}, now)
 	if _, err := r.drain(s.id, false, now); err != nil {
 		t.Fatal(err)
 	}

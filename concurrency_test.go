@@ -99,8 +99,7 @@ func (c *crowd) now() time.Time {
 func (c *crowd) serverLives() {
 	for life := 0; c.goesOn(); life++ {
 		box := &mailbox{}
-		s := &server{serverType: []string{"RTMP", "WS"}[life%2], peer: box}
-		c.r.joinServer(s, c.now())
+		s := c.r.joinServer(box, serverInfo{kind: []serverKind{kindRTMP, kindWS}[life%2]}, c.now())
 		publishers := map[string]string{}
 		for range 60 {
 			channel := fmt.Sprint("c", rand.IntN(30))
@@ -140,7 +139,7 @@ func (c *crowd) encoderLives() {
 				}
 			}
 			for id, o := range jobs {
-				c.r.announce(e, outbox.Event{Channel: o.channel, StreamID: id, StreamType: "HLS-LIVE", Resolution: "ORIGINAL", At: c.now()})
+				c.r.announce(e, o.channel, id, announcement{streamType: "HLS-LIVE", resolution: "ORIGINAL"}, c.now())
 				if o.method == "stop" || rand.IntN(20) == 0 {
 					c.r.finish(e, o.channel, id, c.now())
 					delete(jobs, id)

@@ -110,29 +110,29 @@ func (cs *controlSockets) refuseUpgrade(w http.ResponseWriter, r *http.Request, 
 // rtmp, wss and hls are the handlers of the three endpoints.
 
 func (cs *controlSockets) rtmp(w http.ResponseWriter, r *http.Request) {
-	cs.serveStreamingServer(w, r, "rtmp-control", &server{serverType: "RTMP", port: 1935})
+	cs.serveStreamingServer(w, r, "rtmp-control", serverInfo{kind: kindRTMP, port: 1935})
 }
 
 func (cs *controlSockets) wss(w http.ResponseWriter, r *http.Request) {
-	cs.serveStreamingServer(w, r, "wss-control", &server{serverType: "WS", port: 80})
+	cs.serveStreamingServer(w, r, "wss-control", serverInfo{kind: kindWS, port: 80})
 }
 
 func (cs *controlSockets) hls(w http.ResponseWriter, r *http.Request) {
 	if cs.authenticate(w, r, "hls-control") {
-		cs.serve(w, r, &encoderPeerSession{}, originOf(r, nil))
+		cs.serve(w, r, &encoderPeerSession{}, originOf(r, serverInfo{}))
 	}
 }
 
-func (cs *controlSockets) serveStreamingServer(w http.ResponseWriter, r *http.Request, subject string, srv *server) {
+func (cs *controlSockets) serveStreamingServer(w http.ResponseWriter, r *http.Request, subject string, info serverInfo) {
 	if !cs.authenticate(w, r, subject) {
 		return
 	}
-	if err := srv.setAddress(r); err != nil {
+	if err := info.setAddress(r); err != nil {
 		cs.sayRefused(r, err.Error())
 		writeError(w, http.StatusBadRequest, err.Error())
 		return
 	}
-	cs.serve(w, r, &serverPeerSession{server: srv}, originOf(r, srv))
+	cs.serve(w, r, &serverPeerSession{info: info}, originOf(r, info))
 }
 
 // serve upgrades the request and hands the connection to a goroutine of its own: a handler that stayed would keep
@@ -213,7 +213,7 @@ func tokenFault(token string, secret Secret, subject string) string {
 }
 
 // setAddress takes the address that encoders reach the streaming server at from the handshake.
-func (srv *server) setAddress(r *http.Request) error {
+func (info *serverInfo) setAddress(r *http.Request) error {
 	if ip := r.Header.Get("x-external-ip"); ip != "" {
 		if strings.HasPrefix(ip, "[") && strings.HasSuffix(ip, "]") {
 			ip = ip[1 : len(ip)-1]
@@ -221,9 +221,9 @@ func (srv *server) setAddress(r *http.Request) error {
 		if !isAddress(ip) {
 			return errors.New("x-external-ip is not an IP address or host name")
 		}
-		srv.ip = ip
+		info.ip = ip
 	} else {
-		if srv.ip = addressOf(r.RemoteAddr); srv.ip == "" {
+		if info.ip = addressOf(r.RemoteAddr); info.ip == "" {
 			return errors.New("connection has no address")
 		}
 	}
@@ -232,9 +232,9 @@ func (srv *server) setAddress(r *http.Request) error {
 		if err != nil || n == 0 {
 			return errors.New("x-custom-port is not a valid port")
 		}
-		srv.port = int(n)
+		info.port = int(n)
 	}
-	srv.ssl = strings.EqualFold(r.Header.Get("x-ssl-use"), "true")
+	info.ssl = strings.EqualFold(r.Header.Get("x-ssl-use"), "true")
 	return nil
 }
 

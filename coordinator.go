@@ -12,8 +12,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"coordinator/internal/outbox"
 )
 
 const (
@@ -107,11 +105,11 @@ func (c *coordinator) stop() {
 // wait returns when no publish request is under way any more: once stopped and all control sockets gone, at once.
 func (c *coordinator) wait() { c.publishes.Wait() }
 
-// joinServer takes in a streaming server that has connected.
-func (c *coordinator) joinServer(s *server) {
-	s.turns = make(chan struct{}, maxServerVerifications)
-	c.registry.joinServer(s, time.Now())
-	c.log.Info("streaming server connected", "session", s.id, "type", s.serverType, "ip", s.ip, "port", s.port, "ssl", s.ssl)
+// joinServer adds a streaming server that has connected.
+func (c *coordinator) joinServer(peer serverPeer, info serverInfo) *server {
+	s := c.registry.joinServer(peer, info, time.Now())
+	c.log.Info("streaming server connected", "session", s.id, "type", string(s.kind), "ip", s.ip, "port", s.port, "ssl", s.ssl)
+	return s
 }
 
 // leaveServer is called once when the connection of a streaming server is gone.
@@ -120,7 +118,7 @@ func (c *coordinator) leaveServer(s *server, reason error) {
 	c.tell(c.registry.leaveServer(s, time.Now()))
 }
 
-// joinEncoder takes in an encoder by its first REGISTER. remote is where its connection comes from, address its IP address.
+// joinEncoder adds an encoder at its first REGISTER. remote is where its connection comes from, address its IP address.
 func (c *coordinator) joinEncoder(peer encoderPeer, remote, address string, capacity int) *encoder {
 	e, notices := c.registry.joinEncoder(peer, address, capacity, time.Now())
 	c.log.Info("encoder registered", "session", e.id, "remote", remote, "capacity", capacity)
@@ -143,9 +141,10 @@ func (c *coordinator) leaveEncoder(e *encoder, reason error) {
 // answered is called at the first sign of life of a session that was probed.
 func (c *coordinator) answered(session uint64) { c.tell(c.registry.answered(session)) }
 
-// publish answers a publish request, with accept or deny on the server's peer, within answerWithin. It returns at
-// once; what has to wait for the application runs beside the caller and ends with ctx, which is the connection's.
-func (c *coordinator) publish(ctx context.Context, s *server, req publishRequest) {
+// publish answers a publish request, with accept or deny on the server's peer, within answerWithin. It returns at once; what
+// has to wait for the application runs beside the caller and ends with ctx, which is the connection's. turns limits the
+// verifications under way of one connection: it has room for maxServerVerifications.
+func (c *coordinator) publish(ctx context.Context, s *server, turns chan struct{}, req publishRequest) {
 	if err := c.mayAsk(req); err != nil {
 		c.deny(s, req, err)
 		return
@@ -158,13 +157,13 @@ func (c *coordinator) publish(ctx context.Context, s *server, req publishRequest
 	arrived := time.Now()
 	c.publishes.Go(func() {
 		defer c.pending.Add(-1)
-		if err := c.verifyAndClaim(ctx, s, req, arrived.Add(answerWithin)); err != nil {
+		if err := c.verifyAndClaim(ctx, s, turns, req, arrived.Add(answerWithin)); err != nil {
 			c.deny(s, req, err)
 		}
 	})
 }
 
-// mayAsk finds the reasons to deny that need no question to the application.
+// mayAsk returns an error if the request can be denied without asking the application.
 func (c *coordinator) mayAsk(req publishRequest) error {
 	switch {
 	case c.stopping.Load():
@@ -179,8 +178,8 @@ func (c *coordinator) mayAsk(req publishRequest) error {
 	return nil
 }
 
-func (c *coordinator) verifyAndClaim(ctx context.Context, s *server, req publishRequest, answerBy time.Time) error {
-	allowed, err := c.verify(ctx, s, req)
+func (c *coordinator) verifyAndClaim(ctx context.Context, s *server, turns chan struct{}, req publishRequest, answerBy time.Time) error {
+	allowed, err := c.verify(ctx, turns, req)
 	if err != nil {
 		return err
 	}
@@ -202,12 +201,12 @@ func (c *coordinator) verifyAndClaim(ctx context.Context, s *server, req publish
 	return err
 }
 
-func (c *coordinator) verify(ctx context.Context, s *server, req publishRequest) (profile, error) {
+func (c *coordinator) verify(ctx context.Context, turns chan struct{}, req publishRequest) (profile, error) {
 	ctx, cancel := context.WithTimeout(ctx, verifyTimeout+time.Second) // with the wait for a turn
 	defer cancel()
 	select {
-	case s.turns <- struct{}{}:
-		defer func() { <-s.turns }()
+	case turns <- struct{}{}:
+		defer func() { <-turns }()
 	case <-ctx.Done():
 		return profile{}, errNoAnswer
 	}
@@ -236,15 +235,14 @@ func (c *coordinator) endPublish(s *server, channel, streamID string) {
 	c.tell(notices)
 }
 
-// announce is STREAM-AVAILABLE. Of available the caller fills in the names and what the encoder said.
-func (c *coordinator) announce(e *encoder, available outbox.Event) {
-	available.At = time.Now()
-	notices, own := c.registry.announce(e, available)
+// announce is STREAM-AVAILABLE.
+func (c *coordinator) announce(e *encoder, channel, streamID string, a announcement) {
+	notices, own := c.registry.announce(e, channel, streamID, a, time.Now())
 	if !own {
-		c.notItsOwn("STREAM-AVAILABLE", e.id, available.Channel, available.StreamID)
+		c.notItsOwn("STREAM-AVAILABLE", e.id, channel, streamID)
 		return
 	}
-	c.log.Debug("stream available", "channel", available.Channel, "stream", available.StreamID, "type", available.StreamType, "resolution", available.Resolution)
+	c.log.Debug("stream available", "channel", channel, "stream", streamID, "type", a.streamType, "resolution", a.resolution)
 	c.tell(notices)
 }
 

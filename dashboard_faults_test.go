@@ -108,7 +108,7 @@ func hostileNamesStory(t *testing.T, browser context.Context) {
 	cluster := newClusterDouble(t)
 	cluster.change(func() {
 		cluster.streams = []streamRow{{Channel: hostile, StreamID: hostile, State: hostile, Since: time.Now(), Encoder: 1, StreamServer: 2}}
-		cluster.streams[0].announced = []unique.Handle[announcement]{unique.Make(announcement{hostile, hostile})}
+		cluster.streams[0].announced = []unique.Handle[output]{unique.Make(output{hostile, hostile})}
 		cluster.streams[0].describeAnnounced()
 		cluster.servers = []serverReport{{ID: 1, IP: hostile, ServerType: hostile}}
 		cluster.overview.Version = hostile

@@ -15,32 +15,30 @@ import (
 	"testing/synctest"
 	"time"
 
-	"coordinator/internal/outbox"
-
 	"github.com/gorilla/websocket"
 )
 
 func TestAnnouncementThatCouldNeverBeToldIsNone(t *testing.T) {
 	t.Parallel()
-	whole := outbox.Event{StreamType: "HLS-LIVE", Resolution: "640x360", IndexFile: "a.m3u8", StartTime: "1.5"}
+	whole := announcement{streamType: "HLS-LIVE", resolution: "640x360", indexFile: "a.m3u8", startTime: "1.5"}
 	for name, test := range map[string]struct {
-		change func(*outbox.Event)
+		change func(*announcement)
 		want   bool
 	}{
-		"whole":                  {func(*outbox.Event) {}, true},
-		"no start time":          {func(e *outbox.Event) { e.StartTime = "" }, true},
-		"longest index file":     {func(e *outbox.Event) { e.IndexFile = strings.Repeat("a", longestIndexFile) }, true},
-		"too long an index file": {func(e *outbox.Event) { e.IndexFile = strings.Repeat("a", longestIndexFile+1) }, false},
-		"too long when encoded":  {func(e *outbox.Event) { e.IndexFile = strings.Repeat("\x01", longestIndexFile/2) }, false},
-		"too long a resolution":  {func(e *outbox.Event) { e.Resolution = strings.Repeat("1", longestDetail+1) }, false},
-		"too long a start time":  {func(e *outbox.Event) { e.StartTime = strings.Repeat("1", longestDetail+1) }, false},
-		"no index file":          {func(e *outbox.Event) { e.IndexFile = "" }, false},
-		"no resolution":          {func(e *outbox.Event) { e.Resolution = "" }, false},
-		"unknown type":           {func(e *outbox.Event) { e.StreamType = "HLS" }, false},
+		"whole":                  {func(*announcement) {}, true},
+		"no start time":          {func(e *announcement) { e.startTime = "" }, true},
+		"longest index file":     {func(e *announcement) { e.indexFile = strings.Repeat("a", longestIndexFile) }, true},
+		"too long an index file": {func(e *announcement) { e.indexFile = strings.Repeat("a", longestIndexFile+1) }, false},
+		"too long when encoded":  {func(e *announcement) { e.indexFile = strings.Repeat("\x01", longestIndexFile/2) }, false},
+		"too long a resolution":  {func(e *announcement) { e.resolution = strings.Repeat("1", longestDetail+1) }, false},
+		"too long a start time":  {func(e *announcement) { e.startTime = strings.Repeat("1", longestDetail+1) }, false},
+		"no index file":          {func(e *announcement) { e.indexFile = "" }, false},
+		"no resolution":          {func(e *announcement) { e.resolution = "" }, false},
+		"unknown type":           {func(e *announcement) { e.streamType = "HLS" }, false},
 	} {
 		e := whole
 		test.change(&e)
-		if got := complete(e); got != test.want {
+		if got := e.complete(); got != test.want {
 			t.Errorf("%s: %v", name, got)
 		}
 	}
@@ -91,8 +89,7 @@ func TestManyWhoAvoidAnEncoderCostLittle(t *testing.T) {
 	lastID := 0
 	now := time.Now()
 	r := newRegistry(1, now, func() string { lastID++; return fmt.Sprint("s", lastID) }, nowhere{}, limits{failover: true, encoderWait: time.Hour})
-	s := &server{serverType: "RTMP", peer: nowhere{}}
-	r.joinServer(s, now)
+	s := r.joinServer(nowhere{}, serverInfo{kind: kindRTMP}, now)
 	e, _ := r.joinEncoder(nowhere{}, "10.0.0.1", -1, now)
 	const publishers = 5000
 	for i := range publishers {
@@ -104,7 +101,7 @@ func TestManyWhoAvoidAnEncoderCostLittle(t *testing.T) {
 	for i := range publishers {
 		id := fmt.Sprint("s", i+1)
 		channel := fmt.Sprint("c", i)
-		r.announce(e, outbox.Event{Channel: channel, StreamID: id, StreamType: "HLS-LIVE", Resolution: "1x1", At: now})
+		r.announce(e, channel, id, announcement{streamType: "HLS-LIVE", resolution: "1x1"}, now)
 		r.finish(e, channel, id, now)
 	}
 	if r.waiting.Len() != publishers {

@@ -162,10 +162,10 @@ func (c *invariantCheck) publications() {
 		if p.successor != nil {
 			c.hold(p.current != nil && p.current.encoder != p.successor.encoder, "publication %s has a successor on the same encoder, or no current stream", p.publisherID)
 			c.hold(c.isLive(p.successor) && p.successor.pub == p, "publication %s has a successor that is not live", p.publisherID)
-			c.hold(p.server.serverType == "RTMP", "publication %s is moved from a %s source", p.publisherID, p.server.serverType)
+			c.hold(p.server.kind == "RTMP", "publication %s is moved from a %s source", p.publisherID, p.server.kind)
 			moves[p.current.encoder]++
 		}
-		c.hold(p.server.serverType == "RTMP" || p.current == nil && killed || p.current != nil && p.current.id == p.publisherID, "publication %s of a %s source was moved", p.publisherID, p.server.serverType)
+		c.hold(p.server.kind == "RTMP" || p.current == nil && killed || p.current != nil && p.current.id == p.publisherID, "publication %s of a %s source was moved", p.publisherID, p.server.kind)
 	}
 	for e, n := range moves {
 		c.hold(n <= movesAtOnce, "encoder %d has %d moves under way", e.id, n)

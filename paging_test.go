@@ -181,9 +181,7 @@ func registryWith(tb testing.TB, streams int) *registry {
 	}
 	var servers []*server
 	for range 20 {
-		s := &server{serverType: "RTMP", ip: "10.0.0.1", port: 1935, peer: nowhere{}}
-		r.joinServer(s, now)
-		servers = append(servers, s)
+		servers = append(servers, r.joinServer(nowhere{}, serverInfo{kind: kindRTMP, ip: "10.0.0.1", port: 1935}, now))
 	}
 	for i := range streams {
 		channel := fmt.Sprintf("channel-%08d", i*7919%streams)
@@ -192,7 +190,7 @@ func registryWith(tb testing.TB, streams int) *registry {
 		}
 		st := r.channels.get(channel).current
 		for _, resolution := range []string{"ORIGINAL", "1280x720", "640x360", "320x180"} {
-			r.announce(st.encoder, outbox.Event{Channel: channel, StreamID: st.id, StreamType: "HLS-LIVE", Resolution: resolution})
+			r.announce(st.encoder, channel, st.id, announcement{streamType: "HLS-LIVE", resolution: resolution}, now)
 		}
 	}
 	return r

@@ -9,25 +9,27 @@ import (
 	"strconv"
 	"strings"
 
-	"coordinator/internal/outbox"
 	"coordinator/internal/wire"
 )
 
 // serverPeerSession is the connection of a streaming server.
 type serverPeerSession struct {
+	info serverInfo // set once
+
 	// set once by join
 	*session
 	server *server
 	c      *coordinator
+	turns  chan struct{}   // one item for each key verification under way
 	ctx    context.Context // of its publish requests
 	cancel context.CancelFunc
 }
 
 func (p *serverPeerSession) join(s *session, c *coordinator) {
 	p.session, p.c = s, c
-	p.server.peer = p
+	p.turns = make(chan struct{}, maxServerVerifications)
 	p.ctx, p.cancel = context.WithCancel(context.Background())
-	c.joinServer(p.server)
+	p.server = c.joinServer(p, p.info)
 }
 
 func (p *serverPeerSession) leave(reason error) {
@@ -40,7 +42,7 @@ func (p *serverPeerSession) handle(m wire.Message) {
 	switch m.Method {
 	case "PUBLISH-REQUEST":
 		userIP := m.Get("User-IP")
-		p.c.publish(p.ctx, p.server, publishRequest{ // without the message, which may be long and the wait, too
+		p.c.publish(p.ctx, p.server, p.turns, publishRequest{ // copies: the message may be large, and the wait long
 			requestID: strings.Clone(m.Get("Request-ID")),
 			channel:   strings.Clone(channel),
 			key:       strings.Clone(m.Get("Stream-Key")),
@@ -103,19 +105,17 @@ func (p *encoderPeerSession) handle(m wire.Message) {
 	channel, streamID := m.Get("Stream-Channel"), m.Get("Stream-ID")
 	switch m.Method {
 	case "STREAM-AVAILABLE":
-		available := outbox.Event{
-			Channel:    channel,
-			StreamID:   streamID,
-			StreamType: strings.ToUpper(m.Get("Stream-Type")),
-			Resolution: m.Get("Resolution"),
-			IndexFile:  m.Get("Index-file"),
-			StartTime:  m.Get("Start-Time"),
+		a := announcement{
+			streamType: strings.ToUpper(m.Get("Stream-Type")),
+			resolution: m.Get("Resolution"),
+			indexFile:  m.Get("Index-file"),
+			startTime:  m.Get("Start-Time"),
 		}
-		if !complete(available) {
+		if !a.complete() {
 			p.log.Debug("incomplete message ignored", "method", m.Method, "session", p.encoder.id, "channel", loggable(channel), "stream", loggable(streamID))
 			return
 		}
-		p.c.announce(p.encoder, available)
+		p.c.announce(p.encoder, channel, streamID, a)
 	case "STREAM-CLOSED":
 		p.c.finish(p.encoder, channel, streamID, m.Get("Error-Code"), m.Get("Error-Message"))
 	default:
@@ -139,18 +139,18 @@ func (p *encoderPeerSession) register(capacity string) {
 }
 
 // An application's server takes request headers of some 8 KiB in all. An announcement that does not fit could never be
-// delivered, and would hold up the stream-closed behind it for ever: it is none.
+// delivered, and would hold up the stream-closed behind it for ever, so it is ignored.
 const (
 	longestIndexFile = 4 << 10
 	longestDetail    = 256 // resolution and start time
 )
 
-// complete tells whether an announcement says enough to be of use to the application, and can be told to it.
-func complete(e outbox.Event) bool {
-	switch e.StreamType {
+// complete reports whether an announcement has all that the application needs, and fits its headers.
+func (a announcement) complete() bool {
+	switch a.streamType {
 	case "HLS-LIVE", "HLS-VOD", "IMG-PREVIEW":
-		return e.Resolution != "" && e.IndexFile != "" && len(headerValue(e.IndexFile)) <= longestIndexFile &&
-			len(headerValue(e.Resolution)) <= longestDetail && len(headerValue(e.StartTime)) <= longestDetail
+		return a.resolution != "" && a.indexFile != "" && len(headerValue(a.indexFile)) <= longestIndexFile &&
+			len(headerValue(a.resolution)) <= longestDetail && len(headerValue(a.startTime)) <= longestDetail
 	}
 	return false
 }

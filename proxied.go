@@ -18,8 +18,9 @@ const peersSettle = 10 * time.Second
 
 // serverAddress is where encoders would reach a streaming server.
 type serverAddress struct {
-	serverType, ip string
-	port           int
+	kind serverKind
+	ip   string
+	port int
 }
 
 // peerOrigin is what a handshake tells of where a peer is. It is not changed after originOf.
@@ -30,11 +31,11 @@ type peerOrigin struct {
 	forwarded bool          // the request passed a proxy that says so
 }
 
-// originOf takes nil for an encoder.
-func originOf(r *http.Request, srv *server) peerOrigin {
+// originOf takes a zero serverInfo for an encoder.
+func originOf(r *http.Request, info serverInfo) peerOrigin {
 	o := peerOrigin{remote: r.RemoteAddr, forwarded: r.Header.Get("X-Forwarded-For") != ""}
-	if srv != nil {
-		o.server = serverAddress{srv.serverType, srv.ip, srv.port}
+	if info != (serverInfo{}) {
+		o.server = serverAddress{info.kind, info.ip, info.port}
 		o.named = r.Header.Get("x-external-ip") != ""
 	}
 	return o
@@ -104,5 +105,5 @@ func (cs *controlSockets) wrongAddress(a serverAddress) string {
 func (cs *controlSockets) warnAddress(o peerOrigin, reason string) {
 	cs.refusals.say(slog.LevelWarn, o.remote,
 		"streaming server sent no x-external-ip; encoders will use its connection's source address: set EXTERNAL_IP on the server",
-		reason, slog.String("type", o.server.serverType), slog.String("ip", o.server.ip), slog.Int("port", o.server.port))
+		reason, slog.String("type", string(o.server.kind)), slog.String("ip", o.server.ip), slog.Int("port", o.server.port))
 }

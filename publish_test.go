@@ -5,14 +5,17 @@ package main
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"coordinator/internal/outbox"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/gorilla/websocket"
 )
 
 func TestPublishIsDeniedWithoutAskingTheApplication(t *testing.T) {
@@ -352,8 +355,7 @@ func TestStreamEndsOnlyAfterItsPublisherIsAccepted(t *testing.T) {
 		defer close(encoder.failed)
 		r.finish(encoder.self, job.channel, job.streamID, time.Now())
 	}
-	s := &server{peer: publisher}
-	r.joinServer(s, time.Now())
+	s := r.joinServer(publisher, serverInfo{}, time.Now())
 	encoder.self, _ = r.joinEncoder(encoder, "10.0.0.1", 1, time.Now())
 	if _, err := r.claim(s, claimRequest{id: "1", channel: "chan"}, time.Now()); err != nil {
 		t.Fatal(err)
@@ -398,3 +400,54 @@ func (p *hesitantPublisher) deny(_, _ string)    {}
 func (p *hesitantPublisher) Append(outbox.Event) {}
 func (p *hesitantPublisher) probe(uint64)        {}
 func (p *hesitantPublisher) keepsUp() bool       { return true }
+
+// TestRequestsThatAreAnsweredMakeRoomForOthers: were one of them still counted, every publisher would be denied in the end.
+func TestRequestsThatAreAnsweredMakeRoomForOthers(t *testing.T) {
+	t.Parallel()
+	cfg, log := &Config{IDMaxLength: 128}, slog.New(slog.DiscardHandler)
+	c := newCoordinator(cfg, log, newKeyVerifier(cfg, log), &callbacks{})
+	denied := &countingServer{}
+	s := c.joinServer(denied, serverInfo{kind: kindRTMP})
+	turns := make(chan struct{}, maxServerVerifications)
+	publish := func(channel string) {
+		c.publish(t.Context(), s, turns, publishRequest{requestID: "1", channel: channel, key: "k"})
+	}
+	const requests = 100 // there is no encoder
+	for i := range requests {
+		publish(fmt.Sprint("c", i))
+	}
+	c.wait()
+	if pending := c.pending.Load(); pending != 0 || denied.denials.Load() != requests {
+		t.Errorf("%d requests are pending, %d denied", pending, denied.denials.Load())
+	}
+	c.pending.Store(maxPendingPublishes)
+	publish("one-too-many")
+	c.wait()
+	if pending := c.pending.Load(); pending != maxPendingPublishes || denied.denials.Load() != requests+1 {
+		t.Errorf("%d requests are pending, %d denied", pending, denied.denials.Load())
+	}
+}
+
+// countingServer counts denials.
+type countingServer struct {
+	nowhere
+	denials atomic.Int64
+}
+
+func (s *countingServer) deny(string, string) { s.denials.Add(1) }
+
+// TestPublishersThatWaitAreDeniedAtTheStop instead of being left without an answer.
+func TestPublishersThatWaitAreDeniedAtTheStop(t *testing.T) {
+	t.Parallel()
+	d := startDaemon(t, "ENCODER_WAIT_SECONDS=15")
+	server := d.dialPeer("rtmp")
+	server.request("waits", "key")
+	d.awaitWaiting(1)
+	if err := d.stop(); err != nil {
+		t.Error(err)
+	}
+	server.expectDenied("waits")
+	if err := server.awaitGone(); !websocket.IsCloseError(err, websocket.CloseGoingAway) {
+		t.Error(err)
+	}
+}

@@ -2,13 +2,29 @@ package main
 
 // Who is connected and what is live. The registry alone holds the cluster's state, behind one mutex.
 // No I/O, no clock, no logging: every operation is one transition, and what follows from it (orders to peers,
-// events) is handed over before the lock is let go, so that effects leave in the order of their transitions. What
+// events) is handed over before the lock is released, so that effects leave in the order of their transitions. What
 // is worth a log line comes back as notices. Publications, streams, servers and encoders are known by identity:
 // whoever holds an old one can't touch its successor.
 //
-// Here: the state, joining and leaving. lives.go has the life of publications and streams, kills.go the end that a
-// publisher is told of, placement.go the choice of encoders and the queue for them, failover.go the way from one encoder
-// to another, twins.go the search for dead sessions, snapshot.go copies for reports.
+// A publication (a publisher that is live on a channel) and a stream (one encoding of it):
+//
+//	publish request ── channel free, slot free ──> publication live, its stream started
+//	  ├── no slot: waits (registry_waiting.go) ── slot free ──> live;  ── too late ──> denied
+//	  └── channel live on a session that may be dead: held (registry_twins.go) ── free ──> live;  ── it lives ──> denied
+//
+//	publication:  live ── PUBLISH-END, server gone ──────────────────────────────> ended, channel free
+//	              live ── killed ──> STREAM-KILL is repeated ── PUBLISH-END, server gone, 30 s ──> ended, channel free
+//	              live ── encoder lost ──> another encoder has a slot: live, next stream (registry_failover.go)
+//	                                       none has: waits ── slot free ──> live;  ── too late ──> killed
+//	                                       may not move: killed
+//
+//	stream:  started ── STREAM-AVAILABLE ──> announced: the application knows it
+//	         live (current, or successor of a move) ── STREAM-CLOSED, encoder gone ──> closed, publication lost its encoder
+//	         live ── publication ended, killed or moved on ──> closing: ENCODE-STOP ── STREAM-CLOSED, encoder gone ──> closed
+//
+// A stream holds a slot of its encoder from its start to closed. stream-closed is told at closed, if it was announced.
+//
+// Here: the state, joining and leaving. The other registry_*.go have the rest, one job each.
 
 import (
 	"container/list"
@@ -71,17 +87,29 @@ type claimRequest struct {
 	answerBy         time.Time
 }
 
+// serverKind is how publishers reach a streaming server, as encoders are told and reports show it.
+type serverKind string
+
+const (
+	kindRTMP serverKind = "RTMP"
+	kindWS   serverKind = "WS" // WebSocket
+)
+
+// serverInfo is what a streaming server says of itself: its kind and where encoders reach it.
+type serverInfo struct {
+	kind serverKind
+	ip   string // or host name
+	port int
+	ssl  bool
+}
+
 // server is a connected streaming server.
 type server struct {
 	// set once
-	id         uint64
-	serverType string // RTMP or WS
-	ip         string
-	port       int
-	ssl        bool
-	peer       serverPeer
-	since      time.Time
-	turns      chan struct{} // of the coordinator: holds one item for each key verification under way
+	serverInfo
+	id    uint64
+	peer  serverPeer
+	since time.Time
 
 	// guarded by registry.mu
 	twin
@@ -101,20 +129,20 @@ type encoder struct {
 
 	// guarded by registry.mu
 	twin
-	gone       bool
-	capacity   int              // negative: no limit
-	streams    members[*stream] // live and closing: each holds one slot
-	superseded int              // of the streams
-	draining   bool             // takes no new stream
-	failures   int              // streams in a row that it failed right after their start
-	asideTil   time.Time        // not chosen before, if another has a slot
+	gone          bool
+	capacity      int              // negative: no limit
+	streams       members[*stream] // live and closing: each holds one slot
+	superseded    int              // of the streams
+	draining      bool             // takes no new stream
+	failures      int              // streams in a row that it failed right after their start
+	setAsideUntil time.Time        // until then chosen only if no other encoder has a free slot
 }
 
-// publication is a publisher that is live on a channel, whatever encoders have its stream in the course of time. There may
-// be 100,000 of them and of streams, so what each holds is kept small.
+// publication is a publisher that is live on a channel, regardless of which encoder currently has its stream. There may be
+// 100,000 of them and of streams, so each is kept small.
 type publication struct {
 	// set once
-	number      uint64 // not reused while events are kept of it, by later processes either
+	number      uint64 // never reused while its events are on disk, not even by a later process
 	channel     string
 	key         string // a secret
 	publisherID string // the first stream ID: what the streaming server knows the publisher by
@@ -130,7 +158,7 @@ type publication struct {
 	proven      bool          // an encoder has announced something of it
 	killed      bool          // told to end; since when is in registry.killed
 	failedMoves uint8
-	events      uint32 // so many were told
+	events      uint32 // events appended so far; the next one's position
 	inServer    uint32 // place in server.publications
 }
 
@@ -148,16 +176,19 @@ type stream struct {
 	// guarded by registry.mu
 	previous   string // stream ID that it took over from; fixed with its first event
 	closing    bool
-	superseded bool   // closing because its publication goes on at another encoder: nobody needs it any more
+	superseded bool   // closing because its publication goes on at another encoder
 	inEncoder  uint32 // place in encoder.streams
 	lastSeq    uint32 // of its events; 0: nothing was announced
-	announced  []unique.Handle[announcement]
+	outputs    []unique.Handle[output]
 }
 
 func (st *stream) place() *uint32 { return &st.inEncoder }
 
-// announcement is a kind of output that an encoder has announced for a stream.
-type announcement struct{ streamType, resolution string }
+// announcement is what an encoder says in STREAM-AVAILABLE.
+type announcement struct{ streamType, resolution, indexFile, startTime string }
+
+// output is a kind of output that an encoder has announced for a stream.
+type output struct{ streamType, resolution string }
 
 // limits are the registry's rules that an operator can set.
 type limits struct {
@@ -182,14 +213,14 @@ type registry struct {
 	encoders     map[uint64]*encoder
 	moving       map[*encoder]struct{} // drained, and to be emptied
 	channels     channelIndex          // the live publication of each channel
-	closing      map[string]*stream    // by ID
+	closing      map[string]*stream    // streams, by ID
 	slots        slotCount
 	waiting      list.List                 // of *waiter, in the order of arrival
 	waitingCount int                       // publish requests among them
 	killed       map[*publication]*killing // until PUBLISH-END or killPatience
 	twins        map[twinKey]*twinGroup
-	unprobed     map[*twinGroup]struct{} // those with sessions that are to be probed soon
-	held         map[string][]*waiter    // publish requests, by channel: see twins.go
+	unprobed     map[*twinGroup]struct{} // those with sessions to probe soon
+	held         map[string][]*waiter    // publish requests, by channel: see registry_twins.go
 	heldCount    int
 	freed        []string                     // channels with held requests that have become free
 	losses       map[*publication][]time.Time // of encoders, within the last minute
@@ -210,7 +241,7 @@ type noticeKind int
 
 const (
 	noteStarted     noticeKind = iota // a publication, with its first stream
-	noteDenied                        // a publish request
+	noteDenied                        // a publish request, whatever the reason
 	noteEnded                         // a publication
 	noteKilled                        // a publication, by the coordinator itself
 	noteKillIgnored                   // a publication whose streaming server never said that it ended
@@ -250,19 +281,19 @@ func newRegistry(firstID uint64, now time.Time, newStreamID func() string, event
 	}
 }
 
-// joinServer takes in a streaming server and gives it its identity.
-func (r *registry) joinServer(s *server, now time.Time) {
+// joinServer adds a streaming server and gives it its identity.
+func (r *registry) joinServer(peer serverPeer, info serverInfo, now time.Time) *server {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.lastID++
-	s.id = r.lastID
-	s.since = now
+	s := &server{serverInfo: info, id: r.lastID, peer: peer, since: now}
+	s.twin = twin{session: s.id, prober: peer}
 	r.servers[s.id] = s
-	s.twin = twin{session: s.id, prober: s.peer}
-	r.joinTwinsLocked(&s.twin, twinKey{s.serverType, s.ip, s.port}, now)
+	r.joinTwinsLocked(&s.twin, twinKey{string(s.kind), s.ip, s.port}, now)
+	return s
 }
 
-// joinEncoder takes in an encoder that has registered and gives it its identity. address is that of its machine.
+// joinEncoder adds an encoder that has registered and gives it its identity. address is that of its machine.
 func (r *registry) joinEncoder(peer encoderPeer, address string, capacity int, now time.Time) (*encoder, []notice) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

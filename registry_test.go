@@ -359,13 +359,13 @@ func TestAnnouncementsAreRememberedOnceAndBounded(t *testing.T) {
 	if diff := cmp.Diff([]string{"HLS-LIVE 640x360"}, row.Announced); diff != "" {
 		t.Error("announced (-want +got):\n", diff)
 	}
-	for i := range 3 * maxAnnounced {
+	for i := range 3 * maxOutputs {
 		rig.available(e, "ch", "id1", fmt.Sprint("TYPE-", i))
 	}
 	row = rowsOf(rig.r)[0]
 	row.describeAnnounced()
 	want := []string{"HLS-LIVE 640x360"}
-	for i := range maxAnnounced - 1 {
+	for i := range maxOutputs - 1 {
 		want = append(want, fmt.Sprintf("TYPE-%d 640x360", i))
 	}
 	if diff := cmp.Diff(want, row.Announced); diff != "" {

@@ -12,7 +12,7 @@ import (
 )
 
 // failoverRig has channel ch live as id1 on encoder a and announced, and an idle encoder b.
-func failoverRig(t *testing.T, rules limits, serverType string) (rig *registryRig, s *server, a, b *encoder) {
+func failoverRig(t *testing.T, rules limits, serverType serverKind) (rig *registryRig, s *server, a, b *encoder) {
 	t.Helper()
 	rig = newRegistryRig(t, rules)
 	s, a = rig.server("s", serverType), rig.encoder("a", 2)
@@ -92,7 +92,7 @@ func TestNoFailover(t *testing.T) {
 	tests := []struct {
 		name       string
 		rules      limits
-		serverType string
+		serverType serverKind
 		prepare    func(rig *registryRig, b *encoder)
 	}{
 		{"WebSocket source", failoverOn, "WS", nil},

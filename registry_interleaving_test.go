@@ -10,8 +10,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"coordinator/internal/outbox"
 )
 
 // replaySeed, when set to the seed of a failed run, makes every cluster the one of that run. The registry's own
@@ -111,11 +109,10 @@ func (m *clusterModel) joinServer() {
 		return
 	}
 	kind := m.rnd.IntN(4) // and machine: those of a kind are twins
-	s := &modelServer{m: m, server: &server{serverType: []string{"RTMP", "RTMP", "RTMP", "WS"}[kind], ip: fmt.Sprint("10.0.0.", kind)}}
-	s.peer = s
-	m.r.joinServer(s.server, m.now)
+	s := &modelServer{m: m}
+	s.server = m.r.joinServer(s, serverInfo{kind: []serverKind{kindRTMP, kindRTMP, kindRTMP, kindWS}[kind], ip: fmt.Sprint("10.0.0.", kind)}, m.now)
 	m.servers = append(m.servers, s)
-	m.say("server %d joins, %s", s.id, s.serverType)
+	m.say("server %d joins, %s", s.id, s.kind)
 	m.done(nil)
 }
 
@@ -216,7 +213,7 @@ func (m *clusterModel) announceSuccessor() {
 func (m *clusterModel) announceOf(k *modelTask, kind string) {
 	m.say("encoder %d announces %s of %s", k.encoder.encoder.id, kind, k.id)
 	k.hlsLive = k.hlsLive || kind == "HLS-LIVE"
-	notices, own := m.r.announce(k.encoder.encoder, outbox.Event{Channel: k.channel, StreamID: k.id, StreamType: kind, Resolution: "ORIGINAL", At: m.now})
+	notices, own := m.r.announce(k.encoder.encoder, k.channel, k.id, announcement{streamType: kind, resolution: "ORIGINAL"}, m.now)
 	m.hold(own && k.announced, "STREAM-AVAILABLE of %s was not taken", k.id)
 	m.done(notices)
 }
@@ -337,7 +334,7 @@ func (m *clusterModel) twinEndsPublish() {
 }
 
 func (m *clusterModel) mayBeSucceeded(s *modelServer, p *modelPublication) bool {
-	return s.id > p.server.id && s.serverType == p.server.serverType && s.ip == p.server.ip
+	return s.id > p.server.id && s.kind == p.server.kind && s.ip == p.server.ip
 }
 
 // twinFinishes is STREAM-CLOSED from an encoder that has come after the stream's own, from the same machine.
@@ -370,7 +367,7 @@ func (m *clusterModel) foreignMessage() {
 		notices, own := m.r.finish(e.encoder, k.channel, k.id, m.now)
 		m.hold(!own && m.told == told, "a foreign STREAM-CLOSED of %s was taken", k.id)
 		m.done(notices)
-		_, own = m.r.announce(e.encoder, outbox.Event{Channel: k.channel, StreamID: k.id, StreamType: "HLS-LIVE", At: m.now})
+		_, own = m.r.announce(e.encoder, k.channel, k.id, announcement{streamType: "HLS-LIVE"}, m.now)
 		m.hold(!own && m.told == told, "a foreign STREAM-AVAILABLE of %s was taken", k.id)
 	}
 	if s, ok := oneOf(m, m.servers); ok && (s != k.pub.server && !m.mayBeSucceeded(s, k.pub) || k.pub.ended || k.id != k.pub.id) {

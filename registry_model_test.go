@@ -212,7 +212,7 @@ func (e *modelEncoder) start(job encodeJob) {
 	m.hold(e.connected && !e.draining && !m.stopping, "start on an encoder that takes nothing")
 	m.hold(e.capacity < 0 || e.load() < e.capacity, "start on a full encoder")
 	m.hold(m.byID[job.streamID] == nil, "stream ID %s is used again", job.streamID)
-	m.hold(job.sourceType == p.server.serverType, "source type %s", job.sourceType)
+	m.hold(job.sourceType == string(p.server.kind), "source type %s", job.sourceType)
 	k := &modelTask{id: job.streamID, channel: job.channel, pub: p, encoder: e, started: m.now}
 	for _, other := range p.tasks {
 		if other.live() {
@@ -223,7 +223,7 @@ func (e *modelEncoder) start(job encodeJob) {
 	}
 	first := len(p.tasks) == 0
 	m.hold(first == (k.id == p.id), "the first stream of %s is called %s", p.id, k.id)
-	m.hold(first || p.server.serverType == "RTMP", "a WebSocket source is started again")
+	m.hold(first || p.server.kind == "RTMP", "a WebSocket source is started again")
 	m.hold(first || k.from != nil || m.rules.failover, "failover though it is off")
 	if !first && k.from == nil {
 		m.failovers++
@@ -353,7 +353,7 @@ func (m *clusterModel) checkPublication(p *modelPublication) {
 	}
 	switch len(live) {
 	case 0:
-		mayWait := m.rules.failover && m.rules.encoderWait > 0 && p.server.serverType == "RTMP"
+		mayWait := m.rules.failover && m.rules.encoderWait > 0 && p.server.kind == "RTMP"
 		m.hold(mayWait || !p.killed.IsZero(), "publication %s has no encoder", p.id)
 	case 2:
 		m.hold(!live[1].hlsLive, "the move of %s is not over though its successor has announced HLS-LIVE", p.id)

@@ -19,7 +19,7 @@ const (
 	// one address at once, as from behind a proxy, cost a few rounds and not one each.
 	probesApart = time.Second
 
-	answersSoon = time.Second
+	answersSoon = time.Second // a live peer answers a ping within this
 
 	maxHeldRequests = 16_384
 )
@@ -39,21 +39,21 @@ type twinKey struct {
 
 // twinGroup is the sessions of one key. Most groups have one.
 type twinGroup struct {
-	key      twinKey
-	sessions members[*twin]
-	newest   uint64    // session
-	probed   time.Time // when last
-	due      bool      // to be probed again: see registry.unprobed
+	key       twinKey
+	sessions  members[*twin]
+	newest    uint64 // session
+	lastProbe time.Time
+	due       bool // to be probed again: see registry.unprobed
 }
 
 // twin is a session as one of its group.
 type twin struct {
-	session uint64 // identity
-	prober  prober
-	group   *twinGroup
-	inGroup uint32    // place in the group
-	probing bool      // and it has not answered yet
-	asked   time.Time // when it was probed last
+	session  uint64 // identity
+	prober   prober
+	group    *twinGroup
+	inGroup  uint32 // place in the group
+	probing  bool   // and it has not answered yet
+	probedAt time.Time
 }
 
 func (t *twin) place() *uint32 { return &t.inGroup }
@@ -62,7 +62,9 @@ func (t *twin) place() *uint32 { return &t.inGroup }
 func (t *twin) suspect() bool { return t.probing || t.group.due && t.session != t.group.newest }
 
 // slowToAnswer tells whether a session is more likely dead than not: one that lives answers in milliseconds.
-func (t *twin) slowToAnswer(now time.Time) bool { return t.probing && now.Sub(t.asked) >= answersSoon }
+func (t *twin) slowToAnswer(now time.Time) bool {
+	return t.probing && now.Sub(t.probedAt) >= answersSoon
+}
 
 // succeeds tells whether the session may have taken the place of the other one.
 func (t *twin) succeeds(older *twin) bool { return t.group == older.group && t.session > older.session }
@@ -82,7 +84,7 @@ func (r *registry) joinTwinsLocked(t *twin, key twinKey, now time.Time) {
 	}
 	g.due = true
 	r.unprobed[g] = struct{}{}
-	if now.Sub(g.probed) >= probesApart {
+	if now.Sub(g.lastProbe) >= probesApart {
 		r.probeGroupLocked(g, now)
 	}
 }
@@ -99,18 +101,18 @@ func (r *registry) leaveTwinsLocked(t *twin) {
 // probeDueLocked probes groups whose round had to wait.
 func (r *registry) probeDueLocked(now time.Time) {
 	for g := range r.unprobed {
-		if now.Sub(g.probed) >= probesApart {
+		if now.Sub(g.lastProbe) >= probesApart {
 			r.probeGroupLocked(g, now)
 		}
 	}
 }
 
 func (r *registry) probeGroupLocked(g *twinGroup, now time.Time) {
-	g.due, g.probed = false, now
+	g.due, g.lastProbe = false, now
 	delete(r.unprobed, g)
 	for _, t := range g.sessions {
 		if t.session != g.newest && !t.probing {
-			t.probing, t.asked = true, now
+			t.probing, t.probedAt = true, now
 			t.prober.probe(t.session)
 		}
 	}
@@ -182,13 +184,13 @@ func (r *registry) filterHeldLocked(keep func(*waiter) bool) (taken []*waiter) {
 	return taken
 }
 
-// placeFreedLocked goes on with the requests for channels that have become free.
+// placeFreedLocked serves held requests whose channel is now free.
 func (r *registry) placeFreedLocked(now time.Time) {
 	for len(r.freed) > 0 {
 		channel := r.freed[0]
 		r.freed = r.freed[1:]
 		held := r.takeHeldLocked(channel)
-		// Those first whose own session is not in doubt: another one's publisher may be a ghost, too.
+		// Healthy sessions first: a suspect session's own publisher may be dead, too.
 		slices.SortStableFunc(held, func(a, b *waiter) int { return compareBools(a.server.suspect(), b.server.suspect()) })
 		for _, w := range held {
 			if err := r.placeLocked(w, now); err != nil {

@@ -123,16 +123,15 @@ func (rig *registryRig) reasonNoted(kind noticeKind, reason error) bool {
 }
 
 // server connects a streaming server on a machine of its own.
-func (rig *registryRig) server(name, serverType string) *server {
+func (rig *registryRig) server(name string, kind serverKind) *server {
 	rig.t.Helper()
 	rig.lastMachine++
-	return rig.serverAt(fmt.Sprint("10.0.0.", rig.lastMachine), name, serverType)
+	return rig.serverAt(fmt.Sprint("10.0.0.", rig.lastMachine), name, kind)
 }
 
-func (rig *registryRig) serverAt(ip, name, serverType string) *server {
+func (rig *registryRig) serverAt(ip, name string, kind serverKind) *server {
 	rig.t.Helper()
-	s := &server{serverType: serverType, ip: ip, port: 1935, peer: &recordingServer{rig: rig, name: name}}
-	rig.r.joinServer(s, rig.now)
+	s := rig.r.joinServer(&recordingServer{rig: rig, name: name}, serverInfo{kind: kind, ip: ip, port: 1935}, rig.now)
 	rig.step(nil)
 	return s
 }
@@ -203,7 +202,7 @@ func (rig *registryRig) end(s *server, channel, id string) bool {
 
 func (rig *registryRig) available(e *encoder, channel, id, streamType string) bool {
 	rig.t.Helper()
-	notices, own := rig.r.announce(e, outbox.Event{Channel: channel, StreamID: id, StreamType: streamType, Resolution: "640x360", IndexFile: "i.m3u8", At: rig.now})
+	notices, own := rig.r.announce(e, channel, id, announcement{streamType: streamType, resolution: "640x360", indexFile: "i.m3u8"}, rig.now)
 	rig.step(notices)
 	return own
 }

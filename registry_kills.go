@@ -1,9 +1,9 @@
 package main
 
-// The end that a publisher is told of. A streaming server misses a kill that arrives before it has processed the accept.
-// The channel would then be free here while its publisher goes on there. So STREAM-KILL is repeated until the server
-// answers with PUBLISH-END or is gone. Only the channel waits for that; slots and events do not. Part of the registry,
-// under its rules.
+// Ending publishers: STREAM-KILL and its repeats. A streaming server misses a kill that arrives before it has processed the
+// accept. The channel would then be free here while its publisher goes on there. So the kill is repeated up to five times
+// until the server answers with PUBLISH-END or is gone; after 30 s the publication is dropped. Only the channel waits for
+// that; slots and events do not. Part of the registry, under its rules.
 
 import (
 	"errors"
@@ -23,8 +23,8 @@ var errKillIgnored = errors.New("streaming server did not answer STREAM-KILL")
 
 // killing is a kill that was not answered yet.
 type killing struct {
-	since time.Time // when it was said first
-	again int       // repeats that were due when it was said last
+	since time.Time // when it was sent first
+	again int       // repeats that were due when it was sent last
 }
 
 // kill tells the publisher of the channel's live publication to stop, if the ID is its current one or "*". Its encodings go
@@ -53,7 +53,7 @@ func (r *registry) killLocked(p *publication, now time.Time) {
 	}
 }
 
-// giveUpLocked kills a publication on the coordinator's own account: no encoder is free for it, or its video is no use to any.
+// giveUpLocked kills a publication on the coordinator's own initiative: no encoder can have it.
 func (r *registry) giveUpLocked(p *publication, reason error, now time.Time) {
 	if !p.killed {
 		r.killLocked(p, now)
@@ -62,7 +62,8 @@ func (r *registry) giveUpLocked(p *publication, reason error, now time.Time) {
 	r.letGoLocked(p)
 }
 
-// repeatKillsLocked says kills again that are due, and forgets publications whose streaming server says nothing.
+// repeatKillsLocked resends kills that are due, and drops publications whose streaming server does not answer. A server that
+// is behind in reading gets no repeats: it has the first kill still to read.
 func (r *registry) repeatKillsLocked(now time.Time) {
 	for p, k := range r.killed {
 		age := now.Sub(k.since)
@@ -76,7 +77,7 @@ func (r *registry) repeatKillsLocked(now time.Time) {
 			due++
 		}
 		if due > 0 {
-			r.letGoLocked(p) // its slot waits no longer for the server
+			r.letGoLocked(p) // its slot no longer waits for the server
 		}
 		if due > k.again && p.server.peer.keepsUp() {
 			k.again = due

@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"coordinator/internal/outbox"
 	"coordinator/internal/wire"
 )
 
@@ -37,9 +36,8 @@ func BenchmarkRegistryLife(b *testing.B) {
 	for _, live := range []int{100, 100_000} {
 		b.Run(fmt.Sprintf("live=%d", live), func(b *testing.B) {
 			r := registryWith(b, live)
-			s := &server{serverType: "RTMP", ip: "10.0.0.2", port: 1935, peer: nowhere{}}
 			now := time.Now()
-			r.joinServer(s, now)
+			s := r.joinServer(nowhere{}, serverInfo{kind: kindRTMP, ip: "10.0.0.2", port: 1935}, now)
 			r.newStreamID = func() string { return "one" }
 			b.ReportAllocs()
 			for b.Loop() {
@@ -47,7 +45,7 @@ func BenchmarkRegistryLife(b *testing.B) {
 					b.Fatal(err)
 				}
 				e := r.channels.get("one").current.encoder
-				r.announce(e, outbox.Event{Channel: "one", StreamID: "one", StreamType: "HLS-LIVE", Resolution: "ORIGINAL", At: now})
+				r.announce(e, "one", "one", announcement{streamType: "HLS-LIVE", resolution: "ORIGINAL"}, now)
 				r.end(s, "one", "one", now)
 				r.finish(e, "one", "one", now)
 			}

@@ -1,7 +1,7 @@
 package main
 
-// The life of publications and streams, from the claim of a channel to the last word of an encoder. Part of the
-// registry, under its rules.
+// The life of publications and streams, from the claim of a channel to STREAM-CLOSED. Part of the registry, under its
+// rules.
 
 import (
 	"net"
@@ -14,8 +14,8 @@ import (
 	"coordinator/internal/outbox"
 )
 
-// maxAnnounced bounds what is remembered of a stream's outputs; real encoders have about a dozen.
-const maxAnnounced = 32
+// maxOutputs bounds what is kept of a stream's outputs; real encoders have about a dozen.
+const maxOutputs = 32
 
 // channelIsBusy tells whether a publish request for the channel would be denied whatever its key is.
 func (r *registry) channelIsBusy(channel string) bool {
@@ -47,7 +47,7 @@ func (r *registry) claim(s *server, request claimRequest, now time.Time) ([]noti
 func (r *registry) publishLocked(w *waiter, e *encoder, now time.Time) {
 	r.lastNumber++
 	channel, key, id := w.request.channel, w.request.key, r.newStreamID()
-	names := channel + key + id // one piece of memory for all, and none of the message that they came with
+	names := channel + key + id // one allocation for all three, which does not keep the message alive
 	p := &publication{
 		number:      r.lastNumber,
 		channel:     names[:len(channel)],
@@ -74,7 +74,7 @@ func (r *registry) startLocked(p *publication, e *encoder, id string, now time.T
 	e.peer.start(encodeJob{
 		channel:     p.channel,
 		streamID:    st.id,
-		sourceType:  p.server.serverType,
+		sourceType:  string(p.server.kind),
 		sourceURI:   p.server.sourceURI(p.channel, p.key),
 		resolutions: settings.resolutions,
 		record:      settings.record,
@@ -92,7 +92,7 @@ func (r *registry) age(st *stream, now time.Time) time.Duration { return now.Sub
 // sourceURI is where an encoder pulls a stream from; it holds the stream key.
 func (s *server) sourceURI(channel, key string) string {
 	scheme := "rtmp"
-	if s.serverType == "WS" {
+	if s.kind == kindWS {
 		scheme = "ws"
 	}
 	if s.ssl {
@@ -117,7 +117,7 @@ func (r *registry) end(s *server, channel, streamID string, now time.Time) ([]no
 	return r.takeNoticesLocked(), true
 }
 
-// endLocked ends a publication: the channel is free, its streams go over to closing.
+// endLocked ends a publication: the channel is free, its streams are closing.
 func (r *registry) endLocked(p *publication) {
 	r.channels.remove(p)
 	p.server.publications.remove(p)
@@ -142,32 +142,33 @@ func (r *registry) letGoLocked(p *publication) {
 	p.current, p.successor = nil, nil
 }
 
-// stopLocked takes a live stream over to closing.
+// stopLocked makes a live stream closing.
 func (r *registry) stopLocked(st *stream) {
 	st.closing = true
 	r.closing[st.id] = st
 	st.encoder.peer.stop(st.pub.channel, st.id)
 }
 
-// announce is STREAM-AVAILABLE. Of available the caller sets the names, what the encoder said and the time.
-// It reports whether the stream is the encoder's own and not closed; if not, nothing changes.
-func (r *registry) announce(e *encoder, available outbox.Event) ([]notice, bool) {
+// announce is STREAM-AVAILABLE. It reports whether the stream is the encoder's own and not closed; if not, nothing changes.
+func (r *registry) announce(e *encoder, channel, streamID string, a announcement, now time.Time) ([]notice, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	st := r.ownStreamLocked(e, available.Channel, available.StreamID)
+	st := r.ownStreamLocked(e, channel, streamID)
 	if st == nil {
 		return nil, false
 	}
-	e.failures, e.asideTil = 0, time.Time{}
+	e.failures, e.setAsideUntil = 0, time.Time{}
 	st.pub.proven = true
+	// When the move began current was unknown to the application, so the successor was to follow the stream before it. Now
+	// the application learns of current first, and the successor follows that.
 	if next := st.pub.successor; next != nil && st == st.pub.current && st.lastSeq == 0 && next.lastSeq == 0 {
 		next.previous = st.id
 	}
-	st.rememberLocked(announcement{available.StreamType, available.Resolution})
-	r.appendEventLocked(st, available)
-	if st == st.pub.successor && available.StreamType == "HLS-LIVE" {
+	st.addOutputLocked(output{a.streamType, a.resolution})
+	r.appendEventLocked(st, outbox.Event{StreamType: a.streamType, Resolution: a.resolution, IndexFile: a.indexFile, StartTime: a.startTime, At: now})
+	if st == st.pub.successor && a.streamType == "HLS-LIVE" {
 		r.handOverLocked(st.pub)
-		r.settleLocked(available.At)
+		r.settleLocked(now)
 	}
 	return r.takeNoticesLocked(), true
 }
@@ -180,10 +181,10 @@ func (r *registry) appendEventLocked(st *stream, ev outbox.Event) {
 	r.events.Append(ev)
 }
 
-// rememberLocked keeps each kind of output once, for those who look at the stream.
-func (st *stream) rememberLocked(a announcement) {
-	if h := unique.Make(a); len(st.announced) < maxAnnounced && !slices.Contains(st.announced, h) {
-		st.announced = append(st.announced, h)
+// addOutputLocked keeps each kind of output once, for lists of streams.
+func (st *stream) addOutputLocked(o output) {
+	if h := unique.Make(o); len(st.outputs) < maxOutputs && !slices.Contains(st.outputs, h) {
+		st.outputs = append(st.outputs, h)
 	}
 }
 
@@ -239,10 +240,10 @@ func (p *publication) liveStreamLocked(id string) *stream {
 	return nil
 }
 
-// isLiveLocked says that the stream serves a publication that is live.
+// isLiveLocked reports whether the stream serves a live publication.
 func (st *stream) isLiveLocked() bool { return st == st.pub.current || st == st.pub.successor }
 
-// closeLocked takes a stream over to closed. It is the one place where a slot becomes free.
+// closeLocked makes a stream closed. It is the one place where a slot becomes free.
 func (r *registry) closeLocked(st *stream, now time.Time) {
 	if st.closing {
 		delete(r.closing, st.id)

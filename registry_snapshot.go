@@ -92,7 +92,7 @@ func (r *registry) serverReports() []serverReport {
 func (r *registry) serverReportsLocked() []serverReport {
 	list := make([]serverReport, 0, len(r.servers))
 	for _, s := range r.servers {
-		list = append(list, serverReport{s.id, s.ip, s.port, s.ssl, s.serverType, s.since, len(s.publications), s.draining})
+		list = append(list, serverReport{s.id, s.ip, s.port, s.ssl, string(s.kind), s.since, len(s.publications), s.draining})
 	}
 	return list
 }
@@ -116,7 +116,7 @@ func (r *registry) encoderReportsLocked(now time.Time) []encoderReport {
 			Since:    e.since,
 			Draining: e.draining,
 			Moving:   moving,
-			SetAside: now.Before(e.asideTil),
+			SetAside: now.Before(e.setAsideUntil),
 		})
 	}
 	return list
@@ -222,7 +222,7 @@ func (r *registry) totals(now time.Time) totals {
 		t.encoders[e.state()]++
 	}
 	for _, s := range r.servers {
-		if s.serverType == "RTMP" {
+		if s.kind == kindRTMP {
 			t.rtmpServers++
 		} else {
 			t.wsServers++
@@ -244,7 +244,7 @@ type streamRow struct {
 	Since        time.Time `json:"since"`     // the publisher is live
 	Announced    []string  `json:"announced"` // "HLS-LIVE 1280x720-30"
 
-	announced []unique.Handle[announcement]
+	announced []unique.Handle[output]
 }
 
 // streamRows gives all streams to each, as liveStreams does; one that goes over to closing during the call may be
@@ -299,7 +299,7 @@ func (r *registry) appendRows(rows []streamRow, from int, newest uint64) (_ []st
 }
 
 func (st *stream) rowLocked(state string) streamRow {
-	return streamRow{st.pub.channel, st.id, state, st.pub.server.id, st.encoder.id, time.Unix(0, st.pub.since), nil, st.announced}
+	return streamRow{st.pub.channel, st.id, state, st.pub.server.id, st.encoder.id, time.Unix(0, st.pub.since), nil, st.outputs}
 }
 
 // matches tells whether a search for q finds the row: by a part of its names, or by the id of its encoder or server.

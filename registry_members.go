@@ -1,8 +1,7 @@
 package main
 
-// members is a set of items that know their place in it, in the order in which they came but for the gaps that others
-// left. Beside a map it takes a third of the memory; and who goes through it, the collector above all, finds side by side
-// what came into being together, while in a map each item is somewhere else: docs/performance.md.
+// members is an unordered set stored as a slice; each item keeps its own index, so removal is O(1) (swap with the last). It
+// takes a third of the memory of a map, and the garbage collector goes through it in order: docs/performance.md.
 type members[M member] []M
 
 // member can be in one set of its kind at a time.
@@ -16,7 +15,7 @@ func (s *members[M]) add(m M) {
 	*s = append(*s, m)
 }
 
-// remove takes out an item, if it is in the set; the last one moves to its place.
+// remove removes an item, if it is in the set.
 func (s *members[M]) remove(m M) {
 	end := len(*s) - 1
 	if int(*m.place()) > end || (*s)[*m.place()] != m {

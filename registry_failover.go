@@ -1,0 +1,70 @@
+package main
+
+// Failover: a publication that has lost its encoder goes on at another one. It gets a new stream ID, since two encoders must
+// never write the same path. Only RTMP sources can be moved: a WebSocket source loses the container's header at the first
+// pull, so that a second encoder can't decode it. Part of the registry, under its rules.
+
+import (
+	"errors"
+	"time"
+)
+
+var (
+	errEncoderFailed = errors.New("encoder ended the stream")
+	errEncoderGone   = errors.New("encoder is gone")
+)
+
+func (p *publication) movable() bool { return p.server.kind == kindRTMP && !p.killed }
+
+// lostLocked is called when a live stream was closed under its publication. mayMove tells whether another encoder may
+// fare better; if not, or if there can be no other, the publication is killed.
+func (r *registry) lostLocked(st *stream, mayMove bool, reason error, now time.Time) {
+	p := st.pub
+	switch {
+	case p.successor == st: // the current one goes on
+		p.successor = nil
+		p.failedMoves++
+		return
+	case p.successor != nil: // it takes over before its time
+		r.takeOverLocked(p)
+		return
+	}
+	p.current = nil
+	if st.lastSeq == 0 && st.previous != "" {
+		p.id = st.previous // the application has not heard of a later one
+	}
+	if r.stopping || !mayMove || !r.limits.failover || !p.movable() {
+		r.giveUpLocked(p, reason, now)
+		return
+	}
+	if r.countLossLocked(p, now) >= maxLosses {
+		r.giveUpLocked(p, errEncodersLost, now)
+		return
+	}
+	w := &waiter{pub: p, avoid: st.encoder}
+	if st.encoder.gone {
+		w.avoid = nil
+	}
+	if r.grantLocked(w, now) == nil {
+		return
+	}
+	if err := r.waitLocked(w, now); err != nil {
+		r.giveUpLocked(p, err, now)
+	}
+}
+
+// lastToldLocked is the stream ID that a new encoding takes over from in the eyes of the application, which has not heard
+// of an encoding that never announced anything.
+func (p *publication) lastToldLocked() string {
+	if p.current != nil && p.current.lastSeq == 0 && p.current.previous != "" {
+		return p.current.previous
+	}
+	return p.id
+}
+
+// resumeLocked gives a publication that has lost its encoder to another one.
+func (r *registry) resumeLocked(p *publication, e *encoder, now time.Time) {
+	p.current = r.startLocked(p, e, r.newStreamID(), now)
+	r.noteLocked(notice{kind: noteMoved, channel: p.channel, stream: p.current.id, previous: p.id, server: p.server.id, encoder: e.id})
+	p.id = p.current.id
+}

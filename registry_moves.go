@@ -1,0 +1,130 @@
+package main
+
+// Maintenance: taking a server or an encoder out of service, and moving the streams of an encoder to others. A move starts a
+// successor beside the current stream, which takes over once it has announced its HLS-LIVE. Part of the registry, under its
+// rules.
+
+import (
+	"math/rand/v2"
+	"time"
+)
+
+const (
+	movesAtOnce    = 4           // of one encoder
+	movePatience   = time.Minute // for the HLS-LIVE of a successor
+	maxFailedMoves = 3           // of one publication; then it stays where it is
+)
+
+// drain takes a streaming server or an encoder out of service: it gets nothing new and keeps what it has. With move
+// the live streams of an encoder go to others. Errors: errUnknownMember.
+func (r *registry) drain(id uint64, move bool, now time.Time) ([]notice, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if s := r.servers[id]; s != nil {
+		s.draining = true
+		return nil, nil
+	}
+	e := r.encoders[id]
+	if e == nil {
+		return nil, errUnknownMember
+	}
+	e.draining = true
+	if move {
+		r.moving[e] = struct{}{}
+		for _, st := range e.streams {
+			st.pub.failedMoves = 0
+		}
+	}
+	r.settleLocked(now)
+	return r.takeNoticesLocked(), nil
+}
+
+// undrain puts it back into service; moves that are under way are finished. Errors: errUnknownMember.
+func (r *registry) undrain(id uint64, now time.Time) ([]notice, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if s := r.servers[id]; s != nil {
+		s.draining = false
+		return nil, nil
+	}
+	e := r.encoders[id]
+	if e == nil {
+		return nil, errUnknownMember
+	}
+	e.draining = false
+	delete(r.moving, e)
+	r.settleLocked(now)
+	return r.takeNoticesLocked(), nil
+}
+
+// moveOnLocked starts as many moves as may be under way for each encoder that is drained with moving.
+func (r *registry) moveOnLocked(now time.Time) {
+	for e := range r.moving {
+		r.moveSomeLocked(e, now)
+	}
+}
+
+func (r *registry) moveSomeLocked(e *encoder, now time.Time) {
+	underWay, arriving := 0, false
+	for _, st := range e.streams {
+		p := st.pub
+		arriving = arriving || p.successor == st // it is to be moved on once it has taken over
+		if p.current != st || p.successor == nil {
+			continue
+		}
+		if r.age(p.successor, now) >= movePatience {
+			r.giveUpMoveLocked(p)
+		} else {
+			underWay++
+		}
+	}
+	start := rand.IntN(max(len(e.streams), 1)) // so that streams that can't be moved do not hold up those behind them
+	for i := range e.streams {
+		st := e.streams[(start+i)%len(e.streams)]
+		p := st.pub
+		if underWay >= movesAtOnce {
+			return
+		}
+		if st.closing || p.current != st || p.successor != nil || !p.movable() || p.failedMoves >= maxFailedMoves {
+			continue
+		}
+		other := r.chooseLocked(&waiter{pub: p}, now)
+		if other == nil {
+			return
+		}
+		p.successor = r.startLocked(p, other, r.newStreamID(), now)
+		underWay++
+	}
+	if underWay == 0 && !arriving {
+		delete(r.moving, e) // what is left stays to its end
+	}
+}
+
+// handOverLocked ends a move: the successor has announced its HLS-LIVE, the encoding before it is told to stop. It may go on
+// for as long as the publisher does (a real encoder leaves the end to the source), and holds its slot until then.
+func (r *registry) handOverLocked(p *publication) {
+	old := p.current
+	r.takeOverLocked(p)
+	r.supersedeLocked(old)
+}
+
+// supersedeLocked stops an encoding of a publication that goes on at another encoder.
+func (r *registry) supersedeLocked(st *stream) {
+	st.superseded = true
+	st.encoder.superseded++
+	r.stopLocked(st)
+}
+
+// takeOverLocked makes the successor the current encoding.
+func (r *registry) takeOverLocked(p *publication) {
+	r.noteLocked(notice{kind: noteMoved, channel: p.channel, stream: p.successor.id, previous: p.id, server: p.server.id, encoder: p.successor.encoder.id})
+	p.current, p.id, p.successor, p.failedMoves = p.successor, p.successor.id, nil, 0
+}
+
+// giveUpMoveLocked stops a successor that does not start.
+func (r *registry) giveUpMoveLocked(p *publication) {
+	st := p.successor
+	p.successor = nil
+	p.failedMoves++
+	r.supersedeLocked(st)
+}

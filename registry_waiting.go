@@ -1,0 +1,219 @@
+package main
+
+// Publish requests and publications that wait for a slot, and what their time limits end. Part of the registry, under its
+// rules.
+
+import (
+	"container/list"
+	"errors"
+	"slices"
+	"time"
+)
+
+const maxWaitingRequests = 1000
+
+var errWaitedInVain = errors.New("no encoder had a free slot in time")
+
+// waiter asks for a slot: it is a publish request, or a publication that has lost its encoder.
+type waiter struct {
+	// a publish request
+	server  *server
+	request claimRequest
+
+	// a publication
+	pub   *publication
+	avoid *encoder // the one that failed it
+
+	due time.Time
+}
+
+// placeLocked grants a publish request a slot, or lets it wait. Errors: those of grantLocked but errMayBeFree, if there is no
+// waiting.
+func (r *registry) placeLocked(w *waiter, now time.Time) error {
+	err := errStopping
+	switch {
+	case r.stopping:
+	case w.server.gone:
+		err = errPeerGone
+	default:
+		err = r.grantLocked(w, now)
+	}
+	switch err {
+	case errNoEncoder:
+		return r.waitLocked(w, now)
+	case errMayBeFree:
+		return r.holdLocked(w)
+	}
+	return err
+}
+
+// grantLocked grants w a slot. Errors: errDraining, errChannelBusy, errMayBeFree, errNoEncoder.
+func (r *registry) grantLocked(w *waiter, now time.Time) error {
+	if w.pub == nil {
+		if w.server.draining {
+			return errDraining
+		}
+		if p := r.channels.get(w.request.channel); p != nil {
+			if p.server.suspect() {
+				return errMayBeFree
+			}
+			return errChannelBusy
+		}
+	}
+	e := r.chooseLocked(w, now)
+	if e == nil {
+		return errNoEncoder
+	}
+	if w.pub == nil {
+		r.publishLocked(w, e, now)
+	} else {
+		r.resumeLocked(w.pub, e, now)
+	}
+	return nil
+}
+
+// waitLocked appends w to the wait queue. It fails with errNoEncoder if waiting is off or the queue is full.
+func (r *registry) waitLocked(w *waiter, now time.Time) error {
+	if r.limits.encoderWait == 0 || r.stopping {
+		return errNoEncoder
+	}
+	w.due = now.Add(r.limits.encoderWait)
+	if w.pub != nil {
+		w.pub.waiting = r.waiting.PushBack(w)
+		return nil
+	}
+	if r.waitingCount == maxWaitingRequests {
+		return errNoEncoder
+	}
+	if w.request.answerBy.Before(w.due) {
+		w.due = w.request.answerBy
+	}
+	r.waitingCount++
+	r.waiting.PushBack(w)
+	return nil
+}
+
+func (r *registry) removeWaiterLocked(el *list.Element) *waiter {
+	w := r.waiting.Remove(el).(*waiter)
+	if w.pub != nil {
+		w.pub.waiting = nil
+	} else {
+		r.waitingCount--
+	}
+	return w
+}
+
+func (r *registry) stopWaitingLocked(p *publication) {
+	if p.waiting != nil {
+		r.removeWaiterLocked(p.waiting)
+	}
+}
+
+// forgetRequestsLocked drops the requests of a streaming server that is gone.
+func (r *registry) forgetRequestsLocked(s *server) {
+	var dropped []*waiter
+	r.eachWaiterLocked(func(el *list.Element, w *waiter) {
+		if w.pub == nil && w.server == s {
+			dropped = append(dropped, r.removeWaiterLocked(el))
+		}
+	})
+	if s.held > 0 {
+		dropped = append(dropped, r.filterHeldLocked(func(w *waiter) bool { return w.server != s })...)
+	}
+	for _, w := range dropped {
+		r.noteLocked(notice{kind: noteDenied, channel: w.request.channel, server: s.id, reason: errPeerGone})
+	}
+}
+
+// denyRequestsLocked denies all requests that wait or are held.
+func (r *registry) denyRequestsLocked(reason error) {
+	r.eachWaiterLocked(func(el *list.Element, w *waiter) {
+		if w.pub == nil {
+			r.denyLocked(r.removeWaiterLocked(el), reason)
+		}
+	})
+	for _, w := range r.filterHeldLocked(func(*waiter) bool { return false }) {
+		r.denyLocked(w, reason)
+	}
+}
+
+func (r *registry) denyLocked(w *waiter, reason error) {
+	w.server.peer.deny(w.request.id, w.request.channel)
+	r.noteLocked(notice{kind: noteDenied, channel: w.request.channel, server: w.server.id, reason: reason})
+}
+
+// eachWaiterLocked calls f for each waiter in the order of arrival; f may remove it.
+func (r *registry) eachWaiterLocked(f func(*list.Element, *waiter)) {
+	for el := r.waiting.Front(); el != nil; {
+		next := el.Next()
+		f(el, el.Value.(*waiter))
+		el = next
+	}
+}
+
+// settleLocked is called when slots or channels may have become free: it serves the wait queue, then goes on with moves.
+func (r *registry) settleLocked(now time.Time) {
+	if r.stopping {
+		return
+	}
+	r.placeFreedLocked(now)
+	var refused []*encoder // whoever avoids one of these has no other
+	for el := r.waiting.Front(); el != nil; {
+		next, w := el.Next(), el.Value.(*waiter)
+		if slices.Contains(refused, w.avoid) {
+			el = next
+			continue
+		}
+		err := r.grantLocked(w, now)
+		if err == errNoEncoder {
+			if w.avoid == nil {
+				break // nor is there a slot for those behind
+			}
+			refused = append(refused, w.avoid)
+		} else {
+			r.removeWaiterLocked(el)
+			if err == errMayBeFree {
+				err = r.holdLocked(w)
+			}
+			if err != nil {
+				r.denyLocked(w, err)
+			}
+		}
+		el = next
+	}
+	r.moveOnLocked(now)
+}
+
+// expire applies the time limits: it ends waiting, starting and killing that took too long. The coordinator calls it a few
+// times a second.
+func (r *registry) expire(now time.Time) []notice {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.eachWaiterLocked(func(el *list.Element, w *waiter) {
+		if now.Before(w.due) {
+			return
+		}
+		if w.pub != nil {
+			r.giveUpLocked(w.pub, errWaitedInVain, now)
+		} else {
+			r.denyLocked(r.removeWaiterLocked(el), errWaitedInVain)
+		}
+	})
+	if r.heldCount > 0 {
+		for _, w := range r.filterHeldLocked(func(w *waiter) bool { return now.Before(w.due) }) {
+			r.denyLocked(w, errChannelBusy)
+		}
+	}
+	r.probeDueLocked(now)
+	r.repeatKillsLocked(now)
+	for len(r.started) > 0 && r.age(r.started[0], now) >= r.limits.startTimeout {
+		st := r.started[0]
+		r.started[0] = nil
+		r.started = r.started[1:]
+		if st.isLiveLocked() && st.lastSeq == 0 {
+			r.neverStartedLocked(st, now)
+		}
+	}
+	r.settleLocked(now)
+	return r.takeNoticesLocked()
+}
