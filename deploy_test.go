@@ -203,9 +203,9 @@ func TestKubernetesManifestGivesEachPeerWhatItNeeds(t *testing.T) {
 	}
 }
 
-func TestReadmeNamesWhatEachPeerNeeds(t *testing.T) {
+func TestDocumentsNameWhatEachPeerNeeds(t *testing.T) {
 	t.Parallel()
-	text, err := os.ReadFile("README.md")
+	text, err := os.ReadFile("docs/peers.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -220,7 +220,7 @@ func TestReadmeNamesWhatEachPeerNeeds(t *testing.T) {
 		}
 		for _, part := range append([]string{kind.image, kind.command}, slices.Concat(kind.needs, slices.Collect(maps.Keys(kind.set)))...) {
 			if part != "" && !strings.Contains(row, "`"+part+"`") && !strings.Contains(row, "`"+part+"=") {
-				t.Errorf("%s: the README does not name %s", name, part)
+				t.Errorf("%s: docs/peers.md does not name %s", name, part)
 			}
 		}
 	}

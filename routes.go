@@ -19,6 +19,8 @@ import (
 	"time"
 )
 
+const maxHeaderBytes = 32 << 10 // of a request; net/http reads 4 KiB more before it refuses one
+
 // methods is what one path answers to. GET serves HEAD, too (RFC 9110, 9.1), and OPTIONS is answered for every path, to
 // anybody: the health checks of some proxies ask it.
 type methods map[string]http.HandlerFunc
@@ -133,7 +135,7 @@ func newHTTPServer(handler http.Handler, door *door, log *slog.Logger) *httpServ
 		ReadTimeout:       20 * time.Second,
 		WriteTimeout:      60 * time.Second,
 		IdleTimeout:       idleInServer,
-		MaxHeaderBytes:    32 << 10,
+		MaxHeaderBytes:    maxHeaderBytes,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 
 		DisableGeneralOptionsHandler: true,

@@ -207,6 +207,7 @@ func TestEncoderThatIsProbedIsChosenLast(t *testing.T) {
 
 // twin connects a streaming server from the place of the last one.
 func (n *fakeNet) twin(endpoint string) *testPeer {
+	synctest.Wait() // until the one before has joined: its upgrade is answered first
 	n.lastPort--
 	return n.dialPeer(endpoint)
 }

@@ -1,8 +1,8 @@
-# The application of a trial: it knows the keys, and prints each event once.
+# An application for a trial: it knows the keys, and prints each event once.
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 KEYS = {"demo": "demo-key"}  # channel: key
-seen = set()                 # in earnest: a database, in the same transaction as what the event changes
+seen = set()                 # in production: a database, in the same transaction as what the event changes
 
 class Application(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"  # keeps connections open
