@@ -142,7 +142,7 @@ func readText(t *testing.T, path string) string {
 }
 
 // daemonWithCertificate exposes all there is.
-func daemonWithCertificate(t *testing.T) *daemon {
+func daemonWithCertificate(t *testing.T) *testDaemon {
 	t.Helper()
 	dir := t.TempDir()
 	newTestPair(t, 1).write(t, dir)

@@ -30,6 +30,7 @@ func layers() [][][]string {
 	registry = slices.DeleteFunc(registry, func(name string) bool { return strings.HasSuffix(name, "_test.go") })
 	return [][][]string{
 		{{"main.go", "cli.go", "misspelled.go"}},
+		{{"daemon.go"}},
 		{{"routes.go"}},
 		{{"health.go"}, {"operator.go"}, {"control.go", "proxied.go"}, {"dashboard.go"}},
 		{{"authorization.go"}, {"peers.go"}},

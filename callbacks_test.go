@@ -61,15 +61,15 @@ func TestPublicationsAreNumberedBehindThoseOnDiskWhateverTheClockSays(t *testing
 	t.Parallel()
 	cfg, log := &Config{DataDir: t.TempDir(), EventCallbackURL: "http://127.0.0.1:1"}, slog.New(slog.DiscardHandler)
 	for _, later := range []bool{false, true} {
-		c, err := newCallbacks(cfg, func(int, error, time.Duration) {}, log)
+		d, err := newDaemon(cfg, log)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if next := newCoordinator(cfg, log, nil, c).registry.lastNumber + 1; later && next != 1<<52+1 {
+		if next := d.coordinator.registry.lastNumber + 1; later && next != 1<<52+1 {
 			t.Errorf("the next publication has number %d", next)
 		}
-		c.Append(outbox.Event{Queue: 1 << 52, Channel: "kept", StreamID: "kept", Seq: 1, At: time.Now()}) // in the year 2112
-		if err := c.Drain(stopped()); err != nil {
+		d.events.Append(outbox.Event{Queue: 1 << 52, Channel: "kept", StreamID: "kept", Seq: 1, At: time.Now()}) // in the year 2112
+		if err := d.stop(0); err != nil {
 			t.Error(err)
 		}
 	}

@@ -41,7 +41,7 @@ func TestRandomCluster(t *testing.T) {
 
 func randomCluster(t *testing.T, seed uint64, steps int, variables ...string) {
 	t.Logf("seed %d", seed)
-	var d *daemon
+	var d *testDaemon
 	s := newSimulation(t, seed, steps, func() string { return d.addr })
 	app := s.newApplication()
 	d = startDaemon(t, append(variables, "LOG_DEBUG=NO", "LOG_REQUESTS=NO", "KEY_VERIFICATION_URL="+app.server.URL+"/verify", "EVENT_CALLBACK_URL="+app.server.URL+"/event")...)
@@ -87,7 +87,7 @@ func randomCluster(t *testing.T, seed uint64, steps int, variables ...string) {
 }
 
 // operate closes streams, drains and undrains as an operator and an application might.
-func (s *simulation) operate(r *rand.Rand, d *daemon) {
+func (s *simulation) operate(r *rand.Rand, d *testDaemon) {
 	for s.pause(r, s.busy) {
 		report := d.report()
 		s.step()
@@ -123,7 +123,7 @@ func (s *simulation) operate(r *rand.Rand, d *daemon) {
 }
 
 // command drains or undrains; the session may be gone by then.
-func (d *daemon) command(name string, id uint64, header ...string) {
+func (d *testDaemon) command(name string, id uint64, header ...string) {
 	d.t.Helper()
 	status, body := d.call("POST", "/commands/"+name, append(header, "x-session-id", strconv.FormatUint(id, 10))...)
 	if status != http.StatusOK && status != http.StatusNotFound {
@@ -131,7 +131,7 @@ func (d *daemon) command(name string, id uint64, header ...string) {
 	}
 }
 
-func (d *daemon) undrainAll() {
+func (d *testDaemon) undrainAll() {
 	d.t.Helper()
 	report := d.report()
 	for _, e := range report.Encoders {
@@ -147,7 +147,7 @@ func (d *daemon) undrainAll() {
 }
 
 // awaitOverview polls the overview until it is as wanted.
-func (d *daemon) awaitOverview(what string, wanted func(overviewReport) bool) overviewReport {
+func (d *testDaemon) awaitOverview(what string, wanted func(overviewReport) bool) overviewReport {
 	d.t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
@@ -163,7 +163,7 @@ func (d *daemon) awaitOverview(what string, wanted func(overviewReport) bool) ov
 }
 
 // allRows walks through the pages of the stream list.
-func (d *daemon) allRows() (rows []streamRow) {
+func (d *testDaemon) allRows() (rows []streamRow) {
 	d.t.Helper()
 	for after := ""; ; {
 		page := get[streamPage](d, "/commands/streams?limit=500&after="+url.QueryEscape(after))
@@ -182,7 +182,7 @@ type view struct {
 
 // awaitAgreement waits, in a calm cluster, until the coordinator and its peers see the same publishers and encodings:
 // one live encoding for each publisher, and a slot for each encoding.
-func (s *simulation) awaitAgreement(d *daemon) {
+func (s *simulation) awaitAgreement(d *testDaemon) {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
 	defer cancel()

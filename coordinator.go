@@ -63,7 +63,7 @@ type coordinator struct {
 // newCoordinator wires the use cases. The identities of peers and the numbers of publications count up from the time of
 // the start in microseconds, so that no later process gives one of them again and all stay below 2^53. Should the clock
 // have been set back, they begin behind the publications that events are kept of.
-func newCoordinator(cfg *Config, log *slog.Logger, verifier *keyVerifier, events *callbacks) *coordinator {
+func newCoordinator(cfg *Config, log *slog.Logger, m *metrics, verifier *keyVerifier, events *callbacks) *coordinator {
 	firstID := max(uint64(time.Now().UnixMicro()), events.LastQueue()+1)
 	c := &coordinator{
 		idMaxLength: cfg.IDMaxLength,
@@ -76,8 +76,8 @@ func newCoordinator(cfg *Config, log *slog.Logger, verifier *keyVerifier, events
 		verifier:  verifier,
 		events:    events,
 		startedAt: time.Now(),
+		metrics:   m,
 	}
-	c.metrics = newMetrics(c.state)
 	c.history = newHistory(c.reading)
 	return c
 }

@@ -107,10 +107,10 @@ func TestThousandPublishersReturnBeforeTheEncodersDo(t *testing.T) {
 	const servers, each, encoders = 10, 100, 10
 	app := newApplication(t)
 	data := t.TempDir()
-	start := func() *daemon {
+	start := func() *testDaemon {
 		return startDaemon(t, app.variables("LOG_DEBUG=NO", "LOG_REQUESTS=NO", "ENCODER_WAIT_SECONDS=15", "DATA_DIR="+data)...)
 	}
-	publishers := func(d *daemon) *allTold { // on all servers at once
+	publishers := func(d *testDaemon) *allTold { // on all servers at once
 		answered := awaitAll(servers * each)
 		for i := range servers {
 			server := d.dialPeer("rtmp")
@@ -130,7 +130,7 @@ func TestThousandPublishersReturnBeforeTheEncodersDo(t *testing.T) {
 		}
 		return answered
 	}
-	work := func(d *daemon) {
+	work := func(d *testDaemon) {
 		for range encoders {
 			p := d.dialPeer("hls")
 			p.tell("REGISTER", "Capacity", fmt.Sprint(servers*each/encoders))

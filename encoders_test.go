@@ -18,7 +18,7 @@ import (
 type stage struct {
 	t             *testing.T
 	app           *application
-	d             *daemon
+	d             *testDaemon
 	server        *testPeer
 	first, second *testPeer
 	firstID       uint64 // of the first encoder
@@ -225,7 +225,7 @@ func TestCloseCommandKnowsThePublisherByItsCurrentID(t *testing.T) {
 	}
 }
 
-func (d *daemon) awaitWaiting(n int) {
+func (d *testDaemon) awaitWaiting(n int) {
 	d.t.Helper()
 	d.awaitReport(fmt.Sprintf("%d that wait", n), func(r clusterReport) bool { return r.WaitingRequests == n })
 }

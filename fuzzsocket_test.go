@@ -22,14 +22,14 @@ import (
 
 // bystanders are peers with a live stream that are to notice nothing.
 type bystanders struct {
-	*daemon
+	*testDaemon
 	server, encoder *testPeer
 	id              string
 }
 
 func newBystanders(f *testing.F) *bystanders {
 	d := startDaemon(f)
-	b := &bystanders{daemon: d, server: d.dialPeer("wss")}
+	b := &bystanders{testDaemon: d, server: d.dialPeer("wss")}
 	b.encoder, _ = d.register(-1)
 	b.id = publish(b.server, b.encoder, "bystander")
 	return b

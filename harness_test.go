@@ -117,7 +117,7 @@ func attribute(line, name string) string {
 	return strings.Trim(value, `"`)
 }
 
-type daemon struct {
+type testDaemon struct {
 	t    testing.TB
 	addr string // host:port of plain HTTP
 	logs *logBuffer
@@ -125,7 +125,7 @@ type daemon struct {
 }
 
 // startDaemon runs the daemon with variables given as NAME=value, over defaults that suit a test.
-func startDaemon(t testing.TB, variables ...string) *daemon {
+func startDaemon(t testing.TB, variables ...string) *testDaemon {
 	t.Helper()
 	env := map[string]string{"HTTP_PORT": "0", "BIND_ADDRESS": "127.0.0.1", "DATA_DIR": t.TempDir(), "LOG_DEBUG": "YES"}
 	for _, v := range variables {
@@ -133,7 +133,7 @@ func startDaemon(t testing.TB, variables ...string) *daemon {
 		env[name] = value
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	d := &daemon{t: t, logs: newLogBuffer()}
+	d := &testDaemon{t: t, logs: newLogBuffer()}
 	ended := make(chan struct{})
 	var result error
 	stderr := newLogWriter(d.logs, env["LOG_FORMAT"] == "json")
@@ -163,13 +163,13 @@ func startDaemon(t testing.TB, variables ...string) *daemon {
 }
 
 // call makes a request of the commands API and returns status and body. header is name, value, name, value ...
-func (d *daemon) call(method, path string, header ...string) (int, string) {
+func (d *testDaemon) call(method, path string, header ...string) (int, string) {
 	d.t.Helper()
 	res, body := d.request(method, path, header...)
 	return res.StatusCode, body
 }
 
-func (d *daemon) request(method, path string, header ...string) (*http.Response, string) {
+func (d *testDaemon) request(method, path string, header ...string) (*http.Response, string) {
 	d.t.Helper()
 	req, err := http.NewRequest(method, "http://"+d.addr+path, nil)
 	if err != nil {
@@ -196,7 +196,7 @@ func (d *daemon) request(method, path string, header ...string) (*http.Response,
 	return res, string(body)
 }
 
-func (d *daemon) report() clusterReport {
+func (d *testDaemon) report() clusterReport {
 	d.t.Helper()
 	status, body := d.call("GET", "/commands/report")
 	var report clusterReport
@@ -207,7 +207,7 @@ func (d *daemon) report() clusterReport {
 }
 
 // awaitReport polls the report until it is as wanted.
-func (d *daemon) awaitReport(what string, wanted func(clusterReport) bool) clusterReport {
+func (d *testDaemon) awaitReport(what string, wanted func(clusterReport) bool) clusterReport {
 	d.t.Helper()
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
@@ -223,7 +223,7 @@ func (d *daemon) awaitReport(what string, wanted func(clusterReport) bool) clust
 }
 
 // awaitLoad waits until so many slots are taken.
-func (d *daemon) awaitLoad(load int) {
+func (d *testDaemon) awaitLoad(load int) {
 	d.t.Helper()
 	d.awaitReport(fmt.Sprintf("load %d", load), func(r clusterReport) bool {
 		sum := 0
@@ -235,13 +235,13 @@ func (d *daemon) awaitLoad(load int) {
 }
 
 // awaitServers waits until so many streaming servers are connected.
-func (d *daemon) awaitServers(n int) clusterReport {
+func (d *testDaemon) awaitServers(n int) clusterReport {
 	d.t.Helper()
 	return d.awaitReport(fmt.Sprintf("%d streaming servers", n), func(r clusterReport) bool { return len(r.StreamingServers) == n })
 }
 
 // awaitLive waits until the live streams are as given, channel by channel.
-func (d *daemon) awaitLive(want map[string]string) {
+func (d *testDaemon) awaitLive(want map[string]string) {
 	d.t.Helper()
 	d.awaitReport(fmt.Sprintf("live streams %v", want), func(r clusterReport) bool { return maps.Equal(want, r.live()) })
 }
@@ -267,7 +267,7 @@ type testPeer struct {
 }
 
 // dialPeer connects to a control endpoint: rtmp, wss or hls. header is name, value, name, value ...
-func (d *daemon) dialPeer(endpoint string, header ...string) *testPeer {
+func (d *testDaemon) dialPeer(endpoint string, header ...string) *testPeer {
 	d.t.Helper()
 	p, res, err := dialControl(d.t, "ws://"+d.addr+"/ws/control/"+endpoint, nil, header...)
 	if err != nil {
@@ -386,7 +386,7 @@ func (p *testPeer) quiet() {
 }
 
 // register connects an encoder and waits until it is in the report.
-func (d *daemon) register(capacity int) (*testPeer, uint64) {
+func (d *testDaemon) register(capacity int) (*testPeer, uint64) {
 	d.t.Helper()
 	known := map[uint64]bool{}
 	for _, e := range d.report().Encoders {

@@ -43,9 +43,12 @@ func TestStoppingCoordinatorIsAliveAndNotReady(t *testing.T) {
 		t.Fatal(err)
 	}
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
-	c := newCoordinator(cfg, log, nil, &callbacks{})
-	routes := newRoutes(cfg, log, &commands{coordinator: c}, newControlSockets(cfg, c, 100, log, newRefusals(log)))
-	c.stop()
+	d, err := newDaemon(cfg, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	routes := newRoutes(cfg, log, &commands{d.coordinator}, d.control)
+	d.coordinator.stop()
 	for path, want := range map[string]string{
 		"/livez":          "200 ok\n",
 		"/readyz":         "503 not ready\n",

@@ -40,8 +40,7 @@ type keyVerifier struct {
 	log    *slog.Logger
 	turns  chan struct{} // holds one item for each request in flight
 
-	// Set before the first verify: told how long each question to the application took in all.
-	observe func(took time.Duration, refused bool)
+	observe func(took time.Duration, refused bool) // told how long each verification took in all
 
 	mu sync.Mutex
 	// Guarded by mu.
@@ -50,8 +49,8 @@ type keyVerifier struct {
 	lastTrouble time.Time
 }
 
-func newKeyVerifier(cfg *Config, log *slog.Logger) *keyVerifier {
-	v := &keyVerifier{log: log, turns: make(chan struct{}, maxVerifyRequests), observe: func(time.Duration, bool) {}}
+func newKeyVerifier(cfg *Config, observe func(took time.Duration, refused bool), log *slog.Logger) *keyVerifier {
+	v := &keyVerifier{log: log, turns: make(chan struct{}, maxVerifyRequests), observe: observe}
 	if cfg.KeyVerificationURL != "" {
 		v.client = newAppClient(cfg.KeyVerificationURL, cfg.KeyVerificationAuth, maxVerifyRequests)
 	}

@@ -23,7 +23,7 @@ import (
 func newTestVerifier(t *testing.T, target string) (*keyVerifier, *bytes.Buffer) {
 	var logged bytes.Buffer
 	log := slog.New(slog.NewTextHandler(&logged, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	v := newKeyVerifier(&Config{KeyVerificationURL: Secret(target), KeyVerificationAuth: "Bearer t0ken"}, log)
+	v := newKeyVerifier(&Config{KeyVerificationURL: Secret(target), KeyVerificationAuth: "Bearer t0ken"}, func(time.Duration, bool) {}, log)
 	t.Cleanup(v.close)
 	return v, &logged
 }
@@ -35,7 +35,7 @@ func bareReply(status int) string {
 
 func TestEveryKeyIsValidWithoutAURL(t *testing.T) {
 	t.Parallel()
-	v := newKeyVerifier(&Config{}, slog.New(slog.DiscardHandler))
+	v := newKeyVerifier(&Config{}, func(time.Duration, bool) {}, slog.New(slog.DiscardHandler))
 	defer v.close()
 	got, err := v.verify(t.Context(), "channel", "key", "192.0.2.1")
 	if diff := cmp.Diff(profile{}, got, cmp.AllowUnexported(profile{}, previews{})); diff != "" || err != nil {

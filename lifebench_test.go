@@ -17,7 +17,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 )
 
 const (
@@ -44,27 +43,18 @@ func BenchmarkStreamLife(b *testing.B) {
 func startDaemonFor(b *testing.B, applicationURL string) (addr string) {
 	cfg := &Config{IDMaxLength: 128, DataDir: b.TempDir(), EventCallbackURL: Secret(applicationURL)}
 	log := slog.New(slog.DiscardHandler)
-	events, err := newCallbacks(cfg, func(int, error, time.Duration) {}, log)
+	d, err := newDaemon(cfg, log)
 	if err != nil {
 		b.Fatal(err)
 	}
-	c := newCoordinator(cfg, log, newKeyVerifier(cfg, log), events)
-	control := newControlSockets(cfg, c, 100, log, newRefusals(log))
-	server := newHTTPServer(newRoutes(cfg, log, &commands{c}, control), newDoor(func() int { return 100 }, control.refusals), log)
-	events.Start()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		b.Fatal(err)
 	}
-	var serving sync.WaitGroup
-	serving.Go(func() { server.Serve(l) })
+	d.start()
+	d.serve(l, nil)
 	b.Cleanup(func() {
-		c.stop()
-		server.Close()
-		control.close()
-		c.wait()
-		serving.Wait()
-		if err := events.Drain(stopped()); err != nil {
+		if err := d.stop(0); err != nil {
 			b.Error(err)
 		}
 	})
@@ -135,7 +125,7 @@ func TestPlayLives(t *testing.T) {
 	if !orders.Scan() {
 		return
 	}
-	d := &daemon{t: t, addr: orders.Text(), logs: newLogBuffer()}
+	d := &testDaemon{t: t, addr: orders.Text(), logs: newLogBuffer()}
 	server := d.dialPeer("rtmp")
 	accepted := newAnswers()
 	for range lifeEncoders {

@@ -30,7 +30,7 @@ func launchPiped(t *testing.T, binary string, variables ...string) *pipedProcess
 		t.Fatal(err)
 	}
 	p := &pipedProcess{log: log, lines: bufio.NewScanner(log)}
-	p.process = &process{daemon: &daemon{t: t, logs: newLogBuffer()}, cmd: exec.Command(binary), dir: t.TempDir(), ended: make(chan struct{})}
+	p.process = &process{testDaemon: &testDaemon{t: t, logs: newLogBuffer()}, cmd: exec.Command(binary), dir: t.TempDir(), ended: make(chan struct{})}
 	p.cmd.Dir, p.cmd.Env, p.cmd.Stderr = p.dir, variables, stderr
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -164,7 +164,7 @@ func failedStartWithALogThatNobodyReads(t *testing.T, binary string) {
 		t.Fatal("the pipe takes everything")
 	}
 	for _, args := range [][]string{nil, {"-check"}, {"-help"}, {"-nonsense"}} {
-		p := &process{daemon: &daemon{t: t, logs: newLogBuffer()}, cmd: exec.Command(binary, args...), ended: make(chan struct{})}
+		p := &process{testDaemon: &testDaemon{t: t, logs: newLogBuffer()}, cmd: exec.Command(binary, args...), ended: make(chan struct{})}
 		p.cmd.Dir, p.cmd.Env, p.cmd.Stderr = t.TempDir(), []string{"HTTP_PORT=x"}, stderr
 		if err := p.cmd.Start(); err != nil {
 			t.Fatal(err)

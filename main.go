@@ -13,7 +13,6 @@ import (
 	stdlog "log"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"os/signal"
 	"strconv"
@@ -23,10 +22,6 @@ import (
 )
 
 const (
-	// The parts of a stop, one after the other; with what is between them they stay under 10 s.
-	finishRequests = time.Second
-	deliverEvents  = 4 * time.Second
-
 	// stopWithin is for a stop that hangs all the same, on a disk that does not answer.
 	stopWithin = 9500 * time.Millisecond
 )
@@ -68,92 +63,53 @@ func run(ctx context.Context, getenv func(string) string, stderr *logWriter, han
 	if err != nil {
 		return err
 	}
-	var coordinator *coordinator
-	events, err := newCallbacks(cfg, func(status int, err error, took time.Duration) {
-		coordinator.metrics.eventAttempted(sendResult(status, err), took)
-	}, log)
+	d, err := newDaemon(cfg, log)
 	if err != nil {
 		return err
 	}
+	d.metrics.exposeBuild(version)
+	d.metrics.exposeLog(stderr.dropped.Load)
+	watching, stopWatching := context.WithCancel(context.Background())
+	var watchers sync.WaitGroup
 	defer func() {
-		deadline, cancel := context.WithTimeout(context.Background(), deliverEvents)
-		defer cancel()
-		err = errors.Join(err, events.Drain(deadline))
+		err = errors.Join(err, d.stop(deliverEvents))
+		stopWatching()
+		watchers.Wait()
 	}()
 	listeners, err := listen(cfg, cert)
 	if err != nil {
 		return err
 	}
-
 	warnOpenDoors(cfg, log)
-	verifier := newKeyVerifier(cfg, log)
-	defer verifier.close()
-	coordinator = newCoordinator(cfg, log, verifier, events)
-	coordinator.metrics.exposeBuild(version)
-	coordinator.metrics.exposeLog(stderr.dropped.Load)
-	verifier.observe = coordinator.metrics.keyVerified
-	sockets := maxSockets()
-	refusals := newRefusals(log)
-	control := newControlSockets(cfg, coordinator, sockets-keptVisitors, log, refusals)
-	door := newDoor(func() int { return min(maxVisitors, sockets-control.count()) }, refusals)
-	server := newHTTPServer(newRoutes(cfg, log, &commands{coordinator}, control), door, log)
-
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	defer door.running.Wait()
-	var background sync.WaitGroup
-	defer background.Wait()
-	watching, stopWatching := context.WithCancel(context.Background())
-	defer stopWatching()
 	if cert != nil {
-		coordinator.metrics.exposeCertificate(cert.notAfter)
-		background.Go(func() {
+		d.metrics.exposeCertificate(cert.notAfter)
+		watchers.Go(func() {
 			if err := cert.watch(watching, cfg.SSLCheckReload, hangup, log); err != nil {
 				log.Warn("cannot stop watching the certificate files", "error", err)
 			}
 		})
 	}
-	events.Start()
-	background.Go(func() { coordinator.keepTime(watching) })
 	if getenv("GOGC") == "" {
-		background.Go(func() { tuneGC(watching) })
+		watchers.Go(func() { tuneGC(watching) })
 	}
-	background.Go(func() { coordinator.history.run(watching) })
+	d.start()
 	for _, l := range listeners {
 		log.Info("listening", "scheme", l.scheme, "addr", l.Addr().String())
-		background.Go(func() {
-			if err := server.serve(l.Listener, l.secure); !errors.Is(err, http.ErrServerClosed) {
-				cancel(fmt.Errorf("serving %s on %s: %w", l.scheme, l.Addr(), err))
-			}
-		})
+		d.serve(l.Listener, l.secure)
 	}
 	notify := func(state string) {
 		if err := notifySystemd(getenv, state); err != nil {
-			log.Warn("systemd is not told", "state", state, "error", err)
+			log.Warn("cannot notify systemd", "state", state, "error", err)
 		}
 	}
 	notify("READY=1")
-
-	<-ctx.Done()
+	select {
+	case <-ctx.Done():
+	case err = <-d.failed:
+	}
 	log.Info("stopping")
 	notify("STOPPING=1")
-	coordinator.stop()
-	shutDown(server)
-	control.close()
-	coordinator.wait()
-	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
-		return cause
-	}
-	return nil
-}
-
-// shutDown closes the listeners and lets requests that are being answered finish; it knows nothing of control sockets.
-func shutDown(server *httpServer) {
-	deadline, cancel := context.WithTimeout(context.Background(), finishRequests)
-	defer cancel()
-	if server.Shutdown(deadline) != nil {
-		server.Close()
-	}
+	return err
 }
 
 func warnOpenDoors(cfg *Config, log *slog.Logger) {

@@ -16,7 +16,7 @@ import (
 )
 
 // scrape returns the value of each sample, by its name with labels as they are written.
-func (d *daemon) scrape() map[string]float64 {
+func (d *testDaemon) scrape() map[string]float64 {
 	d.t.Helper()
 	status, body := d.call("GET", "/metrics")
 	if status != 200 {
@@ -44,7 +44,7 @@ func samples(t testing.TB, exposition string) map[string]float64 {
 }
 
 // awaitMetrics scrapes until all samples are as wanted. A sample that is missing is never as wanted.
-func (d *daemon) awaitMetrics(wanted map[string]float64) {
+func (d *testDaemon) awaitMetrics(wanted map[string]float64) {
 	d.t.Helper()
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
@@ -66,7 +66,7 @@ func (d *daemon) awaitMetrics(wanted map[string]float64) {
 }
 
 // awaitMetric scrapes until a sample is above 0.
-func (d *daemon) awaitMetric(sample string) {
+func (d *testDaemon) awaitMetric(sample string) {
 	d.t.Helper()
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()

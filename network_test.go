@@ -129,7 +129,7 @@ func (a *application) awaitStream(id string, want ...string) {
 }
 
 // proxiedDaemon is a daemon that reaches the application through one proxy and is reached through another.
-func proxiedDaemon(t *testing.T) (d *daemon, app *application, toApp, toDaemon *faultProxy) {
+func proxiedDaemon(t *testing.T) (d *testDaemon, app *application, toApp, toDaemon *faultProxy) {
 	app, toApp, toDaemon = newApplication(t), newFaultProxy(t), newFaultProxy(t)
 	target, err := url.Parse(app.server.URL)
 	if err != nil {
@@ -170,7 +170,7 @@ func TestResetInTheMiddleOfAMessageLeavesNothingBehind(t *testing.T) {
 	encoder, _ := d.register(-1)
 	for _, at := range []int{1, 2, 6, 7, 20, 60} {
 		proxy := newFaultProxy(t)
-		through := &daemon{t: t, addr: proxy.inFrontOf(t, d.addr), logs: d.logs}
+		through := &testDaemon{t: t, addr: proxy.inFrontOf(t, d.addr), logs: d.logs}
 		unlucky := through.dialPeer("rtmp")
 		d.awaitServers(2)
 		proxy.set(flow{resetAfter: at}, flow{})
@@ -188,7 +188,7 @@ func TestResetInTheMiddleOfAnOrderFreesTheSlotAndTheChannel(t *testing.T) {
 	d, app, _, _ := proxiedDaemon(t)
 	server := d.dialPeer("wss")
 	proxy := newFaultProxy(t)
-	through := &daemon{t: t, addr: proxy.inFrontOf(t, d.addr), logs: d.logs}
+	through := &testDaemon{t: t, addr: proxy.inFrontOf(t, d.addr), logs: d.logs}
 	unlucky, _ := through.register(-1)
 	proxy.set(flow{}, flow{resetAfter: 30})
 	server.request("show", "key")

@@ -44,7 +44,7 @@ func TestSystemdIsToldOfReadinessAndOfTheStop(t *testing.T) {
 func TestDaemonRunsOnWhenSystemdCannotBeTold(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t, "NOTIFY_SOCKET="+filepath.Join(t.TempDir(), "nobody"))
-	d.logs.await(t, "systemd is not told", "READY=1")
+	d.logs.await(t, "cannot notify systemd", "READY=1")
 	if status, _ := d.call("GET", "/livez"); status != 200 {
 		t.Errorf("livez: %d", status)
 	}

@@ -57,8 +57,12 @@ func apiRooms(t *testing.T) (*slog.Logger, *Config, *commands, *controlSockets) 
 		t.Fatal(err)
 	}
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
-	c := newCoordinator(cfg, log, nil, &callbacks{})
-	return log, cfg, &commands{coordinator: c}, newControlSockets(cfg, c, 0, log, newRefusals(log))
+	d, err := newDaemon(cfg, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.control.max = 0
+	return log, cfg, &commands{d.coordinator}, d.control
 }
 
 func TestAPIDocumentNamesTheColumnsAndLimitsOfLists(t *testing.T) {
@@ -95,7 +99,7 @@ func TestAPIDocumentNamesTheColumnsAndLimitsOfLists(t *testing.T) {
 
 // apiCaller asks a daemon and holds the answers against the document.
 type apiCaller struct {
-	*daemon
+	*testDaemon
 	doc *apiDocument
 }
 
@@ -355,7 +359,7 @@ func checkUnavailable(doc *apiDocument) {
 	}
 	server := httptest.NewServer(newRoutes(cfg, log, api, control))
 	defer server.Close()
-	a := apiCaller{&daemon{t: doc.t, addr: strings.TrimPrefix(server.URL, "http://")}, doc}
+	a := apiCaller{&testDaemon{t: doc.t, addr: strings.TrimPrefix(server.URL, "http://")}, doc}
 	a.ask(503, "GET", "/readyz")
 	a.ask(503, "GET", "/readyz?verbose")
 	a.ask(200, "GET", "/commands/overview")

@@ -14,7 +14,7 @@ import (
 )
 
 // get decodes the answer of a command.
-func get[T any](d *daemon, path string) (answer T) {
+func get[T any](d *testDaemon, path string) (answer T) {
 	d.t.Helper()
 	status, body := d.call("GET", path)
 	if err := json.Unmarshal([]byte(body), &answer); err != nil || status != 200 {
@@ -42,7 +42,7 @@ type (
 )
 
 // mustCall is a command that has to succeed.
-func (d *daemon) mustCall(path string, header ...string) {
+func (d *testDaemon) mustCall(path string, header ...string) {
 	d.t.Helper()
 	if status, body := d.call("POST", path, header...); status != 200 || strings.TrimSpace(body) != "{}" {
 		d.t.Fatalf("%s: %d %s", path, status, body)
@@ -50,7 +50,7 @@ func (d *daemon) mustCall(path string, header ...string) {
 }
 
 // join connects a streaming server and returns its identity.
-func (d *daemon) join(endpoint string, header ...string) (*testPeer, uint64) {
+func (d *testDaemon) join(endpoint string, header ...string) (*testPeer, uint64) {
 	d.t.Helper()
 	known := map[uint64]bool{}
 	for _, s := range d.report().StreamingServers {
@@ -113,7 +113,7 @@ func TestOverviewIsTheClusterInOneLook(t *testing.T) {
 }
 
 // publishedID is the stream ID of a live channel.
-func publishedID(d *daemon, channel string) string {
+func publishedID(d *testDaemon, channel string) string {
 	d.t.Helper()
 	for _, s := range d.report().ActiveStreams {
 		if s.Channel == channel {

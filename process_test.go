@@ -71,7 +71,7 @@ func buildCoordinator(t *testing.T) (binary string) {
 
 // process is a running binary in a directory of its own.
 type process struct {
-	*daemon
+	*testDaemon
 	cmd   *exec.Cmd
 	dir   string
 	ended chan struct{} // closed when it has exited
@@ -80,7 +80,7 @@ type process struct {
 // launch starts the binary in dir with nothing but the given variables in its environment.
 func launch(t *testing.T, binary, dir string, variables ...string) *process {
 	t.Helper()
-	p := &process{daemon: &daemon{t: t, logs: newLogBuffer()}, cmd: exec.Command(binary), dir: dir, ended: make(chan struct{})}
+	p := &process{testDaemon: &testDaemon{t: t, logs: newLogBuffer()}, cmd: exec.Command(binary), dir: dir, ended: make(chan struct{})}
 	p.cmd.Dir, p.cmd.Env, p.cmd.Stderr = dir, variables, p.logs
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)

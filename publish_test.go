@@ -308,7 +308,7 @@ func TestRepeatedRegisterChangesTheCapacityAndKeepsTheLoad(t *testing.T) {
 }
 
 // wantEncoder wants the report to show this one and no other.
-func wantEncoder(t *testing.T, d *daemon, id uint64, capacity, load int) {
+func wantEncoder(t *testing.T, d *testDaemon, id uint64, capacity, load int) {
 	t.Helper()
 	got := d.report().Encoders
 	if len(got) != 1 || got[0].ID != id || got[0].Capacity != capacity || got[0].Load != load {
@@ -405,7 +405,11 @@ func (p *hesitantPublisher) keepsUp() bool       { return true }
 func TestRequestsThatAreAnsweredMakeRoomForOthers(t *testing.T) {
 	t.Parallel()
 	cfg, log := &Config{IDMaxLength: 128}, slog.New(slog.DiscardHandler)
-	c := newCoordinator(cfg, log, newKeyVerifier(cfg, log), &callbacks{})
+	d, err := newDaemon(cfg, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := d.coordinator
 	denied := &countingServer{}
 	s := c.joinServer(denied, serverInfo{kind: kindRTMP})
 	turns := make(chan struct{}, maxServerVerifications)

@@ -130,7 +130,7 @@ func (p *testPeer) expectEventually(method string) wire.Message {
 }
 
 // sendRawRequest sends what no client library lets through and waits for the end of the connection.
-func (d *daemon) sendRawRequest(text string) {
+func (d *testDaemon) sendRawRequest(text string) {
 	d.t.Helper()
 	conn, err := net.Dial("tcp", d.addr)
 	if err != nil {

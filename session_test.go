@@ -26,14 +26,11 @@ import (
 // fakeNet is the daemon inside a synctest bubble, all but its listeners.
 type fakeNet struct {
 	pipeListener
-	t           *testing.T
-	logs        *logBuffer
-	verifier    *keyVerifier
-	events      *callbacks
-	coordinator *coordinator
-	control     *controlSockets
-	start       time.Time
-	lastPort    int
+	t    *testing.T
+	logs *logBuffer
+	*daemon
+	start    time.Time
+	lastPort int
 }
 
 func newFakeNet(t *testing.T, variables ...string) *fakeNet {
@@ -49,23 +46,12 @@ func newFakeNet(t *testing.T, variables ...string) *fakeNet {
 	}
 	n := &fakeNet{pipeListener: newPipeListener(), t: t, logs: newLogBuffer(), start: time.Now()}
 	log := newLogger(cfg, n.logs)
-	if n.events, err = newCallbacks(cfg, func(int, error, time.Duration) {}, log); err != nil {
+	if n.daemon, err = newDaemon(cfg, log); err != nil {
 		t.Fatal(err)
 	}
-	n.verifier = newKeyVerifier(cfg, log)
-	n.coordinator = newCoordinator(cfg, log, n.verifier, n.events)
-	n.control = newControlSockets(cfg, n.coordinator, 100, log, newRefusals(log))
-	server := newHTTPServer(newRoutes(cfg, log, &commands{n.coordinator}, n.control), newDoor(func() int { return 100 }, n.control.refusals), log)
-	var serving sync.WaitGroup
-	serving.Go(func() { server.Serve(n) })
+	n.serve(n, nil)
 	t.Cleanup(func() {
-		n.coordinator.stop()
-		server.Close()
-		n.control.close()
-		n.coordinator.wait()
-		serving.Wait()
-		n.verifier.close()
-		if err := n.events.Drain(stopped()); err != nil {
+		if err := n.stop(0); err != nil {
 			t.Error(err)
 		}
 	})

@@ -1,0 +1,105 @@
+package main
+
+// The one wiring: newDaemon makes all parts, each with what it needs, start sets them going, stop ends them in order.
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+)
+
+const (
+	// The parts of a stop, one after the other; with what is between them they stay under 10 s.
+	finishRequests = time.Second
+	deliverEvents  = 4 * time.Second
+)
+
+// daemon is the coordinator with everything around it but its listeners, the certificate and the signals.
+type daemon struct {
+	// set once
+	metrics     *metrics
+	events      *callbacks
+	verifier    *keyVerifier
+	coordinator *coordinator
+	control     *controlSockets
+	door        *door
+	server      *httpServer
+
+	failed     chan error // why serving ended; has room for one
+	background sync.WaitGroup
+	endTime    context.CancelFunc // of what start has started
+}
+
+// newDaemon opens the outbox. Whoever has the daemon stops it, started or not. Errors are those of the outbox.
+func newDaemon(cfg *Config, log *slog.Logger) (*daemon, error) {
+	d := &daemon{failed: make(chan error, 1), endTime: func() {}}
+	d.metrics = newMetrics(func() clusterState { return d.coordinator.state() })
+	observe := func(status int, err error, took time.Duration) {
+		d.metrics.eventAttempted(sendResult(status, err), took)
+	}
+	events, err := newCallbacks(cfg, observe, log)
+	if err != nil {
+		return nil, err
+	}
+	d.events = events
+	d.verifier = newKeyVerifier(cfg, d.metrics.keyVerified, log)
+	d.coordinator = newCoordinator(cfg, log, d.metrics, d.verifier, d.events)
+	sockets, refusals := maxSockets(), newRefusals(log)
+	d.control = newControlSockets(cfg, d.coordinator, sockets-keptVisitors, log, refusals)
+	d.door = newDoor(func() int { return min(maxVisitors, sockets-d.control.count()) }, refusals)
+	d.server = newHTTPServer(newRoutes(cfg, log, &commands{d.coordinator}, d.control), d.door, log)
+	return d, nil
+}
+
+// start begins to deliver events and to keep time.
+func (d *daemon) start() {
+	ctx, cancel := context.WithCancel(context.Background())
+	d.endTime = cancel
+	d.events.Start()
+	d.background.Go(func() { d.coordinator.keepTime(ctx) })
+	d.background.Go(func() { d.coordinator.history.run(ctx) })
+}
+
+// serve serves what l accepts: HTTPS, or plain HTTP if secure is nil. It returns at once; what breaks comes out of failed.
+func (d *daemon) serve(l net.Listener, secure *tls.Config) {
+	d.background.Go(func() {
+		if err := d.server.serve(l, secure); !errors.Is(err, http.ErrServerClosed) {
+			select {
+			case d.failed <- fmt.Errorf("serving on %s: %w", l.Addr(), err):
+			default:
+			}
+		}
+	})
+}
+
+// stop ends the daemon: publishers that wait are denied, listeners close, requests under way finish, control connections
+// are closed. Then events are delivered for so long; what is left is kept for the next start. The error is that of the
+// outbox. It is called once.
+func (d *daemon) stop(deliver time.Duration) error {
+	d.coordinator.stop()
+	d.finishServing()
+	d.control.close()
+	d.coordinator.wait()
+	d.endTime()
+	d.background.Wait()
+	d.door.running.Wait()
+	d.verifier.close()
+	ctx, cancel := context.WithTimeout(context.Background(), deliver)
+	defer cancel()
+	return d.events.Drain(ctx)
+}
+
+// finishServing closes the listeners and lets requests that are being answered finish; it knows nothing of control sockets.
+func (d *daemon) finishServing() {
+	deadline, cancel := context.WithTimeout(context.Background(), finishRequests)
+	defer cancel()
+	if d.server.Shutdown(deadline) != nil {
+		d.server.Close()
+	}
+}
