@@ -21,6 +21,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"coordinator/internal/clustertest"
+
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -562,16 +564,16 @@ func TestConnectionsLiveFiveMinutesSoThatANameThatMovesIsFollowed(t *testing.T) 
 
 func TestRequestsToTheApplicationSayWhoAsks(t *testing.T) {
 	t.Parallel()
-	app := newApplication(t)
+	app := clustertest.NewApplication(t)
 	said := make(chan []string, 2)
 	answer := func(_ http.ResponseWriter, r *http.Request) { said <- r.Header["User-Agent"] }
-	app.answerKeys(answer)
-	app.answerEvents(answer)
-	d := startDaemon(t, app.variables()...)
+	app.AnswerKeys(answer)
+	app.AnswerEvents(answer)
+	d := startDaemon(t, app.Variables()...)
 	server := d.dialPeer("rtmp")
 	encoder, _ := d.register(1)
-	id := publish(server, encoder, "show")
-	encoder.available("show", id, "HLS-LIVE", "ORIGINAL", "live")
+	id := clustertest.Publish(server, encoder, "show")
+	encoder.Available("show", id, "HLS-LIVE", "ORIGINAL", "live")
 	for _, kind := range []string{"verification", "event"} {
 		if got := <-said; len(got) != 1 || got[0] != "coordinator/"+version {
 			t.Errorf("%s: the user agent is %q", kind, got)

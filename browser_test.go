@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"coordinator/internal/clustertest"
+
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
 	cdplog "github.com/chromedp/cdproto/log"
@@ -32,11 +34,11 @@ func startBrowser(t *testing.T) context.Context {
 		chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true),
 		chromedp.Flag("disable-dev-shm-usage", true), chromedp.Flag("disable-extensions", true),
 		chromedp.Flag("force-color-profile", "srgb"), chromedp.Flag("font-render-hinting", "none"),
-		chromedp.WSURLReadTimeout(2*patience),
+		chromedp.WSURLReadTimeout(2*clustertest.Patience),
 	)
 	ctx, cancel := chromedp.NewContext(alloc)
 	t.Cleanup(func() {
-		closing, done := context.WithTimeout(ctx, patience)
+		closing, done := context.WithTimeout(ctx, clustertest.Patience)
 		defer done()
 		_ = chromedp.Cancel(closing)
 		cancel()
@@ -136,7 +138,7 @@ func (tb *tab) faultless() {
 // act does something in the tab and returns its value.
 func act[T any](tb *tab, action chromedp.Action[T]) T {
 	tb.t.Helper()
-	ctx, cancel := context.WithTimeout(tb.ctx, 2*patience)
+	ctx, cancel := context.WithTimeout(tb.ctx, 2*clustertest.Patience)
 	defer cancel()
 	v, err := chromedp.Run(ctx, action)
 	if err != nil {
@@ -175,8 +177,8 @@ func (tb *tab) await(expression string) {
 	tb.t.Helper()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	for deadline := time.Now().Add(patience); ; <-tick.C {
-		ctx, cancel := context.WithTimeout(tb.ctx, patience)
+	for deadline := time.Now().Add(clustertest.Patience); ; <-tick.C {
+		ctx, cancel := context.WithTimeout(tb.ctx, clustertest.Patience)
 		is, err := chromedp.Run(ctx, chromedp.Evaluate[bool]("Boolean("+expression+")"))
 		cancel()
 		if err == nil && is {

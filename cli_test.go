@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 
+	"coordinator/internal/clustertest"
+
 	"github.com/golang-jwt/jwt/v5"
 )
 
@@ -222,7 +224,7 @@ func TestFailedStartIsJSONIfOnlyTheDotEnvFileSaysSoOrCannotBeRead(t *testing.T) 
 
 func TestAddressThatCannotBeBoundIsAFaultOfBindAddress(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithTimeout(context.Background(), patience) // should one be bound after all
+	ctx, cancel := context.WithTimeout(context.Background(), clustertest.Patience) // should one be bound after all
 	defer cancel()
 	for _, address := range []string{"203.0.113.9", "2001:db8::9", "fe80::1%nowhere"} { // for documentation (RFC 5737, RFC 3849)
 		var diagnostics bytes.Buffer

@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"coordinator/internal/clustertest"
+
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -58,7 +60,7 @@ func randomCluster(t *testing.T, seed uint64, steps int, variables ...string) {
 
 	select {
 	case <-s.busy.Done():
-	case <-time.After(10 * patience):
+	case <-time.After(10 * clustertest.Patience):
 		t.Fatalf("only %d of %d steps are done", s.steps.Load(), steps)
 	}
 	app.well.Store(true)
@@ -151,7 +153,7 @@ func (d *testDaemon) awaitOverview(what string, wanted func(overviewReport) bool
 	d.t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	for deadline := time.Now().Add(2 * patience); ; <-tick.C {
+	for deadline := time.Now().Add(2 * clustertest.Patience); ; <-tick.C {
 		o := get[overviewReport](d, "/commands/overview")
 		if wanted(o) {
 			return o
@@ -184,7 +186,7 @@ type view struct {
 // one live encoding for each publisher, and a slot for each encoding.
 func (s *simulation) awaitAgreement(d *testDaemon) {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*clustertest.Patience)
 	defer cancel()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"coordinator/internal/clustertest"
+
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 )
@@ -83,12 +85,12 @@ func TestReportShowsStreamsServersAndEncodersByTheirIDs(t *testing.T) {
 	wss := d.dialPeer("wss", "x-external-ip", "2001:db8::1", "x-custom-port", "8443", "x-ssl-use", "true")
 	second := d.awaitServers(2).StreamingServers[1].ID
 	limited, limitedID := d.register(4)
-	b := publish(rtmp, limited, "b")
+	b := clustertest.Publish(rtmp, limited, "b")
 	unlimited, unlimitedID := d.register(-1)
-	a := publish(wss, unlimited, "a")
-	closing := publish(rtmp, unlimited, "closing")
-	rtmp.end("closing", closing)
-	unlimited.expect("ENCODE-STOP", "Stream-ID", closing)
+	a := clustertest.Publish(wss, unlimited, "a")
+	closing := clustertest.Publish(rtmp, unlimited, "closing")
+	rtmp.End("closing", closing)
+	unlimited.Expect("ENCODE-STOP", "Stream-ID", closing)
 
 	_, body := d.call("GET", "/commands/report")
 	var report struct{ ActiveStreams, StreamingServers, Encoders []map[string]any }
@@ -252,7 +254,7 @@ func TestOptionsOfAKnownPathIsAnsweredToAnybody(t *testing.T) {
 	} {
 		t.Run(request, func(t *testing.T) {
 			conn := knock(t, d.addr, request)
-			conn.SetReadDeadline(time.Now().Add(patience))
+			conn.SetReadDeadline(time.Now().Add(clustertest.Patience))
 			res, err := http.ReadResponse(bufio.NewReader(conn), nil)
 			if err != nil {
 				t.Fatal(err)
@@ -267,7 +269,7 @@ func TestOptionsOfAKnownPathIsAnsweredToAnybody(t *testing.T) {
 			}
 		})
 	}
-	if d.stop(); d.logs.count(controlRefused) > 0 {
+	if d.stop(); d.logs.Count(controlRefused) > 0 {
 		t.Errorf("a health check counts as a refused peer:\n%s", d.logs)
 	}
 }
@@ -320,7 +322,7 @@ func TestCommandsAuthorization(t *testing.T) {
 					}
 				}
 			}
-			if open := mode.name == "open"; open != (d.logs.count("COMMANDS_API_AUTH is not set") == 1) {
+			if open := mode.name == "open"; open != (d.logs.Count("COMMANDS_API_AUTH is not set") == 1) {
 				t.Errorf("warning of an open API: %v", !open)
 			}
 		})
@@ -331,19 +333,19 @@ func TestUnauthorizedCloseClosesNothing(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t, "COMMANDS_API_AUTH=Bearer", "COMMANDS_API_AUTH_TOKEN=t0ken")
 	server, encoder := d.dialPeer("rtmp"), d.dialPeer("hls")
-	encoder.send("REGISTER", "Capacity", "1")
-	d.logs.await(t, "encoder registered", "remote=127.0.0.1:")
-	id := publish(server, encoder, "chan")
+	encoder.Send("REGISTER", "Capacity", "1")
+	d.logs.Await(t, "encoder registered", "remote=127.0.0.1:")
+	id := clustertest.Publish(server, encoder, "chan")
 	for _, header := range [][]string{{}, {"Authorization", "Bearer guess"}, {"Authorization", "Bearer guess", "Authorization", "Bearer t0ken"}} {
 		if status, _ := d.call("POST", "/commands/close", append(header, "x-streaming-channel", "chan", "x-streaming-id", "*")...); status != 401 {
 			t.Errorf("with %q: %d", header, status)
 		}
 	}
-	server.quiet()
+	server.Quiet()
 	if status, _ := d.call("POST", "/commands/close", "Authorization", "Bearer t0ken", "x-streaming-channel", "chan", "x-streaming-id", "*"); status != 200 {
 		t.Errorf("authorized: %d", status)
 	}
-	server.expect("STREAM-KILL", "Stream-Channel", "chan", "Stream-ID", id)
+	server.Expect("STREAM-KILL", "Stream-Channel", "chan", "Stream-ID", id)
 }
 
 // FuzzAuthorizationHeader: whatever the header is, only the credentials themselves open the door.
@@ -372,7 +374,7 @@ func FuzzAuthorizationHeader(f *testing.F) {
 
 func TestHTTPServerHasATimeLimitForEverything(t *testing.T) {
 	t.Parallel()
-	server := newTestServer(http.NotFoundHandler(), 1, newLogBuffer())
+	server := newTestServer(http.NotFoundHandler(), 1, clustertest.NewLog())
 	for name, limit := range map[string]time.Duration{
 		"ReadHeaderTimeout": server.ReadHeaderTimeout, "ReadTimeout": server.ReadTimeout,
 		"WriteTimeout": server.WriteTimeout, "IdleTimeout": server.IdleTimeout,

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"coordinator/internal/clustertest"
 	"coordinator/internal/outbox"
 )
 
@@ -186,7 +187,7 @@ func TestManyPeersAtOnce(t *testing.T) {
 	histories := &streamHistories{lastSeq: map[string]uint64{}, closed: map[string]bool{}}
 	lastID := 0
 	newID := func() string { lastID++; return fmt.Sprint("id", lastID) } // under the registry's lock
-	c := &crowd{histories: histories, deadline: time.Now().Add(patience)}
+	c := &crowd{histories: histories, deadline: time.Now().Add(clustertest.Patience)}
 	c.r = newRegistry(1, c.now(), newID, histories, limits{failover: true, encoderWait: 200 * time.Millisecond, startTimeout: 2 * time.Second})
 
 	var peers sync.WaitGroup
@@ -215,7 +216,7 @@ func TestManyPeersAtOnce(t *testing.T) {
 	c.r.expire(c.now())
 	checkEmpty(t, c.r)
 	if n := histories.announced.Load(); n < crowdStreams {
-		t.Errorf("%d streams were announced in %v", n, patience)
+		t.Errorf("%d streams were announced in %v", n, clustertest.Patience)
 	}
 	for _, fault := range histories.faults {
 		t.Error("event out of order: ", fault)

@@ -17,6 +17,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"coordinator/internal/clustertest"
 	"coordinator/internal/wire"
 
 	"github.com/golang-jwt/jwt/v5"
@@ -86,7 +87,7 @@ func TestControlTokens(t *testing.T) {
 			if test.token != "" {
 				header = []string{"x-control-auth-token", test.token}
 			}
-			_, res, err := dialControl(t, "ws://"+d.addr+"/ws/control/"+test.endpoint, nil, header...)
+			_, res, err := clustertest.Dial(t, "ws://"+d.addr+"/ws/control/"+test.endpoint, nil, header...)
 			if res == nil {
 				t.Fatal(err)
 			}
@@ -145,13 +146,13 @@ func TestOriginCountsOnlyWithoutASecret(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			d := startDaemon(t, "CONTROL_SECRET="+test.secret)
-			_, res, err := dialControl(t, "ws://"+d.addr+"/ws/control/rtmp", nil, "x-control-auth-token", controlToken(t, "rtmp-control"),
+			_, res, err := clustertest.Dial(t, "ws://"+d.addr+"/ws/control/rtmp", nil, "x-control-auth-token", controlToken(t, "rtmp-control"),
 				"Origin", "https://peer.example") // of a peer behind a proxy that rewrites Host, or of a foreign page
 			if res == nil || res.StatusCode != test.want {
 				t.Fatalf("%v %v, want status %d", res, err, test.want)
 			}
 			if test.want == 403 {
-				d.logs.await(t, controlRefused, "header Origin names another host")
+				d.logs.Await(t, controlRefused, "header Origin names another host")
 			}
 		})
 	}
@@ -185,7 +186,7 @@ func TestNoMoreControlSocketsThanThereAreFiles(t *testing.T) {
 		if answers["101"] != 3 || answers["503"] != 2 {
 			t.Errorf("answers %v, want three of 101 and two of 503", answers)
 		}
-		n.logs.await(t, controlRefused, "too many connections")
+		n.logs.Await(t, controlRefused, "too many connections")
 
 		conns[0].Close()
 		conns[1].Close()
@@ -204,10 +205,10 @@ func TestRefusedTokenOpensNothing(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t, "CONTROL_SECRET="+testSecret)
 	forged := signToken(t, jwt.SigningMethodHS256, []byte("guess"), jwt.MapClaims{"sub": "rtmp-control"})
-	if _, res, err := dialControl(t, "ws://"+d.addr+"/ws/control/rtmp", nil, "x-control-auth-token", forged); err == nil || res == nil || res.StatusCode != 403 {
+	if _, res, err := clustertest.Dial(t, "ws://"+d.addr+"/ws/control/rtmp", nil, "x-control-auth-token", forged); err == nil || res == nil || res.StatusCode != 403 {
 		t.Fatalf("forged token: %v %v", res, err)
 	}
-	d.logs.await(t, "control connection refused", "path=/ws/control/rtmp")
+	d.logs.Await(t, "control connection refused", "path=/ws/control/rtmp")
 	if report := d.report(); len(report.StreamingServers) != 0 {
 		t.Errorf("report: %+v", report)
 	}
@@ -219,7 +220,7 @@ func TestRefusedTokenOpensNothing(t *testing.T) {
 func TestWithoutASecretNoTokenIsLookedAt(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t)
-	d.logs.await(t, "CONTROL_SECRET is not set")
+	d.logs.Await(t, "CONTROL_SECRET is not set")
 	d.dialPeer("rtmp", "x-control-auth-token", "garbage")
 	d.dialPeer("wss", "x-control-auth-token", strings.Repeat("x", 5<<10))
 	d.dialPeer("hls")
@@ -293,8 +294,8 @@ func wantJSONError(t *testing.T, res *http.Response) {
 func TestCompressionIsNotNegotiated(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t)
-	dialer := &websocket.Dialer{HandshakeTimeout: patience, EnableCompression: true}
-	_, res, err := dialControl(t, "ws://"+d.addr+"/ws/control/rtmp", dialer)
+	dialer := &websocket.Dialer{HandshakeTimeout: clustertest.Patience, EnableCompression: true}
+	_, res, err := clustertest.Dial(t, "ws://"+d.addr+"/ws/control/rtmp", dialer)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -311,17 +312,17 @@ func TestMessageOfExactly64KiBPassesAndOneByteMoreCloses(t *testing.T) {
 		head := "PUBLISH-REQUEST\nRequest-ID:fits\nStream-Channel:!\n\n"
 		return head + strings.Repeat("x", size-len(head))
 	}
-	if err := server.sendRaw(websocket.TextMessage, message(65536)); err != nil {
+	if err := server.SendRaw(websocket.TextMessage, message(65536)); err != nil {
 		t.Fatal(err)
 	}
-	server.expect("PUBLISH-DENY", "Request-ID", "fits")
-	if err := server.sendRaw(websocket.TextMessage, message(65537)); err != nil {
+	server.Expect("PUBLISH-DENY", "Request-ID", "fits")
+	if err := server.SendRaw(websocket.TextMessage, message(65537)); err != nil {
 		t.Fatal(err)
 	}
-	if err := server.awaitGone(); !websocket.IsCloseError(err, websocket.CloseMessageTooBig) {
+	if err := server.AwaitGone(); !websocket.IsCloseError(err, websocket.CloseMessageTooBig) {
 		t.Errorf("closed with %v, want status 1009", err)
 	}
-	d.logs.await(t, "streaming server disconnected", "64 KiB")
+	d.logs.Await(t, "streaming server disconnected", "64 KiB")
 	d.awaitServers(0)
 }
 
@@ -329,10 +330,10 @@ func TestHugeMessageIsRefusedByItsFirstFrame(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t)
 	server := d.dialPeer("rtmp")
-	if err := sendHugeFrame(server.conn, 1<<40); err != nil { // announced, not sent
+	if err := sendHugeFrame(server.Conn, 1<<40); err != nil { // announced, not sent
 		t.Fatal(err)
 	}
-	if err := server.awaitGone(); !websocket.IsCloseError(err, websocket.CloseMessageTooBig) {
+	if err := server.AwaitGone(); !websocket.IsCloseError(err, websocket.CloseMessageTooBig) {
 		t.Errorf("closed with %v, want status 1009", err)
 	}
 }
@@ -342,13 +343,13 @@ func TestPeerThatSentTooMuchLearnsWhyItIsCut(t *testing.T) {
 	d := startDaemon(t)
 	server := d.dialPeer("rtmp")
 	const size = 8 << 20 // more than is read before the message is refused
-	if err := sendHugeFrame(server.conn, size); err != nil {
+	if err := sendHugeFrame(server.Conn, size); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := server.conn.NetConn().Write(make([]byte, size)); err != nil {
+	if _, err := server.Conn.NetConn().Write(make([]byte, size)); err != nil {
 		t.Error(err)
 	}
-	if err := server.awaitGone(); !websocket.IsCloseError(err, websocket.CloseMessageTooBig) {
+	if err := server.AwaitGone(); !websocket.IsCloseError(err, websocket.CloseMessageTooBig) {
 		t.Errorf("closed with %v, want status 1009", err)
 	}
 }
@@ -365,35 +366,35 @@ func TestGarbageIsIgnoredWithADebugLine(t *testing.T) {
 	d := startDaemon(t)
 	server := d.dialPeer("rtmp")
 	encoder, _ := d.register(1)
-	id := publish(server, encoder, "show")
+	id := clustertest.Publish(server, encoder, "show")
 	garbage := []string{
 		"", "\n", "\n\n\n", " \r\n", "\x00", ":", "NOTHING", "GET / HTTP/1.1\r\nHost: x\r\n\r\n", "{\"method\":\"REGISTER\"}",
 		"\xff\xfe", "PUBLISH-END\nStream-Channel:\xc3\x28", "PUBLISH-END", "PUBLISH-END\nStream-Channel", "PUBLISH-END\n:::\n",
 		"STREAM-CLOSED\nStream-Channel:show", "STREAM-AVAILABLE\nStream-Channel:show\nStream-ID:" + id + "\nStream-Type:NONSENSE\nResolution:1x1\nIndex-file:x",
 		strings.Repeat("A", 60000), strings.Repeat("A:b\n", 15000), "ERROR\nError-Code:\x1b[31m\nError-Message:line\rline",
 	}
-	for _, p := range []*testPeer{server, encoder} {
+	for _, p := range []*clustertest.Peer{server, encoder} {
 		for _, text := range garbage {
-			if err := p.sendRaw(websocket.TextMessage, text); err != nil {
+			if err := p.SendRaw(websocket.TextMessage, text); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if err := p.sendRaw(websocket.BinaryMessage, "STREAM-CLOSED\nStream-Channel:show\nStream-ID:"+id+"\n"); err != nil {
+		if err := p.SendRaw(websocket.BinaryMessage, "STREAM-CLOSED\nStream-Channel:show\nStream-ID:"+id+"\n"); err != nil {
 			t.Fatal(err)
 		}
-		if err := p.sendRaw(websocket.BinaryMessage, "PUBLISH-END\nStream-Channel:show\nStream-ID:"+id+"\n"); err != nil {
+		if err := p.SendRaw(websocket.BinaryMessage, "PUBLISH-END\nStream-Channel:show\nStream-ID:"+id+"\n"); err != nil {
 			t.Fatal(err)
 		}
 	}
-	d.logs.awaitLines(t, 4, "message is binary")
-	d.logs.await(t, "message ignored", "not UTF-8")
-	d.logs.await(t, "message ignored", "no method")
-	d.logs.await(t, "unknown method ignored", "method=NOTHING")
+	d.logs.AwaitLines(t, 4, "message is binary")
+	d.logs.Await(t, "message ignored", "not UTF-8")
+	d.logs.Await(t, "message ignored", "no method")
+	d.logs.Await(t, "unknown method ignored", "method=NOTHING")
 	d.awaitLive(map[string]string{"show": id})
 	d.awaitLoad(1)
-	server.quiet()
-	server.end("show", id)
-	encoder.expect("ENCODE-STOP", "Stream-ID", id) // and nothing before it
+	server.Quiet()
+	server.End("show", id)
+	encoder.Expect("ENCODE-STOP", "Stream-ID", id) // and nothing before it
 }
 
 func TestPeersSayOnlyWhatTheirKindMaySay(t *testing.T) {
@@ -401,33 +402,33 @@ func TestPeersSayOnlyWhatTheirKindMaySay(t *testing.T) {
 	d := startDaemon(t)
 	server := d.dialPeer("rtmp")
 	encoder, _ := d.register(1)
-	id := publish(server, encoder, "show")
+	id := clustertest.Publish(server, encoder, "show")
 
-	server.send("REGISTER", "Capacity", "8")
-	server.closed("show", id)
-	server.available("show", id, "HLS-LIVE", "1x1", "x")
-	encoder.request("other", "key")
-	encoder.end("show", id)
+	server.Send("REGISTER", "Capacity", "8")
+	server.Closed("show", id)
+	server.Available("show", id, "HLS-LIVE", "1x1", "x")
+	encoder.Request("other", "key")
+	encoder.End("show", id)
 	for _, method := range []string{"REGISTER", "STREAM-CLOSED", "STREAM-AVAILABLE", "PUBLISH-REQUEST", "PUBLISH-END"} {
-		d.logs.await(t, "unknown method ignored", "method="+method)
+		d.logs.Await(t, "unknown method ignored", "method="+method)
 	}
 	unregistered := d.dialPeer("hls")
-	unregistered.closed("show", id)
-	d.logs.awaitLines(t, 2, "method=STREAM-CLOSED")
+	unregistered.Closed("show", id)
+	d.logs.AwaitLines(t, 2, "method=STREAM-CLOSED")
 
 	d.awaitLive(map[string]string{"show": id})
 	if report := d.report(); len(report.Encoders) != 1 || report.Encoders[0].Load != 1 {
 		t.Errorf("encoders %+v", report.Encoders)
 	}
-	server.quiet()
+	server.Quiet()
 }
 
 func TestValuesThatAreEchoedCannotAddLines(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t)
 	server := d.dialPeer("rtmp")
-	server.send("PUBLISH-REQUEST", "Request-ID", "a\rStream-ID:b\x00c\x7fd\u0085e\x1b", "Stream-Channel", "no\tchannel")
-	got := server.expect("PUBLISH-DENY")
+	server.Send("PUBLISH-REQUEST", "Request-ID", "a\rStream-ID:b\x00c\x7fd\u0085e\x1b", "Stream-Channel", "no\tchannel")
+	got := server.Expect("PUBLISH-DENY")
 	want := []wire.Argument{{Name: "Request-ID", Value: "aStream-ID:bcde"}, {Name: "Stream-Channel", Value: "nochannel"}}
 	if diff := cmp.Diff(want, got.Args); diff != "" {
 		t.Error(diff)
@@ -439,7 +440,7 @@ func TestPeerThatDoesNotReadIsCutWhileOthersGoOn(t *testing.T) {
 	d := startDaemon(t)
 	server := d.dialPeer("rtmp")
 	encoder, _ := d.register(-1)
-	dialer := websocket.Dialer{HandshakeTimeout: patience, NetDial: func(network, addr string) (net.Conn, error) {
+	dialer := websocket.Dialer{HandshakeTimeout: clustertest.Patience, NetDial: func(network, addr string) (net.Conn, error) {
 		conn, err := net.Dial(network, addr)
 		if err == nil {
 			// Not smaller than a few segments: a system may then drop what comes in with the acknowledgements in it, and
@@ -455,22 +456,22 @@ func TestPeerThatDoesNotReadIsCutWhileOthersGoOn(t *testing.T) {
 	defer deaf.Close()
 
 	request := []byte("PUBLISH-REQUEST\nRequest-ID:" + strings.Repeat("x", 60000)) // each is answered with a denial as long
-	deaf.SetWriteDeadline(time.Now().Add(patience))
+	deaf.SetWriteDeadline(time.Now().Add(clustertest.Patience))
 	for i := 0; err == nil; i++ {
 		if err = deaf.WriteMessage(websocket.TextMessage, request); i%50 == 0 {
 			channel := fmt.Sprint("meanwhile-", i)
-			publish(server, encoder, channel)
+			clustertest.Publish(server, encoder, channel)
 		}
 	}
 	var timeout net.Error
 	if errors.As(err, &timeout) && timeout.Timeout() {
 		t.Error("the deaf peer is still connected")
 	}
-	line := d.logs.await(t, "streaming server disconnected")
+	line := d.logs.Await(t, "streaming server disconnected")
 	if !strings.Contains(line, errQueueFull.Error()) && !strings.Contains(line, errPeerSlow.Error()) {
 		t.Error(line)
 	}
-	publish(server, encoder, "afterwards")
+	clustertest.Publish(server, encoder, "afterwards")
 }
 
 func TestAbsurdNumberOfHeadersIsRefused(t *testing.T) {
@@ -481,7 +482,7 @@ func TestAbsurdNumberOfHeadersIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(patience))
+	conn.SetDeadline(time.Now().Add(clustertest.Patience))
 	go func() { // the answer comes before all of it is read
 		conn.Write([]byte("GET /ws/control/rtmp HTTP/1.1\r\nHost: x\r\n"))
 		conn.Write(bytes.Repeat([]byte("X-Pad: "+strings.Repeat("x", 1000)+"\r\n"), 64))

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"testing"
 
+	"coordinator/internal/clustertest"
+
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/fetch"
 	"github.com/chromedp/chromedp"
@@ -69,9 +71,9 @@ func bearerStory(t *testing.T, browser context.Context) {
 func basicStory(t *testing.T, browser context.Context) {
 	d := startDaemon(t, "COMMANDS_API_AUTH=Basic", "COMMANDS_API_AUTH_USER=op", "COMMANDS_API_AUTH_PASSWORD=pässword")
 	server, encoder := d.dialPeer("rtmp"), d.dialPeer("hls")
-	encoder.send("REGISTER", "Capacity", "5")
-	d.logs.await(t, "encoder registered")
-	publish(server, encoder, "chan")
+	encoder.Send("REGISTER", "Capacity", "5")
+	d.logs.Await(t, "encoder registered")
+	clustertest.Publish(server, encoder, "chan")
 
 	tb := openTab(t, browser)
 	stop := tb.answerDialogue(fetch.AuthChallengeResponse{
@@ -100,7 +102,7 @@ Promise.allSettled(tries).then((results) => { document.title = 'tried ' + result
 	tb.await(`document.title === 'tried rejected'`)
 	value[any](tb, `document.forms[0].submit()`)
 	tb.awaitText("body", "header x-streaming-channel must be given once")
-	server.quiet()
+	server.Quiet()
 }
 
 // answerDialogue answers when the browser asks for credentials, as its user would, until stop is called.
@@ -145,26 +147,26 @@ func (tb *tab) answerDialogue(answer fetch.AuthChallengeResponse) (stop func()) 
 func closeStory(t *testing.T, browser context.Context) {
 	d := startDaemon(t)
 	server, encoder := d.dialPeer("rtmp", "x-external-ip", "10.1.2.3"), d.dialPeer("hls")
-	encoder.send("REGISTER", "Capacity", "5")
+	encoder.Send("REGISTER", "Capacity", "5")
 	tb := openTab(t, browser)
 	tb.open("http://" + d.addr + "/dashboard")
 	tb.awaitText(".empty", "No streams are live.")
 	tb.awaitText("#encoders", "1")
 	value[any](tb, `window.sameDocument = true`)
 
-	publish(server, encoder, "other")
-	id := publish(server, encoder, "chan")
+	clustertest.Publish(server, encoder, "other")
+	id := clustertest.Publish(server, encoder, "chan")
 	tb.awaitRows(2)
 	tb.awaitText("#live", "2")
 	tb.awaitText("#slots", "2 of 5")
-	encoder.available("chan", id, "HLS-LIVE", "1280x720-30", "live.m3u8")
-	encoder.available("chan", id, "HLS-LIVE", "640x360-30", "live2.m3u8")
+	encoder.Available("chan", id, "HLS-LIVE", "1280x720-30", "live.m3u8")
+	encoder.Available("chan", id, "HLS-LIVE", "640x360-30", "live2.m3u8")
 	tb.awaitText("tbody", "HLS-LIVE 1280x720-30, 640x360-30")
 
 	// The focus stays on a button while rows around it come and go.
 	value[any](tb, `document.querySelector('[aria-label="Close chan"]').focus()`)
-	publish(server, encoder, "aaa")
-	publish(server, encoder, "bbb")
+	clustertest.Publish(server, encoder, "aaa")
+	clustertest.Publish(server, encoder, "bbb")
 	tb.awaitRows(4)
 	tb.await(`document.activeElement.ariaLabel === 'Close chan'`)
 
@@ -194,19 +196,19 @@ func closeStory(t *testing.T, browser context.Context) {
 	tb.awaitText("#confirm-title", "Close chan?")
 	tb.press(kb.Escape)
 	tb.await(`!document.querySelector('dialog').open && document.activeElement.ariaLabel === 'Close chan'`)
-	server.quiet()
+	server.Quiet()
 
 	tb.click(`[aria-label="Close chan"]`)
 	tb.click("#confirm-yes")
-	server.expect("STREAM-KILL", "Stream-Channel", "chan", "Stream-ID", id)
+	server.Expect("STREAM-KILL", "Stream-Channel", "chan", "Stream-ID", id)
 	tb.await(`document.querySelector('[aria-label="Closing chan"]')?.disabled`)
-	server.send("PUBLISH-END", "Stream-Channel", "chan", "Stream-ID", id)
-	encoder.expect("ENCODE-STOP", "Stream-Channel", "chan", "Stream-ID", id)
+	server.Send("PUBLISH-END", "Stream-Channel", "chan", "Stream-ID", id)
+	encoder.Expect("ENCODE-STOP", "Stream-Channel", "chan", "Stream-ID", id)
 	tb.awaitText("tbody .badge", "closing")
 	tb.awaitText("#live-note", "1\u00a0closing")
-	encoder.closed("chan", id)
+	encoder.Closed("chan", id)
 	tb.awaitText(".empty", "Nothing matches “cha”.")
-	server.quiet() // no other stream was closed
+	server.Quiet() // no other stream was closed
 	if !value[bool](tb, `window.sameDocument === true`) {
 		t.Error("the page was loaded again")
 	}
@@ -217,8 +219,8 @@ func drainStory(t *testing.T, browser context.Context) {
 	d := startDaemon(t)
 	server := d.dialPeer("rtmp")
 	first, firstID := d.register(10)
-	publish(server, first, "a")
-	publish(server, first, "b")
+	clustertest.Publish(server, first, "a")
+	clustertest.Publish(server, first, "b")
 	second, secondID := d.register(10)
 	tb := openTab(t, browser)
 	tb.open("http://" + d.addr + "/dashboard#encoders")
@@ -229,21 +231,21 @@ func drainStory(t *testing.T, browser context.Context) {
 	tb.awaitText("#confirm-text", "keeps the 2 streams it has")
 	tb.click("#confirm-check")
 	tb.click("#confirm-yes")
-	movedA := second.expect("ENCODE-START")
-	movedB := second.expect("ENCODE-START")
+	movedA := second.Expect("ENCODE-START")
+	movedB := second.Expect("ENCODE-START")
 	tb.awaitText("tbody tr:first-child", "moving", "2 streams left")
 	tb.awaitText("#encoders-note", "1\u00a0draining")
-	second.available(movedA.Get("Stream-Channel"), movedA.Get("Stream-ID"), "HLS-LIVE", "1x1", "i")
-	stoppedA := first.expect("ENCODE-STOP", "Stream-Channel", movedA.Get("Stream-Channel")) // and goes on until its source ends
+	second.Available(movedA.Get("Stream-Channel"), movedA.Get("Stream-ID"), "HLS-LIVE", "1x1", "i")
+	stoppedA := first.Expect("ENCODE-STOP", "Stream-Channel", movedA.Get("Stream-Channel")) // and goes on until its source ends
 	tb.awaitText("tbody tr:first-child", "1 stream left")
 	tb.await(`(p => p.value === 1 && p.max === 2)(document.querySelector('progress'))`)
-	second.available(movedB.Get("Stream-Channel"), movedB.Get("Stream-ID"), "HLS-LIVE", "1x1", "i")
-	stoppedB := first.expect("ENCODE-STOP", "Stream-Channel", movedB.Get("Stream-Channel"))
+	second.Available(movedB.Get("Stream-Channel"), movedB.Get("Stream-ID"), "HLS-LIVE", "1x1", "i")
+	stoppedB := first.Expect("ENCODE-STOP", "Stream-Channel", movedB.Get("Stream-Channel"))
 	tb.awaitText("tbody tr:first-child", "127.0.0.1", "2 of 10", "may be stopped")
-	first.closed(stoppedA.Get("Stream-Channel"), stoppedA.Get("Stream-ID"))
-	first.closed(stoppedB.Get("Stream-Channel"), stoppedB.Get("Stream-ID"))
+	first.Closed(stoppedA.Get("Stream-Channel"), stoppedA.Get("Stream-ID"))
+	first.Closed(stoppedB.Get("Stream-Channel"), stoppedB.Get("Stream-ID"))
 	tb.awaitText("tbody tr:first-child", "empty")
-	server.quiet() // the publishers of a and b never noticed
+	server.Quiet() // the publishers of a and b never noticed
 
 	tb.click(`[aria-label="Undrain ` + row(firstID) + `"]`)
 	tb.click("#confirm-yes")
@@ -255,7 +257,7 @@ func drainStory(t *testing.T, browser context.Context) {
 	tb.awaitText("tbody tr:last-child", "draining", "2 streams left")
 	tb.click(`[aria-label="Move streams of ` + row(secondID) + `"]`)
 	tb.click("#confirm-yes")
-	first.expect("ENCODE-START")
+	first.Expect("ENCODE-START")
 	tb.awaitText("tbody tr:last-child", "moving")
 
 	tb.click(`nav a[href="#servers"]`)
@@ -264,8 +266,8 @@ func drainStory(t *testing.T, browser context.Context) {
 	tb.awaitText("#confirm-text", "New publishers on it are refused; the 2 streams it has go on")
 	tb.click("#confirm-yes")
 	tb.awaitText("tbody", "draining", "2 streams left")
-	server.send("PUBLISH-REQUEST", "Request-ID", "1", "Stream-Channel", "c", "Stream-Key", "k", "User-IP", "10.0.0.1")
-	server.expect("PUBLISH-DENY", "Request-ID", "1")
+	server.Send("PUBLISH-REQUEST", "Request-ID", "1", "Stream-Channel", "c", "Stream-Key", "k", "User-IP", "10.0.0.1")
+	server.Expect("PUBLISH-DENY", "Request-ID", "1")
 	tb.click("tbody button")
 	tb.click("#confirm-yes")
 	tb.awaitText("tbody", "ready")
@@ -288,7 +290,7 @@ func lossStory(t *testing.T, browser context.Context) {
 	_, port, _ := net.SplitHostPort(d.addr)
 	again := startDaemon(t, "HTTP_PORT="+port)
 	encoder := again.dialPeer("hls")
-	encoder.send("REGISTER", "Capacity", "3")
+	encoder.Send("REGISTER", "Capacity", "3")
 	tb.awaitText("#connection", "Live")
 	tb.await(`document.querySelector('#lost').hidden`)
 	tb.awaitText("#encoders", "1")

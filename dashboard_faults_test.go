@@ -13,6 +13,8 @@ import (
 	"time"
 	"unique"
 
+	"coordinator/internal/clustertest"
+
 	"github.com/chromedp/cdproto/fetch"
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
@@ -160,7 +162,7 @@ func hiddenStory(t *testing.T, browser context.Context) {
 	held := make(chan struct{})
 	before := cluster.askedFor()
 	cluster.change(func() { cluster.hold, cluster.overview.Streams.Live = held, 1234 })
-	for deadline := time.Now().Add(patience); cluster.askedFor() < before+2; {
+	for deadline := time.Now().Add(clustertest.Patience); cluster.askedFor() < before+2; {
 		if value[any](tb, `new Promise((done) => requestAnimationFrame(done))`); time.Now().After(deadline) {
 			t.Fatal("the page does not ask")
 		}

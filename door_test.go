@@ -14,6 +14,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"coordinator/internal/clustertest"
 )
 
 // guardedServer is an HTTP server behind a door for max visitors; the handler of /slow waits for release.
@@ -58,7 +60,7 @@ func knock(t *testing.T, addr, sent string) net.Conn {
 // awaitStatus reads the answer to a request.
 func awaitStatus(t *testing.T, conn net.Conn, want int) {
 	t.Helper()
-	conn.SetReadDeadline(time.Now().Add(patience))
+	conn.SetReadDeadline(time.Now().Add(clustertest.Patience))
 	res, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	if err != nil || res.StatusCode != want {
 		t.Fatalf("answer %v, %v; want %d", res, err, want)
@@ -67,7 +69,7 @@ func awaitStatus(t *testing.T, conn net.Conn, want int) {
 
 func awaitClosed(t *testing.T, conn net.Conn) {
 	t.Helper()
-	conn.SetReadDeadline(time.Now().Add(patience))
+	conn.SetReadDeadline(time.Now().Add(clustertest.Patience))
 	if n, err := conn.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Fatalf("connection is open: %d bytes, %v", n, err)
 	}
@@ -182,7 +184,7 @@ func (v *visit) ask() {
 	if v.Conn == nil {
 		return
 	}
-	v.SetDeadline(time.Now().Add(patience))
+	v.SetDeadline(time.Now().Add(clustertest.Patience))
 	if _, err := io.WriteString(v, request); err != nil {
 		v.t.Error(err)
 		return
@@ -201,12 +203,12 @@ func (v *visit) ask() {
 type fakeDoor struct {
 	pipeListener
 	t    *testing.T
-	logs *logBuffer
+	logs *clustertest.Log
 }
 
 // newFakeDoor serves with a handler that answers every request; secure is nil for plain HTTP.
 func newFakeDoor(t *testing.T, secure *tls.Config) *fakeDoor {
-	f := &fakeDoor{newPipeListener(), t, newLogBuffer()}
+	f := &fakeDoor{newPipeListener(), t, clustertest.NewLog()}
 	server := newTestServer(http.HandlerFunc(welcome), 10, f.logs)
 	var serving sync.WaitGroup
 	serving.Go(func() { server.serve(f, secure) })
@@ -318,7 +320,7 @@ func TestClosedDoorKeepsNobodyWaiting(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				f := &fakeDoor{newPipeListener(), t, newLogBuffer()}
+				f := &fakeDoor{newPipeListener(), t, clustertest.NewLog()}
 				server := newTestServer(http.HandlerFunc(welcome), 10, f.logs)
 				served := make(chan error, 1)
 				go func() { served <- server.Serve(f) }()
@@ -344,7 +346,7 @@ func TestClosedDoorKeepsNobodyWaiting(t *testing.T) {
 func TestAnswerMayTakeLongerThanItsRequestMay(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := &fakeDoor{newPipeListener(), t, newLogBuffer()}
+		f := &fakeDoor{newPipeListener(), t, clustertest.NewLog()}
 		server := newTestServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 			time.Sleep(15 * time.Second)
 			if err := r.Context().Err(); err != nil {

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"coordinator/internal/clustertest"
+
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -215,7 +217,7 @@ func TestCheckReportsANameThatIsSetNowhere(t *testing.T) {
 	t.Parallel()
 	dotEnv := filepath.Join(t.TempDir(), ".env")
 	writeDotEnv(t, dotEnv, "CONTROL_SECRET=$UPER5ECRET\n")
-	ctx, cancel := context.WithTimeout(context.Background(), patience) // should it run after all
+	ctx, cancel := context.WithTimeout(context.Background(), clustertest.Patience) // should it run after all
 	defer cancel()
 	for _, args := range [][]string{{"-check"}, nil} {
 		var out, diagnostics strings.Builder

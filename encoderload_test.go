@@ -7,6 +7,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"coordinator/internal/clustertest"
 )
 
 // allTold waits until n of what is counted has come.
@@ -32,7 +34,7 @@ func (a *allTold) wait(t *testing.T, what string) time.Time {
 	t.Helper()
 	select {
 	case <-a.all:
-	case <-time.After(2 * patience):
+	case <-time.After(2 * clustertest.Patience):
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -43,11 +45,11 @@ func (a *allTold) wait(t *testing.T, what string) time.Time {
 }
 
 // work announces each stream that the encoder is given, and counts it.
-func (p *testPeer) work(started *allTold) {
-	for m := range p.in {
+func work(p *clustertest.Peer, started *allTold) {
+	for m := range p.In {
 		if m.Method == "ENCODE-START" {
 			started.one()
-			p.tell("STREAM-AVAILABLE", "Stream-Channel", m.Get("Stream-Channel"), "Stream-ID", m.Get("Stream-ID"), "Stream-Type", "HLS-LIVE", "Resolution", "1x1", "Index-file", "live.m3u8")
+			p.Tell("STREAM-AVAILABLE", "Stream-Channel", m.Get("Stream-Channel"), "Stream-ID", m.Get("Stream-ID"), "Stream-Type", "HLS-LIVE", "Resolution", "1x1", "Index-file", "live.m3u8")
 		}
 	}
 }
@@ -55,35 +57,35 @@ func (p *testPeer) work(started *allTold) {
 func TestFiveHundredStreamsSurviveTheirEncoder(t *testing.T) {
 	t.Parallel()
 	const streams, others = 500, 20
-	app := newApplication(t)
-	d := startDaemon(t, app.variables("LOG_DEBUG=NO")...)
+	app := clustertest.NewApplication(t)
+	d := startDaemon(t, app.Variables("LOG_DEBUG=NO")...)
 	server := d.dialPeer("rtmp")
 	dying, _ := d.register(streams)
-	go dying.work(awaitAll(streams))
+	go work(dying, awaitAll(streams))
 	for i := range streams {
-		server.request(fmt.Sprint("c", i), "key")
+		server.Request(fmt.Sprint("c", i), "key")
 	}
 	first := map[string]string{}
 	for range streams {
-		m := server.expect("PUBLISH-ACCEPT")
+		m := server.Expect("PUBLISH-ACCEPT")
 		first[m.Get("Stream-Channel")] = m.Get("Stream-ID")
 	}
-	app.awaitEvents(streams)
+	app.AwaitEvents(streams)
 	again := awaitAll(streams)
 	for range others {
 		p, _ := d.register(streams/others + 5)
-		go p.work(again)
+		go work(p, again)
 	}
 
 	death := time.Now()
-	dying.conn.NetConn().Close()
+	dying.Conn.NetConn().Close()
 	took := again.wait(t, "ENCODE-START").Sub(death)
 	t.Logf("from the death of an encoder with %d streams to the last ENCODE-START: %v", streams, took)
 	if took > 5*time.Second {
 		t.Errorf("the last ENCODE-START took %v", took)
 	}
-	events := app.awaitEvents(3 * streams)
-	server.quiet()
+	events := app.AwaitEvents(3 * streams)
+	server.Quiet()
 	d.awaitReport("all live", func(r clusterReport) bool { return len(r.ActiveStreams) == streams })
 	over, anew := map[string]bool{}, 0
 	for _, h := range events {
@@ -105,17 +107,17 @@ func TestFiveHundredStreamsSurviveTheirEncoder(t *testing.T) {
 func TestThousandPublishersReturnBeforeTheEncodersDo(t *testing.T) {
 	t.Parallel()
 	const servers, each, encoders = 10, 100, 10
-	app := newApplication(t)
+	app := clustertest.NewApplication(t)
 	data := t.TempDir()
 	start := func() *testDaemon {
-		return startDaemon(t, app.variables("LOG_DEBUG=NO", "LOG_REQUESTS=NO", "ENCODER_WAIT_SECONDS=15", "DATA_DIR="+data)...)
+		return startDaemon(t, app.Variables("LOG_DEBUG=NO", "LOG_REQUESTS=NO", "ENCODER_WAIT_SECONDS=15", "DATA_DIR="+data)...)
 	}
 	publishers := func(d *testDaemon) *allTold { // on all servers at once
 		answered := awaitAll(servers * each)
 		for i := range servers {
 			server := d.dialPeer("rtmp")
 			go func() {
-				for m := range server.in {
+				for m := range server.In {
 					switch m.Method {
 					case "PUBLISH-ACCEPT":
 						answered.one()
@@ -125,7 +127,7 @@ func TestThousandPublishersReturnBeforeTheEncodersDo(t *testing.T) {
 				}
 			}()
 			for j := range each {
-				server.tell("PUBLISH-REQUEST", "Request-ID", fmt.Sprint(j), "Stream-Channel", fmt.Sprintf("c%d-%d", i, j), "Stream-Key", "key", "User-IP", "10.0.0.1")
+				server.Tell("PUBLISH-REQUEST", "Request-ID", fmt.Sprint(j), "Stream-Channel", fmt.Sprintf("c%d-%d", i, j), "Stream-Key", "key", "User-IP", "10.0.0.1")
 			}
 		}
 		return answered
@@ -133,14 +135,14 @@ func TestThousandPublishersReturnBeforeTheEncodersDo(t *testing.T) {
 	work := func(d *testDaemon) {
 		for range encoders {
 			p := d.dialPeer("hls")
-			p.tell("REGISTER", "Capacity", fmt.Sprint(servers*each/encoders))
-			go p.work(awaitAll(servers * each))
+			p.Tell("REGISTER", "Capacity", fmt.Sprint(servers*each/encoders))
+			go work(p, awaitAll(servers*each))
 		}
 	}
 	d := start()
 	work(d)
 	publishers(d).wait(t, "answers")
-	app.awaitEvents(servers * each)
+	app.AwaitEvents(servers * each)
 	if err := d.stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -153,7 +155,7 @@ func TestThousandPublishersReturnBeforeTheEncodersDo(t *testing.T) {
 	work(d)
 	last := answered.wait(t, "answers")
 	t.Logf("%d publishers waited after %v; from the first encoder to the last answer: %v", servers*each, waiting.Sub(began), last.Sub(waiting))
-	events := app.awaitEvents(3 * servers * each)
+	events := app.AwaitEvents(3 * servers * each)
 	balance := map[string]int{}
 	for _, h := range events {
 		if h.Get("x-event-type") == "stream-closed" {

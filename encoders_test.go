@@ -8,8 +8,9 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
-	"strings"
 	"testing"
+
+	"coordinator/internal/clustertest"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -17,10 +18,10 @@ import (
 // stage is a daemon with an application, and channel "show" live and announced on the first of two encoders.
 type stage struct {
 	t             *testing.T
-	app           *application
+	app           *clustertest.Application
 	d             *testDaemon
-	server        *testPeer
-	first, second *testPeer
+	server        *clustertest.Peer
+	first, second *clustertest.Peer
 	firstID       uint64 // of the first encoder
 	secondID      uint64
 	id            string // stream ID of the publisher
@@ -28,25 +29,25 @@ type stage struct {
 
 func newStage(t *testing.T, endpoint string, variables ...string) *stage {
 	t.Helper()
-	s := &stage{t: t, app: newApplication(t)}
-	s.d = startDaemon(t, s.app.variables(variables...)...)
+	s := &stage{t: t, app: clustertest.NewApplication(t)}
+	s.d = startDaemon(t, s.app.Variables(variables...)...)
 	s.server = s.d.dialPeer(endpoint)
 	s.first, s.firstID = s.d.register(4)
-	s.id = publish(s.server, s.first, "show")
-	s.first.available("show", s.id, "HLS-LIVE", "1x1", "live.m3u8")
-	s.app.awaitEvents(1)
+	s.id = clustertest.Publish(s.server, s.first, "show")
+	s.first.Available("show", s.id, "HLS-LIVE", "1x1", "live.m3u8")
+	s.app.AwaitEvents(1)
 	s.second, s.secondID = s.d.register(4)
 	return s
 }
 
 // takenOver expects the encoder to be given the channel; it announces the stream and the test gets its ID.
-func (s *stage) takenOver(encoder *testPeer) string {
+func (s *stage) takenOver(encoder *clustertest.Peer) string {
 	s.t.Helper()
-	id := encoder.expect("ENCODE-START", "Stream-Channel", "show").Get("Stream-ID")
+	id := encoder.Expect("ENCODE-START", "Stream-Channel", "show").Get("Stream-ID")
 	if id == s.id {
 		s.t.Fatal("the stream ID is used again")
 	}
-	encoder.available("show", id, "HLS-LIVE", "1x1", "live.m3u8")
+	encoder.Available("show", id, "HLS-LIVE", "1x1", "live.m3u8")
 	return id
 }
 
@@ -56,8 +57,8 @@ func closed(id string) string    { return "stream-closed show " + id }
 // told expects these events and no others up to now.
 func (s *stage) told(want ...string) []http.Header {
 	s.t.Helper()
-	events := s.app.awaitEvents(len(want))
-	if diff := cmp.Diff(want, describeAll(events)); diff != "" {
+	events := s.app.AwaitEvents(len(want))
+	if diff := cmp.Diff(want, clustertest.DescribeAll(events)); diff != "" {
 		s.t.Fatal("events (-want +got):\n", diff)
 	}
 	return events
@@ -71,10 +72,10 @@ func (s *stage) close(id string) {
 func TestPublisherStaysLiveWhenItsEncoderIsLost(t *testing.T) {
 	t.Parallel()
 	for name, lose := range map[string]func(s *stage){
-		"its socket is gone":    func(s *stage) { s.first.conn.Close() },
-		"it says STREAM-CLOSED": func(s *stage) { s.first.closed("show", s.id) },
+		"its socket is gone":    func(s *stage) { s.first.Conn.Close() },
+		"it says STREAM-CLOSED": func(s *stage) { s.first.Closed("show", s.id) },
 		"it says so with an error": func(s *stage) {
-			s.first.send("STREAM-CLOSED", "Stream-Channel", "show", "Stream-ID", s.id, "Error-Code", "FFMPEG", "Error-Message", "died")
+			s.first.Send("STREAM-CLOSED", "Stream-Channel", "show", "Stream-ID", s.id, "Error-Code", "FFMPEG", "Error-Message", "died")
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -90,11 +91,11 @@ func TestPublisherStaysLiveWhenItsEncoderIsLost(t *testing.T) {
 				t.Errorf("the first stream took over from %q", got)
 			}
 			s.d.awaitLive(map[string]string{"show": id})
-			s.server.quiet()
+			s.server.Quiet()
 
-			s.server.end("show", s.id)
-			s.second.expect("ENCODE-STOP", "Stream-Channel", "show", "Stream-ID", id)
-			s.second.closed("show", id)
+			s.server.End("show", s.id)
+			s.second.Expect("ENCODE-STOP", "Stream-Channel", "show", "Stream-ID", id)
+			s.second.Closed("show", id)
 			s.told(available(s.id), closed(s.id), available(id), closed(id))
 			s.d.awaitLoad(0)
 		})
@@ -107,15 +108,15 @@ func TestPublisherIsKilledAtOnceWhereThereIsNoFailover(t *testing.T) {
 		t.Run(test.endpoint+" "+test.failover, func(t *testing.T) {
 			t.Parallel()
 			s := newStage(t, test.endpoint, "ENCODER_FAILOVER="+test.failover, "ENCODER_WAIT_SECONDS=10")
-			s.first.conn.Close()
-			s.server.expect("STREAM-KILL", "Stream-Channel", "show", "Stream-ID", s.id)
+			s.first.Conn.Close()
+			s.server.Expect("STREAM-KILL", "Stream-Channel", "show", "Stream-ID", s.id)
 			s.told(available(s.id), closed(s.id))
 			s.d.awaitLive(map[string]string{})
 			s.d.awaitLoad(0)
-			s.server.request("show", "key") // the publisher may still be there
-			s.server.expectDenied("show")
-			s.server.end("show", s.id)
-			publish(s.server, s.second, "show")
+			s.server.Request("show", "key") // the publisher may still be there
+			s.server.ExpectDenied("show")
+			s.server.End("show", s.id)
+			clustertest.Publish(s.server, s.second, "show")
 		})
 	}
 }
@@ -123,13 +124,13 @@ func TestPublisherIsKilledAtOnceWhereThereIsNoFailover(t *testing.T) {
 func TestPublisherWaitsForAnEncoderAndIsThenKilled(t *testing.T) {
 	t.Parallel()
 	s := newStage(t, "rtmp", "ENCODER_WAIT_SECONDS=1")
-	s.second.send("REGISTER", "Capacity", "0")
+	s.second.Send("REGISTER", "Capacity", "0")
 	s.d.awaitReport("a full encoder", func(r clusterReport) bool { return r.Encoders[0].Capacity+r.Encoders[1].Capacity == 4 })
-	s.first.conn.Close()
+	s.first.Conn.Close()
 	s.told(available(s.id), closed(s.id))
 	s.d.awaitOverview("the publisher that waits", func(o overviewReport) bool { return o.Streams.Waiting == 1 })
-	s.server.expect("STREAM-KILL", "Stream-Channel", "show", "Stream-ID", s.id)
-	s.d.logs.await(t, "publisher killed", errWaitedInVain.Error())
+	s.server.Expect("STREAM-KILL", "Stream-Channel", "show", "Stream-ID", s.id)
+	s.d.logs.Await(t, "publisher killed", errWaitedInVain.Error())
 	s.d.awaitLive(map[string]string{})
 	s.told(available(s.id), closed(s.id))
 }
@@ -137,20 +138,20 @@ func TestPublisherWaitsForAnEncoderAndIsThenKilled(t *testing.T) {
 func TestPublisherThatWaitsGetsTheSlotThatComes(t *testing.T) {
 	t.Parallel()
 	s := newStage(t, "rtmp", "ENCODER_WAIT_SECONDS=15")
-	s.second.conn.Close()
-	s.first.conn.Close()
+	s.second.Conn.Close()
+	s.first.Conn.Close()
 	s.d.awaitOverview("the publisher that waits", func(o overviewReport) bool { return o.Streams.Waiting == 1 })
 	third, _ := s.d.register(1)
 	id := s.takenOver(third)
 	s.told(available(s.id), closed(s.id), available(id))
-	s.server.quiet()
+	s.server.Quiet()
 }
 
 func TestPublisherThatLosesThreeEncodersWithinAMinuteIsKilled(t *testing.T) {
 	t.Parallel()
 	s := newStage(t, "rtmp", "ENCODER_WAIT_SECONDS=15")
 	third, _ := s.d.register(4)
-	peers := map[uint64]*testPeer{s.firstID: s.first, s.secondID: s.second}
+	peers := map[uint64]*clustertest.Peer{s.firstID: s.first, s.secondID: s.second}
 	for _, e := range s.d.report().Encoders {
 		if peers[e.ID] == nil {
 			peers[e.ID] = third
@@ -158,7 +159,7 @@ func TestPublisherThatLosesThreeEncodersWithinAMinuteIsKilled(t *testing.T) {
 	}
 	want := []string{available(s.id)}
 	for id, encoder := s.id, s.first; ; {
-		encoder.conn.Close()
+		encoder.Conn.Close()
 		want = append(want, closed(id))
 		if len(want) == 6 {
 			break
@@ -169,37 +170,37 @@ func TestPublisherThatLosesThreeEncodersWithinAMinuteIsKilled(t *testing.T) {
 		want = append(want, available(id))
 		s.told(want...)
 	}
-	s.server.expect("STREAM-KILL", "Stream-Channel", "show", "Stream-ID", s.id)
-	s.d.logs.await(t, "level=WARN", "publisher killed", errEncodersLost.Error())
+	s.server.Expect("STREAM-KILL", "Stream-Channel", "show", "Stream-ID", s.id)
+	s.d.logs.Await(t, "level=WARN", "publisher killed", errEncodersLost.Error())
 	s.told(want...)
 }
 
 func TestPublisherThatEndsWhileItWaitsIsGone(t *testing.T) {
 	t.Parallel()
 	s := newStage(t, "rtmp", "ENCODER_WAIT_SECONDS=15")
-	s.second.conn.Close()
-	s.first.conn.Close()
+	s.second.Conn.Close()
+	s.first.Conn.Close()
 	s.d.awaitOverview("the publisher that waits", func(o overviewReport) bool { return o.Streams.Waiting == 1 })
-	s.server.end("show", s.id)
+	s.server.End("show", s.id)
 	s.d.awaitLive(map[string]string{})
 	third, _ := s.d.register(1)
-	publish(s.server, third, "other") // and nothing of the show before it
+	clustertest.Publish(s.server, third, "other") // and nothing of the show before it
 	s.told(available(s.id), closed(s.id))
 }
 
 func TestOldEncoderThatComesBackChangesNothing(t *testing.T) {
 	t.Parallel()
 	s := newStage(t, "rtmp")
-	s.first.conn.Close()
+	s.first.Conn.Close()
 	id := s.takenOver(s.second)
 	back, _ := s.d.register(4)
-	back.closed("show", s.id)
-	back.available("show", s.id, "HLS-VOD", "1x1", "late.m3u8")
-	back.available("show", id, "HLS-VOD", "1x1", "forged.m3u8")
-	s.d.logs.awaitLines(t, 3, "not the sender's own")
+	back.Closed("show", s.id)
+	back.Available("show", s.id, "HLS-VOD", "1x1", "late.m3u8")
+	back.Available("show", id, "HLS-VOD", "1x1", "forged.m3u8")
+	s.d.logs.AwaitLines(t, 3, "not the sender's own")
 	s.d.awaitLive(map[string]string{"show": id})
 	s.d.awaitLoad(1)
-	s.server.quiet()
+	s.server.Quiet()
 	s.told(available(s.id), closed(s.id), available(id))
 }
 
@@ -209,18 +210,18 @@ func TestCloseCommandKnowsThePublisherByItsCurrentID(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := newStage(t, "rtmp")
-			s.first.conn.Close()
+			s.first.Conn.Close()
 			id := s.takenOver(s.second)
 			s.close(s.id)
-			s.server.quiet()
+			s.server.Quiet()
 			if name == "current" {
 				s.close(id)
 			} else {
 				s.close("*")
 			}
-			s.server.expect("STREAM-KILL", "Stream-Channel", "show", "Stream-ID", s.id)
-			s.server.end("show", s.id)
-			s.second.expect("ENCODE-STOP", "Stream-Channel", "show", "Stream-ID", id)
+			s.server.Expect("STREAM-KILL", "Stream-Channel", "show", "Stream-ID", s.id)
+			s.server.End("show", s.id)
+			s.second.Expect("ENCODE-STOP", "Stream-Channel", "show", "Stream-ID", id)
 		})
 	}
 }
@@ -235,79 +236,56 @@ func TestPublishRequestWaitsForASlot(t *testing.T) {
 	d := startDaemon(t, "ENCODER_WAIT_SECONDS=15")
 	server, other := d.dialPeer("rtmp"), d.dialPeer("wss")
 	for i, name := range []string{"a", "b", "c"} {
-		server.request(name, "key")
+		server.Request(name, "key")
 		d.awaitWaiting(i + 1)
 	}
-	other.request("vanishing", "key")
+	other.Request("vanishing", "key")
 	d.awaitWaiting(4)
 	d.awaitMetrics(map[string]float64{"coordinator_publish_requests_waiting": 4})
-	other.conn.Close()
+	other.Conn.Close()
 	d.awaitWaiting(3)
 
 	encoder, id := d.register(1) // brings the first slot
-	a := server.expect("PUBLISH-ACCEPT", "Stream-Channel", "a").Get("Stream-ID")
-	encoder.expect("ENCODE-START", "Stream-Channel", "a")
+	a := server.Expect("PUBLISH-ACCEPT", "Stream-Channel", "a").Get("Stream-ID")
+	encoder.Expect("ENCODE-START", "Stream-Channel", "a")
 	d.awaitWaiting(2)
 
 	d.command("drain", id)
-	server.end("a", a)
-	encoder.expect("ENCODE-STOP")
-	encoder.closed("a", a)
+	server.End("a", a)
+	encoder.Expect("ENCODE-STOP")
+	encoder.Closed("a", a)
 	d.awaitLoad(0)
 	d.awaitWaiting(2)
 	d.command("undrain", id) // brings the second
-	b := server.expect("PUBLISH-ACCEPT", "Stream-Channel", "b").Get("Stream-ID")
-	encoder.expect("ENCODE-START", "Stream-Channel", "b")
+	b := server.Expect("PUBLISH-ACCEPT", "Stream-Channel", "b").Get("Stream-ID")
+	encoder.Expect("ENCODE-START", "Stream-Channel", "b")
 
-	server.end("b", b)
-	encoder.expect("ENCODE-STOP")
+	server.End("b", b)
+	encoder.Expect("ENCODE-STOP")
 	d.awaitWaiting(1)
-	encoder.closed("b", b) // frees the third
-	server.expect("PUBLISH-ACCEPT", "Stream-Channel", "c")
-	encoder.expect("ENCODE-START", "Stream-Channel", "c")
+	encoder.Closed("b", b) // frees the third
+	server.Expect("PUBLISH-ACCEPT", "Stream-Channel", "c")
+	encoder.Expect("ENCODE-START", "Stream-Channel", "c")
 	d.awaitMetrics(map[string]float64{"coordinator_publish_requests_waiting": 0})
-}
-
-// attend is an encoder that does as it is told: it announces what it is given and closes what it is to stop.
-func (p *testPeer) attend() {
-	for m := range p.in {
-		channel, id := m.Get("Stream-Channel"), m.Get("Stream-ID")
-		switch m.Method {
-		case "ENCODE-START":
-			p.tell("STREAM-AVAILABLE", "Stream-Channel", channel, "Stream-ID", id, "Stream-Type", "HLS-LIVE", "Resolution", "1x1", "Index-file", "live.m3u8")
-		case "ENCODE-STOP":
-			p.tell("STREAM-CLOSED", "Stream-Channel", channel, "Stream-ID", id)
-		}
-	}
-}
-
-// tell is send for a peer that may be gone by then.
-func (p *testPeer) tell(method string, args ...string) {
-	var b strings.Builder
-	b.WriteString(method + "\n")
-	for i := 0; i < len(args); i += 2 {
-		b.WriteString(args[i] + ": " + args[i+1] + "\n")
-	}
-	p.sendRaw(1, b.String())
 }
 
 func TestRollingUpdateOfAllEncodersLosesNoPublisher(t *testing.T) {
 	t.Parallel()
 	const encoders, streams = 4, 40
-	app := newApplication(t)
-	d := startDaemon(t, app.variables("LOG_DEBUG=NO")...)
+	app := clustertest.NewApplication(t)
+	d := startDaemon(t, app.Variables("LOG_DEBUG=NO")...)
 	server := d.dialPeer("rtmp")
-	peers := map[uint64]*testPeer{}
+	peers := map[uint64]*clustertest.Peer{}
 	for range encoders {
 		p, id := d.register(streams)
 		peers[id] = p
-		go p.attend()
+		go p.Attend()
 	}
 	for i := range streams {
-		server.request(fmt.Sprint("c", i), "key")
-		server.expect("PUBLISH-ACCEPT")
+		server.Request(fmt.Sprint("c", i), "key")
+		server.Expect("PUBLISH-ACCEPT")
 	}
-	app.awaitEvents(streams)
+	app.AwaitEvents(streams)
 	loaded := func(id uint64) func(clusterReport) bool {
 		return func(r clusterReport) bool {
 			for _, e := range r.Encoders {
@@ -321,16 +299,16 @@ func TestRollingUpdateOfAllEncodersLosesNoPublisher(t *testing.T) {
 	for id, old := range peers {
 		d.command("drain", id, "x-drain-move", "true")
 		d.awaitReport("an empty encoder", loaded(id))
-		old.conn.Close()
+		old.Conn.Close()
 		d.awaitReport("it gone", func(r clusterReport) bool { return len(r.Encoders) == encoders-1 })
 		updated, _ := d.register(streams)
-		go updated.attend()
+		go updated.Attend()
 	}
-	server.quiet()
+	server.Quiet()
 	d.awaitReport("all publishers", func(r clusterReport) bool { return len(r.ActiveStreams) == streams })
 	d.awaitOverview("all delivered", func(o overviewReport) bool { return o.Events.Pending == 0 })
 
-	_, events, _ := app.snapshot()
+	_, events, _ := app.Snapshot()
 	live, position := map[string]int{}, map[string]int{}
 	for i, h := range events {
 		channel, id := h.Get("x-streaming-channel"), h.Get("x-streaming-id")
@@ -358,17 +336,17 @@ func TestEncoderThatClosesEverythingAtOnceCostsOthersNothing(t *testing.T) {
 	s := newStage(t, "rtmp", "ENCODER_WAIT_SECONDS=5")
 	bad, badID := s.d.register(-1)
 	go func() {
-		for m := range bad.in {
+		for m := range bad.In {
 			if m.Method == "ENCODE-START" {
-				bad.tell("STREAM-CLOSED", "Stream-Channel", m.Get("Stream-Channel"), "Stream-ID", m.Get("Stream-ID"), "Error-Code", "E", "Error-Message", "no")
+				bad.Tell("STREAM-CLOSED", "Stream-Channel", m.Get("Stream-Channel"), "Stream-ID", m.Get("Stream-ID"), "Error-Code", "E", "Error-Message", "no")
 			}
 		}
 	}()
 	lost := 0
 	for i := range 6 { // the first three are its price, and then it is set aside
 		channel := "c" + strconv.Itoa(i)
-		s.server.request(channel, "key")
-		id := s.server.expect("PUBLISH-ACCEPT").Get("Stream-ID")
+		s.server.Request(channel, "key")
+		id := s.server.Expect("PUBLISH-ACCEPT").Get("Stream-ID")
 		report := s.d.awaitReport("it served or killed", func(r clusterReport) bool {
 			for _, e := range r.Encoders {
 				if e.ID == badID && e.Load > 0 {
@@ -378,17 +356,17 @@ func TestEncoderThatClosesEverythingAtOnceCostsOthersNothing(t *testing.T) {
 			return true
 		})
 		if report.live()[channel] == "" {
-			s.server.expect("STREAM-KILL", "Stream-Channel", channel, "Stream-ID", id)
-			s.server.end(channel, id)
+			s.server.Expect("STREAM-KILL", "Stream-Channel", channel, "Stream-ID", id)
+			s.server.End(channel, id)
 			lost++
 		}
 	}
 	if lost > failuresInARow {
 		t.Errorf("%d publishers are lost", lost)
 	}
-	s.d.logs.await(t, "encoder set aside", fmt.Sprint(badID))
+	s.d.logs.Await(t, "encoder set aside", fmt.Sprint(badID))
 	// One that is live and loses its encoder is not the worse for the bad one, which by now nobody is given to.
-	s.first.conn.Close()
+	s.first.Conn.Close()
 	live := s.d.awaitReport("all on the second", func(r clusterReport) bool {
 		for _, st := range r.ActiveStreams {
 			if st.Encoder != s.secondID {
@@ -407,12 +385,12 @@ func TestEncoderThatRegistersAndVanishesInALoopCostsOthersNothing(t *testing.T) 
 	s := newStage(t, "rtmp")
 	for range 20 {
 		p := s.d.dialPeer("hls")
-		p.send("REGISTER", "Capacity", "-1")
-		p.conn.Close()
+		p.Send("REGISTER", "Capacity", "-1")
+		p.Conn.Close()
 	}
 	s.d.awaitReport("the two that stay", func(r clusterReport) bool { return len(r.Encoders) == 2 })
 	s.d.awaitLive(map[string]string{"show": s.id})
-	s.server.quiet()
-	publish(s.server, s.second, "other")
+	s.server.Quiet()
+	clustertest.Publish(s.server, s.second, "other")
 	s.told(available(s.id))
 }

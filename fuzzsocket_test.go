@@ -15,6 +15,7 @@ import (
 	"time"
 	"unicode"
 
+	"coordinator/internal/clustertest"
 	"coordinator/internal/wire"
 
 	"github.com/gorilla/websocket"
@@ -23,7 +24,7 @@ import (
 // bystanders are peers with a live stream that are to notice nothing.
 type bystanders struct {
 	*testDaemon
-	server, encoder *testPeer
+	server, encoder *clustertest.Peer
 	id              string
 }
 
@@ -31,14 +32,14 @@ func newBystanders(f *testing.F) *bystanders {
 	d := startDaemon(f)
 	b := &bystanders{testDaemon: d, server: d.dialPeer("wss")}
 	b.encoder, _ = d.register(-1)
-	b.id = publish(b.server, b.encoder, "bystander")
+	b.id = clustertest.Publish(b.server, b.encoder, "bystander")
 	return b
 }
 
 // wantUnharmed waits until the others are gone, and finds everything as it was before them.
 func (b *bystanders) wantUnharmed(t *testing.T) {
 	t.Helper()
-	deadline := time.Now().Add(patience)
+	deadline := time.Now().Add(clustertest.Patience)
 	for {
 		r := b.report()
 		b.finishOrders(t)
@@ -57,7 +58,7 @@ func (b *bystanders) wantUnharmed(t *testing.T) {
 		t.Fatalf("capacity: %d %s", status, body)
 	}
 	wantOwnLines(t, b.logs.String())
-	b.logs.forget()
+	b.logs.Forget()
 }
 
 // finishOrders is the encoder's work for streams of others: it ends what it is told to end. The streaming server has
@@ -66,17 +67,17 @@ func (b *bystanders) finishOrders(t *testing.T) {
 	t.Helper()
 	for {
 		select {
-		case m, open := <-b.encoder.in:
+		case m, open := <-b.encoder.In:
 			if !open {
-				t.Fatal("the bystanding encoder was cut off:", b.encoder.gone)
+				t.Fatal("the bystanding encoder was cut off:", b.encoder.Gone)
 			}
 			if m.Method == "ENCODE-STOP" {
 				if m.Get("Stream-ID") == b.id {
 					t.Fatal("the bystander's stream was stopped")
 				}
-				b.encoder.closed(m.Get("Stream-Channel"), m.Get("Stream-ID"))
+				b.encoder.Closed(m.Get("Stream-Channel"), m.Get("Stream-ID"))
 			}
-		case m, open := <-b.server.in:
+		case m, open := <-b.server.In:
 			t.Fatalf("the bystanding server got %v, open %t", m, open)
 		default:
 			return
@@ -86,9 +87,11 @@ func (b *bystanders) finishOrders(t *testing.T) {
 
 // in makes t the test that they fail, and keeps them connected however long the fuzzing takes.
 func (b *bystanders) in(t *testing.T) {
-	b.t, b.server.t, b.encoder.t = t, t, t
-	b.server.send("HEARTBEAT")
-	b.encoder.send("HEARTBEAT")
+	b.t = t
+	b.server.For(t)
+	b.encoder.For(t)
+	b.server.Send("HEARTBEAT")
+	b.encoder.Send("HEARTBEAT")
 }
 
 // wantOwnLines holds each line of a text log: it begins as the daemon begins lines, and shows every character in it.
@@ -188,7 +191,7 @@ func (s *stranger) heard() string {
 // goes leaves the daemon the time to read all that was sent: a closed socket would be reset.
 func (s *stranger) goes() {
 	raw := s.conn.NetConn().(*net.TCPConn)
-	raw.SetReadDeadline(time.Now().Add(patience))
+	raw.SetReadDeadline(time.Now().Add(clustertest.Patience))
 	raw.CloseWrite()
 	s.read.Wait()
 	s.conn.Close()
@@ -241,7 +244,7 @@ func FuzzControlSocket(f *testing.F) {
 		b.in(t)
 		s := b.strangerAt(t, []string{"rtmp", "wss", "hls"}[endpoint%3])
 		raw := s.conn.NetConn()
-		raw.SetWriteDeadline(time.Now().Add(patience))
+		raw.SetWriteDeadline(time.Now().Add(clustertest.Patience))
 		_, _ = io.Copy(raw, bytes.NewReader(input))
 		s.goes()
 		b.wantUnharmed(t)

@@ -15,6 +15,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"coordinator/internal/clustertest"
+
 	"github.com/gorilla/websocket"
 )
 
@@ -47,10 +49,10 @@ func TestAnnouncementThatCouldNeverBeToldIsNone(t *testing.T) {
 // One streaming server whose channels all hang at the application leaves the others their turns.
 func TestChannelsOfOneServerThatHangLeaveOthersTheirTurn(t *testing.T) {
 	t.Parallel()
-	app := newApplication(t)
+	app := clustertest.NewApplication(t)
 	release := make(chan struct{})
 	t.Cleanup(func() { close(release) })
-	app.answerKeys(func(w http.ResponseWriter, r *http.Request) {
+	app.AnswerKeys(func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasPrefix(r.Header.Get("x-streaming-channel"), "hangs") {
 			select {
 			case <-release:
@@ -58,15 +60,15 @@ func TestChannelsOfOneServerThatHangLeaveOthersTheirTurn(t *testing.T) {
 			}
 		}
 	})
-	d := startDaemon(t, app.variables("LOG_DEBUG=NO")...)
+	d := startDaemon(t, app.Variables("LOG_DEBUG=NO")...)
 	encoder, _ := d.register(-1)
 	greedy, modest := d.dialPeer("rtmp"), d.dialPeer("rtmp")
 	for i := range maxVerifyRequests + 100 {
-		greedy.send("PUBLISH-REQUEST", "Request-ID", fmt.Sprint(i), "Stream-Channel", fmt.Sprintf("hangs%d", i), "Stream-Key", "k")
+		greedy.Send("PUBLISH-REQUEST", "Request-ID", fmt.Sprint(i), "Stream-Channel", fmt.Sprintf("hangs%d", i), "Stream-Key", "k")
 	}
-	app.awaitKeys(maxServerVerifications)
+	app.AwaitKeys(maxServerVerifications)
 	began := time.Now()
-	publish(modest, encoder, "good")
+	clustertest.Publish(modest, encoder, "good")
 	if took := time.Since(began); took > answerTimeout/2 {
 		t.Errorf("the other server's publisher waited %v", took)
 	}
@@ -151,6 +153,6 @@ func TestTLSPeerThatDoesNotReadIsCutWithin10Seconds(t *testing.T) {
 		if _, err := socket.Write([]byte{0}); !errors.Is(err, io.ErrClosedPipe) {
 			t.Errorf("the connection is not closed: %v", err)
 		}
-		n.logs.await(t, "streaming server disconnected", "does not read")
+		n.logs.Await(t, "streaming server disconnected", "does not read")
 	})
 }

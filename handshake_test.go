@@ -17,13 +17,15 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"coordinator/internal/clustertest"
 )
 
 // refused cuts address and reason out of the one line that the log has of a message.
 func (f *fakeDoor) refused(what string) string {
 	f.t.Helper()
 	synctest.Wait()
-	if n := f.logs.count(what); n != 1 {
+	if n := f.logs.Count(what); n != 1 {
 		f.t.Errorf("%d lines of %q, want 1:\n%s", n, what, f.logs)
 	}
 	_, line, _ := strings.Cut(f.logs.String(), what+`" `)
@@ -109,7 +111,7 @@ func TestFailedTLSHandshakesSayWhy(t *testing.T) {
 				if got, want := f.refused("TLS handshake failed"), `remote=10.0.0.1 reason="`+test.want+`"`; got != want {
 					t.Errorf("logged %s, want %s", got, want)
 				}
-				if f.logs.count("s3cret") > 0 {
+				if f.logs.Count("s3cret") > 0 {
 					t.Errorf("what was sent is in the log:\n%s", f.logs)
 				}
 			})
@@ -188,7 +190,7 @@ func TestConnectionsThatCannotBeAcceptedSayWhyAndAreTriedAgain(t *testing.T) {
 				for range cap(l.faults) {
 					l.faults <- os.NewSyscallError("accept4", fault)
 				}
-				f := &fakeDoor{l.pipeListener, t, newLogBuffer()}
+				f := &fakeDoor{l.pipeListener, t, clustertest.NewLog()}
 				server := newTestServer(http.HandlerFunc(welcome), 10, f.logs)
 				served := make(chan error, 1)
 				go func() { served <- server.serve(l, nil) }()
@@ -236,7 +238,7 @@ func TestHandlerThatPanicsSaysWhereAndNoSecret(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				mux := http.NewServeMux()
 				mux.HandleFunc("/commands/close", func(http.ResponseWriter, *http.Request) { test.panics() })
-				logs := newLogBuffer()
+				logs := clustertest.NewLog()
 				server := newHTTPServer(mux, newDoor(func() int { return 10 }, newRefusals(newLogger(&Config{LogDebug: true}, logs))), newLogger(&Config{LogDebug: true}, logs))
 				f := &fakeDoor{newPipeListener(), t, logs}
 				served := make(chan error, 1)
@@ -295,12 +297,12 @@ func wantOfFilesIsSaid(t *testing.T, binary string) {
 	for range 100 {
 		conns = append(conns, openVisit(t, p.addr))
 	}
-	p.logs.await(t, "connections cannot be accepted", "too many open files", "LimitNOFILE")
+	p.logs.Await(t, "connections cannot be accepted", "too many open files", "LimitNOFILE")
 	for _, c := range conns {
 		c.Close()
 	}
 	openVisit(t, p.addr).ask()
-	if n := p.logs.count("connections cannot be accepted"); n != 1 {
+	if n := p.logs.Count("connections cannot be accepted"); n != 1 {
 		t.Errorf("%d lines of it:\n%s", n, p.logs)
 	}
 }

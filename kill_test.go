@@ -16,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"coordinator/internal/clustertest"
 )
 
 var kills = flag.Int("kills", 24, "how often the coordinator is killed")
@@ -127,7 +129,7 @@ func (p *process) awaitKilled() {
 	p.t.Helper()
 	select {
 	case <-p.ended:
-	case <-time.After(patience):
+	case <-time.After(clustertest.Patience):
 		p.t.Fatal("outlives SIGKILL")
 	}
 	if s := p.cmd.ProcessState.Sys().(syscall.WaitStatus); s.Signal() != syscall.SIGKILL {
@@ -159,7 +161,7 @@ type marks struct {
 func awaitMarks(p *process, kill int) *marks {
 	p.t.Helper()
 	m := &marks{firstSeen: map[string]time.Time{}}
-	for deadline := time.Now().Add(patience); len(m.firstSeen) < 4; {
+	for deadline := time.Now().Add(clustertest.Patience); len(m.firstSeen) < 4; {
 		if time.Now().After(deadline) {
 			p.t.Fatalf("peers don't come back after kill %d:\n%s", kill, p.logs)
 		}
@@ -173,7 +175,7 @@ func (m *marks) poll(p *process, killed <-chan struct{}) {
 	p.t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	timeout := time.After(patience)
+	timeout := time.After(clustertest.Patience)
 	for {
 		select {
 		case <-killed:
@@ -188,7 +190,7 @@ func (m *marks) poll(p *process, killed <-chan struct{}) {
 
 func (m *marks) look(p *process) {
 	asked := time.Now()
-	client := http.Client{Timeout: patience}
+	client := http.Client{Timeout: clustertest.Patience}
 	res, err := client.Get("http://" + p.addr + "/commands/report")
 	if err != nil {
 		return // killed
@@ -226,11 +228,11 @@ func (m *marks) durable(entries []simEntry) (list []simEntry) {
 }
 
 // storyOfKill runs a process in a directory of its own, again and again.
-func storyOfKill(t *testing.T, binary string) (app *application, start func(more ...string) *process) {
-	app = newApplication(t)
+func storyOfKill(t *testing.T, binary string) (app *clustertest.Application, start func(more ...string) *process) {
+	app = clustertest.NewApplication(t)
 	data := filepath.Join(quickDirectory(t), "data")
 	return app, func(more ...string) *process {
-		return serve(t, binary, append(app.variables("DATA_DIR="+data), more...)...)
+		return serve(t, binary, append(app.Variables("DATA_DIR="+data), more...)...)
 	}
 }
 
@@ -238,24 +240,24 @@ func killedBetweenTwoEncoders(t *testing.T, binary string) {
 	app, start := storyOfKill(t, binary)
 	p := start("ENCODER_WAIT_SECONDS=10")
 	server, first := p.dialPeer("rtmp"), p.dialPeer("hls")
-	first.send("REGISTER", "Capacity", "1")
+	first.Send("REGISTER", "Capacity", "1")
 	p.awaitReport("the encoder", func(r clusterReport) bool { return len(r.Encoders) == 1 })
-	id := publish(server, first, "show")
-	first.available("show", id, "HLS-LIVE", "1x1", "live.m3u8")
-	app.awaitEvents(1)
-	app.answerEvents(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) })
+	id := clustertest.Publish(server, first, "show")
+	first.Available("show", id, "HLS-LIVE", "1x1", "live.m3u8")
+	app.AwaitEvents(1)
+	app.AnswerEvents(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) })
 	second, _ := p.register(0)
-	first.conn.Close()
+	first.Conn.Close()
 	p.awaitOverview("that the publisher waits", func(o overviewReport) bool { return o.Streams.Waiting == 1 })
-	second.send("REGISTER", "Capacity", "1")
-	newID := second.expect("ENCODE-START").Get("Stream-ID")
-	second.available("show", newID, "HLS-LIVE", "1x1", "live.m3u8")
+	second.Send("REGISTER", "Capacity", "1")
+	newID := second.Expect("ENCODE-START").Get("Stream-ID")
+	second.Available("show", newID, "HLS-LIVE", "1x1", "live.m3u8")
 	p.awaitOverview("stream-closed and the new stream-available", func(o overviewReport) bool { return o.Events.Pending == 2 })
 	p.awaitDurable(second)
 	p.signal(syscall.SIGKILL)
 	p.awaitKilled()
 
-	app.answerEvents(nil)
+	app.AnswerEvents(nil)
 	start()
 	wantStory(t, app, "stream-available show "+id+" HLS-LIVE 1x1 live.m3u8", "stream-closed show "+id,
 		"stream-available show "+newID+" HLS-LIVE 1x1 live.m3u8", "stream-closed show "+newID)
@@ -266,13 +268,13 @@ func killedDuringAMove(t *testing.T, binary string) {
 	p := start()
 	server := p.dialPeer("rtmp")
 	first, firstID := p.register(1)
-	id := publish(server, first, "show")
-	first.available("show", id, "HLS-LIVE", "1x1", "live.m3u8")
+	id := clustertest.Publish(server, first, "show")
+	first.Available("show", id, "HLS-LIVE", "1x1", "live.m3u8")
 	second, _ := p.register(1)
 	p.command("drain", firstID, "x-drain-move", "true")
-	newID := second.expect("ENCODE-START").Get("Stream-ID")
-	second.available("show", newID, "IMG-PREVIEW", "1x1", "preview.jpg")
-	app.awaitEvents(2)
+	newID := second.Expect("ENCODE-START").Get("Stream-ID")
+	second.Available("show", newID, "IMG-PREVIEW", "1x1", "preview.jpg")
+	app.AwaitEvents(2)
 	p.signal(syscall.SIGKILL)
 	p.awaitKilled()
 
@@ -282,9 +284,9 @@ func killedDuringAMove(t *testing.T, binary string) {
 }
 
 // awaitDurable lets durableWithin pass since all that the encoder said was read.
-func (p *process) awaitDurable(encoder *testPeer) {
+func (p *process) awaitDurable(encoder *clustertest.Peer) {
 	p.t.Helper()
-	encoder.send("REGISTER", "Capacity", "77")
+	encoder.Send("REGISTER", "Capacity", "77")
 	p.awaitReport("the capacity", func(r clusterReport) bool {
 		return slices.ContainsFunc(r.Encoders, func(e encoderReport) bool { return e.Capacity == 77 })
 	})
@@ -292,17 +294,17 @@ func (p *process) awaitDurable(encoder *testPeer) {
 }
 
 // wantStory waits until the application was told all of it, leaving out repeats.
-func wantStory(t *testing.T, app *application, want ...string) {
+func wantStory(t *testing.T, app *clustertest.Application, want ...string) {
 	t.Helper()
-	deadline := time.After(patience)
+	deadline := time.After(clustertest.Patience)
 	for {
-		_, events, changed := app.snapshot()
+		_, events, changed := app.Snapshot()
 		var told []string
 		known := map[string]bool{}
 		for _, h := range events {
 			if id := h.Get("x-event-id"); !known[id] {
 				known[id] = true
-				told = append(told, describe(h))
+				told = append(told, clustertest.Describe(h))
 			}
 		}
 		if slices.Equal(told, want) {

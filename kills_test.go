@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"coordinator/internal/clustertest"
 	"coordinator/internal/wire"
 
 	"github.com/gorilla/websocket"
@@ -129,16 +130,16 @@ func TestGhostOfALostKillIsEnded(t *testing.T) {
 		n := newFakeNet(t)
 		n.keepTime()
 		server, encoder := n.dialPeer("rtmp"), n.register()
-		id := publish(server, encoder, "show")
-		encoder.closed("show", id)
-		server.expect("STREAM-KILL", "Stream-Channel", "show", "Stream-ID", id) // and misses it
+		id := clustertest.Publish(server, encoder, "show")
+		encoder.Closed("show", id)
+		server.Expect("STREAM-KILL", "Stream-Channel", "show", "Stream-ID", id) // and misses it
 		n.wait(999 * time.Millisecond)
-		server.request("show", "key")
-		server.expectDenied("show") // or there would be two
+		server.Request("show", "key")
+		server.ExpectDenied("show") // or there would be two
 		n.wait(expireEvery)
-		server.expect("STREAM-KILL", "Stream-Channel", "show", "Stream-ID", id)
-		server.end("show", id)
-		publish(server, encoder, "show")
+		server.Expect("STREAM-KILL", "Stream-Channel", "show", "Stream-ID", id)
+		server.End("show", id)
+		clustertest.Publish(server, encoder, "show")
 		n.wait(time.Minute - time.Second)
 	})
 }
@@ -193,10 +194,10 @@ func TestKillsAreNotRepeatedToAServerThatIsStillReading(t *testing.T) {
 			if err := conn.WriteMessage(websocket.TextMessage, []byte(text)); err != nil {
 				t.Fatal(err)
 			}
-			encoder.expect("ENCODE-START")
+			encoder.Expect("ENCODE-START")
 		}
 		n.wantConnected(1, 1, publishers)
-		encoder.conn.Close()
+		encoder.Conn.Close()
 		n.wait(30 * time.Second)
 		n.wantConnected(1, 0, 0)
 		if len(kills) != publishers {

@@ -17,6 +17,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"coordinator/internal/clustertest"
 )
 
 const (
@@ -125,25 +127,25 @@ func TestPlayLives(t *testing.T) {
 	if !orders.Scan() {
 		return
 	}
-	d := &testDaemon{t: t, addr: orders.Text(), logs: newLogBuffer()}
+	d := &testDaemon{t: t, addr: orders.Text(), logs: clustertest.NewLog()}
 	server := d.dialPeer("rtmp")
 	accepted := newAnswers()
 	for range lifeEncoders {
 		encoder, _ := d.register(-1)
 		go func() {
-			for m := range encoder.in {
+			for m := range encoder.In {
 				channel, id := m.Get("Stream-Channel"), m.Get("Stream-ID")
 				switch m.Method {
 				case "ENCODE-START":
-					encoder.available(channel, id, "HLS-LIVE", "1280x720-30", "hls/"+channel+"/"+id+"/1280x720-30/live.m3u8")
+					encoder.Available(channel, id, "HLS-LIVE", "1280x720-30", "hls/"+channel+"/"+id+"/1280x720-30/live.m3u8")
 				case "ENCODE-STOP":
-					encoder.closed(channel, id)
+					encoder.Closed(channel, id)
 				}
 			}
 		}()
 	}
 	go func() {
-		for m := range server.in {
+		for m := range server.In {
 			accepted.give(m.Get("Stream-Channel"), m.Get("Stream-ID"))
 		}
 	}()
@@ -158,7 +160,7 @@ func TestPlayLives(t *testing.T) {
 	}
 }
 
-func playLives(server *testPeer, accepted *answers, taken *sync.Map, first, lives int) {
+func playLives(server *clustertest.Peer, accepted *answers, taken *sync.Map, first, lives int) {
 	var players sync.WaitGroup
 	next := make(chan int)
 	for range livesAtOnce {
@@ -168,10 +170,10 @@ func playLives(server *testPeer, accepted *answers, taken *sync.Map, first, live
 				channel := fmt.Sprintf(lifeChannelFmt, n)
 				taken.Store(channel, told)
 				id := accepted.expect(channel)
-				server.request(channel, "key")
+				server.Request(channel, "key")
 				streamID := <-id
 				<-told // stream-available
-				server.end(channel, streamID)
+				server.End(channel, streamID)
 				<-told // stream-closed
 				taken.Delete(channel)
 			}

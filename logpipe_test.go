@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"coordinator/internal/clustertest"
+
 	"github.com/gorilla/websocket"
 )
 
@@ -30,7 +32,7 @@ func launchPiped(t *testing.T, binary string, variables ...string) *pipedProcess
 		t.Fatal(err)
 	}
 	p := &pipedProcess{log: log, lines: bufio.NewScanner(log)}
-	p.process = &process{testDaemon: &testDaemon{t: t, logs: newLogBuffer()}, cmd: exec.Command(binary), dir: t.TempDir(), ended: make(chan struct{})}
+	p.process = &process{testDaemon: &testDaemon{t: t, logs: clustertest.NewLog()}, cmd: exec.Command(binary), dir: t.TempDir(), ended: make(chan struct{})}
 	p.cmd.Dir, p.cmd.Env, p.cmd.Stderr = p.dir, variables, stderr
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -51,14 +53,14 @@ func launchPiped(t *testing.T, binary string, variables ...string) *pipedProcess
 func servePiped(t *testing.T, binary string, variables ...string) *pipedProcess {
 	t.Helper()
 	p := launchPiped(t, binary, append([]string{"HTTP_PORT=0", "BIND_ADDRESS=127.0.0.1"}, variables...)...)
-	p.addr = attribute(p.awaitLine("msg=listening"), "addr")
+	p.addr = clustertest.Attribute(p.awaitLine("msg=listening"), "addr")
 	return p
 }
 
 // awaitLine reads the log up to a line with that part.
 func (p *pipedProcess) awaitLine(part string) string {
 	p.t.Helper()
-	p.log.SetReadDeadline(time.Now().Add(patience))
+	p.log.SetReadDeadline(time.Now().Add(clustertest.Patience))
 	for p.lines.Scan() {
 		if strings.Contains(p.lines.Text(), part) {
 			return p.lines.Text()
@@ -73,12 +75,12 @@ func (p *pipedProcess) fillLog() {
 	p.t.Helper()
 	chatter := p.dialPeer("rtmp")
 	name := strings.Repeat("x", 256)
-	for deadline := time.Now().Add(patience); p.droppedLines() == 0; {
+	for deadline := time.Now().Add(clustertest.Patience); p.droppedLines() == 0; {
 		if time.Now().After(deadline) {
 			p.t.Fatal("no line is dropped: this test shows nothing")
 		}
 		for range 1000 {
-			chatter.end(name, name) // a line about a stream that is not its own
+			chatter.End(name, name) // a line about a stream that is not its own
 		}
 	}
 }
@@ -89,25 +91,25 @@ func (p *pipedProcess) droppedLines() float64 {
 }
 
 func logThatNobodyReads(t *testing.T, binary string) {
-	app := newApplication(t)
-	p := servePiped(t, binary, app.variables("LOG_DEBUG=YES")...)
+	app := clustertest.NewApplication(t)
+	p := servePiped(t, binary, app.Variables("LOG_DEBUG=YES")...)
 	p.fillLog()
 
 	server := p.dialPeer("rtmp")
 	encoder := p.dialPeer("hls")
-	encoder.send("REGISTER", "Capacity", "-1")
+	encoder.Send("REGISTER", "Capacity", "-1")
 	p.awaitReport("the encoder", func(r clusterReport) bool { return len(r.Encoders) == 1 })
 	const streams = 1000
 	before := p.droppedLines()
 	for n := range streams {
 		channel := fmt.Sprint("chan-", n)
-		id := publish(server, encoder, channel)
-		server.end(channel, id)
-		encoder.expect("ENCODE-STOP", "Stream-Channel", channel)
-		encoder.closed(channel, id)
+		id := clustertest.Publish(server, encoder, channel)
+		server.End(channel, id)
+		encoder.Expect("ENCODE-STOP", "Stream-Channel", channel)
+		encoder.Closed(channel, id)
 	}
 	dropped := p.droppedLines() // the lines of the last streams may still be to come
-	for deadline := time.Now().Add(patience); dropped < before+streams; dropped = p.droppedLines() {
+	for deadline := time.Now().Add(clustertest.Patience); dropped < before+streams; dropped = p.droppedLines() {
 		if time.Now().After(deadline) {
 			t.Fatalf("%v lines are dropped of those about %d streams", dropped-before, streams)
 		}
@@ -115,7 +117,7 @@ func logThatNobodyReads(t *testing.T, binary string) {
 
 	notice := p.awaitLine("log lines dropped")
 	var told float64
-	if fmt.Sscan(attribute(notice, "lines"), &told); told < dropped || !strings.Contains(notice, "level=WARN") {
+	if fmt.Sscan(clustertest.Attribute(notice, "lines"), &told); told < dropped || !strings.Contains(notice, "level=WARN") {
 		t.Errorf("%v lines are dropped, and the log says: %s", dropped, notice)
 	}
 	p.call("GET", "/livez")
@@ -126,10 +128,10 @@ func stopWithALogThatNobodyReads(t *testing.T, binary string) {
 	p := servePiped(t, binary, "LOG_DEBUG=YES")
 	p.fillLog()
 	server := p.dialPeer("rtmp")
-	server.quiet() // the session has begun
+	server.Quiet() // the session has begun
 	start := time.Now()
 	p.signal(syscall.SIGTERM)
-	if err := server.awaitGone(); !websocket.IsCloseError(err, websocket.CloseGoingAway) {
+	if err := server.AwaitGone(); !websocket.IsCloseError(err, websocket.CloseGoingAway) {
 		t.Errorf("peer lost its connection with %v, want status 1001", err)
 	}
 	p.awaitExit(0)
@@ -144,7 +146,7 @@ func readerOfTheLogIsGone(t *testing.T, binary string) {
 	server := p.dialPeer("rtmp")
 	encoder, _ := p.register(-1)
 	for n := range 10 {
-		publish(server, encoder, fmt.Sprint("chan-", n))
+		clustertest.Publish(server, encoder, fmt.Sprint("chan-", n))
 	}
 	p.awaitMetric("coordinator_log_lines_dropped_total")
 	p.signal(syscall.SIGTERM)
@@ -164,7 +166,7 @@ func failedStartWithALogThatNobodyReads(t *testing.T, binary string) {
 		t.Fatal("the pipe takes everything")
 	}
 	for _, args := range [][]string{nil, {"-check"}, {"-help"}, {"-nonsense"}} {
-		p := &process{testDaemon: &testDaemon{t: t, logs: newLogBuffer()}, cmd: exec.Command(binary, args...), ended: make(chan struct{})}
+		p := &process{testDaemon: &testDaemon{t: t, logs: clustertest.NewLog()}, cmd: exec.Command(binary, args...), ended: make(chan struct{})}
 		p.cmd.Dir, p.cmd.Env, p.cmd.Stderr = t.TempDir(), []string{"HTTP_PORT=x"}, stderr
 		if err := p.cmd.Start(); err != nil {
 			t.Fatal(err)
@@ -175,7 +177,7 @@ func failedStartWithALogThatNobodyReads(t *testing.T, binary string) {
 		}()
 		select {
 		case <-p.ended:
-		case <-time.After(patience):
+		case <-time.After(clustertest.Patience):
 			p.cmd.Process.Kill()
 			<-p.ended
 			t.Errorf("%q: does not end", args)

@@ -14,20 +14,22 @@ import (
 	"testing/synctest"
 	"time"
 
+	"coordinator/internal/clustertest"
+
 	"github.com/google/go-cmp/cmp"
 )
 
 // stuckWriter takes nothing until it is released.
 type stuckWriter struct {
 	released chan struct{}
-	*logBuffer
+	*clustertest.Log
 }
 
-func newStuckWriter() *stuckWriter { return &stuckWriter{make(chan struct{}), newLogBuffer()} }
+func newStuckWriter() *stuckWriter { return &stuckWriter{make(chan struct{}), clustertest.NewLog()} }
 
 func (s *stuckWriter) Write(p []byte) (int, error) {
 	<-s.released
-	return s.logBuffer.Write(p)
+	return s.Log.Write(p)
 }
 
 func TestLogThatNobodyReadsHoldsUpNobody(t *testing.T) {
@@ -102,7 +104,7 @@ func readRecord(t *testing.T, line string) map[string]string {
 	record := map[string]string{}
 	if !strings.HasPrefix(line, "{") {
 		for _, name := range []string{"level", "session", "peer.n", "peer.padding", "lines"} {
-			record[name] = attribute(line, name)
+			record[name] = clustertest.Attribute(line, name)
 		}
 		_, rest, _ := strings.Cut(line, " msg=")
 		if quoted, ok := strings.CutPrefix(rest, `"`); ok {
@@ -130,7 +132,7 @@ func readRecord(t *testing.T, line string) map[string]string {
 
 func TestLinesOfManyStayWholeAndInOrder(t *testing.T) {
 	t.Parallel()
-	out := newLogBuffer()
+	out := clustertest.NewLog()
 	w := newLogWriter(out, false)
 	const writers, lines = 20, 500
 	var writing sync.WaitGroup
@@ -201,7 +203,7 @@ func TestLinesThatCannotBeWrittenAreCountedAndTheNextOneStartsAnew(t *testing.T)
 		if len(lines) != 6 {
 			t.Fatalf("got %q", lines)
 		}
-		told := attribute(lines[3], "lines")
+		told := clustertest.Attribute(lines[3], "lines")
 		lines[3] = "notice"
 		if diff := cmp.Diff([]string{"0..", "1..", "2.", "notice", "5..", "6.."}, lines); diff != "" {
 			t.Error(diff)

@@ -19,6 +19,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"coordinator/internal/clustertest"
 	"coordinator/internal/outbox"
 )
 
@@ -204,7 +205,7 @@ func TestLossOfAMachineOfTheApplicationHoldsUpNoEvents(t *testing.T) {
 						defer mu.Unlock()
 						arrived[r.Header.Get("x-streaming-id")] = time.Now()
 					})
-					log := newLogBuffer()
+					log := clustertest.NewLog()
 					c := callbacksThrough(t, m, log)
 					queue := uint64(0)
 					tellOf := func(stream string) {

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"coordinator/internal/clustertest"
+
 	"github.com/gorilla/websocket"
 )
 
@@ -48,7 +50,7 @@ func (d *testDaemon) awaitMetrics(wanted map[string]float64) {
 	d.t.Helper()
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
-	for deadline := time.Now().Add(patience); ; <-tick.C {
+	for deadline := time.Now().Add(clustertest.Patience); ; <-tick.C {
 		values := d.scrape()
 		var wrong []string
 		for sample, want := range wanted {
@@ -70,7 +72,7 @@ func (d *testDaemon) awaitMetric(sample string) {
 	d.t.Helper()
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
-	for deadline := time.Now().Add(patience); d.scrape()[sample] <= 0; <-tick.C {
+	for deadline := time.Now().Add(clustertest.Patience); d.scrape()[sample] <= 0; <-tick.C {
 		if time.Now().After(deadline) {
 			d.t.Fatalf("%s stays at 0", sample)
 		}
@@ -140,14 +142,14 @@ func TestMetricsOfAnIdleDaemonAreAllThere(t *testing.T) {
 
 func TestMetricsFollowAStream(t *testing.T) {
 	t.Parallel()
-	app := newApplication(t)
-	d := startDaemon(t, app.variables()...)
+	app := clustertest.NewApplication(t)
+	d := startDaemon(t, app.Variables()...)
 	server, _ := d.join("rtmp")
 	d.join("wss")
 	encoder, _ := d.register(1)
 	d.awaitMetrics(map[string]float64{rtmpServers: 1, wsServers: 1, encodersMetric("ready"): 1, slotsCapacity: 1, messagesMetric("in", "REGISTER"): 1})
 
-	id := publish(server, encoder, "chan")
+	id := clustertest.Publish(server, encoder, "chan")
 	d.awaitMetrics(map[string]float64{
 		streamsMetric("live"): 1, slotsUsed: 1, encodersMetric("ready"): 0, encodersMetric("full"): 1, publishesMetric("accepted"): 1,
 		messagesMetric("in", "PUBLISH-REQUEST"): 1, messagesMetric("out", "PUBLISH-ACCEPT"): 1, messagesMetric("out", "ENCODE-START"): 1,
@@ -155,34 +157,34 @@ func TestMetricsFollowAStream(t *testing.T) {
 		`coordinator_key_verification_duration_seconds_bucket{le="+Inf"}`: 1,
 	})
 
-	encoder.available("chan", id, "HLS-LIVE", "ORIGINAL", "live.m3u8")
+	encoder.Available("chan", id, "HLS-LIVE", "ORIGINAL", "live.m3u8")
 	d.awaitMetrics(map[string]float64{
 		messagesMetric("in", "STREAM-AVAILABLE"): 1, `coordinator_event_attempts_total{result="delivered"}`: 1,
 		"coordinator_event_delivery_duration_seconds_count": 1, eventsPending: 0, oldestPending: 0,
 	})
 
 	d.mustCall("/commands/close", "x-streaming-channel", "chan", "x-streaming-id", "*")
-	server.expect("STREAM-KILL")
+	server.Expect("STREAM-KILL")
 	endPublish(server, encoder, "chan", id)
 	d.awaitMetrics(map[string]float64{
 		streamsMetric("live"): 0, streamsMetric("closing"): 1, slotsUsed: 1, messagesMetric("out", "STREAM-KILL"): 1,
 		messagesMetric("in", "PUBLISH-END"): 1, messagesMetric("out", "ENCODE-STOP"): 1,
 	})
 
-	encoder.closed("chan", id)
+	encoder.Closed("chan", id)
 	d.awaitMetrics(map[string]float64{
 		streamsMetric("closing"): 0, slotsUsed: 0, encodersMetric("ready"): 1, messagesMetric("in", "STREAM-CLOSED"): 1,
 		`coordinator_event_attempts_total{result="delivered"}`: 2,
 	})
 
-	encoder.send("REGISTER", "Capacity", "-1")
+	encoder.Send("REGISTER", "Capacity", "-1")
 	d.awaitMetrics(map[string]float64{slotsCapacity: -1, messagesMetric("in", "REGISTER"): 2})
 }
 
 func TestPublishRequestsAreCountedByTheirResult(t *testing.T) {
 	t.Parallel()
-	app := newApplication(t)
-	app.answerKeys(func(w http.ResponseWriter, r *http.Request) {
+	app := clustertest.NewApplication(t)
+	app.AnswerKeys(func(w http.ResponseWriter, r *http.Request) {
 		switch r.Header.Get("x-streaming-key") {
 		case "wrong":
 			w.WriteHeader(http.StatusForbidden)
@@ -192,13 +194,13 @@ func TestPublishRequestsAreCountedByTheirResult(t *testing.T) {
 			w.WriteHeader(http.StatusTooManyRequests)
 		}
 	})
-	d := startDaemon(t, app.variables()...)
+	d := startDaemon(t, app.Variables()...)
 	server, id := d.join("rtmp")
 	encoder, _ := d.register(1)
-	publish(server, encoder, "first")
+	clustertest.Publish(server, encoder, "first")
 	deny := func(channel, key string) {
-		server.send("PUBLISH-REQUEST", "Request-ID", "1", "Stream-Channel", channel, "Stream-Key", key)
-		server.expect("PUBLISH-DENY")
+		server.Send("PUBLISH-REQUEST", "Request-ID", "1", "Stream-Channel", channel, "Stream-Key", key)
+		server.Expect("PUBLISH-DENY")
 	}
 	deny("first", "key")
 	deny("second", "key")
@@ -248,11 +250,11 @@ func TestLostPeersAreCountedByReason(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t)
 	closing, _ := d.join("rtmp")
-	closing.conn.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""), time.Now().Add(patience))
+	closing.Conn.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""), time.Now().Add(clustertest.Patience))
 	lost, _ := d.join("wss")
-	lost.conn.NetConn().Close()
+	lost.Conn.NetConn().Close()
 	tooBig, _ := d.register(1)
-	tooBig.sendRaw(websocket.TextMessage, strings.Repeat("x", maxMessageBytes+1))
+	tooBig.SendRaw(websocket.TextMessage, strings.Repeat("x", maxMessageBytes+1))
 	d.awaitMetrics(map[string]float64{
 		disconnectsMetric("closed"): 1, disconnectsMetric("lost"): 1, disconnectsMetric("too_big"): 1, rtmpServers: 0, wsServers: 0, encodersMetric("ready"): 0,
 	})
@@ -262,11 +264,11 @@ func TestUnknownMethodsAreOther(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t)
 	peer, _ := d.join("rtmp")
-	peer.send("HEARTBEAT")
-	peer.send("heartbeat")
-	peer.send("ERROR", "Error-Code", "1")
-	peer.send("SOMETHING-NEW")
-	peer.send("PUBLISH-ACCEPT") // ours, not a peer's
+	peer.Send("HEARTBEAT")
+	peer.Send("heartbeat")
+	peer.Send("ERROR", "Error-Code", "1")
+	peer.Send("SOMETHING-NEW")
+	peer.Send("PUBLISH-ACCEPT") // ours, not a peer's
 	d.awaitMetrics(map[string]float64{messagesMetric("in", "HEARTBEAT"): 2, messagesMetric("in", "ERROR"): 1, messagesMetric("in", "other"): 2})
 	for sample := range d.scrape() {
 		if strings.Contains(sample, "SOMETHING-NEW") {
@@ -277,19 +279,19 @@ func TestUnknownMethodsAreOther(t *testing.T) {
 
 func TestMetricsShowEventsThatAreNotTaken(t *testing.T) {
 	t.Parallel()
-	app := newApplication(t)
-	app.answerEvents(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) })
-	d := startDaemon(t, app.variables()...)
+	app := clustertest.NewApplication(t)
+	app.AnswerEvents(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) })
+	d := startDaemon(t, app.Variables()...)
 	server, _ := d.join("rtmp")
 	encoder, _ := d.register(1)
-	id := publish(server, encoder, "chan")
-	encoder.available("chan", id, "HLS-LIVE", "ORIGINAL", "live.m3u8")
-	encoder.available("chan", id, "HLS-LIVE", "640x360", "live.m3u8")
+	id := clustertest.Publish(server, encoder, "chan")
+	encoder.Available("chan", id, "HLS-LIVE", "ORIGINAL", "live.m3u8")
+	encoder.Available("chan", id, "HLS-LIVE", "640x360", "live.m3u8")
 	d.awaitMetrics(map[string]float64{eventsPending: 2, `coordinator_event_attempts_total{result="delivered"}`: 0})
 	d.awaitMetric(`coordinator_event_attempts_total{result="refused"}`)
 	d.awaitMetric(oldestPending)
 	values := d.scrape()
-	if age := values[oldestPending]; age > patience.Seconds() {
+	if age := values[oldestPending]; age > clustertest.Patience.Seconds() {
 		t.Errorf("the oldest is %v s old", age)
 	}
 	overview := get[overviewReport](d, "/commands/overview")
@@ -297,12 +299,12 @@ func TestMetricsShowEventsThatAreNotTaken(t *testing.T) {
 		t.Errorf("%+v after %v s", overview.Events, values[oldestPending])
 	}
 
-	app.answerEvents(nil)
+	app.AnswerEvents(nil)
 	d.awaitMetrics(map[string]float64{eventsPending: 0, oldestPending: 0, `coordinator_event_attempts_total{result="delivered"}`: 2})
-	app.answerEvents(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
-	encoder.closed("chan", id)
+	app.AnswerEvents(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
+	encoder.Closed("chan", id)
 	d.awaitMetric(`coordinator_event_attempts_total{result="unanswered"}`)
-	app.answerEvents(nil)
+	app.AnswerEvents(nil)
 }
 
 func TestMetricsShowMaintenanceAndMoves(t *testing.T) {
@@ -310,14 +312,14 @@ func TestMetricsShowMaintenanceAndMoves(t *testing.T) {
 	d := startDaemon(t)
 	server, _ := d.join("rtmp")
 	first, id := d.register(-1)
-	before := publish(server, first, "chan")
-	first.available("chan", before, "HLS-LIVE", "ORIGINAL", "live.m3u8")
+	before := clustertest.Publish(server, first, "chan")
+	first.Available("chan", before, "HLS-LIVE", "ORIGINAL", "live.m3u8")
 	second, _ := d.register(-1)
 	d.mustCall("/commands/drain", "x-session-id", fmt.Sprint(id), "x-drain-move", "true")
 	d.awaitMetrics(map[string]float64{encodersMetric("draining"): 1, encodersMetric("ready"): 1, "coordinator_stream_moves_total": 0})
-	after := second.expect("ENCODE-START").Get("Stream-ID")
-	second.available("chan", after, "HLS-LIVE", "ORIGINAL", "live.m3u8")
-	first.expect("ENCODE-STOP")
+	after := second.Expect("ENCODE-START").Get("Stream-ID")
+	second.Available("chan", after, "HLS-LIVE", "ORIGINAL", "live.m3u8")
+	first.Expect("ENCODE-STOP")
 	d.awaitMetrics(map[string]float64{"coordinator_stream_moves_total": 1, streamsMetric("live"): 1, streamsMetric("closing"): 1})
 	d.mustCall("/commands/undrain", "x-session-id", fmt.Sprint(id))
 	d.awaitMetrics(map[string]float64{encodersMetric("draining"): 0, encodersMetric("ready"): 2})
@@ -330,8 +332,8 @@ func TestMetricsShowAnEncoderThatIsSetAside(t *testing.T) {
 	encoder, _ := d.register(-1)
 	for i := range failuresInARow {
 		channel := fmt.Sprint("chan", i)
-		encoder.closed(channel, publish(server, encoder, channel))
-		server.expect("STREAM-KILL", "Stream-Channel", channel)
+		encoder.Closed(channel, clustertest.Publish(server, encoder, channel))
+		server.Expect("STREAM-KILL", "Stream-Channel", channel)
 	}
 	d.awaitMetrics(map[string]float64{encodersMetric("set_aside"): 1, encodersMetric("ready"): 0})
 	if got := get[overviewReport](d, "/commands/overview").Encoders; got != (encoderTotals{Total: 1, SetAside: 1}) {
@@ -350,22 +352,22 @@ func TestMetricsShowWhenTheCertificateExpires(t *testing.T) {
 
 func TestNoLabelHoldsWhatAPeerHasChosen(t *testing.T) {
 	t.Parallel()
-	app := newApplication(t)
-	d := startDaemon(t, app.variables()...)
+	app := clustertest.NewApplication(t)
+	d := startDaemon(t, app.Variables()...)
 	server, serverID := d.join("rtmp", "x-external-ip", "198.51.100.7")
 	encoder, encoderID := d.register(3)
-	server.send("PUBLISH-REQUEST", "Request-ID", "theRequest", "Stream-Channel", "theChannel", "Stream-Key", "theKey", "User-IP", "192.0.2.44")
-	id := server.expect("PUBLISH-ACCEPT").Get("Stream-ID")
-	encoder.expect("ENCODE-START")
-	encoder.available("theChannel", id, "HLS-LIVE", "1234x567", "theIndex.m3u8")
-	encoder.send("theMethod", "theArgument", "theValue")
-	encoder.send("ERROR", "Error-Code", "theCode", "Error-Message", "theMessage")
-	app.awaitEvents(1)
+	server.Send("PUBLISH-REQUEST", "Request-ID", "theRequest", "Stream-Channel", "theChannel", "Stream-Key", "theKey", "User-IP", "192.0.2.44")
+	id := server.Expect("PUBLISH-ACCEPT").Get("Stream-ID")
+	encoder.Expect("ENCODE-START")
+	encoder.Available("theChannel", id, "HLS-LIVE", "1234x567", "theIndex.m3u8")
+	encoder.Send("theMethod", "theArgument", "theValue")
+	encoder.Send("ERROR", "Error-Code", "theCode", "Error-Message", "theMessage")
+	app.AwaitEvents(1)
 	endPublish(server, encoder, "theChannel", id)
-	encoder.send("STREAM-CLOSED", "Stream-Channel", "theChannel", "Stream-ID", id, "Error-Code", "theCode", "Error-Message", "theMessage")
-	app.awaitEvents(2)
-	server.send("PUBLISH-REQUEST", "Request-ID", "theRequest", "Stream-Channel", "the bad channel", "Stream-Key", "theKey")
-	server.expect("PUBLISH-DENY")
+	encoder.Send("STREAM-CLOSED", "Stream-Channel", "theChannel", "Stream-ID", id, "Error-Code", "theCode", "Error-Message", "theMessage")
+	app.AwaitEvents(2)
+	server.Send("PUBLISH-REQUEST", "Request-ID", "theRequest", "Stream-Channel", "the bad channel", "Stream-Key", "theKey")
+	server.Expect("PUBLISH-DENY")
 
 	for sample, value := range d.scrape() {
 		for _, private := range []string{"theRequest", "theChannel", "theKey", id, "198.51.100.7", "192.0.2.44", "1234x567", "theIndex", "theMethod", "theMETHOD",

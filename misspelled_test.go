@@ -7,6 +7,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"coordinator/internal/clustertest"
 )
 
 func TestMisspelledVariableIsMatchedWithTheRightName(t *testing.T) {
@@ -116,7 +118,7 @@ func TestHTTPSThatIsOffByMistakeIsAnErrorAndTheStartGoesOn(t *testing.T) {
 	t.Parallel()
 	for _, flags := range []string{"-check", ""} {
 		ctx, stop := context.WithCancel(context.Background())
-		logs := newLogBuffer()
+		logs := clustertest.NewLog()
 		i := invocation{args: strings.Fields(flags), stdout: io.Discard, stderr: logs, dotEnv: "none",
 			environ: []string{"SSL_PORT=8443", "HTTP_PORT=0", "BIND_ADDRESS=127.0.0.1", "DATA_DIR=" + t.TempDir()}}
 		var running sync.WaitGroup
@@ -125,9 +127,9 @@ func TestHTTPSThatIsOffByMistakeIsAnErrorAndTheStartGoesOn(t *testing.T) {
 				t.Errorf("%q: status %d", flags, status)
 			}
 		})
-		logs.await(t, "level=ERROR", "HTTPS is off: set SSL_CERT and SSL_KEY")
+		logs.Await(t, "level=ERROR", "HTTPS is off: set SSL_CERT and SSL_KEY")
 		if flags == "" {
-			logs.await(t, "listening", "scheme=http")
+			logs.Await(t, "listening", "scheme=http")
 		}
 		stop()
 		running.Wait()

@@ -319,18 +319,18 @@ func TestDrainedEncoderMayBeStoppedWhenServingIs0(t *testing.T) {
 	s := newStage(t, "rtmp")
 	s.d.mustCall("/commands/drain", "x-session-id", fmt.Sprint(s.firstID), "x-drain-move", "true")
 	id := s.takenOver(s.second)
-	s.first.expect("ENCODE-STOP", "Stream-Channel", "show", "Stream-ID", s.id)
-	s.first.available("show", s.id, "HLS-VOD", "1x1", "vod.m3u8") // and goes on
+	s.first.Expect("ENCODE-STOP", "Stream-Channel", "show", "Stream-ID", s.id)
+	s.first.Available("show", s.id, "HLS-VOD", "1x1", "vod.m3u8") // and goes on
 	vod := "stream-available show " + s.id + " HLS-VOD 1x1 vod.m3u8"
 	s.told(available(s.id), available(id), vod)
 	page := get[encoderPage](s.d, fmt.Sprint("/commands/encoders?q=", s.firstID))
 	if len(page.Encoders) != 1 || page.Encoders[0].Load != 1 || page.Encoders[0].Serving != 0 || page.Encoders[0].Moving {
 		t.Errorf("%+v, want a load of 1 and nothing to serve", page.Encoders)
 	}
-	s.first.conn.Close() // the operator stops it
+	s.first.Conn.Close() // the operator stops it
 	s.told(available(s.id), available(id), vod, closed(s.id))
 	s.d.awaitLive(map[string]string{"show": id})
-	s.server.quiet()
+	s.server.Quiet()
 }
 
 func TestEncodersAreFoundByTheirAddress(t *testing.T) {

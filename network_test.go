@@ -7,10 +7,11 @@ import (
 	"fmt"
 	"net"
 	"net/url"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"coordinator/internal/clustertest"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -29,33 +30,33 @@ func TestHalfOpenPeerIsDroppedAfter60SecondsAndItsStreamsEnd(t *testing.T) {
 					encoder = n.register()
 				} else {
 					server = n.dialPeer("wss")
-					proxied.send("REGISTER", "Capacity", "-1")
+					proxied.Send("REGISTER", "Capacity", "-1")
 					synctest.Wait()
 				}
-				id := publish(server, encoder, "show")
+				id := clustertest.Publish(server, encoder, "show")
 				n.wait(15 * time.Second)
-				server.send("HEARTBEAT")
-				encoder.send("HEARTBEAT")
+				server.Send("HEARTBEAT")
+				encoder.Send("HEARTBEAT")
 				synctest.Wait()
 
 				proxy.set(flow{blackhole: true}, flow{blackhole: true})
 				for range 5 {
 					n.wait(10 * time.Second)
-					server.send("HEARTBEAT")
-					encoder.send("HEARTBEAT")
+					server.Send("HEARTBEAT")
+					encoder.Send("HEARTBEAT")
 				}
-				proxied.conn.Close()
+				proxied.Conn.Close()
 				n.wait(10*time.Second - 1)
 				n.wantConnected(1, 1, 1)
 				n.wait(1)
 				if lost == "rtmp" {
 					n.wantConnected(0, 1, 0)
-					n.logs.await(t, "streaming server disconnected", "silent for 60 s")
-					encoder.expect("ENCODE-STOP", "Stream-Channel", "show", "Stream-ID", id)
+					n.logs.Await(t, "streaming server disconnected", "silent for 60 s")
+					encoder.Expect("ENCODE-STOP", "Stream-Channel", "show", "Stream-ID", id)
 				} else {
-					n.logs.await(t, "encoder disconnected", "silent for 60 s")
+					n.logs.Await(t, "encoder disconnected", "silent for 60 s")
 					n.wantConnected(1, 0, 0)
-					server.expect("STREAM-KILL", "Stream-Channel", "show", "Stream-ID", id)
+					server.Expect("STREAM-KILL", "Stream-Channel", "show", "Stream-ID", id)
 				}
 			})
 		})
@@ -71,7 +72,7 @@ func TestReaderThatStallsIsCutWithin10SecondsThoughItSpeaks(t *testing.T) {
 		proxy.set(flow{}, flow{stalled: true})
 		asked := time.Now()
 		for time.Since(asked) < 10*time.Second {
-			if stalled.sendRaw(1, "PUBLISH-REQUEST\nRequest-ID:1\n") != nil {
+			if stalled.SendRaw(1, "PUBLISH-REQUEST\nRequest-ID:1\n") != nil {
 				break
 			}
 			n.wait(100 * time.Millisecond)
@@ -80,58 +81,30 @@ func TestReaderThatStallsIsCutWithin10SecondsThoughItSpeaks(t *testing.T) {
 			t.Errorf("cut after %v", took)
 		}
 		n.wantConnected(1, 1, 0)
-		n.logs.await(t, "streaming server disconnected", "does not read")
-		publish(server, encoder, "show")
+		n.logs.Await(t, "streaming server disconnected", "does not read")
+		clustertest.Publish(server, encoder, "show")
 	})
 }
 
 // tellLife plays a stream's whole life and waits for its events.
-func tellLife(t *testing.T, app *application, server, encoder *testPeer, channel string) {
+func tellLife(t *testing.T, app *clustertest.Application, server, encoder *clustertest.Peer, channel string) {
 	t.Helper()
-	id := publish(server, encoder, channel)
-	encoder.available(channel, id, "HLS-LIVE", "640x360", "live.m3u8")
-	server.end(channel, id)
-	encoder.expect("ENCODE-STOP", "Stream-ID", id)
-	encoder.available(channel, id, "HLS-VOD", "640x360", "vod.m3u8")
-	encoder.closed(channel, id)
-	app.awaitStream(id,
+	id := clustertest.Publish(server, encoder, channel)
+	encoder.Available(channel, id, "HLS-LIVE", "640x360", "live.m3u8")
+	server.End(channel, id)
+	encoder.Expect("ENCODE-STOP", "Stream-ID", id)
+	encoder.Available(channel, id, "HLS-VOD", "640x360", "vod.m3u8")
+	encoder.Closed(channel, id)
+	app.AwaitStream(id,
 		"stream-available "+channel+" "+id+" HLS-LIVE 640x360 live.m3u8",
 		"stream-available "+channel+" "+id+" HLS-VOD 640x360 vod.m3u8",
 		"stream-closed "+channel+" "+id)
 }
 
-// awaitStream waits for the events of one stream, which are exactly the wanted ones, repeats apart.
-func (a *application) awaitStream(id string, want ...string) {
-	a.t.Helper()
-	timeout := time.After(patience)
-	for {
-		_, events, changed := a.snapshot()
-		var got []string
-		seen := map[string]bool{}
-		for _, h := range events {
-			if event := h.Get("x-event-id"); h.Get("x-streaming-id") == id && !seen[event] {
-				seen[event] = true
-				got = append(got, describe(h))
-			}
-		}
-		if len(got) > len(want) || strings.Join(got, "\n") != strings.Join(want[:len(got)], "\n") {
-			a.t.Fatalf("events of the stream:\n%q, want\n%q", got, want)
-		}
-		if len(got) == len(want) {
-			return
-		}
-		select {
-		case <-changed:
-		case <-timeout:
-			a.t.Fatalf("events of the stream:\n%q, want\n%q", got, want)
-		}
-	}
-}
-
 // proxiedDaemon is a daemon that reaches the application through one proxy and is reached through another.
-func proxiedDaemon(t *testing.T) (d *testDaemon, app *application, toApp, toDaemon *faultProxy) {
-	app, toApp, toDaemon = newApplication(t), newFaultProxy(t), newFaultProxy(t)
-	target, err := url.Parse(app.server.URL)
+func proxiedDaemon(t *testing.T) (d *testDaemon, app *clustertest.Application, toApp, toDaemon *faultProxy) {
+	app, toApp, toDaemon = clustertest.NewApplication(t), newFaultProxy(t), newFaultProxy(t)
+	target, err := url.Parse(app.Server.URL)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -174,8 +147,8 @@ func TestResetInTheMiddleOfAMessageLeavesNothingBehind(t *testing.T) {
 		unlucky := through.dialPeer("rtmp")
 		d.awaitServers(2)
 		proxy.set(flow{resetAfter: at}, flow{})
-		unlucky.request(fmt.Sprint("reset-", at), "key")
-		unlucky.awaitGone()
+		unlucky.Request(fmt.Sprint("reset-", at), "key")
+		unlucky.AwaitGone()
 		d.awaitServers(1)
 	}
 	d.awaitLive(map[string]string{})
@@ -191,11 +164,11 @@ func TestResetInTheMiddleOfAnOrderFreesTheSlotAndTheChannel(t *testing.T) {
 	through := &testDaemon{t: t, addr: proxy.inFrontOf(t, d.addr), logs: d.logs}
 	unlucky, _ := through.register(-1)
 	proxy.set(flow{}, flow{resetAfter: 30})
-	server.request("show", "key")
-	id := server.expect("PUBLISH-ACCEPT").Get("Stream-ID")
-	server.expect("STREAM-KILL", "Stream-ID", id)
-	server.end("show", id)
-	unlucky.awaitGone()
+	server.Request("show", "key")
+	id := server.Expect("PUBLISH-ACCEPT").Get("Stream-ID")
+	server.Expect("STREAM-KILL", "Stream-ID", id)
+	server.End("show", id)
+	unlucky.AwaitGone()
 	encoder, _ := d.register(-1)
 	tellLife(t, app, server, encoder, "show")
 	d.awaitLoad(0)
@@ -210,21 +183,21 @@ func TestApplicationBehindResetsGetsEverythingInOrder(t *testing.T) {
 	ids := map[string][]string{}
 	for i := range streams {
 		channel := fmt.Sprint("show-", i)
-		id := publish(server, encoder, channel)
+		id := clustertest.Publish(server, encoder, channel)
 		for part := range 5 {
 			index := fmt.Sprint(part)
-			encoder.available(channel, id, "HLS-LIVE", "640x360", index)
+			encoder.Available(channel, id, "HLS-LIVE", "640x360", index)
 			ids[id] = append(ids[id], "stream-available "+channel+" "+id+" HLS-LIVE 640x360 "+index)
 			if (i+part)%7 == 0 {
 				toApp.reset() // whatever is under way: a request, an answer, nothing
 			}
 		}
-		encoder.closed(channel, id)
-		server.expect("STREAM-KILL", "Stream-ID", id)
+		encoder.Closed(channel, id)
+		server.Expect("STREAM-KILL", "Stream-ID", id)
 		ids[id] = append(ids[id], "stream-closed "+channel+" "+id)
 	}
 	for id, want := range ids {
-		app.awaitStream(id, want...)
+		app.AwaitStream(id, want...)
 	}
 }
 
@@ -233,14 +206,14 @@ func TestEventWhoseAnswerIsLostIsRepeatedUnchanged(t *testing.T) {
 	d, app, toApp, _ := proxiedDaemon(t)
 	server := d.dialPeer("rtmp")
 	encoder, _ := d.register(-1)
-	id := publish(server, encoder, "show")
+	id := clustertest.Publish(server, encoder, "show")
 	toApp.set(flow{}, flow{resetAfter: 9}) // of "HTTP/1.1 200 OK"
-	encoder.available("show", id, "HLS-LIVE", "640x360", "live")
-	app.awaitEvents(2) // so the answer to the first was lost
+	encoder.Available("show", id, "HLS-LIVE", "640x360", "live")
+	app.AwaitEvents(2) // so the answer to the first was lost
 	toApp.set(flow{}, flow{})
-	encoder.closed("show", id)
-	app.awaitStream(id, "stream-available show "+id+" HLS-LIVE 640x360 live", "stream-closed show "+id)
-	events := app.awaitEvents(3)
+	encoder.Closed("show", id)
+	app.AwaitStream(id, "stream-available show "+id+" HLS-LIVE 640x360 live", "stream-closed show "+id)
+	events := app.AwaitEvents(3)
 	if diff := cmp.Diff(events[0], events[1]); diff != "" {
 		t.Error("the repeat is another event (-first +again):\n", diff)
 	}
@@ -267,35 +240,35 @@ func TestApplicationBehindABlackholeRecoversEventsAndVerifications(t *testing.T)
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		listener := newPipeListener()
-		app, proxy := newApplicationOn(t, listener), newFaultProxy(t)
+		app, proxy := clustertest.NewApplicationOn(t, listener), newFaultProxy(t)
 		n := newFakeNet(t, fakeApplication()...)
 		n.reaches(proxy.wrap(listener.connect))
 		server, encoder := n.dialPeer("rtmp"), n.register()
-		beat := func() { server.send("HEARTBEAT"); encoder.send("HEARTBEAT") }
-		id := publish(server, encoder, "show")
-		encoder.available("show", id, "HLS-LIVE", "640x360", "live")
+		beat := func() { server.Send("HEARTBEAT"); encoder.Send("HEARTBEAT") }
+		id := clustertest.Publish(server, encoder, "show")
+		encoder.Available("show", id, "HLS-LIVE", "640x360", "live")
 		synctest.Wait()
 
 		proxy.set(flow{blackhole: true}, flow{blackhole: true})
-		encoder.available("show", id, "HLS-VOD", "640x360", "vod")
+		encoder.Available("show", id, "HLS-VOD", "640x360", "vod")
 		for round := range 3 {
-			server.request(fmt.Sprint("other-", round), "key")
+			server.Request(fmt.Sprint("other-", round), "key")
 			n.wait(16 * time.Second)
-			server.expectDenied(fmt.Sprint("other-", round))
+			server.ExpectDenied(fmt.Sprint("other-", round))
 			beat()
 		}
 		n.wantConnected(1, 1, 1)
 		proxy.set(flow{}, flow{})
 		healed := time.Now()
-		encoder.closed("show", id)
-		server.expect("STREAM-KILL", "Stream-ID", id)
+		encoder.Closed("show", id)
+		server.Expect("STREAM-KILL", "Stream-ID", id)
 		beat()
-		app.awaitStream(id, "stream-available show "+id+" HLS-LIVE 640x360 live",
+		app.AwaitStream(id, "stream-available show "+id+" HLS-LIVE 640x360 live",
 			"stream-available show "+id+" HLS-VOD 640x360 vod", "stream-closed show "+id)
 		if took := time.Since(healed); took > answerTimeout+30*time.Second {
 			t.Errorf("events came %v after the network", took)
 		}
 		beat()
-		publish(server, encoder, "again")
+		clustertest.Publish(server, encoder, "again")
 	})
 }

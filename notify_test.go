@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"coordinator/internal/clustertest"
 )
 
 func TestSystemdIsToldOfReadinessAndOfTheStop(t *testing.T) {
@@ -25,7 +27,7 @@ func TestSystemdIsToldOfReadinessAndOfTheStop(t *testing.T) {
 			wantState := func(want string) {
 				t.Helper()
 				buffer := make([]byte, 100)
-				socket.SetReadDeadline(time.Now().Add(patience))
+				socket.SetReadDeadline(time.Now().Add(clustertest.Patience))
 				n, err := socket.Read(buffer)
 				if got := string(buffer[:n]); err != nil || got != want {
 					t.Errorf("got %q, error %v, want %q", got, err, want)
@@ -44,7 +46,7 @@ func TestSystemdIsToldOfReadinessAndOfTheStop(t *testing.T) {
 func TestDaemonRunsOnWhenSystemdCannotBeTold(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t, "NOTIFY_SOCKET="+filepath.Join(t.TempDir(), "nobody"))
-	d.logs.await(t, "cannot notify systemd", "READY=1")
+	d.logs.Await(t, "cannot notify systemd", "READY=1")
 	if status, _ := d.call("GET", "/livez"); status != 200 {
 		t.Errorf("livez: %d", status)
 	}

@@ -15,6 +15,8 @@ import (
 	"strings"
 	"testing"
 
+	"coordinator/internal/clustertest"
+
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/google/go-cmp/cmp"
 )
@@ -114,13 +116,13 @@ func (a apiCaller) ask(status int, method, target string, header ...string) {
 // upgrade asks for a control socket.
 func (a apiCaller) upgrade(status int, path string, header ...string) {
 	a.t.Helper()
-	p, res, err := dialControl(a.t, "ws://"+a.addr+path, nil, header...)
+	p, res, err := clustertest.Dial(a.t, "ws://"+a.addr+path, nil, header...)
 	if res == nil {
 		a.t.Fatal(err)
 	}
 	body := ""
 	if p != nil {
-		p.conn.Close()
+		p.Conn.Close()
 	} else if text, err := io.ReadAll(res.Body); err == nil {
 		body = string(text)
 	}
@@ -174,20 +176,20 @@ func TestDaemonIsAsTheAPIDocumentSays(t *testing.T) {
 
 // checkOpenDaemon asks a daemon with streams in all states that come without waiting.
 func checkOpenDaemon(doc *apiDocument) {
-	app := newApplication(doc.t)
-	a := apiCaller{startDaemon(doc.t, app.variables("ENCODER_WAIT_SECONDS=15")...), doc}
+	app := clustertest.NewApplication(doc.t)
+	a := apiCaller{startDaemon(doc.t, app.Variables("ENCODER_WAIT_SECONDS=15")...), doc}
 	encoder, encoderID := a.register(3)
 	server, waiting := a.dialPeer("rtmp"), a.dialPeer("wss", "x-external-ip", "media.example", "x-ssl-use", "true")
-	id := publish(server, encoder, "live")
-	encoder.available("live", id, "HLS-LIVE", "1280x720-30", "live/index.m3u8")
-	app.awaitEvents(1)
-	closing := publish(server, encoder, "closing")
-	encoder.available("closing", closing, "HLS-VOD", "ORIGINAL", "closing/index.m3u8")
-	app.awaitEvents(2)
-	server.end("closing", closing)
-	encoder.expect("ENCODE-STOP")
-	publish(waiting, encoder, "third")
-	waiting.request("fourth", "key")
+	id := clustertest.Publish(server, encoder, "live")
+	encoder.Available("live", id, "HLS-LIVE", "1280x720-30", "live/index.m3u8")
+	app.AwaitEvents(1)
+	closing := clustertest.Publish(server, encoder, "closing")
+	encoder.Available("closing", closing, "HLS-VOD", "ORIGINAL", "closing/index.m3u8")
+	app.AwaitEvents(2)
+	server.End("closing", closing)
+	encoder.Expect("ENCODE-STOP")
+	clustertest.Publish(waiting, encoder, "third")
+	waiting.Request("fourth", "key")
 	a.awaitReport("a waiting publisher", func(r clusterReport) bool { return r.WaitingRequests == 1 })
 
 	for _, path := range []string{"/", "/livez", "/readyz", "/readyz?verbose", "/metrics", "/metrics?name[]=coordinator_ready&name[]=coordinator_streams",

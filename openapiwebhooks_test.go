@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"coordinator/internal/clustertest"
 )
 
 func TestAPIDocumentSaysWhichProfilesAreRead(t *testing.T) {
@@ -47,12 +49,12 @@ func TestAPIDocumentSaysWhichProfilesAreRead(t *testing.T) {
 // at another one, and end.
 func TestRequestsToTheApplicationAreAsTheAPIDocumentSays(t *testing.T) {
 	t.Parallel()
-	app := newApplication(t)
-	d := startDaemon(t, app.variables("KEY_VERIFICATION_AUTH=Bearer", "KEY_VERIFICATION_AUTH_TOKEN=token",
+	app := clustertest.NewApplication(t)
+	d := startDaemon(t, app.Variables("KEY_VERIFICATION_AUTH=Bearer", "KEY_VERIFICATION_AUTH_TOKEN=token",
 		"EVENT_CALLBACK_AUTH=Basic", "EVENT_CALLBACK_AUTH_USER=u", "EVENT_CALLBACK_PASSWORD=p")...)
 	doc := readAPIDocument(t)
 	answer := doc.operation("webhooks", "keyVerification", "POST").child("responses").child("200").child("headers")
-	app.answerKeys(func(w http.ResponseWriter, r *http.Request) {
+	app.AnswerKeys(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("x-streaming-key") != "key" {
 			w.WriteHeader(http.StatusCreated)
 			return
@@ -63,36 +65,36 @@ func TestRequestsToTheApplicationAreAsTheAPIDocumentSays(t *testing.T) {
 	})
 	first, _ := d.register(1)
 	server := d.dialPeer("rtmp")
-	server.request("ch", "wrong")
-	server.expectDenied("ch")
-	server.request("ch", "key")
-	id := server.expect("PUBLISH-ACCEPT").Get("Stream-ID")
-	first.expect("ENCODE-START", "Resolutions", "ORIGINAL,1280x720-30~2500,640x360", "Record", "True", "Previews", "256x144,3")
-	first.available("ch", id, "HLS-LIVE", "1280x720-30", "hls/ch/\u00fc\x01/live.m3u8")
-	first.available("ch", id, "IMG-PREVIEW", "256x144", "img/ch/index.json")
-	app.awaitEvents(2)
+	server.Request("ch", "wrong")
+	server.ExpectDenied("ch")
+	server.Request("ch", "key")
+	id := server.Expect("PUBLISH-ACCEPT").Get("Stream-ID")
+	first.Expect("ENCODE-START", "Resolutions", "ORIGINAL,1280x720-30~2500,640x360", "Record", "True", "Previews", "256x144,3")
+	first.Available("ch", id, "HLS-LIVE", "1280x720-30", "hls/ch/\u00fc\x01/live.m3u8")
+	first.Available("ch", id, "IMG-PREVIEW", "256x144", "img/ch/index.json")
+	app.AwaitEvents(2)
 	second, _ := d.register(1)
-	first.conn.Close()
-	successor := second.expect("ENCODE-START").Get("Stream-ID")
-	second.send("STREAM-AVAILABLE", "Stream-Channel", "ch", "Stream-ID", successor, "Stream-Type", "HLS-VOD",
+	first.Conn.Close()
+	successor := second.Expect("ENCODE-START").Get("Stream-ID")
+	second.Send("STREAM-AVAILABLE", "Stream-Channel", "ch", "Stream-ID", successor, "Stream-Type", "HLS-VOD",
 		"Resolution", "ORIGINAL", "Index-file", "vod/ch/index.m3u8", "Start-Time", "1.5")
-	app.awaitEvents(4)
+	app.AwaitEvents(4)
 	var refused http.Header
-	app.answerEvents(func(w http.ResponseWriter, r *http.Request) { // called by one request at a time: one stream is left
+	app.AnswerEvents(func(w http.ResponseWriter, r *http.Request) { // called by one request at a time: one stream is left
 		if refused == nil {
 			refused = r.Header.Clone()
 			w.WriteHeader(http.StatusAccepted)
 		}
 	})
-	server.end("ch", id)
-	second.expect("ENCODE-STOP")
-	second.closed("ch", successor)
-	events := app.awaitEvents(5)
+	server.End("ch", id)
+	second.Expect("ENCODE-STOP")
+	second.Closed("ch", successor)
+	events := app.AwaitEvents(5)
 	if !maps.EqualFunc(refused, events[4], slices.Equal) {
 		t.Errorf("sent %v, and then %v", refused, events[4])
 	}
 
-	for _, header := range app.awaitKeys(2) {
+	for _, header := range app.AwaitKeys(2) {
 		wantWebhook(doc, "keyVerification", "Bearer token", header)
 	}
 	for _, header := range events {

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"coordinator/internal/clustertest"
+
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 )
@@ -50,7 +52,7 @@ func (d *testDaemon) mustCall(path string, header ...string) {
 }
 
 // join connects a streaming server and returns its identity.
-func (d *testDaemon) join(endpoint string, header ...string) (*testPeer, uint64) {
+func (d *testDaemon) join(endpoint string, header ...string) (*clustertest.Peer, uint64) {
 	d.t.Helper()
 	known := map[uint64]bool{}
 	for _, s := range d.report().StreamingServers {
@@ -70,10 +72,9 @@ func (d *testDaemon) join(endpoint string, header ...string) (*testPeer, uint64)
 }
 
 // endPublish ends a publisher; its encoder has been told.
-func endPublish(server, encoder *testPeer, channel, id string) {
-	server.t.Helper()
-	server.send("PUBLISH-END", "Stream-Channel", channel, "Stream-ID", id)
-	encoder.expect("ENCODE-STOP", "Stream-Channel", channel, "Stream-ID", id)
+func endPublish(server, encoder *clustertest.Peer, channel, id string) {
+	server.Send("PUBLISH-END", "Stream-Channel", channel, "Stream-ID", id)
+	encoder.Expect("ENCODE-STOP", "Stream-Channel", channel, "Stream-ID", id)
 }
 
 func TestOverviewIsTheClusterInOneLook(t *testing.T) {
@@ -87,8 +88,8 @@ func TestOverviewIsTheClusterInOneLook(t *testing.T) {
 	_, resting := d.register(3)
 	d.mustCall("/commands/drain", "x-session-id", fmt.Sprint(drained))
 	d.mustCall("/commands/drain", "x-session-id", fmt.Sprint(resting))
-	publish(server, encoder, "one")
-	publish(server, encoder, "two")
+	clustertest.Publish(server, encoder, "one")
+	clustertest.Publish(server, encoder, "two")
 	endPublish(server, encoder, "two", publishedID(d, "two"))
 
 	got := get[overviewReport](d, "/commands/overview")
@@ -129,11 +130,11 @@ func TestOverviewShowsWhoWaitsForAnEncoder(t *testing.T) {
 	d := startDaemon(t, "ENCODER_WAIT_SECONDS=10")
 	server, _ := d.join("rtmp")
 	encoder, _ := d.register(-1)
-	id := publish(server, encoder, "moving")
-	encoder.available("moving", id, "HLS-LIVE", "ORIGINAL", "live.m3u8")
-	encoder.conn.Close()
+	id := clustertest.Publish(server, encoder, "moving")
+	encoder.Available("moving", id, "HLS-LIVE", "ORIGINAL", "live.m3u8")
+	encoder.Conn.Close()
 	d.awaitReport("no encoder", func(r clusterReport) bool { return len(r.Encoders) == 0 })
-	server.send("PUBLISH-REQUEST", "Request-ID", "1", "Stream-Channel", "new", "Stream-Key", "key")
+	server.Send("PUBLISH-REQUEST", "Request-ID", "1", "Stream-Channel", "new", "Stream-Key", "key")
 	d.awaitReport("the waiting request", func(r clusterReport) bool { return r.WaitingRequests == 1 })
 
 	got := get[overviewReport](d, "/commands/overview")
@@ -151,18 +152,18 @@ func TestStreamListTellsWhereAStreamIs(t *testing.T) {
 	d := startDaemon(t)
 	server, serverID := d.join("rtmp")
 	encoder, encoderID := d.register(-1)
-	id := publish(server, encoder, "sport")
-	publish(server, encoder, "news")
-	encoder.available("sport", id, "HLS-LIVE", "1280x720-30", "live.m3u8")
-	encoder.available("sport", id, "IMG-PREVIEW", "256x144", "p.json")
-	d.logs.await(t, "stream available", "IMG-PREVIEW")
+	id := clustertest.Publish(server, encoder, "sport")
+	clustertest.Publish(server, encoder, "news")
+	encoder.Available("sport", id, "HLS-LIVE", "1280x720-30", "live.m3u8")
+	encoder.Available("sport", id, "IMG-PREVIEW", "256x144", "p.json")
+	d.logs.Await(t, "stream available", "IMG-PREVIEW")
 
 	page := get[streamPage](d, "/commands/streams?q=port")
 	if len(page.Streams) != 1 || page.Matched != 1 || page.After != "" {
 		t.Fatalf("%+v", page)
 	}
 	got := page.Streams[0]
-	if age := time.Since(got.Since); age < 0 || age > patience {
+	if age := time.Since(got.Since); age < 0 || age > clustertest.Patience {
 		t.Errorf("live for %v", age)
 	}
 	got.Since = time.Time{}
@@ -190,9 +191,9 @@ func TestPagingWalksStreamsWhileOthersComeAndGo(t *testing.T) {
 	var want []string
 	var coming []string // IDs of streams that will go
 	for i := range staying {
-		want = append(want, publish(server, encoder, fmt.Sprintf("c%04d", i)))
+		want = append(want, clustertest.Publish(server, encoder, fmt.Sprintf("c%04d", i)))
 		if i%(staying/passing) == 0 {
-			coming = append(coming, publish(server, encoder, fmt.Sprintf("c%04d-passing", i)))
+			coming = append(coming, clustertest.Publish(server, encoder, fmt.Sprintf("c%04d-passing", i)))
 		}
 	}
 	slices.Sort(want)
@@ -200,8 +201,8 @@ func TestPagingWalksStreamsWhileOthersComeAndGo(t *testing.T) {
 		channel := fmt.Sprintf("c%04d-passing", round*37%passing*(staying/passing))
 		id := publishedID(d, channel)
 		endPublish(server, encoder, channel, id)
-		encoder.closed(channel, id)
-		coming = append(coming, publish(server, encoder, channel))
+		encoder.Closed(channel, id)
+		coming = append(coming, clustertest.Publish(server, encoder, channel))
 	}
 	for _, sort := range []string{"channel", "-channel", "since", "-since", "state", "server"} {
 		var got []string
@@ -233,7 +234,7 @@ func TestEncoderAndServerLists(t *testing.T) {
 	unlimited, free := d.register(-1)
 	_, full := d.register(0)
 	_, small := d.register(2)
-	publish(server, unlimited, "chan")
+	clustertest.Publish(server, unlimited, "chan")
 	d.mustCall("/commands/drain", "x-session-id", fmt.Sprint(small))
 
 	for sort, want := range map[string][]uint64{
@@ -337,18 +338,18 @@ func TestDrainedServerGetsNoNewPublisher(t *testing.T) {
 	d := startDaemon(t)
 	server, id := d.join("rtmp")
 	encoder, _ := d.register(-1)
-	kept := publish(server, encoder, "kept")
+	kept := clustertest.Publish(server, encoder, "kept")
 	d.mustCall("/commands/drain", "x-session-id", fmt.Sprint(id))
 
-	server.send("PUBLISH-REQUEST", "Request-ID", "1", "Stream-Channel", "new", "Stream-Key", "key")
-	server.expect("PUBLISH-DENY", "Request-ID", "1", "Stream-Channel", "new")
+	server.Send("PUBLISH-REQUEST", "Request-ID", "1", "Stream-Channel", "new", "Stream-Key", "key")
+	server.Expect("PUBLISH-DENY", "Request-ID", "1", "Stream-Channel", "new")
 	report := d.report()
 	if !report.StreamingServers[0].Draining || len(report.ActiveStreams) != 1 || report.ActiveStreams[0].StreamID != kept {
 		t.Errorf("%+v", report)
 	}
 
 	d.mustCall("/commands/undrain", "x-session-id", fmt.Sprint(id))
-	publish(server, encoder, "new")
+	clustertest.Publish(server, encoder, "new")
 }
 
 func TestDrainedEncoderGetsNoNewStreamAndKeepsItsOwn(t *testing.T) {
@@ -356,19 +357,19 @@ func TestDrainedEncoderGetsNoNewStreamAndKeepsItsOwn(t *testing.T) {
 	d := startDaemon(t)
 	server, _ := d.join("rtmp")
 	first, id := d.register(-1)
-	kept := publish(server, first, "kept")
+	kept := clustertest.Publish(server, first, "kept")
 	d.mustCall("/commands/drain", "x-session-id", fmt.Sprint(id))
 
-	server.send("PUBLISH-REQUEST", "Request-ID", "1", "Stream-Channel", "new", "Stream-Key", "key")
-	server.expect("PUBLISH-DENY", "Request-ID", "1", "Stream-Channel", "new")
+	server.Send("PUBLISH-REQUEST", "Request-ID", "1", "Stream-Channel", "new", "Stream-Key", "key")
+	server.Expect("PUBLISH-DENY", "Request-ID", "1", "Stream-Channel", "new")
 	second, _ := d.register(1)
-	publish(server, second, "other")
+	clustertest.Publish(server, second, "other")
 	endPublish(server, first, "kept", kept)
-	first.closed("kept", kept)
+	first.Closed("kept", kept)
 	d.awaitLoad(1)
 
 	d.mustCall("/commands/undrain", "x-session-id", fmt.Sprint(id))
-	publish(server, first, "new")
+	clustertest.Publish(server, first, "new")
 }
 
 func TestDrainWithMoveEmptiesTheEncoder(t *testing.T) {
@@ -376,17 +377,17 @@ func TestDrainWithMoveEmptiesTheEncoder(t *testing.T) {
 	d := startDaemon(t)
 	server, _ := d.join("rtmp")
 	first, id := d.register(-1)
-	before := publish(server, first, "chan")
-	first.available("chan", before, "HLS-LIVE", "ORIGINAL", "live.m3u8")
+	before := clustertest.Publish(server, first, "chan")
+	first.Available("chan", before, "HLS-LIVE", "ORIGINAL", "live.m3u8")
 	second, _ := d.register(-1)
 	d.mustCall("/commands/drain", "x-session-id", fmt.Sprint(id), "x-drain-move", "true")
 	if e := get[encoderPage](d, fmt.Sprint("/commands/encoders?q=", id)).Encoders[0]; !e.Moving || !e.Draining {
 		t.Errorf("%+v", e)
 	}
-	after := second.expect("ENCODE-START", "Stream-Channel", "chan").Get("Stream-ID")
-	second.available("chan", after, "HLS-LIVE", "ORIGINAL", "live.m3u8")
-	first.expect("ENCODE-STOP", "Stream-Channel", "chan", "Stream-ID", before)
-	server.quiet()
+	after := second.Expect("ENCODE-START", "Stream-Channel", "chan").Get("Stream-ID")
+	second.Available("chan", after, "HLS-LIVE", "ORIGINAL", "live.m3u8")
+	first.Expect("ENCODE-STOP", "Stream-Channel", "chan", "Stream-ID", before)
+	server.Quiet()
 }
 
 func TestDrainedEncoderThatDisconnectsIsGone(t *testing.T) {
@@ -394,7 +395,7 @@ func TestDrainedEncoderThatDisconnectsIsGone(t *testing.T) {
 	d := startDaemon(t)
 	encoder, id := d.register(4)
 	d.mustCall("/commands/drain", "x-session-id", fmt.Sprint(id))
-	encoder.conn.Close()
+	encoder.Conn.Close()
 	d.awaitReport("no encoder", func(r clusterReport) bool { return len(r.Encoders) == 0 })
 	for _, path := range []string{"/commands/drain", "/commands/undrain"} {
 		if status, _ := d.call("POST", path, "x-session-id", fmt.Sprint(id)); status != 404 {

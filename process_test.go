@@ -20,6 +20,8 @@ import (
 	"testing"
 	"time"
 
+	"coordinator/internal/clustertest"
+
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/gorilla/websocket"
 )
@@ -80,7 +82,7 @@ type process struct {
 // launch starts the binary in dir with nothing but the given variables in its environment.
 func launch(t *testing.T, binary, dir string, variables ...string) *process {
 	t.Helper()
-	p := &process{testDaemon: &testDaemon{t: t, logs: newLogBuffer()}, cmd: exec.Command(binary), dir: dir, ended: make(chan struct{})}
+	p := &process{testDaemon: &testDaemon{t: t, logs: clustertest.NewLog()}, cmd: exec.Command(binary), dir: dir, ended: make(chan struct{})}
 	p.cmd.Dir, p.cmd.Env, p.cmd.Stderr = dir, variables, p.logs
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -106,7 +108,7 @@ func serve(t *testing.T, binary string, variables ...string) *process {
 
 func (p *process) listening(scheme string) string {
 	p.t.Helper()
-	return attribute(p.logs.await(p.t, "msg=listening", "scheme="+scheme+" "), "addr")
+	return clustertest.Attribute(p.logs.Await(p.t, "msg=listening", "scheme="+scheme+" "), "addr")
 }
 
 func (p *process) signal(s os.Signal) {
@@ -120,7 +122,7 @@ func (p *process) awaitExit(status int) {
 	p.t.Helper()
 	select {
 	case <-p.ended:
-	case <-time.After(patience):
+	case <-time.After(clustertest.Patience):
 		p.t.Fatalf("does not end:\n%s", p.logs)
 	}
 	if got := p.cmd.ProcessState.ExitCode(); got != status {
@@ -147,11 +149,11 @@ func faultsAreReported(t *testing.T, binary string) {
 	p.awaitExit(1)
 	for _, name := range []string{"SSL_PORT", "SSL_CERT", "LOG_DEBUG", "ID_MAX_LENGTH", "SSL_CHECK_RELOAD_SECONDS", "KEY_VERIFICATION_URL",
 		"EVENT_CALLBACK_AUTH", "COMMANDS_API_AUTH_USER", "COMMANDS_API_AUTH_PASSWORD"} {
-		if p.logs.count(name+":") != 1 {
+		if p.logs.Count(name+":") != 1 {
 			t.Errorf("%s is not named once", name)
 		}
 	}
-	if p.logs.count("HTTP_PORT") > 0 || p.logs.count("listening") > 0 {
+	if p.logs.Count("HTTP_PORT") > 0 || p.logs.Count("listening") > 0 {
 		t.Error("the port was tried")
 	}
 	if t.Failed() {
@@ -174,42 +176,42 @@ func takenPortEndsTheStart(t *testing.T, binary string) {
 	taken := takenPort(t)
 	p := launch(t, binary, t.TempDir(), "BIND_ADDRESS=127.0.0.1", "HTTP_PORT="+taken)
 	p.awaitExit(1)
-	p.logs.await(t, "HTTP_PORT", taken, "in use")
+	p.logs.Await(t, "HTTP_PORT", taken, "in use")
 
 	dir := t.TempDir()
 	newTestPair(t, 1).write(t, dir)
 	p = launch(t, binary, dir, "BIND_ADDRESS=127.0.0.1", "HTTP_PORT=0", "SSL_PORT="+taken, "SSL_CERT=tls.crt", "SSL_KEY=tls.key")
 	p.awaitExit(1)
-	p.logs.await(t, "SSL_PORT", taken, "in use")
+	p.logs.Await(t, "SSL_PORT", taken, "in use")
 }
 
 func missingCertificateEndsTheStart(t *testing.T, binary string) {
 	p := launch(t, binary, t.TempDir(), "BIND_ADDRESS=127.0.0.1", "HTTP_PORT=0", "SSL_PORT=0", "SSL_CERT=missing.crt", "SSL_KEY=missing.key")
 	p.awaitExit(1)
-	p.logs.await(t, "missing.crt")
-	if p.logs.count("listening") > 0 {
+	p.logs.Await(t, "missing.crt")
+	if p.logs.Count("listening") > 0 {
 		t.Error("it listened")
 	}
 }
 
 // hangingApplication takes requests and answers none of them until they are given up.
-func hangingApplication(t *testing.T) *application {
-	app := newApplication(t)
+func hangingApplication(t *testing.T) *clustertest.Application {
+	app := clustertest.NewApplication(t)
 	hang := func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
-	app.answerKeys(func(w http.ResponseWriter, r *http.Request) {
+	app.AnswerKeys(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("x-streaming-channel") == "hanging" {
 			hang(w, r)
 		}
 	})
-	app.answerEvents(hang)
+	app.AnswerEvents(hang)
 	return app
 }
 
 // busyProcess has live peers, of whom one does not read, and requests to the application that hang.
-func busyProcess(t *testing.T, binary string) (*process, *testPeer) {
+func busyProcess(t *testing.T, binary string) (*process, *clustertest.Peer) {
 	t.Helper()
 	app := hangingApplication(t)
-	p := serve(t, binary, app.variables()...)
+	p := serve(t, binary, app.Variables()...)
 	server := p.dialPeer("rtmp")
 	deaf, _, err := websocket.DefaultDialer.Dial("ws://"+p.addr+"/ws/control/wss", nil)
 	if err != nil {
@@ -217,10 +219,10 @@ func busyProcess(t *testing.T, binary string) (*process, *testPeer) {
 	}
 	t.Cleanup(func() { deaf.Close() })
 	encoder, _ := p.register(-1)
-	id := publish(server, encoder, "show")
-	encoder.available("show", id, "HLS-LIVE", "1x1", "live.m3u8")
-	server.request("hanging", "key")
-	app.awaitKeys(2)
+	id := clustertest.Publish(server, encoder, "show")
+	encoder.Available("show", id, "HLS-LIVE", "1x1", "live.m3u8")
+	server.Request("hanging", "key")
+	app.AwaitKeys(2)
 	if _, err := net.Dial("tcp", p.addr); err != nil { // a connection on which nothing is asked
 		t.Fatal(err)
 	}
@@ -231,7 +233,7 @@ func sigtermEndsIt(t *testing.T, binary string) {
 	p, server := busyProcess(t, binary)
 	start := time.Now()
 	p.signal(syscall.SIGTERM)
-	if err := server.awaitGone(); !websocket.IsCloseError(err, websocket.CloseGoingAway) {
+	if err := server.AwaitGone(); !websocket.IsCloseError(err, websocket.CloseGoingAway) {
 		t.Errorf("peer lost its connection with %v, want status 1001", err)
 	}
 	p.awaitExit(0)
@@ -246,10 +248,10 @@ func certificateIsSwapped(t *testing.T, binary string) {
 	p := launch(t, binary, dir, "HTTP_PORT=0", "SSL_PORT=0", "BIND_ADDRESS=127.0.0.1", "SSL_CERT=tls.crt", "SSL_KEY=tls.key", "SSL_CHECK_RELOAD_SECONDS=86400")
 	p.addr = p.listening("http")
 	secure := p.listening("https")
-	dialer := &websocket.Dialer{HandshakeTimeout: patience, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
-	connect := func(endpoint string) *testPeer {
+	dialer := &websocket.Dialer{HandshakeTimeout: clustertest.Patience, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
+	connect := func(endpoint string) *clustertest.Peer {
 		t.Helper()
-		peer, _, err := dialControl(t, "wss://"+secure+"/ws/control/"+endpoint, dialer)
+		peer, _, err := clustertest.Dial(t, "wss://"+secure+"/ws/control/"+endpoint, dialer)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -264,10 +266,10 @@ func certificateIsSwapped(t *testing.T, binary string) {
 	replaceFile(t, filepath.Join(dir, "tls.key"), next.key)
 	s.awaitServed(2)
 	after := connect("hls")
-	after.send("REGISTER", "Capacity", "3")
+	after.Send("REGISTER", "Capacity", "3")
 	p.awaitReport("the encoder", func(r clusterReport) bool { return len(r.Encoders) == 1 })
-	for i, server := range []*testPeer{before, plain, connect("wss")} {
-		publish(server, after, fmt.Sprint("chan-", i))
+	for i, server := range []*clustertest.Peer{before, plain, connect("wss")} {
+		clustertest.Publish(server, after, fmt.Sprint("chan-", i))
 	}
 }
 
@@ -283,77 +285,77 @@ func logSwitches(t *testing.T, binary string) {
 		p := serve(t, binary, test.variables...)
 		p.call("GET", "/commands/capacity?private=1")
 		server := p.dialPeer("rtmp")
-		server.send("NONSENSE")
-		server.quiet()
+		server.Send("NONSENSE")
+		server.Quiet()
 		p.signal(syscall.SIGTERM)
 		p.awaitExit(0)
-		if got := p.logs.count("msg=request method=GET path=/commands/capacity status=200") == 1; got != test.requests {
+		if got := p.logs.Count("msg=request method=GET path=/commands/capacity status=200") == 1; got != test.requests {
 			t.Errorf("%v: request logged: %v", test.variables, got)
 		}
-		if got := p.logs.count("level=DEBUG") > 0; got != test.debug {
+		if got := p.logs.Count("level=DEBUG") > 0; got != test.debug {
 			t.Errorf("%v: debug lines: %v", test.variables, got)
 		}
-		if p.logs.count("private") > 0 {
+		if p.logs.Count("private") > 0 {
 			t.Errorf("%v: a query is in the log", test.variables)
 		}
 	}
 }
 
 func noSecretReachesTheLog(t *testing.T, binary string) {
-	app := newApplication(t)
-	app.answerKeys(func(w http.ResponseWriter, r *http.Request) {
+	app := clustertest.NewApplication(t)
+	app.AnswerKeys(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("x-streaming-channel") == "denied" {
 			w.WriteHeader(http.StatusForbidden)
 		}
 	})
 	var refused atomic.Bool
-	app.answerEvents(func(w http.ResponseWriter, _ *http.Request) {
+	app.AnswerEvents(func(w http.ResponseWriter, _ *http.Request) {
 		if !refused.Swap(true) {
 			w.WriteHeader(http.StatusServiceUnavailable) // so that one is sent again
 		}
 	})
 	withSecrets := func(path string) string {
-		return strings.Replace(app.server.URL, "http://", "http://url-user:s3cret-url@", 1) + path + "?token=s3cret-query"
+		return strings.Replace(app.Server.URL, "http://", "http://url-user:s3cret-url@", 1) + path + "?token=s3cret-query"
 	}
 	p := serve(t, binary, "LOG_DEBUG=YES", "LOG_REQUESTS=YES", "CONTROL_SECRET="+testSecret,
 		"KEY_VERIFICATION_URL="+withSecrets("/verify"), "KEY_VERIFICATION_AUTH=Basic", "KEY_VERIFICATION_AUTH_USER=app", "KEY_VERIFICATION_PASSWORD=s3cret-verify",
 		"EVENT_CALLBACK_URL="+withSecrets("/event"), "EVENT_CALLBACK_AUTH=Custom", "EVENT_CALLBACK_AUTH_CUSTOM=Key s3cret-event",
 		"COMMANDS_API_AUTH=Bearer", "COMMANDS_API_AUTH_TOKEN=s3cret-command")
-	dial := func(endpoint, subject string) *testPeer {
+	dial := func(endpoint, subject string) *clustertest.Peer {
 		return p.dialPeer(endpoint, "x-control-auth-token", controlToken(t, subject), "x-external-ip", "10.0.0.1")
 	}
 	server, encoder := dial("rtmp", "rtmp-control"), dial("hls", "hls-control")
-	encoder.send("REGISTER", "Capacity", "rtmp://10.0.0.1:1935/show/s3cret-key")
-	encoder.send("REGISTER", "Capacity", "-1")
-	p.logs.await(t, "encoder registered")
+	encoder.Send("REGISTER", "Capacity", "rtmp://10.0.0.1:1935/show/s3cret-key")
+	encoder.Send("REGISTER", "Capacity", "-1")
+	p.logs.Await(t, "encoder registered")
 
 	request := func(channel, key, answer string) string {
 		t.Helper()
-		server.request(channel, key)
-		return server.expect(answer).Get("Stream-ID")
+		server.Request(channel, key)
+		return server.Expect(answer).Get("Stream-ID")
 	}
 	request("denied", "s3cret-key", "PUBLISH-DENY")
 	request("show", "s3cret key of two words", "PUBLISH-DENY")
 	request("rtmp://10.0.0.1/show/s3cret-key", "s3cret-key", "PUBLISH-DENY")
 	id := request("show", "s3cret-key", "PUBLISH-ACCEPT")
-	source := encoder.expect("ENCODE-START").Get("Stream-Source-URI")
+	source := encoder.Expect("ENCODE-START").Get("Stream-Source-URI")
 	request("show", "s3cret-key", "PUBLISH-DENY")
-	encoder.available("show", id, "HLS-LIVE", "1x1", "live.m3u8")
-	for _, peer := range []*testPeer{server, encoder} {
-		peer.send("ERROR", "Error-Code", source, "Error-Message", "cannot open '"+source+"'")
-		peer.sendRaw(websocket.TextMessage, "Stream-Key: s3cret-key\nStream-Channel: show\n")
-		peer.sendRaw(websocket.TextMessage, "PUBLISH-END\nStream-Channel: "+source+"\nStream-ID: "+source+"\n")
-		peer.sendRaw(websocket.TextMessage, "STREAM-CLOSED\nStream-Channel: "+source+"\nStream-ID: "+source+"\n")
-		peer.sendRaw(websocket.TextMessage, "\xff s3cret-key")
+	encoder.Available("show", id, "HLS-LIVE", "1x1", "live.m3u8")
+	for _, peer := range []*clustertest.Peer{server, encoder} {
+		peer.Send("ERROR", "Error-Code", source, "Error-Message", "cannot open '"+source+"'")
+		peer.SendRaw(websocket.TextMessage, "Stream-Key: s3cret-key\nStream-Channel: show\n")
+		peer.SendRaw(websocket.TextMessage, "PUBLISH-END\nStream-Channel: "+source+"\nStream-ID: "+source+"\n")
+		peer.SendRaw(websocket.TextMessage, "STREAM-CLOSED\nStream-Channel: "+source+"\nStream-ID: "+source+"\n")
+		peer.SendRaw(websocket.TextMessage, "\xff s3cret-key")
 	}
-	encoder.send("STREAM-AVAILABLE", "Stream-Channel", source, "Stream-ID", source)
-	encoder.send("STREAM-CLOSED", "Stream-Channel", "show", "Stream-ID", id, "Error-Code", source, "Error-Message", "Error opening input "+source+": refused")
-	server.expect("STREAM-KILL")
-	server.end("show", id)
-	app.awaitEvents(2)
+	encoder.Send("STREAM-AVAILABLE", "Stream-Channel", source, "Stream-ID", source)
+	encoder.Send("STREAM-CLOSED", "Stream-Channel", "show", "Stream-ID", id, "Error-Code", source, "Error-Message", "Error opening input "+source+": refused")
+	server.Expect("STREAM-KILL")
+	server.End("show", id)
+	app.AwaitEvents(2)
 
 	forged := signToken(t, jwt.SigningMethodHS256, []byte("guess"), jwt.MapClaims{"sub": "s3cret-subject"})
-	if _, _, err := dialControl(t, "ws://"+p.addr+"/ws/control/rtmp", nil, "x-control-auth-token", forged); err == nil {
+	if _, _, err := clustertest.Dial(t, "ws://"+p.addr+"/ws/control/rtmp", nil, "x-control-auth-token", forged); err == nil {
 		t.Error("a forged token was taken")
 	}
 	for _, header := range [][]string{{"Authorization", "Bearer s3cret-command"}, {"Authorization", "Bearer s3cret-guess"}, {"Authorization", basic("s3cret-user:x")}} {
@@ -376,26 +378,26 @@ func noSecretReachesTheLog(t *testing.T, binary string) {
 func hugeMessageTakesNoMemory(t *testing.T, binary string) {
 	p := serve(t, binary)
 	server := p.dialPeer("rtmp")
-	server.quiet()
+	server.Quiet()
 	before := p.peakMemory()
 	const size = 64 << 20
 	for range 3 {
 		peer := p.dialPeer("rtmp")
-		if err := sendHugeFrame(peer.conn, size); err != nil {
+		if err := sendHugeFrame(peer.Conn, size); err != nil {
 			t.Fatal(err)
 		}
 		chunk := make([]byte, 1<<20)
 		for range size / len(chunk) {
-			if _, err := peer.conn.NetConn().Write(chunk); err != nil {
+			if _, err := peer.Conn.NetConn().Write(chunk); err != nil {
 				break // the coordinator need not take it all
 			}
 		}
-		peer.awaitGone()
+		peer.AwaitGone()
 	}
 	if grown := p.peakMemory() - before; grown > 8<<20 {
 		t.Errorf("memory grew by %d KiB", grown>>10)
 	}
-	server.quiet()
+	server.Quiet()
 }
 
 // peakMemory is the most memory the process ever held, in bytes.
@@ -415,13 +417,13 @@ func (p *process) peakMemory() int {
 }
 
 func proxyVariablesAreIgnored(t *testing.T, binary string) {
-	app := newApplication(t)
+	app := clustertest.NewApplication(t)
 	proxy := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		t.Errorf("the proxy was asked for %s", r.URL)
 	}))
 	defer proxy.Close()
 	// Go's proxy rules spare loopback addresses. 0.0.0.0 is none, yet connecting to it leads there.
-	base := strings.Replace(app.server.URL, "127.0.0.1", "0.0.0.0", 1)
+	base := strings.Replace(app.Server.URL, "127.0.0.1", "0.0.0.0", 1)
 	variables := []string{"KEY_VERIFICATION_URL=" + base + "/verify", "EVENT_CALLBACK_URL=" + base + "/event"}
 	for _, name := range []string{"HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY"} {
 		variables = append(variables, name+"="+proxy.URL)

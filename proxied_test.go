@@ -11,6 +11,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"coordinator/internal/clustertest"
+
 	"github.com/gorilla/websocket"
 )
 
@@ -27,7 +29,7 @@ func (c connFrom) RemoteAddr() net.Addr {
 }
 
 // dialFrom connects a peer that comes from an address. header is name, value, name, value ...
-func (n *fakeNet) dialFrom(addr, endpoint string, header ...string) *testPeer {
+func (n *fakeNet) dialFrom(addr, endpoint string, header ...string) *clustertest.Peer {
 	n.t.Helper()
 	dialer := websocket.Dialer{NetDial: func(string, string) (net.Conn, error) {
 		near, far := net.Pipe()
@@ -81,7 +83,7 @@ func TestStreamingServerUnderTheAddressOfAProxyIsWarnedOf(t *testing.T) {
 			old := n.dialFrom("10.0.0.9:1", "rtmp")
 			n.dialFrom("10.0.0.9:2", "rtmp")
 			n.wait(9 * time.Second)
-			old.conn.Close()
+			old.Conn.Close()
 		}, time.Second, ""},
 		"two on one machine": {func(n *fakeNet) {
 			n.dialFrom("10.0.0.9:1", "rtmp")
@@ -100,10 +102,10 @@ func TestStreamingServerUnderTheAddressOfAProxyIsWarnedOf(t *testing.T) {
 		}, 10 * time.Second, loopback},
 		"on this machine, and a distant encoder has left": {func(n *fakeNet) {
 			n.dialFrom("127.0.0.1:1", "rtmp")
-			n.dialFrom("10.0.0.2:1", "hls").conn.Close()
+			n.dialFrom("10.0.0.2:1", "hls").Conn.Close()
 		}, time.Minute, ""},
 		"gone before anybody looks": {func(n *fakeNet) {
-			n.dialFrom("127.0.0.1:1", "rtmp").conn.Close()
+			n.dialFrom("127.0.0.1:1", "rtmp").Conn.Close()
 			n.dialFrom("10.0.0.2:1", "hls")
 		}, time.Minute, ""},
 	} {
@@ -120,13 +122,13 @@ func TestStreamingServerUnderTheAddressOfAProxyIsWarnedOf(t *testing.T) {
 					}
 					return
 				}
-				line := n.logs.await(t, "level=WARN", noAddress)
+				line := n.logs.Await(t, "level=WARN", noAddress)
 				for _, part := range []string{test.want, "set EXTERNAL_IP", "x-external-ip", "encoders will use", " port="} {
 					if !strings.Contains(line, part) {
 						t.Errorf("%q is missing in the warning: %s", part, line)
 					}
 				}
-				if n.logs.count(noAddress) != 1 {
+				if n.logs.Count(noAddress) != 1 {
 					t.Errorf("more than one warning:\n%s", text)
 				}
 			})

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"coordinator/internal/clustertest"
 	"coordinator/internal/outbox"
 
 	"github.com/google/go-cmp/cmp"
@@ -20,13 +21,13 @@ import (
 
 func TestPublishIsDeniedWithoutAskingTheApplication(t *testing.T) {
 	t.Parallel()
-	app := newApplication(t)
-	d := startDaemon(t, app.variables("ID_MAX_LENGTH=8")...)
+	app := clustertest.NewApplication(t)
+	d := startDaemon(t, app.Variables("ID_MAX_LENGTH=8")...)
 	server := d.dialPeer("rtmp")
 	encoder, _ := d.register(-1)
-	publish(server, encoder, "busy")
-	publish(server, encoder, "longest8")
-	asked := len(app.awaitKeys(2))
+	clustertest.Publish(server, encoder, "busy")
+	clustertest.Publish(server, encoder, "longest8")
+	asked := len(app.AwaitKeys(2))
 
 	for _, test := range []struct{ name, channel, key string }{
 		{"empty channel", "", "key"},
@@ -42,20 +43,20 @@ func TestPublishIsDeniedWithoutAskingTheApplication(t *testing.T) {
 		{"star", "*", "key"},
 		{"channel is live", "busy", "key"},
 	} {
-		server.request(test.channel, test.key)
-		got := server.expect("PUBLISH-DENY")
+		server.Request(test.channel, test.key)
+		got := server.Expect("PUBLISH-DENY")
 		wantChannel := strings.ReplaceAll(test.channel, "\x00", "")
 		if got.Get("Request-ID") != "r-"+wantChannel || got.Get("Stream-Channel") != wantChannel {
 			t.Errorf("%s: denied with %q", test.name, got.Args)
 		}
 	}
 	endless := strings.Repeat("r", maxRequestIDBytes+1)
-	server.send("PUBLISH-REQUEST", "Request-ID", endless, "Stream-Channel", "chan", "Stream-Key", "key")
-	server.expect("PUBLISH-DENY", "Request-ID", endless)
-	server.send("PUBLISH-REQUEST") // no arguments at all
-	server.expect("PUBLISH-DENY", "Request-ID", "", "Stream-Channel", "")
+	server.Send("PUBLISH-REQUEST", "Request-ID", endless, "Stream-Channel", "chan", "Stream-Key", "key")
+	server.Expect("PUBLISH-DENY", "Request-ID", endless)
+	server.Send("PUBLISH-REQUEST") // no arguments at all
+	server.Expect("PUBLISH-DENY", "Request-ID", "", "Stream-Channel", "")
 
-	if keys, _, _ := app.snapshot(); len(keys) != asked {
+	if keys, _, _ := app.Snapshot(); len(keys) != asked {
 		t.Errorf("the application was asked %d times more", len(keys)-asked)
 	}
 	d.awaitLoad(2)
@@ -63,24 +64,24 @@ func TestPublishIsDeniedWithoutAskingTheApplication(t *testing.T) {
 
 func TestPublishIsDeniedUnlessTheApplicationAnswers200(t *testing.T) {
 	t.Parallel()
-	app := newApplication(t)
-	d := startDaemon(t, app.variables()...)
+	app := clustertest.NewApplication(t)
+	d := startDaemon(t, app.Variables()...)
 	server := d.dialPeer("rtmp")
 	encoder, _ := d.register(-1)
 	for i, status := range []int{201, 204, 301, 302, 307, 400, 401, 403, 404, 429, 500, 503} {
-		app.answerKeys(func(w http.ResponseWriter, _ *http.Request) {
+		app.AnswerKeys(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Location", "/verify")
 			w.WriteHeader(status)
 		})
 		channel := fmt.Sprint("status-", status)
-		server.request(channel, "key")
-		server.expectDenied(channel)
-		if keys, _, _ := app.snapshot(); len(keys) != i+1 {
+		server.Request(channel, "key")
+		server.ExpectDenied(channel)
+		if keys, _, _ := app.Snapshot(); len(keys) != i+1 {
 			t.Fatalf("after status %d the application was asked %d times, want %d", status, len(keys), i+1)
 		}
 	}
-	app.answerKeys(nil)
-	publish(server, encoder, "status-200")
+	app.AnswerKeys(nil)
+	clustertest.Publish(server, encoder, "status-200")
 	d.awaitLoad(1)
 }
 
@@ -90,82 +91,82 @@ func TestPublishIsDeniedWhileNoEncoderHasASlot(t *testing.T) {
 	server := d.dialPeer("rtmp")
 	denied := func(channel string) {
 		t.Helper()
-		server.request(channel, "key")
-		server.expectDenied(channel)
+		server.Request(channel, "key")
+		server.ExpectDenied(channel)
 	}
 	denied("no-encoder")
 
 	encoder := d.dialPeer("hls")
-	encoder.send("HEARTBEAT")
+	encoder.Send("HEARTBEAT")
 	denied("before-register")
-	encoder.send("REGISTER", "Capacity", "0")
+	encoder.Send("REGISTER", "Capacity", "0")
 	d.awaitReport("the encoder", func(r clusterReport) bool { return len(r.Encoders) == 1 })
 	denied("capacity-zero")
 
-	encoder.send("REGISTER", "Capacity", "1")
+	encoder.Send("REGISTER", "Capacity", "1")
 	d.awaitReport("the new capacity", func(r clusterReport) bool { return r.Encoders[0].Capacity == 1 })
-	id := publish(server, encoder, "fits")
+	id := clustertest.Publish(server, encoder, "fits")
 	denied("encoder-full")
-	server.end("fits", id)
-	encoder.expect("ENCODE-STOP", "Stream-ID", id)
+	server.End("fits", id)
+	encoder.Expect("ENCODE-STOP", "Stream-ID", id)
 	denied("slot-busy-until-closed")
-	encoder.closed("fits", id)
+	encoder.Closed("fits", id)
 	d.awaitLoad(0)
-	publish(server, encoder, "free-again")
+	clustertest.Publish(server, encoder, "free-again")
 }
 
 func TestSlowAnswerDelaysNoOtherRequestOfTheSocket(t *testing.T) {
 	t.Parallel()
-	app := newApplication(t)
-	release := app.holdKeysOf("slow")
-	d := startDaemon(t, app.variables()...)
+	app := clustertest.NewApplication(t)
+	release := app.HoldKeysOf("slow")
+	d := startDaemon(t, app.Variables()...)
 	server := d.dialPeer("rtmp")
 	encoder, _ := d.register(-1)
 
-	server.request("slow", "key")
+	server.Request("slow", "key")
 	const others = 100
 	for i := range others {
-		server.request(fmt.Sprint("quick-", i), "key")
+		server.Request(fmt.Sprint("quick-", i), "key")
 	}
 	accepted := map[string]bool{}
 	for range others {
-		accepted[server.expect("PUBLISH-ACCEPT").Get("Request-ID")] = true
-		encoder.expect("ENCODE-START")
+		accepted[server.Expect("PUBLISH-ACCEPT").Get("Request-ID")] = true
+		encoder.Expect("ENCODE-START")
 	}
 	if len(accepted) != others || accepted["r-slow"] {
 		t.Errorf("%d requests accepted, slow among them: %v", len(accepted), accepted["r-slow"])
 	}
 	release()
-	server.expect("PUBLISH-ACCEPT", "Request-ID", "r-slow")
-	encoder.expect("ENCODE-START", "Stream-Channel", "slow")
+	server.Expect("PUBLISH-ACCEPT", "Request-ID", "r-slow")
+	encoder.Expect("ENCODE-START", "Stream-Channel", "slow")
 }
 
 func TestOneOfManyRequestsForAChannelGetsIt(t *testing.T) {
 	t.Parallel()
-	app := newApplication(t)
-	release := app.holdKeysOf("wanted")
-	d := startDaemon(t, app.variables()...)
-	servers := []*testPeer{d.dialPeer("rtmp"), d.dialPeer("wss")}
+	app := clustertest.NewApplication(t)
+	release := app.HoldKeysOf("wanted")
+	d := startDaemon(t, app.Variables()...)
+	servers := []*clustertest.Peer{d.dialPeer("rtmp"), d.dialPeer("wss")}
 	encoder, _ := d.register(-1)
 	const each = 20
 	for _, server := range servers {
 		for range each {
-			server.request("wanted", "key")
+			server.Request("wanted", "key")
 		}
 	}
-	app.awaitKeys(2 * each)
+	app.AwaitKeys(2 * each)
 	release()
 	accepted := 0
 	for _, server := range servers {
 		for range each {
 			select {
-			case m := <-server.in:
+			case m := <-server.In:
 				if m.Method == "PUBLISH-ACCEPT" {
 					accepted++
 				} else if m.Method != "PUBLISH-DENY" {
 					t.Errorf("got %s", m.Method)
 				}
-			case <-time.After(patience):
+			case <-time.After(clustertest.Patience):
 				t.Fatal("a request is not answered")
 			}
 		}
@@ -173,27 +174,27 @@ func TestOneOfManyRequestsForAChannelGetsIt(t *testing.T) {
 	if accepted != 1 {
 		t.Errorf("%d requests accepted, want 1", accepted)
 	}
-	encoder.expect("ENCODE-START", "Stream-Channel", "wanted")
+	encoder.Expect("ENCODE-START", "Stream-Channel", "wanted")
 	d.awaitLoad(1)
 }
 
 func TestPublisherWhoseSocketClosesDuringVerificationLeavesNothingBehind(t *testing.T) {
 	t.Parallel()
-	app := newApplication(t)
+	app := clustertest.NewApplication(t)
 	given := make(chan context.Context, 1)
-	app.answerKeys(func(_ http.ResponseWriter, r *http.Request) {
+	app.AnswerKeys(func(_ http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("x-streaming-key") == "slow" {
 			given <- r.Context()
 			<-r.Context().Done() // the question is withdrawn: nobody waits for its answer
 		}
 	})
-	d := startDaemon(t, app.variables()...)
+	d := startDaemon(t, app.Variables()...)
 	leaving, staying := d.dialPeer("rtmp"), d.dialPeer("rtmp")
 	encoder, _ := d.register(1)
 
-	leaving.request("show", "slow")
+	leaving.Request("show", "slow")
 	asked := <-given
-	leaving.conn.Close()
+	leaving.Conn.Close()
 	select {
 	case <-asked.Done():
 	case <-time.After(5 * time.Second): // far from the deadline of the question itself
@@ -201,7 +202,7 @@ func TestPublisherWhoseSocketClosesDuringVerificationLeavesNothingBehind(t *test
 	}
 	d.awaitServers(1)
 	d.awaitLoad(0)
-	publish(staying, encoder, "show") // its ENCODE-START is the first the encoder hears of
+	clustertest.Publish(staying, encoder, "show") // its ENCODE-START is the first the encoder hears of
 	d.awaitLoad(1)
 }
 
@@ -226,9 +227,9 @@ func TestStreamSourceIsWhereTheServerSaidItIs(t *testing.T) {
 	} {
 		server := d.dialPeer(test.endpoint, test.header...)
 		channel := fmt.Sprint("chan-", i)
-		server.request(channel, "k3y")
-		server.expect("PUBLISH-ACCEPT")
-		encoder.expect("ENCODE-START", "Stream-Channel", channel, "Stream-Source-Type", test.wantType,
+		server.Request(channel, "k3y")
+		server.Expect("PUBLISH-ACCEPT")
+		encoder.Expect("ENCODE-START", "Stream-Channel", channel, "Stream-Source-Type", test.wantType,
 			"Stream-Source-URI", test.wantAt+"/"+channel+"/k3y", "Resolutions", "ORIGINAL", "Record", "False", "Previews", "False")
 	}
 }
@@ -243,8 +244,8 @@ func TestStreamGoesToTheLeastLoadedEncoderAndTiesToTheLargerFreeShare(t *testing
 	var got []uint64
 	for i := range 6 {
 		channel := fmt.Sprint("chan-", i)
-		server.request(channel, "key")
-		server.expect("PUBLISH-ACCEPT")
+		server.Request(channel, "key")
+		server.Expect("PUBLISH-ACCEPT")
 		for _, s := range d.report().ActiveStreams {
 			if s.Channel == channel {
 				got = append(got, s.Encoder)
@@ -254,8 +255,8 @@ func TestStreamGoesToTheLeastLoadedEncoderAndTiesToTheLargerFreeShare(t *testing
 	if diff := cmp.Diff([]uint64{small, large, large, small, large, large}, got); diff != "" {
 		t.Errorf("encoders of %d (2), %d (4), %d (0) (-want +got):\n%s", small, large, none, diff)
 	}
-	server.request("full", "key")
-	server.expectDenied("full")
+	server.Request("full", "key")
+	server.ExpectDenied("full")
 }
 
 func TestEncoderWithoutALimitMakesTheCapacityInfinite(t *testing.T) {
@@ -273,13 +274,13 @@ func TestEncoderWithoutALimitMakesTheCapacityInfinite(t *testing.T) {
 	capacity(`{"load":0,"capacity":3,"encoderCount":1}`)
 	unlimited, _ := d.register(-7)
 	capacity(`{"load":0,"capacity":-1,"encoderCount":2}`)
-	publish(server, limited, "first")
+	clustertest.Publish(server, limited, "first")
 	for i := range 5 { // one to be level, and from there on ties and the larger free share
-		server.request(fmt.Sprint("next-", i), "key")
-		server.expect("PUBLISH-ACCEPT")
+		server.Request(fmt.Sprint("next-", i), "key")
+		server.Expect("PUBLISH-ACCEPT")
 	}
 	capacity(`{"load":6,"capacity":-1,"encoderCount":2}`)
-	unlimited.conn.Close()
+	unlimited.Conn.Close()
 	d.awaitReport("one encoder", func(r clusterReport) bool { return len(r.Encoders) == 1 })
 	if _, body := d.call("GET", "/commands/capacity"); !strings.Contains(body, `"capacity":3,"encoderCount":1`) {
 		t.Errorf("capacity after the unlimited encoder left: %s", body)
@@ -291,19 +292,19 @@ func TestRepeatedRegisterChangesTheCapacityAndKeepsTheLoad(t *testing.T) {
 	d := startDaemon(t)
 	server := d.dialPeer("rtmp")
 	encoder, id := d.register(2)
-	publish(server, encoder, "first")
-	publish(server, encoder, "second")
+	clustertest.Publish(server, encoder, "first")
+	clustertest.Publish(server, encoder, "second")
 	for _, capacity := range []int{5, 1, -1, 0} {
-		encoder.send("REGISTER", "Capacity", fmt.Sprint(capacity))
+		encoder.Send("REGISTER", "Capacity", fmt.Sprint(capacity))
 		d.awaitReport("the new capacity", func(r clusterReport) bool { return r.Encoders[0].Capacity == capacity })
 		wantEncoder(t, d, id, capacity, 2)
 	}
-	server.request("third", "key")
-	server.expectDenied("third")
+	server.Request("third", "key")
+	server.ExpectDenied("third")
 	for _, nonsense := range []string{"", "abc", "1.5", "99999999999999999999", "-99999999999999999999", "0x10", "１"} {
-		encoder.send("REGISTER", "Capacity", nonsense)
+		encoder.Send("REGISTER", "Capacity", nonsense)
 	}
-	d.logs.awaitLines(t, 7, "encoder sent an invalid capacity")
+	d.logs.AwaitLines(t, 7, "encoder sent an invalid capacity")
 	wantEncoder(t, d, id, 0, 2)
 }
 
@@ -323,22 +324,22 @@ func TestStreamKillNeverOvertakesPublishAccept(t *testing.T) {
 	encoder, _ := d.register(-1)
 	const streams = 300
 	for i := range streams {
-		server.request(fmt.Sprint("chan-", i), "key")
+		server.Request(fmt.Sprint("chan-", i), "key")
 	}
 	for range streams { // an encoder that fails each stream the moment it is told of it
-		m := encoder.expect("ENCODE-START")
-		encoder.closed(m.Get("Stream-Channel"), m.Get("Stream-ID"))
+		m := encoder.Expect("ENCODE-START")
+		encoder.Closed(m.Get("Stream-Channel"), m.Get("Stream-ID"))
 	}
 	accepted := map[string]bool{}
 	for range 2 * streams {
 		select {
-		case m := <-server.in:
+		case m := <-server.In:
 			id := m.Get("Stream-ID")
 			if m.Method == "STREAM-KILL" && !accepted[id] {
 				t.Fatalf("STREAM-KILL of %s before its PUBLISH-ACCEPT", id)
 			}
 			accepted[id] = true
-		case <-time.After(patience):
+		case <-time.After(clustertest.Patience):
 			t.Fatal("not every stream was accepted and killed")
 		}
 	}
@@ -445,13 +446,13 @@ func TestPublishersThatWaitAreDeniedAtTheStop(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t, "ENCODER_WAIT_SECONDS=15")
 	server := d.dialPeer("rtmp")
-	server.request("waits", "key")
+	server.Request("waits", "key")
 	d.awaitWaiting(1)
 	if err := d.stop(); err != nil {
 		t.Error(err)
 	}
-	server.expectDenied("waits")
-	if err := server.awaitGone(); !websocket.IsCloseError(err, websocket.CloseGoingAway) {
+	server.ExpectDenied("waits")
+	if err := server.AwaitGone(); !websocket.IsCloseError(err, websocket.CloseGoingAway) {
 		t.Error(err)
 	}
 }

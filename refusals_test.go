@@ -12,23 +12,25 @@ import (
 	"testing/synctest"
 	"time"
 
+	"coordinator/internal/clustertest"
+
 	"github.com/golang-jwt/jwt/v5"
 )
 
 // refusalLog is a log of refusals, in lines.
 type refusalLog struct {
 	*refusals
-	logs *logBuffer
+	logs *clustertest.Log
 }
 
 func newRefusalLog() refusalLog {
-	logs := newLogBuffer()
+	logs := clustertest.NewLog()
 	return refusalLog{newRefusals(newLogger(&Config{}, logs)), logs}
 }
 
 // tell says a refusal and returns what is logged of it, without time and level.
 func (l refusalLog) tell(remote, reason string) string {
-	l.logs.forget()
+	l.logs.Forget()
 	l.say(slog.LevelWarn, remote, "refused", reason)
 	_, line, _ := strings.Cut(strings.TrimSpace(l.logs.String()), "msg=refused ")
 	return line
@@ -150,11 +152,11 @@ func TestRefusedControlConnectionsSayWhy(t *testing.T) {
 			if strings.ContainsAny(reason, " ") {
 				reason = strconv.Quote(reason)
 			}
-			line := d.logs.await(t, controlRefused)
+			line := d.logs.Await(t, controlRefused)
 			if want := "level=WARN msg=\"" + controlRefused + "\" remote=127.0.0.1 reason=" + reason + " path=/ws/control/rtmp\n"; !strings.HasSuffix(line, want) {
 				t.Errorf("logged %q, want %q", line, want)
 			}
-			if d.stop(); d.logs.count(controlRefused) != 1 || d.logs.count("s3cret") > 0 {
+			if d.stop(); d.logs.Count(controlRefused) != 1 || d.logs.Count("s3cret") > 0 {
 				t.Errorf("want one line, without anything that was sent:\n%s", d.logs)
 			}
 		})

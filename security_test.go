@@ -22,7 +22,7 @@ import (
 	"time"
 	"unicode"
 
-	"coordinator/internal/wire"
+	"coordinator/internal/clustertest"
 
 	"github.com/gorilla/websocket"
 )
@@ -35,8 +35,8 @@ func TestNobodyForgesALineOfTheLog(t *testing.T) {
 	for _, format := range []string{"text", "json"} {
 		t.Run(format, func(t *testing.T) {
 			t.Parallel()
-			app := newApplication(t)
-			app.answerKeys(func(w http.ResponseWriter, r *http.Request) {
+			app := clustertest.NewApplication(t)
+			app.AnswerKeys(func(w http.ResponseWriter, r *http.Request) {
 				conn, _, err := http.NewResponseController(w).Hijack()
 				if err != nil {
 					t.Error(err)
@@ -49,21 +49,21 @@ func TestNobodyForgesALineOfTheLog(t *testing.T) {
 				}
 				fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nx-resolutions: %s\r\nx-previews: %s\r\nx-record: %s\r\nContent-Length: 0\r\n\r\n", odd, odd, odd)
 			})
-			d := startDaemon(t, app.variables("LOG_FORMAT="+format)...)
+			d := startDaemon(t, app.Variables("LOG_FORMAT="+format)...)
 			server := d.dialPeer("rtmp")
 			encoder := d.dialPeer("hls")
-			for _, p := range []*testPeer{server, encoder} {
+			for _, p := range []*clustertest.Peer{server, encoder} {
 				for _, method := range []string{"PUBLISH-REQUEST", "PUBLISH-END", "REGISTER", "STREAM-AVAILABLE", "STREAM-CLOSED", "ERROR", "\x1b[2J", forgery} {
-					p.sayForged(method)
+					sayForged(t, p, method)
 				}
 			}
-			encoder.send("REGISTER", "Capacity", "1")
-			d.logs.await(t, "encoder registered")
-			server.request("broken", "key")
-			server.request("show", "key")
-			id := server.expectEventually("PUBLISH-ACCEPT").Get("Stream-ID")
-			encoder.send("STREAM-CLOSED", "Stream-Channel", "show", "Stream-ID", id, "Error-Code", oneLine(forgery), "Error-Message", oneLine(forgery))
-			server.expectEventually("STREAM-KILL")
+			encoder.Send("REGISTER", "Capacity", "1")
+			d.logs.Await(t, "encoder registered")
+			server.Request("broken", "key")
+			server.Request("show", "key")
+			id := server.ExpectEventually("PUBLISH-ACCEPT").Get("Stream-ID")
+			encoder.Send("STREAM-CLOSED", "Stream-Channel", "show", "Stream-ID", id, "Error-Code", oneLine(forgery), "Error-Message", oneLine(forgery))
+			server.ExpectEventually("STREAM-KILL")
 			for _, path := range []string{"/%0d%0a%1b%5b2J%c2%9b%e2%80%ae%ff", "/commands/close?%0a", "/commands/streams?q=%0a%1b%c2%9b&after=%0a"} {
 				d.call("GET", path, "x-control-auth-token", "\u009b31m")
 			}
@@ -88,8 +88,8 @@ func TestNobodyForgesALineOfTheLog(t *testing.T) {
 func oneLine(s string) string { return strings.NewReplacer("\n", "\r", "\xff", "").Replace(s) }
 
 // sayForged puts the forgery into every argument that any method has.
-func (p *testPeer) sayForged(method string) {
-	p.t.Helper()
+func sayForged(t *testing.T, p *clustertest.Peer, method string) {
+	t.Helper()
 	value := oneLine(forgery)
 	var text strings.Builder
 	text.WriteString(strings.ToValidUTF8(method, "") + "\n")
@@ -98,34 +98,15 @@ func (p *testPeer) sayForged(method string) {
 		text.WriteString(name + ":" + value + "\n")
 	}
 	for kind, body := range map[int]string{websocket.TextMessage: text.String(), websocket.BinaryMessage: forgery} {
-		if err := p.sendRaw(kind, body); err != nil {
-			p.t.Fatal(err)
+		if err := p.SendRaw(kind, body); err != nil {
+			t.Fatal(err)
 		}
 	}
-	if err := p.sendRaw(websocket.TextMessage, forgery); err != nil { // not UTF-8
-		p.t.Fatal(err)
+	if err := p.SendRaw(websocket.TextMessage, forgery); err != nil { // not UTF-8
+		t.Fatal(err)
 	}
 	if method == "STREAM-AVAILABLE" { // complete, about a stream that is not there
-		p.send(method, "Stream-Channel", value, "Stream-ID", value, "Stream-Type", "HLS-LIVE", "Resolution", value, "Index-file", value)
-	}
-}
-
-// expectEventually skips what comes before a message.
-func (p *testPeer) expectEventually(method string) wire.Message {
-	p.t.Helper()
-	timeout := time.After(patience)
-	for {
-		select {
-		case m, open := <-p.in:
-			if !open {
-				p.t.Fatalf("connection gone while waiting for %s: %v", method, p.gone)
-			}
-			if m.Method == method {
-				return m
-			}
-		case <-timeout:
-			p.t.Fatalf("no %s", method)
-		}
+		p.Send(method, "Stream-Channel", value, "Stream-ID", value, "Stream-Type", "HLS-LIVE", "Resolution", value, "Index-file", value)
 	}
 }
 
@@ -137,7 +118,7 @@ func (d *testDaemon) sendRawRequest(text string) {
 		d.t.Fatal(err)
 	}
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(patience))
+	conn.SetDeadline(time.Now().Add(clustertest.Patience))
 	io.WriteString(conn, text)
 	if _, err := http.ReadResponse(bufio.NewReader(conn), nil); err != nil {
 		d.t.Errorf("no answer to %q: %v", text, err)
@@ -154,14 +135,14 @@ func TestRequestInTheWrongPlaceIsLoggedWithoutItsPath(t *testing.T) {
 		if method == key {
 			method = unknown
 		}
-		line := d.logs.await(t, "msg=request method="+method+" path="+path+" status=")
-		if !strings.HasPrefix(attribute(line, "remote"), "127.0.0.1:") {
+		line := d.logs.Await(t, "msg=request method="+method+" path="+path+" status=")
+		if !strings.HasPrefix(clustertest.Attribute(line, "remote"), "127.0.0.1:") {
 			t.Errorf("%s %s: no address in %s", method, target, line)
 		}
-		if d.logs.count(key) > 0 {
+		if d.logs.Count(key) > 0 {
 			t.Errorf("%s %s: the key is in the log: %s", method, target, d.logs)
 		}
-		d.logs.forget()
+		d.logs.Forget()
 	}
 	for _, target := range []string{
 		"/live/" + key, "/" + key, "/show/" + key + "?token=" + key, "//" + key, "/commands/" + key, "/commands/close/" + key, "/livez/" + key,
@@ -182,7 +163,7 @@ func TestRequestInTheWrongPlaceIsLoggedWithoutItsPath(t *testing.T) {
 		ask(key, target, path)
 	}
 	d.stop()
-	if d.logs.count(key) > 0 {
+	if d.logs.Count(key) > 0 {
 		t.Errorf("the key is in the log: %s", d.logs)
 	}
 }

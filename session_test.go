@@ -18,7 +18,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"coordinator/internal/wire"
+	"coordinator/internal/clustertest"
 
 	"github.com/gorilla/websocket"
 )
@@ -27,7 +27,7 @@ import (
 type fakeNet struct {
 	pipeListener
 	t    *testing.T
-	logs *logBuffer
+	logs *clustertest.Log
 	*daemon
 	start    time.Time
 	lastPort int
@@ -44,7 +44,7 @@ func newFakeNet(t *testing.T, variables ...string) *fakeNet {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &fakeNet{pipeListener: newPipeListener(), t: t, logs: newLogBuffer(), start: time.Now()}
+	n := &fakeNet{pipeListener: newPipeListener(), t: t, logs: clustertest.NewLog(), start: time.Now()}
 	log := newLogger(cfg, n.logs)
 	if n.daemon, err = newDaemon(cfg, log); err != nil {
 		t.Fatal(err)
@@ -129,21 +129,21 @@ func openControl(connect func() (net.Conn, error), endpoint string, port int) (*
 }
 
 // dialPeer connects a peer that reads everything.
-func (n *fakeNet) dialPeer(endpoint string) *testPeer {
+func (n *fakeNet) dialPeer(endpoint string) *clustertest.Peer {
 	n.t.Helper()
 	return n.reading(n.dial(endpoint))
 }
 
-func (n *fakeNet) reading(conn *websocket.Conn) *testPeer {
-	p := &testPeer{t: n.t, conn: conn, in: make(chan wire.Message, 1024)}
-	go p.read()
+func (n *fakeNet) reading(conn *websocket.Conn) *clustertest.Peer {
+	p := clustertest.NewPeer(n.t, conn)
+	go p.Read()
 	return p
 }
 
 // register connects an encoder without a limit, which the registry knows when it returns.
-func (n *fakeNet) register() *testPeer {
+func (n *fakeNet) register() *clustertest.Peer {
 	p := n.dialPeer("hls")
-	p.send("REGISTER", "Capacity", "-1")
+	p.Send("REGISTER", "Capacity", "-1")
 	synctest.Wait()
 	return p
 }
@@ -191,15 +191,15 @@ func TestHeartbeatIsSentEvery20Seconds(t *testing.T) {
 
 func TestPeerIsDroppedAfter60SecondsOfSilenceAndItsStreamsEnd(t *testing.T) {
 	t.Parallel()
-	for name, lastWords := range map[string]func(*testPeer) error{
-		"nothing at all": func(*testPeer) error { return nil },
-		"half a message": func(p *testPeer) error {
-			_, err := p.conn.NetConn().Write([]byte{0x81, 0xfe, 0x01, 0x00, 0, 0, 0, 0, 'P', 'U'})
+	for name, lastWords := range map[string]func(*clustertest.Peer) error{
+		"nothing at all": func(*clustertest.Peer) error { return nil },
+		"half a message": func(p *clustertest.Peer) error {
+			_, err := p.Conn.NetConn().Write([]byte{0x81, 0xfe, 0x01, 0x00, 0, 0, 0, 0, 'P', 'U'})
 			return err
 		},
-		"pings, which are no messages": func(p *testPeer) error {
+		"pings, which are no messages": func(p *clustertest.Peer) error {
 			for range 2 {
-				if err := p.conn.WriteControl(websocket.PingMessage, nil, time.Now().Add(time.Second)); err != nil {
+				if err := p.Conn.WriteControl(websocket.PingMessage, nil, time.Now().Add(time.Second)); err != nil {
 					return err
 				}
 			}
@@ -211,26 +211,26 @@ func TestPeerIsDroppedAfter60SecondsOfSilenceAndItsStreamsEnd(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				n := newFakeNet(t)
 				server, encoder := n.dialPeer("rtmp"), n.register()
-				id := publish(server, encoder, "show")
+				id := clustertest.Publish(server, encoder, "show")
 				for range 5 {
 					n.wait(50 * time.Second)
-					encoder.send("HEARTBEAT")
-					server.send("HEARTBEAT")
+					encoder.Send("HEARTBEAT")
+					server.Send("HEARTBEAT")
 				}
 				n.wait(10 * time.Second)
 				if err := lastWords(server); err != nil {
 					t.Fatal(err)
 				}
 				n.wait(40 * time.Second)
-				encoder.send("HEARTBEAT")
+				encoder.Send("HEARTBEAT")
 				n.wait(10*time.Second - 1)
 				n.wantConnected(1, 1, 1)
 				n.wait(1)
 				n.wantConnected(0, 1, 0)
-				n.logs.await(t, "streaming server disconnected", "silent for 60 s")
-				encoder.expect("ENCODE-STOP", "Stream-Channel", "show", "Stream-ID", id)
+				n.logs.Await(t, "streaming server disconnected", "silent for 60 s")
+				encoder.Expect("ENCODE-STOP", "Stream-Channel", "show", "Stream-ID", id)
 				n.wantNow("ENCODE-STOP", 310*time.Second)
-				server.awaitGone()
+				server.AwaitGone()
 			})
 		})
 	}
@@ -241,13 +241,13 @@ func TestSilentEncoderIsDroppedAndItsPublishersKilled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newFakeNet(t)
 		server, encoder := n.dialPeer("wss"), n.register()
-		id := publish(server, encoder, "show")
+		id := clustertest.Publish(server, encoder, "show")
 		n.wait(30 * time.Second)
-		server.send("HEARTBEAT")
+		server.Send("HEARTBEAT")
 		n.wait(30 * time.Second)
 		n.wantConnected(1, 0, 0)
-		server.expect("STREAM-KILL", "Stream-Channel", "show", "Stream-ID", id)
-		encoder.awaitGone()
+		server.Expect("STREAM-KILL", "Stream-Channel", "show", "Stream-ID", id)
+		encoder.AwaitGone()
 	})
 }
 
@@ -265,12 +265,12 @@ func TestPeerThatDoesNotReadIsCutWithin10Seconds(t *testing.T) {
 		if err := deaf.WriteMessage(websocket.TextMessage, deny); err != nil { // that it speaks is no excuse
 			t.Fatal(err)
 		}
-		publish(server, encoder, "meanwhile")
+		clustertest.Publish(server, encoder, "meanwhile")
 		n.wantConnected(2, 1, 1)
 		n.wait(2 * time.Second)
 		n.wantConnected(1, 1, 1)
-		n.logs.await(t, "streaming server disconnected", "does not read")
-		publish(server, encoder, "afterwards")
+		n.logs.Await(t, "streaming server disconnected", "does not read")
+		clustertest.Publish(server, encoder, "afterwards")
 	})
 }
 
@@ -302,7 +302,7 @@ func TestPeerWithAFullQueueIsCutAtOnce(t *testing.T) {
 		}
 		n.wantConnected(0, 0, 0)
 		n.wantNow("the cut", 0)
-		n.logs.await(t, "streaming server disconnected", "send queue is full")
+		n.logs.Await(t, "streaming server disconnected", "send queue is full")
 	})
 }
 
@@ -374,7 +374,7 @@ func TestConnectionThatComesDuringTheGoodbyeIsRefused(t *testing.T) {
 		if _, err := openControl(n.connect, "rtmp", 1935); !errors.Is(err, websocket.ErrBadHandshake) {
 			t.Errorf("dial: %v", err)
 		}
-		n.logs.await(t, controlRefused, "coordinator is stopping")
+		n.logs.Await(t, controlRefused, "coordinator is stopping")
 		n.wantConnected(0, 0, 0)
 	})
 }
@@ -431,8 +431,8 @@ func TestPublishRequestWithoutAnAnswerIsDeniedWithin16Seconds(t *testing.T) {
 				n.verifier.client.transport.DialContext = dial
 				server := n.dialPeer("rtmp")
 				n.register()
-				server.request("show", "key")
-				server.expectDenied("show")
+				server.Request("show", "key")
+				server.ExpectDenied("show")
 				if took := time.Since(n.start); took < 10*time.Second || took > 16*time.Second {
 					t.Errorf("denied after %v", took)
 				}

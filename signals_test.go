@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"coordinator/internal/clustertest"
 )
 
 // underParentThatIgnores returns a program that starts the binary as a shell does that ignores signals (nohup, or a
@@ -28,7 +30,7 @@ func secondSignalEndsIt(t *testing.T, binary string) {
 			t.Parallel()
 			p, _ := busyProcess(t, program)
 			p.signal(syscall.SIGINT)
-			p.logs.await(t, "stopping")
+			p.logs.Await(t, "stopping")
 			start := time.Now()
 			p.signal(syscall.SIGINT)
 			p.awaitExit(128 + int(syscall.SIGINT))
@@ -49,7 +51,7 @@ func otherSignalsDoNotEndIt(t *testing.T, binary string) {
 			for n, s := range []syscall.Signal{syscall.SIGHUP, syscall.SIGPIPE, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2,
 				syscall.SIGALRM, syscall.SIGHUP, syscall.SIGXFSZ} {
 				p.signal(s)
-				publish(server, encoder, fmt.Sprint("chan-", n))
+				clustertest.Publish(server, encoder, fmt.Sprint("chan-", n))
 			}
 			p.signal(syscall.SIGTERM)
 			p.awaitExit(0)
@@ -75,20 +77,20 @@ func hangupLooksAtTheCertificate(t *testing.T, binary string) {
 			s := &certificateServer{t: t, address: p.listening("https"), log: p.logs}
 			s.wantServed(1)
 			p.signal(syscall.SIGHUP)
-			p.logs.awaitLines(t, 1, "certificate files loaded") // whoever asks is told
+			p.logs.AwaitLines(t, 1, "certificate files loaded") // whoever asks is told
 			link(t, "new", filepath.Join(dir, "next"))
 			rename(t, filepath.Join(dir, "next"), filepath.Join(dir, "live"))
 			s.wantServed(1)
 			p.signal(syscall.SIGHUP)
-			p.logs.awaitLines(t, 2, "certificate files loaded")
+			p.logs.AwaitLines(t, 2, "certificate files loaded")
 			s.wantServed(2)
 			if err := os.Remove(filepath.Join(dir, "live")); err != nil {
 				t.Fatal(err)
 			}
 			p.signal(syscall.SIGHUP)
-			p.logs.awaitLines(t, 1, "certificate files cannot be used")
+			p.logs.AwaitLines(t, 1, "certificate files cannot be used")
 			p.signal(syscall.SIGHUP)
-			p.logs.awaitLines(t, 2, "certificate files cannot be used")
+			p.logs.AwaitLines(t, 2, "certificate files cannot be used")
 			s.wantServed(2)
 		})
 	}

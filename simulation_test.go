@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"coordinator/internal/clustertest"
 	"coordinator/internal/wire"
 
 	"github.com/gorilla/websocket"
@@ -109,7 +110,7 @@ type simConn struct {
 
 // dial connects, trying on until it succeeds or the peers are to vanish; then it returns nil.
 func (s *simulation) dial(endpoint, name string, header http.Header) *simConn {
-	dialer := websocket.Dialer{HandshakeTimeout: patience}
+	dialer := websocket.Dialer{HandshakeTimeout: clustertest.Patience}
 	for {
 		conn, _, err := dialer.DialContext(s.present, "ws://"+s.address()+"/ws/control/"+endpoint, header)
 		if err == nil {
@@ -152,7 +153,7 @@ func (s *simulation) say(w *simConn, e simEntry, method string, args ...string) 
 		e.who = w.name
 		s.history.note(e)
 	}
-	w.conn.SetWriteDeadline(time.Now().Add(patience))
+	w.conn.SetWriteDeadline(time.Now().Add(clustertest.Patience))
 	w.conn.WriteMessage(websocket.TextMessage, []byte(b.String()))
 }
 
@@ -333,7 +334,7 @@ func (p *simServer) publishers(r *rand.Rand) {
 			if pub != nil {
 				p.stayLive(r, pub)
 			}
-		case <-time.After(patience):
+		case <-time.After(clustertest.Patience):
 			s.t.Errorf("%s: a publish request without an answer", p.name)
 			return
 		}

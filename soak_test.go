@@ -15,6 +15,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"coordinator/internal/clustertest"
 )
 
 const (
@@ -80,7 +82,7 @@ func (c *soakCluster) serveEvent(w http.ResponseWriter, r *http.Request) {
 }
 
 // connected runs a peer over one connection after the other, each for some hours, until stop is closed.
-func (c *soakCluster) connected(endpoint string, stop chan struct{}, hours int, serve func(p *testPeer, retired <-chan time.Time)) {
+func (c *soakCluster) connected(endpoint string, stop chan struct{}, hours int, serve func(p *clustertest.Peer, retired <-chan time.Time)) {
 	for {
 		conn, err := openControl(c.connect, endpoint, 1935) // as twins, which probe each other
 		if err != nil {
@@ -90,7 +92,7 @@ func (c *soakCluster) connected(endpoint string, stop chan struct{}, hours int, 
 		p := c.reading(conn)
 		serve(p, time.After(time.Duration(hours)*time.Hour+rand.N(time.Hour)))
 		conn.Close()
-		p.awaitGone()
+		p.AwaitGone()
 		select {
 		case <-stop:
 			return
@@ -102,7 +104,7 @@ func (c *soakCluster) connected(endpoint string, stop chan struct{}, hours int, 
 // streamingServer publishes, and ends each publication after some minutes or when it is told to.
 func (c *soakCluster) streamingServer(name string, stop chan struct{}) {
 	requests := 0
-	c.connected("rtmp", stop, 3, func(p *testPeer, retired <-chan time.Time) {
+	c.connected("rtmp", stop, 3, func(p *clustertest.Peer, retired <-chan time.Time) {
 		beat, publish := time.NewTicker(heartbeatEvery), time.NewTicker(soakPublishEvery)
 		defer beat.Stop()
 		defer publish.Stop()
@@ -114,18 +116,18 @@ func (c *soakCluster) streamingServer(name string, stop chan struct{}) {
 		for {
 			select {
 			case <-beat.C:
-				p.send("HEARTBEAT")
+				p.Send("HEARTBEAT")
 				for id, l := range streams {
 					if time.Now().After(l.until) {
 						delete(streams, id)
-						p.end(l.channel, id)
+						p.End(l.channel, id)
 					}
 				}
 			case <-publish.C:
 				requests++
 				c.count(&c.asked)
-				p.request(fmt.Sprintf("%s-%d", name, requests), "key")
-			case m := <-p.in:
+				p.Request(fmt.Sprintf("%s-%d", name, requests), "key")
+			case m := <-p.In:
 				id, channel := m.Get("Stream-ID"), m.Get("Stream-Channel")
 				switch m.Method {
 				case "PUBLISH-ACCEPT":
@@ -133,7 +135,7 @@ func (c *soakCluster) streamingServer(name string, stop chan struct{}) {
 					streams[id] = live{channel, time.Now().Add(rand.N(10 * time.Minute))}
 				case "STREAM-KILL":
 					delete(streams, id)
-					p.end(channel, id)
+					p.End(channel, id)
 				}
 			case <-retired:
 				return
@@ -146,24 +148,24 @@ func (c *soakCluster) streamingServer(name string, stop chan struct{}) {
 
 // encoder does what it is told; at times a source cannot be opened.
 func (c *soakCluster) encoder(stop chan struct{}) {
-	c.connected("hls", stop, 4, func(p *testPeer, retired <-chan time.Time) {
-		p.send("REGISTER", "Capacity", strconv.Itoa(soakEncoderSlots))
+	c.connected("hls", stop, 4, func(p *clustertest.Peer, retired <-chan time.Time) {
+		p.Send("REGISTER", "Capacity", strconv.Itoa(soakEncoderSlots))
 		beat := time.NewTicker(heartbeatEvery)
 		defer beat.Stop()
 		for {
 			select {
 			case <-beat.C:
-				p.send("HEARTBEAT")
-			case m := <-p.in:
+				p.Send("HEARTBEAT")
+			case m := <-p.In:
 				id, channel := m.Get("Stream-ID"), m.Get("Stream-Channel")
 				switch {
 				case m.Method == "ENCODE-START" && rand.IntN(30) == 0:
-					p.closed(channel, id)
+					p.Closed(channel, id)
 				case m.Method == "ENCODE-START":
-					p.available(channel, id, "HLS-LIVE", "640x360", channel+"/live.m3u8")
+					p.Available(channel, id, "HLS-LIVE", "640x360", channel+"/live.m3u8")
 				case m.Method == "ENCODE-STOP":
-					p.available(channel, id, "HLS-VOD", "640x360", channel+"/vod.m3u8")
-					p.closed(channel, id)
+					p.Available(channel, id, "HLS-VOD", "640x360", channel+"/vod.m3u8")
+					p.Closed(channel, id)
 				}
 			case <-retired:
 				return
@@ -224,11 +226,11 @@ func TestADayLeavesTheDaemonAsItWas(t *testing.T) {
 		c := newSoakCluster(t)
 		c.live(time.Hour)
 		c.wantAtRest()
-		c.logs.forget()
+		c.logs.Forget()
 		before := measured()
 		c.live(23 * time.Hour)
 		c.wantAtRest()
-		c.logs.forget()
+		c.logs.Forget()
 		wantNoGrowth(t, before, 0, 256<<10)
 		t.Logf("%d publish requests, %d accepted, %d streams, %d of them at another encoder", c.asked, c.accepted, c.closed, c.moved)
 		if c.accepted < 24*int(time.Hour/soakPublishEvery)*soakServers*8/10 || c.moved == 0 {

@@ -22,6 +22,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"coordinator/internal/clustertest"
+
 	"github.com/fsnotify/fsnotify"
 	"github.com/google/go-cmp/cmp"
 )
@@ -174,8 +176,8 @@ func TestCertificateOutsideItsValidityIsServedWithAWarning(t *testing.T) {
 	dir := t.TempDir()
 	newTestPairValid(t, 1, time.Time{}, time.Now().Add(-time.Hour)).write(t, dir)
 	d := startDaemon(t, "LOG_DEBUG=NO", "SSL_PORT=0", "SSL_CERT="+filepath.Join(dir, "tls.crt"), "SSL_KEY="+filepath.Join(dir, "tls.key"))
-	d.logs.await(t, "level=WARN", notValid, "expired at")
-	s := &certificateServer{t: t, address: attribute(d.logs.await(t, "msg=listening", "scheme=https"), "addr"), log: d.logs}
+	d.logs.Await(t, "level=WARN", notValid, "expired at")
+	s := &certificateServer{t: t, address: clustertest.Attribute(d.logs.Await(t, "msg=listening", "scheme=https"), "addr"), log: d.logs}
 	s.wantServed(1)
 }
 
@@ -190,7 +192,7 @@ func TestCertificateThatIsNotValidIsLoggedWhenThatChanges(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		logs := newLogBuffer()
+		logs := clustertest.NewLog()
 		w := certificateWatch{certificate: c, log: slog.New(slog.NewTextHandler(logs, nil))}
 		for _, step := range []struct {
 			pair *testPair
@@ -208,9 +210,9 @@ func TestCertificateThatIsNotValidIsLoggedWhenThatChanges(t *testing.T) {
 		} {
 			step.pair.write(t, dir)
 			time.Sleep(step.wait)
-			logs.forget()
+			logs.Forget()
 			w.check(false)
-			if n := logs.count(notValid); n > 1 || (n == 1) != (step.want != "") || logs.count(step.want) == 0 && step.want != "" {
+			if n := logs.Count(notValid); n > 1 || (n == 1) != (step.want != "") || logs.Count(step.want) == 0 && step.want != "" {
 				t.Errorf("at %v: logged %q, want %q", time.Now(), logs, step.want)
 			}
 		}
@@ -256,7 +258,7 @@ func TestBrokenCertificateKeepsTheOldOneAndIsLoggedOncePerFault(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	log := newLogBuffer()
+	log := clustertest.NewLog()
 	w := certificateWatch{certificate: c, log: slog.New(slog.NewTextHandler(log, nil))}
 	checkThrice := func(step string, wantBroken, wantLoaded int) {
 		t.Helper()
@@ -266,7 +268,7 @@ func TestBrokenCertificateKeepsTheOldOneAndIsLoggedOncePerFault(t *testing.T) {
 		if !c.notAfter().Equal(first.notAfter) {
 			t.Fatalf("%s: another certificate is served", step)
 		}
-		got := []int{log.count(pairBroken), log.count(pairLoaded)}
+		got := []int{log.Count(pairBroken), log.Count(pairLoaded)}
 		if diff := cmp.Diff([]int{wantBroken, wantLoaded}, got); diff != "" {
 			t.Fatalf("%s: lines logged for broken and loaded (-want +got):\n%s\n%s", step, diff, log)
 		}
@@ -422,7 +424,7 @@ func seconds(values ...float64) []time.Duration {
 type certificateServer struct {
 	t                          *testing.T
 	certFile, keyFile, address string
-	log                        *logBuffer
+	log                        *clustertest.Log
 }
 
 // serveCertificate writes a pair with serial number 1 to dir and serves it.
@@ -442,7 +444,7 @@ func serveCertificateFiles(t *testing.T, certFile, keyFile string, every time.Du
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &certificateServer{t: t, certFile: certFile, keyFile: keyFile, address: listener.Addr().String(), log: newLogBuffer()}
+	s := &certificateServer{t: t, certFile: certFile, keyFile: keyFile, address: listener.Addr().String(), log: clustertest.NewLog()}
 	ctx, stop := context.WithCancel(t.Context())
 	var running sync.WaitGroup
 	running.Go(func() {
@@ -502,7 +504,7 @@ func (s *certificateServer) awaitServed(want int64) {
 
 func (s *certificateServer) awaitLogged(message string) {
 	s.t.Helper()
-	s.await(message, func() bool { return s.log.count(message) > 0 })
+	s.await(message, func() bool { return s.log.Count(message) > 0 })
 }
 
 func (s *certificateServer) await(what string, done func() bool) {

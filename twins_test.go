@@ -9,6 +9,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"coordinator/internal/clustertest"
+
 	"github.com/gorilla/websocket"
 )
 
@@ -206,7 +208,7 @@ func TestEncoderThatIsProbedIsChosenLast(t *testing.T) {
 }
 
 // twin connects a streaming server from the place of the last one.
-func (n *fakeNet) twin(endpoint string) *testPeer {
+func (n *fakeNet) twin(endpoint string) *clustertest.Peer {
 	synctest.Wait() // until the one before has joined: its upgrade is answered first
 	n.lastPort--
 	return n.dialPeer(endpoint)
@@ -224,22 +226,22 @@ func TestHalfOpenServerIsCutOffAfter5SecondsWhenItIsBack(t *testing.T) {
 		if err := lost.WriteMessage(websocket.TextMessage, []byte("PUBLISH-REQUEST\nRequest-ID:1\nStream-Channel:show\nStream-Key:key\n")); err != nil {
 			t.Fatal(err)
 		}
-		id := encoder.expect("ENCODE-START", "Stream-Channel", "show").Get("Stream-ID")
+		id := encoder.Expect("ENCODE-START", "Stream-Channel", "show").Get("Stream-ID")
 		n.wait(3 * time.Second)
 		pings := 0
 		go drainPings(lost, &pings)
 
 		began := time.Now()
 		back := n.twin("rtmp")
-		back.request("show", "key")
-		back.expect("PUBLISH-ACCEPT", "Stream-Channel", "show")
+		back.Request("show", "key")
+		back.Expect("PUBLISH-ACCEPT", "Stream-Channel", "show")
 		if took := time.Since(began); took != probeLimit {
 			t.Errorf("accepted after %v, want %v", took, probeLimit)
 		}
-		encoder.expect("ENCODE-STOP", "Stream-Channel", "show", "Stream-ID", id)
-		encoder.expect("ENCODE-START", "Stream-Channel", "show")
+		encoder.Expect("ENCODE-STOP", "Stream-Channel", "show", "Stream-ID", id)
+		encoder.Expect("ENCODE-START", "Stream-Channel", "show")
 		n.wantConnected(1, 1, 1)
-		n.logs.await(t, "streaming server disconnected", errPeerDead.Error())
+		n.logs.Await(t, "streaming server disconnected", errPeerDead.Error())
 		if synctest.Wait(); pings != 2 {
 			t.Errorf("%d pings, want one at 0 and one at 2.5 s", pings)
 		}
@@ -263,11 +265,11 @@ func TestTwinsThatBothAnswerBothStay(t *testing.T) {
 		n.keepTime()
 		encoder := n.register()
 		first := n.dialPeer("rtmp")
-		publish(first, encoder, "show")
+		clustertest.Publish(first, encoder, "show")
 		began := time.Now()
 		second := n.twin("rtmp")
-		second.request("show", "key")
-		second.expectDenied("show")
+		second.Request("show", "key")
+		second.ExpectDenied("show")
 		if took := time.Since(began); took > 0 {
 			t.Errorf("denied after %v, want at once: the first one has answered", took)
 		}
@@ -305,11 +307,11 @@ func TestEndToldByTheTwinFreesTheChannelAtOnce(t *testing.T) {
 		conn := n.dial("rtmp")
 		lost := n.reading(conn)
 		conn.SetPingHandler(func(string) error { return nil }) // its network is gone
-		id := publish(lost, encoder, "show")
+		id := clustertest.Publish(lost, encoder, "show")
 		back := n.twin("rtmp")
-		back.end("show", id) // as servers do for all their publishers when they connect
-		encoder.expect("ENCODE-STOP", "Stream-Channel", "show", "Stream-ID", id)
-		publish(back, encoder, "show")
+		back.End("show", id) // as servers do for all their publishers when they connect
+		encoder.Expect("ENCODE-STOP", "Stream-Channel", "show", "Stream-ID", id)
+		clustertest.Publish(back, encoder, "show")
 		n.wantNow("live again", 0)
 	})
 }
@@ -324,17 +326,17 @@ func TestEncoderThatIsBackIsNotThereTwice(t *testing.T) {
 		conn := n.dial("hls")
 		lost := n.reading(conn)
 		conn.SetPingHandler(func(string) error { return nil })
-		lost.send("REGISTER", "Capacity", "4")
+		lost.Send("REGISTER", "Capacity", "4")
 		synctest.Wait()
-		id := publish(server, lost, "show")
-		lost.available("show", id, "HLS-LIVE", "1x1", "i.m3u8")
+		id := clustertest.Publish(server, lost, "show")
+		lost.Available("show", id, "HLS-LIVE", "1x1", "i.m3u8")
 		n.wait(10 * time.Second)
 		back := n.register()
 		n.wait(answersSoon)
-		publish(server, back, "other") // nothing goes to the one that may be dead
+		clustertest.Publish(server, back, "other") // nothing goes to the one that may be dead
 		n.wait(probeLimit - answersSoon)
 		n.wantConnected(1, 1, 2)
-		back.expect("ENCODE-START", "Stream-Channel", "show")
-		server.quiet()
+		back.Expect("ENCODE-START", "Stream-Channel", "show")
+		server.Quiet()
 	})
 }

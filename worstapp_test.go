@@ -19,6 +19,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"coordinator/internal/clustertest"
 )
 
 // misbehaviour is how an application answers. takes says that its answer counts as one with status 200.
@@ -141,16 +143,16 @@ func isSick(r *http.Request) bool {
 // hospital is a daemon with an application that misbehaves for channels whose names begin with "sick".
 type hospital struct {
 	*fakeNet
-	app             *application
+	app             *clustertest.Application
 	listener        pipeListener
 	witness         *witness
-	server, encoder *testPeer
+	server, encoder *clustertest.Peer
 	rounds          int
 }
 
 func newHospital(t *testing.T) *hospital {
 	h := &hospital{listener: newPipeListener(), witness: newWitness()}
-	h.app = newApplicationOn(t, h.listener)
+	h.app = clustertest.NewApplicationOn(t, h.listener)
 	h.fakeNet = newFakeNet(t, fakeApplication()...)
 	h.reaches(h.listener.connect)
 	h.server, h.encoder = h.dialPeer("rtmp"), h.register()
@@ -159,12 +161,12 @@ func newHospital(t *testing.T) *hospital {
 }
 
 func (h *hospital) healed() {
-	h.app.answerEvents(func(_ http.ResponseWriter, r *http.Request) { h.witness.sees(r.Header.Clone()) })
-	h.app.answerKeys(nil)
+	h.app.AnswerEvents(func(_ http.ResponseWriter, r *http.Request) { h.witness.sees(r.Header.Clone()) })
+	h.app.AnswerKeys(nil)
 }
 
 func (h *hospital) ill(m misbehaviour) {
-	h.app.answerEvents(func(w http.ResponseWriter, r *http.Request) {
+	h.app.AnswerEvents(func(w http.ResponseWriter, r *http.Request) {
 		h.witness.sees(r.Header.Clone())
 		if isSick(r) {
 			m.answer(w, r)
@@ -178,11 +180,11 @@ func (h *hospital) round() {
 	h.rounds++
 	channel := fmt.Sprint("well-", h.rounds)
 	began := time.Now()
-	id := publish(h.server, h.encoder, channel)
-	h.encoder.available(channel, id, "HLS-LIVE", "640x360", "live")
-	h.encoder.closed(channel, id)
-	h.server.expect("STREAM-KILL", "Stream-ID", id)
-	h.app.awaitStream(id, "stream-available "+channel+" "+id+" HLS-LIVE 640x360 live", "stream-closed "+channel+" "+id)
+	id := clustertest.Publish(h.server, h.encoder, channel)
+	h.encoder.Available(channel, id, "HLS-LIVE", "640x360", "live")
+	h.encoder.Closed(channel, id)
+	h.server.Expect("STREAM-KILL", "Stream-ID", id)
+	h.app.AwaitStream(id, "stream-available "+channel+" "+id+" HLS-LIVE 640x360 live", "stream-closed "+channel+" "+id)
 	if took := time.Since(began); took > 100*time.Millisecond {
 		h.t.Errorf("after %v: the life of a healthy channel took %v", time.Since(h.start), took)
 	}
@@ -191,8 +193,8 @@ func (h *hospital) round() {
 }
 
 func (h *hospital) beat() {
-	h.server.send("HEARTBEAT")
-	h.encoder.send("HEARTBEAT")
+	h.server.Send("HEARTBEAT")
+	h.encoder.Send("HEARTBEAT")
 }
 
 // wantHeartbeats holds the beats that the peers got against the time that has passed.
@@ -200,7 +202,7 @@ func (h *hospital) wantHeartbeats() {
 	h.t.Helper()
 	synctest.Wait()
 	want := int64(time.Since(h.start) / heartbeatEvery)
-	if s, e := h.server.heartbeats.Load(), h.encoder.heartbeats.Load(); s != want || e != want {
+	if s, e := h.server.Heartbeats.Load(), h.encoder.Heartbeats.Load(); s != want || e != want {
 		h.t.Errorf("%d and %d heartbeats, want %d", s, e, want)
 	}
 }
@@ -239,13 +241,13 @@ func TestEventsOfOthersKeepTheirPaceWhateverTheApplicationDoes(t *testing.T) {
 				const channels, each = 3, 4
 				for i := range channels {
 					channel := fmt.Sprint("sick-", i)
-					id := publish(h.server, h.encoder, channel)
+					id := clustertest.Publish(h.server, h.encoder, channel)
 					for part := range each {
-						h.encoder.available(channel, id, "HLS-LIVE", "640x360", fmt.Sprint(part))
+						h.encoder.Available(channel, id, "HLS-LIVE", "640x360", fmt.Sprint(part))
 						sick[id] = append(sick[id], fmt.Sprintf("stream-available %s %s HLS-LIVE 640x360 %d", channel, id, part))
 					}
-					h.encoder.closed(channel, id)
-					h.server.expect("STREAM-KILL", "Stream-ID", id)
+					h.encoder.Closed(channel, id)
+					h.server.Expect("STREAM-KILL", "Stream-ID", id)
 					sick[id] = append(sick[id], "stream-closed "+channel+" "+id)
 				}
 				for range 4 {
@@ -260,7 +262,7 @@ func TestEventsOfOthersKeepTheirPaceWhateverTheApplicationDoes(t *testing.T) {
 				wantNoGrowth(t, before, 5*channels+2, 512<<10)
 				h.wantHeartbeats()
 				events := 2*h.rounds + channels*(each+1)
-				streams, all := h.logs.count("did not accept an event"), h.logs.count("is not accepting events")
+				streams, all := h.logs.Count("did not accept an event"), h.logs.Count("is not accepting events")
 				tries, different, _ := h.witness.count()
 				if m.takes && (streams+all != 0 || tries != events) {
 					t.Errorf("%d tries for %d events, %d and %d lines in the log", tries, events, streams, all)
@@ -277,13 +279,13 @@ func TestEventsOfOthersKeepTheirPaceWhateverTheApplicationDoes(t *testing.T) {
 				h.round()
 				for id, want := range sick {
 					if !m.takes {
-						h.app.awaitStream(id, want...)
+						h.app.AwaitStream(id, want...)
 					}
 				}
-				if h.logs.count("accepts the events of a stream again") != streams || h.logs.count("is accepting events again") != all {
+				if h.logs.Count("accepts the events of a stream again") != streams || h.logs.Count("is accepting events again") != all {
 					t.Errorf("not each end of trouble has its line:\n%s", h.logs)
 				}
-				if got := h.logs.count("level=WARN") + h.logs.count("level=ERROR"); got != streams+all+channels+h.rounds {
+				if got := h.logs.Count("level=WARN") + h.logs.Count("level=ERROR"); got != streams+all+channels+h.rounds {
 					t.Errorf("%d warnings, want one for each change and each publisher killed:\n%s", got, h.logs)
 				}
 				if _, _, faults := h.witness.count(); len(faults) > 0 {
@@ -302,7 +304,7 @@ func TestVerificationsOfOthersKeepTheirPaceWhateverTheApplicationDoes(t *testing
 		t.Run(m.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				h := newHospital(t)
-				h.app.answerKeys(func(w http.ResponseWriter, r *http.Request) {
+				h.app.AnswerKeys(func(w http.ResponseWriter, r *http.Request) {
 					if isSick(r) {
 						m.answer(w, r)
 					}
@@ -312,8 +314,8 @@ func TestVerificationsOfOthersKeepTheirPaceWhateverTheApplicationDoes(t *testing
 				asked := map[string]time.Time{}
 				answered := 0
 				take := func() {
-					for len(patients.in) > 0 {
-						answer := <-patients.in
+					for len(patients.In) > 0 {
+						answer := <-patients.In
 						answered++
 						if accepted := answer.Method == "PUBLISH-ACCEPT"; accepted != m.takes {
 							t.Fatalf("%s for %s", answer.Method, answer.Get("Stream-Channel"))
@@ -322,7 +324,7 @@ func TestVerificationsOfOthersKeepTheirPaceWhateverTheApplicationDoes(t *testing
 							t.Errorf("answered after %v", took)
 						}
 						if m.takes {
-							h.encoder.expect("ENCODE-START", "Stream-ID", answer.Get("Stream-ID"))
+							h.encoder.Expect("ENCODE-START", "Stream-ID", answer.Get("Stream-ID"))
 						}
 					}
 				}
@@ -333,13 +335,13 @@ func TestVerificationsOfOthersKeepTheirPaceWhateverTheApplicationDoes(t *testing
 					}
 					channel := fmt.Sprint("sick-", round)
 					asked[channel] = time.Now()
-					patients.request(channel, "key")
+					patients.Request(channel, "key")
 					if m.takes {
 						h.wait(drainTimeout)
 						take()
 					}
 					h.round()
-					patients.send("HEARTBEAT")
+					patients.Send("HEARTBEAT")
 					take()
 				}
 				h.wait(verifyTimeout)
@@ -349,7 +351,7 @@ func TestVerificationsOfOthersKeepTheirPaceWhateverTheApplicationDoes(t *testing
 				}
 				wantNoGrowth(t, before, 8, 512<<10)
 				h.wantHeartbeats()
-				lines := h.logs.count("key verification gets")
+				lines := h.logs.Count("key verification gets")
 				if lines > 2*requests || m.takes && lines > 0 {
 					t.Errorf("%d lines in the log", lines)
 				}
@@ -373,10 +375,10 @@ func TestApplicationThatIsGoneForAnHourGetsEverythingWhenItIsBack(t *testing.T) 
 		var before usage
 		for round := range 240 { // an hour
 			channel := fmt.Sprint("show-", round)
-			id := publish(h.server, h.encoder, channel)
-			h.encoder.available(channel, id, "HLS-LIVE", "640x360", "live")
-			h.encoder.closed(channel, id)
-			h.server.expect("STREAM-KILL", "Stream-ID", id)
+			id := clustertest.Publish(h.server, h.encoder, channel)
+			h.encoder.Available(channel, id, "HLS-LIVE", "640x360", "live")
+			h.encoder.Closed(channel, id)
+			h.server.Expect("STREAM-KILL", "Stream-ID", id)
 			lives[id] = []string{"stream-available " + channel + " " + id + " HLS-LIVE 640x360 live", "stream-closed " + channel + " " + id}
 			h.beat()
 			h.wait(15 * time.Second)
@@ -389,25 +391,25 @@ func TestApplicationThatIsGoneForAnHourGetsEverythingWhenItIsBack(t *testing.T) 
 		if perSecond := dialled.Load() / 3600; perSecond > 100 {
 			t.Errorf("%d tries a second at an application that is gone", perSecond)
 		}
-		if n := h.logs.count("is not accepting events") + h.logs.count("did not accept an event"); n == 0 || n > 1+10 {
+		if n := h.logs.Count("is not accepting events") + h.logs.Count("did not accept an event"); n == 0 || n > 1+10 {
 			t.Errorf("%d lines tell that the application is gone", n)
 		}
 
 		gone.Store(false)
 		back := time.Now()
 		for id, want := range lives {
-			for waited := 0; !h.app.has(id, len(want)) && waited < 60; waited++ {
+			for waited := 0; !h.app.Has(id, len(want)) && waited < 60; waited++ {
 				h.wait(time.Second)
 				if waited%20 == 0 {
 					h.beat()
 				}
 			}
-			h.app.awaitStream(id, want...)
+			h.app.AwaitStream(id, want...)
 		}
 		if took := time.Since(back); took > time.Minute {
 			t.Errorf("everything was there %v after the application", took)
 		}
-		if n := h.logs.count("is accepting events again"); n != 1 {
+		if n := h.logs.Count("is accepting events again"); n != 1 {
 			t.Errorf("%d lines tell that the application is back", n)
 		}
 		if _, _, faults := h.witness.count(); len(faults) > 0 {
@@ -427,25 +429,14 @@ func dialUnless(gone *atomic.Bool, dialled *atomic.Int64, l pipeListener) func(c
 	}
 }
 
-// has tells whether so many events of a stream were taken.
-func (a *application) has(id string, n int) bool {
-	_, events, _ := a.snapshot()
-	for _, h := range events {
-		if h.Get("x-streaming-id") == id {
-			n--
-		}
-	}
-	return n <= 0
-}
-
 func TestRequestsThatWaitForTheApplicationHoldLittleMemory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHospital(t)
-		h.app.answerKeys(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+		h.app.AnswerKeys(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 		before := measured()
 		const requests = 400
 		for i := range requests {
-			h.server.send("PUBLISH-REQUEST", "Request-ID", strings.Repeat("r", maxRequestIDBytes), "Stream-Channel", fmt.Sprint("show-", i),
+			h.server.Send("PUBLISH-REQUEST", "Request-ID", strings.Repeat("r", maxRequestIDBytes), "Stream-Channel", fmt.Sprint("show-", i),
 				"Stream-Key", "key", "X-Padding", strings.Repeat("x", 60<<10))
 		}
 		synctest.Wait()

@@ -1,0 +1,222 @@
+package clustertest
+
+import (
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"coordinator/internal/wire"
+)
+
+// testPeer is a streaming server or an encoder.
+type Peer struct {
+	t    testing.TB
+	Conn *websocket.Conn
+	In   chan wire.Message // all but heartbeats; closed when the connection is gone
+	Gone error             // why; readable once in is closed
+
+	writing    sync.Mutex
+	Heartbeats atomic.Int64
+}
+
+func Dial(t testing.TB, url string, dialer *websocket.Dialer, header ...string) (*Peer, *http.Response, error) {
+	if dialer == nil {
+		dialer = &websocket.Dialer{HandshakeTimeout: Patience}
+	}
+	h := http.Header{}
+	for i := 0; i < len(header); i += 2 {
+		h.Add(header[i], header[i+1])
+	}
+	conn, res, err := dialer.Dial(url, h)
+	if err != nil {
+		return nil, res, err
+	}
+	p := NewPeer(t, conn)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		p.Read()
+	}()
+	t.Cleanup(func() {
+		conn.Close()
+		for range p.In { // a reader that waits for room
+		}
+		<-ended
+	})
+	return p, res, nil
+}
+
+// NewPeer is a peer on a connection. Its owner calls Read.
+func NewPeer(t testing.TB, conn *websocket.Conn) *Peer {
+	return &Peer{t: t, Conn: conn, In: make(chan wire.Message, 1024)}
+}
+
+// For makes t the test that ends when the peer fails.
+func (p *Peer) For(t testing.TB) { p.t = t }
+
+// Read takes what comes until the connection ends.
+func (p *Peer) Read() {
+	defer close(p.In)
+	for {
+		_, data, err := p.Conn.ReadMessage()
+		if err != nil {
+			p.Gone = err
+			return
+		}
+		m := wire.ParseStrict(data)
+		if m.Method == "HEARTBEAT" {
+			p.Heartbeats.Add(1)
+		} else {
+			p.In <- m
+		}
+	}
+}
+
+// Send writes a message as today's peers do. args is name, value, name, value ...
+func (p *Peer) Send(method string, args ...string) {
+	p.t.Helper()
+	var b strings.Builder
+	b.WriteString(method + "\n")
+	for i := 0; i < len(args); i += 2 {
+		b.WriteString(args[i] + ":" + args[i+1] + "\n")
+	}
+	if err := p.SendRaw(websocket.TextMessage, b.String()); err != nil {
+		p.t.Fatalf("send %s: %v", method, err)
+	}
+}
+
+func (p *Peer) SendRaw(kind int, data string) error {
+	p.writing.Lock()
+	defer p.writing.Unlock()
+	return p.Conn.WriteMessage(kind, []byte(data))
+}
+
+// Expect takes the next message, which must have the method and the arguments (name, value ...).
+func (p *Peer) Expect(method string, args ...string) wire.Message {
+	p.t.Helper()
+	select {
+	case m, open := <-p.In:
+		if !open {
+			p.t.Fatalf("connection gone while waiting for %s: %v", method, p.Gone)
+		}
+		if m.Method != method {
+			p.t.Fatalf("got %s %v, want %s", m.Method, m.Args, method)
+		}
+		for i := 0; i < len(args); i += 2 {
+			if got := m.Get(args[i]); got != args[i+1] {
+				p.t.Fatalf("%s: %s is %q, want %q", method, args[i], got, args[i+1])
+			}
+		}
+		return m
+	case <-time.After(Patience):
+		p.t.Fatalf("no %s", method)
+	}
+	panic("not reached")
+}
+
+// AwaitGone waits for the end of the connection and returns why it ended.
+func (p *Peer) AwaitGone() error {
+	p.t.Helper()
+	timeout := time.After(Patience)
+	for {
+		select {
+		case _, open := <-p.In:
+			if !open {
+				return p.Gone
+			}
+		case <-timeout:
+			p.t.Fatal("connection is not closed")
+		}
+	}
+}
+
+// Quiet proves that nothing was said to a streaming server up to now: its own denial is the next it hears.
+func (p *Peer) Quiet() {
+	p.t.Helper()
+	p.Request("quiet?", "!")
+	p.ExpectDenied("quiet?")
+}
+
+// Request asks to publish; the request's ID is "r-" and the channel.
+func (p *Peer) Request(channel, key string) {
+	p.t.Helper()
+	p.Send("PUBLISH-REQUEST", "Request-ID", "r-"+channel, "Stream-Channel", channel, "Stream-Key", key, "User-IP", "10.0.0.1")
+}
+
+// ExpectDenied takes the denial of what request asked.
+func (p *Peer) ExpectDenied(channel string) {
+	p.t.Helper()
+	p.Expect("PUBLISH-DENY", "Request-ID", "r-"+channel, "Stream-Channel", channel)
+}
+
+// End is the publisher's end of a stream.
+func (p *Peer) End(channel, id string) {
+	p.t.Helper()
+	p.Send("PUBLISH-END", "Stream-Channel", channel, "Stream-ID", id)
+}
+
+// Publish makes a channel live and returns its stream ID; the encoder has taken its ENCODE-START.
+func Publish(server, encoder *Peer, channel string) string {
+	server.t.Helper()
+	server.Request(channel, "key")
+	id := server.Expect("PUBLISH-ACCEPT", "Request-ID", "r-"+channel, "Stream-Channel", channel).Get("Stream-ID")
+	encoder.Expect("ENCODE-START", "Stream-Channel", channel, "Stream-ID", id)
+	return id
+}
+
+func (p *Peer) Available(channel, id, kind, resolution, index string) {
+	p.t.Helper()
+	p.Send("STREAM-AVAILABLE", "Stream-Channel", channel, "Stream-ID", id, "Stream-Type", kind, "Resolution", resolution, "Index-file", index)
+}
+
+func (p *Peer) Closed(channel, id string) {
+	p.t.Helper()
+	p.Send("STREAM-CLOSED", "Stream-Channel", channel, "Stream-ID", id)
+}
+
+// ExpectEventually skips what comes before a message.
+func (p *Peer) ExpectEventually(method string) wire.Message {
+	p.t.Helper()
+	timeout := time.After(Patience)
+	for {
+		select {
+		case m, open := <-p.In:
+			if !open {
+				p.t.Fatalf("connection gone while waiting for %s: %v", method, p.Gone)
+			}
+			if m.Method == method {
+				return m
+			}
+		case <-timeout:
+			p.t.Fatalf("no %s", method)
+		}
+	}
+}
+
+// Attend is an encoder that does as it is told: it announces what it is given and closes what it is to stop.
+func (p *Peer) Attend() {
+	for m := range p.In {
+		channel, id := m.Get("Stream-Channel"), m.Get("Stream-ID")
+		switch m.Method {
+		case "ENCODE-START":
+			p.Tell("STREAM-AVAILABLE", "Stream-Channel", channel, "Stream-ID", id, "Stream-Type", "HLS-LIVE", "Resolution", "1x1", "Index-file", "live.m3u8")
+		case "ENCODE-STOP":
+			p.Tell("STREAM-CLOSED", "Stream-Channel", channel, "Stream-ID", id)
+		}
+	}
+}
+
+// Tell is send for a peer that may be gone by then.
+func (p *Peer) Tell(method string, args ...string) {
+	var b strings.Builder
+	b.WriteString(method + "\n")
+	for i := 0; i < len(args); i += 2 {
+		b.WriteString(args[i] + ": " + args[i+1] + "\n")
+	}
+	p.SendRaw(1, b.String())
+}
