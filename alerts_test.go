@@ -10,6 +10,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"coordinator/internal/clustertest"
 )
 
 const (
@@ -59,16 +61,16 @@ func TestEachAlertIsTestedFiringAndSilent(t *testing.T) {
 func TestMetricsFollowTheConventions(t *testing.T) {
 	t.Parallel()
 	d := daemonWithCertificate(t)
-	_, exposition := d.call("GET", "/metrics")
+	_, exposition := d.Call("GET", "/metrics")
 	promtool(t, exposition, "check", "metrics")
 }
 
 func TestAlertsAndDashboardNameOnlyWhatIsExposed(t *testing.T) {
 	t.Parallel()
 	d := daemonWithCertificate(t)
-	_, exposition := d.call("GET", "/metrics")
+	_, exposition := d.Call("GET", "/metrics")
 	exposed := map[string]bool{} // names, and name{label="value" for each label
-	for sample := range samples(t, exposition) {
+	for sample := range clustertest.Samples(t, exposition) {
 		name, labels, _ := strings.Cut(sample, "{")
 		exposed[name] = true
 		for _, pair := range regexp.MustCompile(`\w+="[^"]*"`).FindAllString(labels, -1) {
@@ -142,7 +144,7 @@ func readText(t *testing.T, path string) string {
 }
 
 // daemonWithCertificate exposes all there is.
-func daemonWithCertificate(t *testing.T) *testDaemon {
+func daemonWithCertificate(t *testing.T) *clustertest.Daemon {
 	t.Helper()
 	dir := t.TempDir()
 	newTestPair(t, 1).write(t, dir)

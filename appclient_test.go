@@ -570,8 +570,8 @@ func TestRequestsToTheApplicationSayWhoAsks(t *testing.T) {
 	app.AnswerKeys(answer)
 	app.AnswerEvents(answer)
 	d := startDaemon(t, app.Variables()...)
-	server := d.dialPeer("rtmp")
-	encoder, _ := d.register(1)
+	server := d.DialPeer("rtmp")
+	encoder, _ := d.Register(1)
 	id := clustertest.Publish(server, encoder, "show")
 	encoder.Available("show", id, "HLS-LIVE", "ORIGINAL", "live")
 	for _, kind := range []string{"verification", "event"} {

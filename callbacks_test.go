@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"log/slog"
 	"net"
@@ -73,13 +72,6 @@ func TestPublicationsAreNumberedBehindThoseOnDiskWhateverTheClockSays(t *testing
 			t.Error(err)
 		}
 	}
-}
-
-// stopped is a context for a drain that delivers nothing more.
-func stopped() context.Context {
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	return ctx
 }
 
 func TestTenThousandEventsOpenNoMoreConnectionsThanAreInFlight(t *testing.T) {

@@ -95,7 +95,7 @@ func TestTokenOpensItsControlEndpoint(t *testing.T) {
 			t.Fatalf("%d %q", status, diagnostics)
 		}
 		token := strings.TrimSpace(out)
-		d.dialPeer(peer, "x-control-auth-token", token)
+		d.DialPeer(peer, "x-control-auth-token", token)
 		claims := jwt.MapClaims{}
 		if _, _, err := jwt.NewParser().ParseUnverified(token, claims); err != nil || len(claims) != 1 {
 			t.Errorf("claims are %v, error %v", claims, err)
@@ -109,7 +109,7 @@ func TestTokenOpensItsControlEndpoint(t *testing.T) {
 func TestHealthcheckAsksTheRunningDaemon(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t)
-	_, port, err := net.SplitHostPort(d.addr)
+	_, port, err := net.SplitHostPort(d.Addr)
 	if err != nil {
 		t.Fatal(err)
 	}

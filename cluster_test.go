@@ -8,10 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
-	"net/http"
-	"net/url"
 	"slices"
-	"strconv"
 	"testing"
 	"time"
 
@@ -43,8 +40,8 @@ func TestRandomCluster(t *testing.T) {
 
 func randomCluster(t *testing.T, seed uint64, steps int, variables ...string) {
 	t.Logf("seed %d", seed)
-	var d *testDaemon
-	s := newSimulation(t, seed, steps, func() string { return d.addr })
+	var d *clustertest.Daemon
+	s := newSimulation(t, seed, steps, func() string { return d.Addr })
 	app := s.newApplication()
 	d = startDaemon(t, append(variables, "LOG_DEBUG=NO", "LOG_REQUESTS=NO", "KEY_VERIFICATION_URL="+app.server.URL+"/verify", "EVENT_CALLBACK_URL="+app.server.URL+"/event")...)
 	for _, endpoint := range []string{"rtmp", "rtmp", "rtmp", "rtmp", "rtmp", "wss", "wss"} {
@@ -64,14 +61,14 @@ func randomCluster(t *testing.T, seed uint64, steps int, variables ...string) {
 		t.Fatalf("only %d of %d steps are done", s.steps.Load(), steps)
 	}
 	app.well.Store(true)
-	d.undrainAll()
+	d.UndrainAll()
 	s.awaitAgreement(d)
 	s.leave()
-	d.awaitReport("an idle cluster", func(r clusterReport) bool {
-		return len(r.ActiveStreams) == 0 && r.WaitingRequests == 0 && !slices.ContainsFunc(r.Encoders, func(e encoderReport) bool { return e.Load > 0 })
+	d.AwaitReport("an idle cluster", func(r clustertest.Report) bool {
+		return len(r.ActiveStreams) == 0 && r.WaitingRequests == 0 && !slices.ContainsFunc(r.Encoders, func(e clustertest.Encoder) bool { return e.Load > 0 })
 	})
-	d.awaitOverview("all delivered", func(o overviewReport) bool {
-		return o.Events.Pending == 0 && o.Streams == streamTotals{} && o.Slots.Used == 0
+	d.AwaitOverview("all delivered", func(o clustertest.Overview) bool {
+		return o.Events.Pending == 0 && o.Streams == clustertest.StreamTotals{} && o.Slots.Used == 0
 	})
 	s.end()
 
@@ -89,16 +86,16 @@ func randomCluster(t *testing.T, seed uint64, steps int, variables ...string) {
 }
 
 // operate closes streams, drains and undrains as an operator and an application might.
-func (s *simulation) operate(r *rand.Rand, d *testDaemon) {
+func (s *simulation) operate(r *rand.Rand, d *clustertest.Daemon) {
 	for s.pause(r, s.busy) {
-		report := d.report()
+		report := d.Report()
 		s.step()
 		switch r.IntN(6) {
 		case 0, 1:
 			if n := len(report.ActiveStreams); n > 0 {
 				st := report.ActiveStreams[r.IntN(n)]
 				id := []string{st.StreamID, st.StreamID, "*", "other"}[r.IntN(4)]
-				d.call("POST", "/commands/close", "x-streaming-channel", st.Channel, "x-streaming-id", id)
+				d.Call("POST", "/commands/close", "x-streaming-channel", st.Channel, "x-streaming-id", id)
 			}
 		case 2:
 			if n := len(report.Encoders); n > 0 {
@@ -108,70 +105,18 @@ func (s *simulation) operate(r *rand.Rand, d *testDaemon) {
 						s.history.note(simEntry{what: simMoving, who: w.name})
 					}
 				}
-				d.command("drain", e.ID, "x-drain-move", "true")
+				d.Command("drain", e.ID, "x-drain-move", "true")
 			}
 		case 3:
 			if n := len(report.Encoders); n > 0 {
-				d.command("drain", report.Encoders[r.IntN(n)].ID)
+				d.Command("drain", report.Encoders[r.IntN(n)].ID)
 			}
 		case 4:
 			if n := len(report.StreamingServers); n > 0 {
-				d.command("drain", report.StreamingServers[r.IntN(n)].ID)
+				d.Command("drain", report.StreamingServers[r.IntN(n)].ID)
 			}
 		case 5:
-			d.undrainAll()
-		}
-	}
-}
-
-// command drains or undrains; the session may be gone by then.
-func (d *testDaemon) command(name string, id uint64, header ...string) {
-	d.t.Helper()
-	status, body := d.call("POST", "/commands/"+name, append(header, "x-session-id", strconv.FormatUint(id, 10))...)
-	if status != http.StatusOK && status != http.StatusNotFound {
-		d.t.Errorf("%s: %d %s", name, status, body)
-	}
-}
-
-func (d *testDaemon) undrainAll() {
-	d.t.Helper()
-	report := d.report()
-	for _, e := range report.Encoders {
-		if e.Draining {
-			d.command("undrain", e.ID)
-		}
-	}
-	for _, s := range report.StreamingServers {
-		if s.Draining {
-			d.command("undrain", s.ID)
-		}
-	}
-}
-
-// awaitOverview polls the overview until it is as wanted.
-func (d *testDaemon) awaitOverview(what string, wanted func(overviewReport) bool) overviewReport {
-	d.t.Helper()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for deadline := time.Now().Add(2 * clustertest.Patience); ; <-tick.C {
-		o := get[overviewReport](d, "/commands/overview")
-		if wanted(o) {
-			return o
-		}
-		if time.Now().After(deadline) {
-			d.t.Fatalf("overview never showed %s: %+v", what, o)
-		}
-	}
-}
-
-// allRows walks through the pages of the stream list.
-func (d *testDaemon) allRows() (rows []streamRow) {
-	d.t.Helper()
-	for after := ""; ; {
-		page := get[streamPage](d, "/commands/streams?limit=500&after="+url.QueryEscape(after))
-		rows = append(rows, page.Streams...)
-		if after = page.After; after == "" {
-			return rows
+			d.UndrainAll()
 		}
 	}
 }
@@ -184,7 +129,7 @@ type view struct {
 
 // awaitAgreement waits, in a calm cluster, until the coordinator and its peers see the same publishers and encodings:
 // one live encoding for each publisher, and a slot for each encoding.
-func (s *simulation) awaitAgreement(d *testDaemon) {
+func (s *simulation) awaitAgreement(d *clustertest.Daemon) {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*clustertest.Patience)
 	defer cancel()
@@ -192,7 +137,7 @@ func (s *simulation) awaitAgreement(d *testDaemon) {
 	defer tick.Stop()
 	for {
 		peers, coordinator, encodings := s.view(), view{}, map[string]int{}
-		for _, row := range d.allRows() {
+		for _, row := range d.AllRows() {
 			if row.State == "live" {
 				encodings[row.Channel]++
 			}

@@ -22,7 +22,7 @@ import (
 func TestWelcomeNamesProgramAndVersion(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t, "COMMANDS_API_AUTH=Bearer", "COMMANDS_API_AUTH_TOKEN=t0ken")
-	if status, body := d.call("GET", "/"); status != 200 || body != programName+" "+version+"\n" {
+	if status, body := d.Call("GET", "/"); status != 200 || body != programName+" "+version+"\n" {
 		t.Errorf("%d %q", status, body)
 	}
 }
@@ -30,7 +30,7 @@ func TestWelcomeNamesProgramAndVersion(t *testing.T) {
 func TestReportOfAnEmptyClusterHasEmptyLists(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t)
-	res, body := d.request("GET", "/commands/report")
+	res, body := d.Request("GET", "/commands/report")
 	if want := `"activeStreams":[],"streamingServers":[],"encoders":[]`; !strings.Contains(body, want) {
 		t.Errorf("report %s, want %s in it", body, want)
 	}
@@ -80,19 +80,19 @@ func wantJSONHeaders(t *testing.T, res *http.Response) {
 func TestReportShowsStreamsServersAndEncodersByTheirIDs(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t)
-	rtmp := d.dialPeer("rtmp", "x-external-ip", "10.0.0.1")
-	first := d.awaitServers(1).StreamingServers[0].ID
-	wss := d.dialPeer("wss", "x-external-ip", "2001:db8::1", "x-custom-port", "8443", "x-ssl-use", "true")
-	second := d.awaitServers(2).StreamingServers[1].ID
-	limited, limitedID := d.register(4)
+	rtmp := d.DialPeer("rtmp", "x-external-ip", "10.0.0.1")
+	first := d.AwaitServers(1).StreamingServers[0].ID
+	wss := d.DialPeer("wss", "x-external-ip", "2001:db8::1", "x-custom-port", "8443", "x-ssl-use", "true")
+	second := d.AwaitServers(2).StreamingServers[1].ID
+	limited, limitedID := d.Register(4)
 	b := clustertest.Publish(rtmp, limited, "b")
-	unlimited, unlimitedID := d.register(-1)
+	unlimited, unlimitedID := d.Register(-1)
 	a := clustertest.Publish(wss, unlimited, "a")
 	closing := clustertest.Publish(rtmp, unlimited, "closing")
 	rtmp.End("closing", closing)
 	unlimited.Expect("ENCODE-STOP", "Stream-ID", closing)
 
-	_, body := d.call("GET", "/commands/report")
+	_, body := d.Call("GET", "/commands/report")
 	var report struct{ ActiveStreams, StreamingServers, Encoders []map[string]any }
 	if err := json.Unmarshal([]byte(body), &report); err != nil {
 		t.Fatalf("%v in %s", err, body)
@@ -130,12 +130,12 @@ func TestReportShowsStreamsServersAndEncodersByTheirIDs(t *testing.T) {
 func TestIDsOfALaterProcessAreNewOnes(t *testing.T) {
 	t.Parallel()
 	before := startDaemon(t)
-	_, old := before.register(1)
-	if err := before.stop(); err != nil {
+	_, old := before.Register(1)
+	if err := before.Stop(); err != nil {
 		t.Fatal(err)
 	}
 	after := startDaemon(t)
-	if _, id := after.register(1); id <= old {
+	if _, id := after.Register(1); id <= old {
 		t.Errorf("id %d after %d", id, old)
 	}
 }
@@ -144,7 +144,7 @@ func TestCloseAnswers200AlsoWhenThereIsNothingToClose(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t)
 	for _, id := range []string{"*", "ABC-123_x"} {
-		res, body := d.request("POST", "/commands/close", "X-Streaming-Channel", "nobody", "X-STREAMING-ID", id)
+		res, body := d.Request("POST", "/commands/close", "X-Streaming-Channel", "nobody", "X-STREAMING-ID", id)
 		if res.StatusCode != 200 || body != "{}\n" {
 			t.Errorf("%d %s", res.StatusCode, body)
 		}
@@ -175,7 +175,7 @@ func TestCloseRefusesWhatCannotBeAStreamAndSaysWhy(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			res, body := d.request("POST", "/commands/close", test.header...)
+			res, body := d.Request("POST", "/commands/close", test.header...)
 			wantRefusal(t, res, body, 400, test.reason)
 		})
 	}
@@ -218,7 +218,7 @@ func TestUnknownPathsAndWrongMethodsAreRefused(t *testing.T) {
 	} {
 		t.Run(test.method+" "+test.path, func(t *testing.T) {
 			t.Parallel()
-			res, body := d.request(test.method, test.path)
+			res, body := d.Request(test.method, test.path)
 			if got := res.Header.Get("Allow"); got != test.allow {
 				t.Errorf("Allow %q, want %q", got, test.allow)
 			}
@@ -228,7 +228,7 @@ func TestUnknownPathsAndWrongMethodsAreRefused(t *testing.T) {
 			wantRefusal(t, res, body, test.status, "")
 		})
 	}
-	if res, body := d.request("HEAD", "/commands/capacity"); res.StatusCode != 200 || body != "" {
+	if res, body := d.Request("HEAD", "/commands/capacity"); res.StatusCode != 200 || body != "" {
 		t.Errorf("HEAD: %d %q", res.StatusCode, body)
 	}
 }
@@ -253,7 +253,7 @@ func TestOptionsOfAKnownPathIsAnsweredToAnybody(t *testing.T) {
 		"OPTIONS /commands/close HTTP/1.1\r\nHost: x\r\nOrigin: https://elsewhere.example\r\nAccess-Control-Request-Method: POST\r\n\r\n": post,
 	} {
 		t.Run(request, func(t *testing.T) {
-			conn := knock(t, d.addr, request)
+			conn := knock(t, d.Addr, request)
 			conn.SetReadDeadline(time.Now().Add(clustertest.Patience))
 			res, err := http.ReadResponse(bufio.NewReader(conn), nil)
 			if err != nil {
@@ -269,8 +269,8 @@ func TestOptionsOfAKnownPathIsAnsweredToAnybody(t *testing.T) {
 			}
 		})
 	}
-	if d.stop(); d.logs.Count(controlRefused) > 0 {
-		t.Errorf("a health check counts as a refused peer:\n%s", d.logs)
+	if d.Stop(); d.Logs.Count(controlRefused) > 0 {
+		t.Errorf("a health check counts as a refused peer:\n%s", d.Logs)
 	}
 }
 
@@ -307,7 +307,7 @@ func TestCommandsAuthorization(t *testing.T) {
 					if value != "" {
 						header = append(header, "Authorization", value)
 					}
-					return d.request(command.method, command.path, header...)
+					return d.Request(command.method, command.path, header...)
 				}
 				for _, value := range mode.good {
 					if res, body := ask(value); res.StatusCode != 200 {
@@ -322,7 +322,7 @@ func TestCommandsAuthorization(t *testing.T) {
 					}
 				}
 			}
-			if open := mode.name == "open"; open != (d.logs.Count("COMMANDS_API_AUTH is not set") == 1) {
+			if open := mode.name == "open"; open != (d.Logs.Count("COMMANDS_API_AUTH is not set") == 1) {
 				t.Errorf("warning of an open API: %v", !open)
 			}
 		})
@@ -332,17 +332,17 @@ func TestCommandsAuthorization(t *testing.T) {
 func TestUnauthorizedCloseClosesNothing(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t, "COMMANDS_API_AUTH=Bearer", "COMMANDS_API_AUTH_TOKEN=t0ken")
-	server, encoder := d.dialPeer("rtmp"), d.dialPeer("hls")
+	server, encoder := d.DialPeer("rtmp"), d.DialPeer("hls")
 	encoder.Send("REGISTER", "Capacity", "1")
-	d.logs.Await(t, "encoder registered", "remote=127.0.0.1:")
+	d.Logs.Await(t, "encoder registered", "remote=127.0.0.1:")
 	id := clustertest.Publish(server, encoder, "chan")
 	for _, header := range [][]string{{}, {"Authorization", "Bearer guess"}, {"Authorization", "Bearer guess", "Authorization", "Bearer t0ken"}} {
-		if status, _ := d.call("POST", "/commands/close", append(header, "x-streaming-channel", "chan", "x-streaming-id", "*")...); status != 401 {
+		if status, _ := d.Call("POST", "/commands/close", append(header, "x-streaming-channel", "chan", "x-streaming-id", "*")...); status != 401 {
 			t.Errorf("with %q: %d", header, status)
 		}
 	}
 	server.Quiet()
-	if status, _ := d.call("POST", "/commands/close", "Authorization", "Bearer t0ken", "x-streaming-channel", "chan", "x-streaming-id", "*"); status != 200 {
+	if status, _ := d.Call("POST", "/commands/close", "Authorization", "Bearer t0ken", "x-streaming-channel", "chan", "x-streaming-id", "*"); status != 200 {
 		t.Errorf("authorized: %d", status)
 	}
 	server.Expect("STREAM-KILL", "Stream-Channel", "chan", "Stream-ID", id)

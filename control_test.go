@@ -87,7 +87,7 @@ func TestControlTokens(t *testing.T) {
 			if test.token != "" {
 				header = []string{"x-control-auth-token", test.token}
 			}
-			_, res, err := clustertest.Dial(t, "ws://"+d.addr+"/ws/control/"+test.endpoint, nil, header...)
+			_, res, err := clustertest.Dial(t, "ws://"+d.Addr+"/ws/control/"+test.endpoint, nil, header...)
 			if res == nil {
 				t.Fatal(err)
 			}
@@ -146,13 +146,13 @@ func TestOriginCountsOnlyWithoutASecret(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			d := startDaemon(t, "CONTROL_SECRET="+test.secret)
-			_, res, err := clustertest.Dial(t, "ws://"+d.addr+"/ws/control/rtmp", nil, "x-control-auth-token", controlToken(t, "rtmp-control"),
+			_, res, err := clustertest.Dial(t, "ws://"+d.Addr+"/ws/control/rtmp", nil, "x-control-auth-token", controlToken(t, "rtmp-control"),
 				"Origin", "https://peer.example") // of a peer behind a proxy that rewrites Host, or of a foreign page
 			if res == nil || res.StatusCode != test.want {
 				t.Fatalf("%v %v, want status %d", res, err, test.want)
 			}
 			if test.want == 403 {
-				d.logs.Await(t, controlRefused, "header Origin names another host")
+				d.Logs.Await(t, controlRefused, "header Origin names another host")
 			}
 		})
 	}
@@ -205,14 +205,14 @@ func TestRefusedTokenOpensNothing(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t, "CONTROL_SECRET="+testSecret)
 	forged := signToken(t, jwt.SigningMethodHS256, []byte("guess"), jwt.MapClaims{"sub": "rtmp-control"})
-	if _, res, err := clustertest.Dial(t, "ws://"+d.addr+"/ws/control/rtmp", nil, "x-control-auth-token", forged); err == nil || res == nil || res.StatusCode != 403 {
+	if _, res, err := clustertest.Dial(t, "ws://"+d.Addr+"/ws/control/rtmp", nil, "x-control-auth-token", forged); err == nil || res == nil || res.StatusCode != 403 {
 		t.Fatalf("forged token: %v %v", res, err)
 	}
-	d.logs.Await(t, "control connection refused", "path=/ws/control/rtmp")
-	if report := d.report(); len(report.StreamingServers) != 0 {
+	d.Logs.Await(t, "control connection refused", "path=/ws/control/rtmp")
+	if report := d.Report(); len(report.StreamingServers) != 0 {
 		t.Errorf("report: %+v", report)
 	}
-	if strings.Contains(d.logs.String(), forged) {
+	if strings.Contains(d.Logs.String(), forged) {
 		t.Error("the token is in the log")
 	}
 }
@@ -220,11 +220,11 @@ func TestRefusedTokenOpensNothing(t *testing.T) {
 func TestWithoutASecretNoTokenIsLookedAt(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t)
-	d.logs.Await(t, "CONTROL_SECRET is not set")
-	d.dialPeer("rtmp", "x-control-auth-token", "garbage")
-	d.dialPeer("wss", "x-control-auth-token", strings.Repeat("x", 5<<10))
-	d.dialPeer("hls")
-	d.awaitServers(2)
+	d.Logs.Await(t, "CONTROL_SECRET is not set")
+	d.DialPeer("rtmp", "x-control-auth-token", "garbage")
+	d.DialPeer("wss", "x-control-auth-token", strings.Repeat("x", 5<<10))
+	d.DialPeer("hls")
+	d.AwaitServers(2)
 }
 
 func TestUpgradeThatCannotBeIsRefusedWithAReason(t *testing.T) {
@@ -269,7 +269,7 @@ func TestUpgradeThatCannotBeIsRefusedWithAReason(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			res, body := d.request(test.method, "/ws/control/rtmp", test.header...)
+			res, body := d.Request(test.method, "/ws/control/rtmp", test.header...)
 			if res.StatusCode != test.want {
 				t.Fatalf("status %d %s, want %d", res.StatusCode, body, test.want)
 			}
@@ -295,7 +295,7 @@ func TestCompressionIsNotNegotiated(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t)
 	dialer := &websocket.Dialer{HandshakeTimeout: clustertest.Patience, EnableCompression: true}
-	_, res, err := clustertest.Dial(t, "ws://"+d.addr+"/ws/control/rtmp", dialer)
+	_, res, err := clustertest.Dial(t, "ws://"+d.Addr+"/ws/control/rtmp", dialer)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -307,7 +307,7 @@ func TestCompressionIsNotNegotiated(t *testing.T) {
 func TestMessageOfExactly64KiBPassesAndOneByteMoreCloses(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t)
-	server := d.dialPeer("rtmp")
+	server := d.DialPeer("rtmp")
 	message := func(size int) string {
 		head := "PUBLISH-REQUEST\nRequest-ID:fits\nStream-Channel:!\n\n"
 		return head + strings.Repeat("x", size-len(head))
@@ -322,14 +322,14 @@ func TestMessageOfExactly64KiBPassesAndOneByteMoreCloses(t *testing.T) {
 	if err := server.AwaitGone(); !websocket.IsCloseError(err, websocket.CloseMessageTooBig) {
 		t.Errorf("closed with %v, want status 1009", err)
 	}
-	d.logs.Await(t, "streaming server disconnected", "64 KiB")
-	d.awaitServers(0)
+	d.Logs.Await(t, "streaming server disconnected", "64 KiB")
+	d.AwaitServers(0)
 }
 
 func TestHugeMessageIsRefusedByItsFirstFrame(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t)
-	server := d.dialPeer("rtmp")
+	server := d.DialPeer("rtmp")
 	if err := sendHugeFrame(server.Conn, 1<<40); err != nil { // announced, not sent
 		t.Fatal(err)
 	}
@@ -341,7 +341,7 @@ func TestHugeMessageIsRefusedByItsFirstFrame(t *testing.T) {
 func TestPeerThatSentTooMuchLearnsWhyItIsCut(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t)
-	server := d.dialPeer("rtmp")
+	server := d.DialPeer("rtmp")
 	const size = 8 << 20 // more than is read before the message is refused
 	if err := sendHugeFrame(server.Conn, size); err != nil {
 		t.Fatal(err)
@@ -364,8 +364,8 @@ func sendHugeFrame(conn *websocket.Conn, length uint64) error {
 func TestGarbageIsIgnoredWithADebugLine(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t)
-	server := d.dialPeer("rtmp")
-	encoder, _ := d.register(1)
+	server := d.DialPeer("rtmp")
+	encoder, _ := d.Register(1)
 	id := clustertest.Publish(server, encoder, "show")
 	garbage := []string{
 		"", "\n", "\n\n\n", " \r\n", "\x00", ":", "NOTHING", "GET / HTTP/1.1\r\nHost: x\r\n\r\n", "{\"method\":\"REGISTER\"}",
@@ -386,12 +386,12 @@ func TestGarbageIsIgnoredWithADebugLine(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	d.logs.AwaitLines(t, 4, "message is binary")
-	d.logs.Await(t, "message ignored", "not UTF-8")
-	d.logs.Await(t, "message ignored", "no method")
-	d.logs.Await(t, "unknown method ignored", "method=NOTHING")
-	d.awaitLive(map[string]string{"show": id})
-	d.awaitLoad(1)
+	d.Logs.AwaitLines(t, 4, "message is binary")
+	d.Logs.Await(t, "message ignored", "not UTF-8")
+	d.Logs.Await(t, "message ignored", "no method")
+	d.Logs.Await(t, "unknown method ignored", "method=NOTHING")
+	d.AwaitLive(map[string]string{"show": id})
+	d.AwaitLoad(1)
 	server.Quiet()
 	server.End("show", id)
 	encoder.Expect("ENCODE-STOP", "Stream-ID", id) // and nothing before it
@@ -400,8 +400,8 @@ func TestGarbageIsIgnoredWithADebugLine(t *testing.T) {
 func TestPeersSayOnlyWhatTheirKindMaySay(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t)
-	server := d.dialPeer("rtmp")
-	encoder, _ := d.register(1)
+	server := d.DialPeer("rtmp")
+	encoder, _ := d.Register(1)
 	id := clustertest.Publish(server, encoder, "show")
 
 	server.Send("REGISTER", "Capacity", "8")
@@ -410,14 +410,14 @@ func TestPeersSayOnlyWhatTheirKindMaySay(t *testing.T) {
 	encoder.Request("other", "key")
 	encoder.End("show", id)
 	for _, method := range []string{"REGISTER", "STREAM-CLOSED", "STREAM-AVAILABLE", "PUBLISH-REQUEST", "PUBLISH-END"} {
-		d.logs.Await(t, "unknown method ignored", "method="+method)
+		d.Logs.Await(t, "unknown method ignored", "method="+method)
 	}
-	unregistered := d.dialPeer("hls")
+	unregistered := d.DialPeer("hls")
 	unregistered.Closed("show", id)
-	d.logs.AwaitLines(t, 2, "method=STREAM-CLOSED")
+	d.Logs.AwaitLines(t, 2, "method=STREAM-CLOSED")
 
-	d.awaitLive(map[string]string{"show": id})
-	if report := d.report(); len(report.Encoders) != 1 || report.Encoders[0].Load != 1 {
+	d.AwaitLive(map[string]string{"show": id})
+	if report := d.Report(); len(report.Encoders) != 1 || report.Encoders[0].Load != 1 {
 		t.Errorf("encoders %+v", report.Encoders)
 	}
 	server.Quiet()
@@ -426,7 +426,7 @@ func TestPeersSayOnlyWhatTheirKindMaySay(t *testing.T) {
 func TestValuesThatAreEchoedCannotAddLines(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t)
-	server := d.dialPeer("rtmp")
+	server := d.DialPeer("rtmp")
 	server.Send("PUBLISH-REQUEST", "Request-ID", "a\rStream-ID:b\x00c\x7fd\u0085e\x1b", "Stream-Channel", "no\tchannel")
 	got := server.Expect("PUBLISH-DENY")
 	want := []wire.Argument{{Name: "Request-ID", Value: "aStream-ID:bcde"}, {Name: "Stream-Channel", Value: "nochannel"}}
@@ -438,8 +438,8 @@ func TestValuesThatAreEchoedCannotAddLines(t *testing.T) {
 func TestPeerThatDoesNotReadIsCutWhileOthersGoOn(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t)
-	server := d.dialPeer("rtmp")
-	encoder, _ := d.register(-1)
+	server := d.DialPeer("rtmp")
+	encoder, _ := d.Register(-1)
 	dialer := websocket.Dialer{HandshakeTimeout: clustertest.Patience, NetDial: func(network, addr string) (net.Conn, error) {
 		conn, err := net.Dial(network, addr)
 		if err == nil {
@@ -449,7 +449,7 @@ func TestPeerThatDoesNotReadIsCutWhileOthersGoOn(t *testing.T) {
 		}
 		return conn, err
 	}}
-	deaf, _, err := dialer.Dial("ws://"+d.addr+"/ws/control/rtmp", nil)
+	deaf, _, err := dialer.Dial("ws://"+d.Addr+"/ws/control/rtmp", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -467,7 +467,7 @@ func TestPeerThatDoesNotReadIsCutWhileOthersGoOn(t *testing.T) {
 	if errors.As(err, &timeout) && timeout.Timeout() {
 		t.Error("the deaf peer is still connected")
 	}
-	line := d.logs.Await(t, "streaming server disconnected")
+	line := d.Logs.Await(t, "streaming server disconnected")
 	if !strings.Contains(line, errQueueFull.Error()) && !strings.Contains(line, errPeerSlow.Error()) {
 		t.Error(line)
 	}
@@ -477,7 +477,7 @@ func TestPeerThatDoesNotReadIsCutWhileOthersGoOn(t *testing.T) {
 func TestAbsurdNumberOfHeadersIsRefused(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t)
-	conn, err := net.Dial("tcp", d.addr)
+	conn, err := net.Dial("tcp", d.Addr)
 	if err != nil {
 		t.Fatal(err)
 	}

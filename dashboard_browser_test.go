@@ -46,7 +46,7 @@ func TestDashboardInBrowser(t *testing.T) {
 func bearerStory(t *testing.T, browser context.Context) {
 	d := startDaemon(t, "COMMANDS_API_AUTH=Bearer", "COMMANDS_API_AUTH_TOKEN=tökén-1")
 	tb := openTab(t, browser)
-	tb.open("http://" + d.addr + "/dashboard")
+	tb.open("http://" + d.Addr + "/dashboard")
 	tb.await(`document.activeElement.id === 'token' && document.querySelector('#cluster').hidden`)
 	if got := tb.text("#sign-in-error"); got != "" {
 		t.Errorf("blamed before anything was tried: %q", got)
@@ -70,16 +70,16 @@ func bearerStory(t *testing.T, browser context.Context) {
 
 func basicStory(t *testing.T, browser context.Context) {
 	d := startDaemon(t, "COMMANDS_API_AUTH=Basic", "COMMANDS_API_AUTH_USER=op", "COMMANDS_API_AUTH_PASSWORD=pässword")
-	server, encoder := d.dialPeer("rtmp"), d.dialPeer("hls")
+	server, encoder := d.DialPeer("rtmp"), d.DialPeer("hls")
 	encoder.Send("REGISTER", "Capacity", "5")
-	d.logs.Await(t, "encoder registered")
+	d.Logs.Await(t, "encoder registered")
 	clustertest.Publish(server, encoder, "chan")
 
 	tb := openTab(t, browser)
 	stop := tb.answerDialogue(fetch.AuthChallengeResponse{
 		Response: fetch.AuthChallengeResponseResponseProvideCredentials, Username: "op", Password: "pässword",
 	})
-	tb.open("http://" + d.addr + "/dashboard")
+	tb.open("http://" + d.Addr + "/dashboard")
 	stop()
 	tb.awaitRows(1)
 	tb.awaitText("tbody", "chan")
@@ -88,7 +88,7 @@ func basicStory(t *testing.T, browser context.Context) {
 	// send the credentials along.
 	foreign := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/html")
-		target := "http://" + d.addr + "/commands/close"
+		target := "http://" + d.Addr + "/commands/close"
 		w.Write([]byte(`<!doctype html><form method=post action="` + target + `"><input name="x-streaming-channel" value="chan"><input name="x-streaming-id" value="*"></form>
 <script>
 const headers = { 'x-streaming-channel': 'chan', 'x-streaming-id': '*' };
@@ -146,10 +146,10 @@ func (tb *tab) answerDialogue(answer fetch.AuthChallengeResponse) (stop func()) 
 
 func closeStory(t *testing.T, browser context.Context) {
 	d := startDaemon(t)
-	server, encoder := d.dialPeer("rtmp", "x-external-ip", "10.1.2.3"), d.dialPeer("hls")
+	server, encoder := d.DialPeer("rtmp", "x-external-ip", "10.1.2.3"), d.DialPeer("hls")
 	encoder.Send("REGISTER", "Capacity", "5")
 	tb := openTab(t, browser)
-	tb.open("http://" + d.addr + "/dashboard")
+	tb.open("http://" + d.Addr + "/dashboard")
 	tb.awaitText(".empty", "No streams are live.")
 	tb.awaitText("#encoders", "1")
 	value[any](tb, `window.sameDocument = true`)
@@ -217,13 +217,13 @@ func closeStory(t *testing.T, browser context.Context) {
 
 func drainStory(t *testing.T, browser context.Context) {
 	d := startDaemon(t)
-	server := d.dialPeer("rtmp")
-	first, firstID := d.register(10)
+	server := d.DialPeer("rtmp")
+	first, firstID := d.Register(10)
 	clustertest.Publish(server, first, "a")
 	clustertest.Publish(server, first, "b")
-	second, secondID := d.register(10)
+	second, secondID := d.Register(10)
 	tb := openTab(t, browser)
-	tb.open("http://" + d.addr + "/dashboard#encoders")
+	tb.open("http://" + d.Addr + "/dashboard#encoders")
 	tb.awaitRows(2)
 
 	row := func(id uint64) string { return "encoder " + strconv.FormatUint(id, 10) }
@@ -277,19 +277,19 @@ func drainStory(t *testing.T, browser context.Context) {
 func lossStory(t *testing.T, browser context.Context) {
 	d := startDaemon(t)
 	tb := openTab(t, browser)
-	tb.open("http://" + d.addr + "/dashboard")
+	tb.open("http://" + d.Addr + "/dashboard")
 	tb.awaitText("#connection", "Live")
 	value[any](tb, `window.sameDocument = true`)
-	if err := d.stop(); err != nil {
+	if err := d.Stop(); err != nil {
 		t.Fatal(err)
 	}
 	tb.awaitText("#lost", "No connection to the coordinator.", "Shown is the state of ", " ago. Next try in ")
 	tb.awaitText("#connection", "Connection lost")
 	tb.awaitText("#encoders", "0") // what was known is still there
 
-	_, port, _ := net.SplitHostPort(d.addr)
+	_, port, _ := net.SplitHostPort(d.Addr)
 	again := startDaemon(t, "HTTP_PORT="+port)
-	encoder := again.dialPeer("hls")
+	encoder := again.DialPeer("hls")
 	encoder.Send("REGISTER", "Capacity", "3")
 	tb.awaitText("#connection", "Live")
 	tb.await(`document.querySelector('#lost').hidden`)
@@ -297,7 +297,7 @@ func lossStory(t *testing.T, browser context.Context) {
 	if !value[bool](tb, `window.sameDocument === true`) {
 		t.Error("the page was loaded again")
 	}
-	again.stop()
+	again.Stop()
 	tb.awaitText("#lost", "No connection")
 	tb.faultless()
 }

@@ -25,7 +25,7 @@ func TestDashboardFilesAreServedUnderAStrictPolicy(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t)
 	for _, path := range append(dashboardFileNames(t), "/dashboard") {
-		res, body := d.request("GET", path)
+		res, body := d.Request("GET", path)
 		h := res.Header
 		for name, want := range map[string]string{
 			"Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -41,21 +41,21 @@ func TestDashboardFilesAreServedUnderAStrictPolicy(t *testing.T) {
 		if res.StatusCode != 200 || body == "" || !strings.HasPrefix(h.Get("Content-Type"), wantType+";") || h.Values("Set-Cookie") != nil {
 			t.Errorf("%s: %d %v", path, res.StatusCode, h)
 		}
-		again, body := d.request("GET", path, "If-None-Match", h.Get("ETag"))
+		again, body := d.Request("GET", path, "If-None-Match", h.Get("ETag"))
 		if again.StatusCode != http.StatusNotModified || body != "" {
 			t.Errorf("%s with its ETag: %d, %d bytes", path, again.StatusCode, len(body))
 		}
-		changed, _ := d.request("GET", path, "If-None-Match", `"of another version"`)
+		changed, _ := d.Request("GET", path, "If-None-Match", `"of another version"`)
 		if changed.StatusCode != 200 {
 			t.Errorf("%s with another ETag: %d", path, changed.StatusCode)
 		}
 	}
 	for _, path := range []string{"/dashboard/none.js", "/dashboard/..", "/dashboard/%2e%2e%2fmain.go", "/dashboard/a/b"} {
-		if status, _ := d.call("GET", path); status == 200 {
+		if status, _ := d.Call("GET", path); status == 200 {
 			t.Errorf("%s: %d", path, status)
 		}
 	}
-	if res, _ := d.request("POST", "/dashboard"); res.StatusCode != 405 || res.Header.Get("Allow") != "GET, HEAD, OPTIONS" {
+	if res, _ := d.Request("POST", "/dashboard"); res.StatusCode != 405 || res.Header.Get("Allow") != "GET, HEAD, OPTIONS" {
 		t.Errorf("POST: %d %v", res.StatusCode, res.Header)
 	}
 }
@@ -93,22 +93,22 @@ func TestDashboardIsOpenedByTheBrowsersDialogueOnlyForBasic(t *testing.T) {
 	t.Parallel()
 	basic := startDaemon(t, "COMMANDS_API_AUTH=Basic", "COMMANDS_API_AUTH_USER=op", "COMMANDS_API_AUTH_PASSWORD=pw")
 	for _, path := range append(dashboardFileNames(t), "/dashboard", "/commands/overview") {
-		res, _ := basic.request("GET", path)
+		res, _ := basic.Request("GET", path)
 		if res.StatusCode != 401 || !strings.HasPrefix(res.Header.Get("WWW-Authenticate"), "Basic realm=") {
 			t.Errorf("Basic, %s: %d %v", path, res.StatusCode, res.Header)
 		}
-		res, _ = basic.request("GET", path, "Authorization", "Basic b3A6cHc=")
+		res, _ = basic.Request("GET", path, "Authorization", "Basic b3A6cHc=")
 		if res.StatusCode != 200 || res.Header.Values("Set-Cookie") != nil {
 			t.Errorf("Basic with credentials, %s: %d", path, res.StatusCode)
 		}
 	}
 	bearer := startDaemon(t, "COMMANDS_API_AUTH=Bearer", "COMMANDS_API_AUTH_TOKEN=t0ken")
 	for _, path := range append(dashboardFileNames(t), "/dashboard") {
-		if status, body := bearer.call("GET", path); status != 200 || strings.Contains(body, "t0ken") {
+		if status, body := bearer.Call("GET", path); status != 200 || strings.Contains(body, "t0ken") {
 			t.Errorf("Bearer, %s: %d", path, status)
 		}
 	}
-	if status, _ := bearer.call("GET", "/commands/overview"); status != 401 {
+	if status, _ := bearer.Call("GET", "/commands/overview"); status != 401 {
 		t.Errorf("Bearer, data: %d", status)
 	}
 }
@@ -122,13 +122,13 @@ func TestForeignPagesCanNotGiveOrders(t *testing.T) {
 	for _, path := range []string{"/commands/close", "/commands/drain", "/commands/undrain"} {
 		query := "?x-streaming-channel=chan&x-streaming-id=*&x-session-id=1"
 		for _, kind := range []string{"application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "text/plain"} {
-			status, _ := d.call("POST", path+query, "Authorization", credentials, "Origin", "https://foreign.example", "Content-Type", kind)
+			status, _ := d.Call("POST", path+query, "Authorization", credentials, "Origin", "https://foreign.example", "Content-Type", kind)
 			if status != 400 {
 				t.Errorf("POST %s as %s: %d", path, kind, status)
 			}
 		}
 		for _, more := range [][]string{{}, {"Authorization", credentials}} {
-			res, _ := d.request("OPTIONS", path, append(more, "Origin", "https://foreign.example",
+			res, _ := d.Request("OPTIONS", path, append(more, "Origin", "https://foreign.example",
 				"Access-Control-Request-Method", "POST", "Access-Control-Request-Headers", "x-streaming-channel,x-streaming-id,x-session-id")...)
 			if res.StatusCode != 204 { // says which methods there are, and gives no leave
 				t.Errorf("OPTIONS %s: %d", path, res.StatusCode)

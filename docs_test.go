@@ -117,7 +117,7 @@ func TestReadmeWalkShowsWhatANewDaemonAnswers(t *testing.T) {
 	d := startDaemon(t)
 	for i := 0; i+1 < len(lines); i += 2 {
 		method, path, header := readCurl(t, lines[i])
-		if _, got := d.call(method, path, header...); got != lines[i+1]+"\n" {
+		if _, got := d.Call(method, path, header...); got != lines[i+1]+"\n" {
 			t.Errorf("%s\nanswers %sand not  %s", lines[i], got, lines[i+1])
 		}
 	}

@@ -123,7 +123,7 @@ func TestCrowdAtTheDoorLeavesTheCommandsAPIQuick(t *testing.T) {
 	before := p.peakMemory()
 	conns := make([]*visit, crowd)
 	for i := range first {
-		conns[i] = openVisit(t, p.addr)
+		conns[i] = openVisit(t, p.Addr)
 		conns[i].ask()
 	}
 	var opening sync.WaitGroup
@@ -131,7 +131,7 @@ func TestCrowdAtTheDoorLeavesTheCommandsAPIQuick(t *testing.T) {
 	for part := range parts {
 		opening.Go(func() {
 			for i := first + part; i < len(conns) && !t.Failed(); i += parts {
-				conns[i] = openVisit(t, p.addr)
+				conns[i] = openVisit(t, p.Addr)
 				conns[i].ask()
 			}
 		})
@@ -147,7 +147,7 @@ func TestCrowdAtTheDoorLeavesTheCommandsAPIQuick(t *testing.T) {
 	best := time.Hour
 	for range 5 { // the machine may be slow at times, the daemon not
 		start := time.Now()
-		if status, _ := p.call("GET", "/commands/capacity"); status != 200 {
+		if status, _ := p.Call("GET", "/commands/capacity"); status != 200 {
 			t.Fatal("status", status)
 		}
 		best = min(best, time.Since(start))

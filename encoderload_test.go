@@ -59,8 +59,8 @@ func TestFiveHundredStreamsSurviveTheirEncoder(t *testing.T) {
 	const streams, others = 500, 20
 	app := clustertest.NewApplication(t)
 	d := startDaemon(t, app.Variables("LOG_DEBUG=NO")...)
-	server := d.dialPeer("rtmp")
-	dying, _ := d.register(streams)
+	server := d.DialPeer("rtmp")
+	dying, _ := d.Register(streams)
 	go work(dying, awaitAll(streams))
 	for i := range streams {
 		server.Request(fmt.Sprint("c", i), "key")
@@ -73,7 +73,7 @@ func TestFiveHundredStreamsSurviveTheirEncoder(t *testing.T) {
 	app.AwaitEvents(streams)
 	again := awaitAll(streams)
 	for range others {
-		p, _ := d.register(streams/others + 5)
+		p, _ := d.Register(streams/others + 5)
 		go work(p, again)
 	}
 
@@ -86,7 +86,7 @@ func TestFiveHundredStreamsSurviveTheirEncoder(t *testing.T) {
 	}
 	events := app.AwaitEvents(3 * streams)
 	server.Quiet()
-	d.awaitReport("all live", func(r clusterReport) bool { return len(r.ActiveStreams) == streams })
+	d.AwaitReport("all live", func(r clustertest.Report) bool { return len(r.ActiveStreams) == streams })
 	over, anew := map[string]bool{}, 0
 	for _, h := range events {
 		channel, previous := h.Get("x-streaming-channel"), h.Get("x-previous-streaming-id")
@@ -109,13 +109,13 @@ func TestThousandPublishersReturnBeforeTheEncodersDo(t *testing.T) {
 	const servers, each, encoders = 10, 100, 10
 	app := clustertest.NewApplication(t)
 	data := t.TempDir()
-	start := func() *testDaemon {
+	start := func() *clustertest.Daemon {
 		return startDaemon(t, app.Variables("LOG_DEBUG=NO", "LOG_REQUESTS=NO", "ENCODER_WAIT_SECONDS=15", "DATA_DIR="+data)...)
 	}
-	publishers := func(d *testDaemon) *allTold { // on all servers at once
+	publishers := func(d *clustertest.Daemon) *allTold { // on all servers at once
 		answered := awaitAll(servers * each)
 		for i := range servers {
-			server := d.dialPeer("rtmp")
+			server := d.DialPeer("rtmp")
 			go func() {
 				for m := range server.In {
 					switch m.Method {
@@ -132,9 +132,9 @@ func TestThousandPublishersReturnBeforeTheEncodersDo(t *testing.T) {
 		}
 		return answered
 	}
-	work := func(d *testDaemon) {
+	work := func(d *clustertest.Daemon) {
 		for range encoders {
-			p := d.dialPeer("hls")
+			p := d.DialPeer("hls")
 			p.Tell("REGISTER", "Capacity", fmt.Sprint(servers*each/encoders))
 			go work(p, awaitAll(servers*each))
 		}
@@ -143,14 +143,14 @@ func TestThousandPublishersReturnBeforeTheEncodersDo(t *testing.T) {
 	work(d)
 	publishers(d).wait(t, "answers")
 	app.AwaitEvents(servers * each)
-	if err := d.stop(); err != nil {
+	if err := d.Stop(); err != nil {
 		t.Fatal(err)
 	}
 
 	d = start()
 	began := time.Now()
 	answered := publishers(d)
-	d.awaitWaiting(servers * each)
+	d.AwaitWaiting(servers * each)
 	waiting := time.Now()
 	work(d)
 	last := answered.wait(t, "answers")

@@ -19,7 +19,7 @@ import (
 type stage struct {
 	t             *testing.T
 	app           *clustertest.Application
-	d             *testDaemon
+	d             *clustertest.Daemon
 	server        *clustertest.Peer
 	first, second *clustertest.Peer
 	firstID       uint64 // of the first encoder
@@ -31,12 +31,12 @@ func newStage(t *testing.T, endpoint string, variables ...string) *stage {
 	t.Helper()
 	s := &stage{t: t, app: clustertest.NewApplication(t)}
 	s.d = startDaemon(t, s.app.Variables(variables...)...)
-	s.server = s.d.dialPeer(endpoint)
-	s.first, s.firstID = s.d.register(4)
+	s.server = s.d.DialPeer(endpoint)
+	s.first, s.firstID = s.d.Register(4)
 	s.id = clustertest.Publish(s.server, s.first, "show")
 	s.first.Available("show", s.id, "HLS-LIVE", "1x1", "live.m3u8")
 	s.app.AwaitEvents(1)
-	s.second, s.secondID = s.d.register(4)
+	s.second, s.secondID = s.d.Register(4)
 	return s
 }
 
@@ -66,7 +66,7 @@ func (s *stage) told(want ...string) []http.Header {
 
 func (s *stage) close(id string) {
 	s.t.Helper()
-	s.d.mustCall("/commands/close", "x-streaming-channel", "show", "x-streaming-id", id)
+	s.d.MustCall("/commands/close", "x-streaming-channel", "show", "x-streaming-id", id)
 }
 
 func TestPublisherStaysLiveWhenItsEncoderIsLost(t *testing.T) {
@@ -90,14 +90,14 @@ func TestPublisherStaysLiveWhenItsEncoderIsLost(t *testing.T) {
 			if got := events[1].Get("x-previous-streaming-id"); got != "" {
 				t.Errorf("the first stream took over from %q", got)
 			}
-			s.d.awaitLive(map[string]string{"show": id})
+			s.d.AwaitLive(map[string]string{"show": id})
 			s.server.Quiet()
 
 			s.server.End("show", s.id)
 			s.second.Expect("ENCODE-STOP", "Stream-Channel", "show", "Stream-ID", id)
 			s.second.Closed("show", id)
 			s.told(available(s.id), closed(s.id), available(id), closed(id))
-			s.d.awaitLoad(0)
+			s.d.AwaitLoad(0)
 		})
 	}
 }
@@ -111,8 +111,8 @@ func TestPublisherIsKilledAtOnceWhereThereIsNoFailover(t *testing.T) {
 			s.first.Conn.Close()
 			s.server.Expect("STREAM-KILL", "Stream-Channel", "show", "Stream-ID", s.id)
 			s.told(available(s.id), closed(s.id))
-			s.d.awaitLive(map[string]string{})
-			s.d.awaitLoad(0)
+			s.d.AwaitLive(map[string]string{})
+			s.d.AwaitLoad(0)
 			s.server.Request("show", "key") // the publisher may still be there
 			s.server.ExpectDenied("show")
 			s.server.End("show", s.id)
@@ -125,13 +125,13 @@ func TestPublisherWaitsForAnEncoderAndIsThenKilled(t *testing.T) {
 	t.Parallel()
 	s := newStage(t, "rtmp", "ENCODER_WAIT_SECONDS=1")
 	s.second.Send("REGISTER", "Capacity", "0")
-	s.d.awaitReport("a full encoder", func(r clusterReport) bool { return r.Encoders[0].Capacity+r.Encoders[1].Capacity == 4 })
+	s.d.AwaitReport("a full encoder", func(r clustertest.Report) bool { return r.Encoders[0].Capacity+r.Encoders[1].Capacity == 4 })
 	s.first.Conn.Close()
 	s.told(available(s.id), closed(s.id))
-	s.d.awaitOverview("the publisher that waits", func(o overviewReport) bool { return o.Streams.Waiting == 1 })
+	s.d.AwaitOverview("the publisher that waits", func(o clustertest.Overview) bool { return o.Streams.Waiting == 1 })
 	s.server.Expect("STREAM-KILL", "Stream-Channel", "show", "Stream-ID", s.id)
-	s.d.logs.Await(t, "publisher killed", errWaitedInVain.Error())
-	s.d.awaitLive(map[string]string{})
+	s.d.Logs.Await(t, "publisher killed", errWaitedInVain.Error())
+	s.d.AwaitLive(map[string]string{})
 	s.told(available(s.id), closed(s.id))
 }
 
@@ -140,8 +140,8 @@ func TestPublisherThatWaitsGetsTheSlotThatComes(t *testing.T) {
 	s := newStage(t, "rtmp", "ENCODER_WAIT_SECONDS=15")
 	s.second.Conn.Close()
 	s.first.Conn.Close()
-	s.d.awaitOverview("the publisher that waits", func(o overviewReport) bool { return o.Streams.Waiting == 1 })
-	third, _ := s.d.register(1)
+	s.d.AwaitOverview("the publisher that waits", func(o clustertest.Overview) bool { return o.Streams.Waiting == 1 })
+	third, _ := s.d.Register(1)
 	id := s.takenOver(third)
 	s.told(available(s.id), closed(s.id), available(id))
 	s.server.Quiet()
@@ -150,9 +150,9 @@ func TestPublisherThatWaitsGetsTheSlotThatComes(t *testing.T) {
 func TestPublisherThatLosesThreeEncodersWithinAMinuteIsKilled(t *testing.T) {
 	t.Parallel()
 	s := newStage(t, "rtmp", "ENCODER_WAIT_SECONDS=15")
-	third, _ := s.d.register(4)
+	third, _ := s.d.Register(4)
 	peers := map[uint64]*clustertest.Peer{s.firstID: s.first, s.secondID: s.second}
-	for _, e := range s.d.report().Encoders {
+	for _, e := range s.d.Report().Encoders {
 		if peers[e.ID] == nil {
 			peers[e.ID] = third
 		}
@@ -164,14 +164,14 @@ func TestPublisherThatLosesThreeEncodersWithinAMinuteIsKilled(t *testing.T) {
 		if len(want) == 6 {
 			break
 		}
-		report := s.d.awaitReport("another encoding", func(r clusterReport) bool { return r.live()["show"] != id && r.ActiveStreams[0].Encoder != 0 })
+		report := s.d.AwaitReport("another encoding", func(r clustertest.Report) bool { return r.Live()["show"] != id && r.ActiveStreams[0].Encoder != 0 })
 		encoder = peers[report.ActiveStreams[0].Encoder]
 		id = s.takenOver(encoder)
 		want = append(want, available(id))
 		s.told(want...)
 	}
 	s.server.Expect("STREAM-KILL", "Stream-Channel", "show", "Stream-ID", s.id)
-	s.d.logs.Await(t, "level=WARN", "publisher killed", errEncodersLost.Error())
+	s.d.Logs.Await(t, "level=WARN", "publisher killed", errEncodersLost.Error())
 	s.told(want...)
 }
 
@@ -180,10 +180,10 @@ func TestPublisherThatEndsWhileItWaitsIsGone(t *testing.T) {
 	s := newStage(t, "rtmp", "ENCODER_WAIT_SECONDS=15")
 	s.second.Conn.Close()
 	s.first.Conn.Close()
-	s.d.awaitOverview("the publisher that waits", func(o overviewReport) bool { return o.Streams.Waiting == 1 })
+	s.d.AwaitOverview("the publisher that waits", func(o clustertest.Overview) bool { return o.Streams.Waiting == 1 })
 	s.server.End("show", s.id)
-	s.d.awaitLive(map[string]string{})
-	third, _ := s.d.register(1)
+	s.d.AwaitLive(map[string]string{})
+	third, _ := s.d.Register(1)
 	clustertest.Publish(s.server, third, "other") // and nothing of the show before it
 	s.told(available(s.id), closed(s.id))
 }
@@ -193,13 +193,13 @@ func TestOldEncoderThatComesBackChangesNothing(t *testing.T) {
 	s := newStage(t, "rtmp")
 	s.first.Conn.Close()
 	id := s.takenOver(s.second)
-	back, _ := s.d.register(4)
+	back, _ := s.d.Register(4)
 	back.Closed("show", s.id)
 	back.Available("show", s.id, "HLS-VOD", "1x1", "late.m3u8")
 	back.Available("show", id, "HLS-VOD", "1x1", "forged.m3u8")
-	s.d.logs.AwaitLines(t, 3, "not the sender's own")
-	s.d.awaitLive(map[string]string{"show": id})
-	s.d.awaitLoad(1)
+	s.d.Logs.AwaitLines(t, 3, "not the sender's own")
+	s.d.AwaitLive(map[string]string{"show": id})
+	s.d.AwaitLoad(1)
 	s.server.Quiet()
 	s.told(available(s.id), closed(s.id), available(id))
 }
@@ -226,47 +226,42 @@ func TestCloseCommandKnowsThePublisherByItsCurrentID(t *testing.T) {
 	}
 }
 
-func (d *testDaemon) awaitWaiting(n int) {
-	d.t.Helper()
-	d.awaitReport(fmt.Sprintf("%d that wait", n), func(r clusterReport) bool { return r.WaitingRequests == n })
-}
-
 func TestPublishRequestWaitsForASlot(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t, "ENCODER_WAIT_SECONDS=15")
-	server, other := d.dialPeer("rtmp"), d.dialPeer("wss")
+	server, other := d.DialPeer("rtmp"), d.DialPeer("wss")
 	for i, name := range []string{"a", "b", "c"} {
 		server.Request(name, "key")
-		d.awaitWaiting(i + 1)
+		d.AwaitWaiting(i + 1)
 	}
 	other.Request("vanishing", "key")
-	d.awaitWaiting(4)
-	d.awaitMetrics(map[string]float64{"coordinator_publish_requests_waiting": 4})
+	d.AwaitWaiting(4)
+	d.AwaitMetrics(map[string]float64{"coordinator_publish_requests_waiting": 4})
 	other.Conn.Close()
-	d.awaitWaiting(3)
+	d.AwaitWaiting(3)
 
-	encoder, id := d.register(1) // brings the first slot
+	encoder, id := d.Register(1) // brings the first slot
 	a := server.Expect("PUBLISH-ACCEPT", "Stream-Channel", "a").Get("Stream-ID")
 	encoder.Expect("ENCODE-START", "Stream-Channel", "a")
-	d.awaitWaiting(2)
+	d.AwaitWaiting(2)
 
-	d.command("drain", id)
+	d.Command("drain", id)
 	server.End("a", a)
 	encoder.Expect("ENCODE-STOP")
 	encoder.Closed("a", a)
-	d.awaitLoad(0)
-	d.awaitWaiting(2)
-	d.command("undrain", id) // brings the second
+	d.AwaitLoad(0)
+	d.AwaitWaiting(2)
+	d.Command("undrain", id) // brings the second
 	b := server.Expect("PUBLISH-ACCEPT", "Stream-Channel", "b").Get("Stream-ID")
 	encoder.Expect("ENCODE-START", "Stream-Channel", "b")
 
 	server.End("b", b)
 	encoder.Expect("ENCODE-STOP")
-	d.awaitWaiting(1)
+	d.AwaitWaiting(1)
 	encoder.Closed("b", b) // frees the third
 	server.Expect("PUBLISH-ACCEPT", "Stream-Channel", "c")
 	encoder.Expect("ENCODE-START", "Stream-Channel", "c")
-	d.awaitMetrics(map[string]float64{"coordinator_publish_requests_waiting": 0})
+	d.AwaitMetrics(map[string]float64{"coordinator_publish_requests_waiting": 0})
 }
 
 func TestRollingUpdateOfAllEncodersLosesNoPublisher(t *testing.T) {
@@ -274,10 +269,10 @@ func TestRollingUpdateOfAllEncodersLosesNoPublisher(t *testing.T) {
 	const encoders, streams = 4, 40
 	app := clustertest.NewApplication(t)
 	d := startDaemon(t, app.Variables("LOG_DEBUG=NO")...)
-	server := d.dialPeer("rtmp")
+	server := d.DialPeer("rtmp")
 	peers := map[uint64]*clustertest.Peer{}
 	for range encoders {
-		p, id := d.register(streams)
+		p, id := d.Register(streams)
 		peers[id] = p
 		go p.Attend()
 	}
@@ -286,8 +281,8 @@ func TestRollingUpdateOfAllEncodersLosesNoPublisher(t *testing.T) {
 		server.Expect("PUBLISH-ACCEPT")
 	}
 	app.AwaitEvents(streams)
-	loaded := func(id uint64) func(clusterReport) bool {
-		return func(r clusterReport) bool {
+	loaded := func(id uint64) func(clustertest.Report) bool {
+		return func(r clustertest.Report) bool {
 			for _, e := range r.Encoders {
 				if e.ID == id {
 					return e.Load == 0
@@ -297,16 +292,16 @@ func TestRollingUpdateOfAllEncodersLosesNoPublisher(t *testing.T) {
 		}
 	}
 	for id, old := range peers {
-		d.command("drain", id, "x-drain-move", "true")
-		d.awaitReport("an empty encoder", loaded(id))
+		d.Command("drain", id, "x-drain-move", "true")
+		d.AwaitReport("an empty encoder", loaded(id))
 		old.Conn.Close()
-		d.awaitReport("it gone", func(r clusterReport) bool { return len(r.Encoders) == encoders-1 })
-		updated, _ := d.register(streams)
+		d.AwaitReport("it gone", func(r clustertest.Report) bool { return len(r.Encoders) == encoders-1 })
+		updated, _ := d.Register(streams)
 		go updated.Attend()
 	}
 	server.Quiet()
-	d.awaitReport("all publishers", func(r clusterReport) bool { return len(r.ActiveStreams) == streams })
-	d.awaitOverview("all delivered", func(o overviewReport) bool { return o.Events.Pending == 0 })
+	d.AwaitReport("all publishers", func(r clustertest.Report) bool { return len(r.ActiveStreams) == streams })
+	d.AwaitOverview("all delivered", func(o clustertest.Overview) bool { return o.Events.Pending == 0 })
 
 	_, events, _ := app.Snapshot()
 	live, position := map[string]int{}, map[string]int{}
@@ -334,7 +329,7 @@ func TestRollingUpdateOfAllEncodersLosesNoPublisher(t *testing.T) {
 func TestEncoderThatClosesEverythingAtOnceCostsOthersNothing(t *testing.T) {
 	t.Parallel()
 	s := newStage(t, "rtmp", "ENCODER_WAIT_SECONDS=5")
-	bad, badID := s.d.register(-1)
+	bad, badID := s.d.Register(-1)
 	go func() {
 		for m := range bad.In {
 			if m.Method == "ENCODE-START" {
@@ -347,7 +342,7 @@ func TestEncoderThatClosesEverythingAtOnceCostsOthersNothing(t *testing.T) {
 		channel := "c" + strconv.Itoa(i)
 		s.server.Request(channel, "key")
 		id := s.server.Expect("PUBLISH-ACCEPT").Get("Stream-ID")
-		report := s.d.awaitReport("it served or killed", func(r clusterReport) bool {
+		report := s.d.AwaitReport("it served or killed", func(r clustertest.Report) bool {
 			for _, e := range r.Encoders {
 				if e.ID == badID && e.Load > 0 {
 					return false
@@ -355,7 +350,7 @@ func TestEncoderThatClosesEverythingAtOnceCostsOthersNothing(t *testing.T) {
 			}
 			return true
 		})
-		if report.live()[channel] == "" {
+		if report.Live()[channel] == "" {
 			s.server.Expect("STREAM-KILL", "Stream-Channel", channel, "Stream-ID", id)
 			s.server.End(channel, id)
 			lost++
@@ -364,17 +359,17 @@ func TestEncoderThatClosesEverythingAtOnceCostsOthersNothing(t *testing.T) {
 	if lost > failuresInARow {
 		t.Errorf("%d publishers are lost", lost)
 	}
-	s.d.logs.Await(t, "encoder set aside", fmt.Sprint(badID))
+	s.d.Logs.Await(t, "encoder set aside", fmt.Sprint(badID))
 	// One that is live and loses its encoder is not the worse for the bad one, which by now nobody is given to.
 	s.first.Conn.Close()
-	live := s.d.awaitReport("all on the second", func(r clusterReport) bool {
+	live := s.d.AwaitReport("all on the second", func(r clustertest.Report) bool {
 		for _, st := range r.ActiveStreams {
 			if st.Encoder != s.secondID {
 				return false
 			}
 		}
 		return true
-	}).live()
+	}).Live()
 	if len(live) != 7-lost || live["show"] == "" {
 		t.Errorf("live: %v, lost: %d", live, lost)
 	}
@@ -384,12 +379,12 @@ func TestEncoderThatRegistersAndVanishesInALoopCostsOthersNothing(t *testing.T) 
 	t.Parallel()
 	s := newStage(t, "rtmp")
 	for range 20 {
-		p := s.d.dialPeer("hls")
+		p := s.d.DialPeer("hls")
 		p.Send("REGISTER", "Capacity", "-1")
 		p.Conn.Close()
 	}
-	s.d.awaitReport("the two that stay", func(r clusterReport) bool { return len(r.Encoders) == 2 })
-	s.d.awaitLive(map[string]string{"show": s.id})
+	s.d.AwaitReport("the two that stay", func(r clustertest.Report) bool { return len(r.Encoders) == 2 })
+	s.d.AwaitLive(map[string]string{"show": s.id})
 	s.server.Quiet()
 	clustertest.Publish(s.server, s.second, "other")
 	s.told(available(s.id))

@@ -23,15 +23,15 @@ import (
 
 // bystanders are peers with a live stream that are to notice nothing.
 type bystanders struct {
-	*testDaemon
+	*clustertest.Daemon
 	server, encoder *clustertest.Peer
 	id              string
 }
 
 func newBystanders(f *testing.F) *bystanders {
 	d := startDaemon(f)
-	b := &bystanders{testDaemon: d, server: d.dialPeer("wss")}
-	b.encoder, _ = d.register(-1)
+	b := &bystanders{Daemon: d, server: d.DialPeer("wss")}
+	b.encoder, _ = d.Register(-1)
 	b.id = clustertest.Publish(b.server, b.encoder, "bystander")
 	return b
 }
@@ -41,24 +41,24 @@ func (b *bystanders) wantUnharmed(t *testing.T) {
 	t.Helper()
 	deadline := time.Now().Add(clustertest.Patience)
 	for {
-		r := b.report()
+		r := b.Report()
 		b.finishOrders(t)
 		load := 0
 		for _, e := range r.Encoders {
 			load += e.Load
 		}
-		if len(r.StreamingServers) == 1 && len(r.Encoders) == 1 && load == 1 && maps.Equal(r.live(), map[string]string{"bystander": b.id}) {
+		if len(r.StreamingServers) == 1 && len(r.Encoders) == 1 && load == 1 && maps.Equal(r.Live(), map[string]string{"bystander": b.id}) {
 			break
 		}
 		if time.Now().After(deadline) {
 			t.Fatalf("the cluster is not as it was: %+v", r)
 		}
 	}
-	if status, body := b.call("GET", "/commands/capacity"); status != 200 || strings.TrimSpace(body) != `{"load":1,"capacity":-1,"encoderCount":1}` {
+	if status, body := b.Call("GET", "/commands/capacity"); status != 200 || strings.TrimSpace(body) != `{"load":1,"capacity":-1,"encoderCount":1}` {
 		t.Fatalf("capacity: %d %s", status, body)
 	}
-	wantOwnLines(t, b.logs.String())
-	b.logs.Forget()
+	wantOwnLines(t, b.Logs.String())
+	b.Logs.Forget()
 }
 
 // finishOrders is the encoder's work for streams of others: it ends what it is told to end. The streaming server has
@@ -87,7 +87,7 @@ func (b *bystanders) finishOrders(t *testing.T) {
 
 // in makes t the test that they fail, and keeps them connected however long the fuzzing takes.
 func (b *bystanders) in(t *testing.T) {
-	b.t = t
+	b.T = t
 	b.server.For(t)
 	b.encoder.For(t)
 	b.server.Send("HEARTBEAT")
@@ -157,7 +157,7 @@ type stranger struct {
 
 func (b *bystanders) strangerAt(t *testing.T, endpoint string) *stranger {
 	t.Helper()
-	conn, _, err := websocket.DefaultDialer.Dial("ws://"+b.addr+"/ws/control/"+endpoint, nil)
+	conn, _, err := websocket.DefaultDialer.Dial("ws://"+b.Addr+"/ws/control/"+endpoint, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -61,8 +61,8 @@ func TestChannelsOfOneServerThatHangLeaveOthersTheirTurn(t *testing.T) {
 		}
 	})
 	d := startDaemon(t, app.Variables("LOG_DEBUG=NO")...)
-	encoder, _ := d.register(-1)
-	greedy, modest := d.dialPeer("rtmp"), d.dialPeer("rtmp")
+	encoder, _ := d.Register(-1)
+	greedy, modest := d.DialPeer("rtmp"), d.DialPeer("rtmp")
 	for i := range maxVerifyRequests + 100 {
 		greedy.Send("PUBLISH-REQUEST", "Request-ID", fmt.Sprint(i), "Stream-Channel", fmt.Sprintf("hangs%d", i), "Stream-Key", "k")
 	}
@@ -78,7 +78,7 @@ func TestPathThatIsNotExactIsUnknown(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t)
 	for _, path := range []string{"//commands/capacity", "/commands/./capacity", "/commands/x/../capacity", "/commands/capacity/", "/commands//capacity"} {
-		res, body := d.request("GET", path)
+		res, body := d.Request("GET", path)
 		if res.StatusCode != 404 || !strings.HasPrefix(body, `{"error":`) {
 			t.Errorf("%s: %d %s", path, res.StatusCode, body)
 		}

@@ -282,7 +282,7 @@ func noMoreConnectionsThanFiles(t *testing.T, binary string) {
 	p := serve(t, withFiles(t, binary, otherFiles+room), "LOG_REQUESTS=NO")
 	var conns []*visit
 	for range room + 1 {
-		conns = append(conns, openVisit(t, p.addr))
+		conns = append(conns, openVisit(t, p.Addr))
 		conns[len(conns)-1].ask()
 	}
 	awaitClosed(t, conns[0].Conn)
@@ -295,14 +295,14 @@ func wantOfFilesIsSaid(t *testing.T, binary string) {
 	p := serve(t, withFiles(t, binary, 50), "LOG_REQUESTS=NO")
 	var conns []*visit
 	for range 100 {
-		conns = append(conns, openVisit(t, p.addr))
+		conns = append(conns, openVisit(t, p.Addr))
 	}
-	p.logs.Await(t, "connections cannot be accepted", "too many open files", "LimitNOFILE")
+	p.Logs.Await(t, "connections cannot be accepted", "too many open files", "LimitNOFILE")
 	for _, c := range conns {
 		c.Close()
 	}
-	openVisit(t, p.addr).ask()
-	if n := p.logs.Count("connections cannot be accepted"); n != 1 {
-		t.Errorf("%d lines of it:\n%s", n, p.logs)
+	openVisit(t, p.Addr).ask()
+	if n := p.Logs.Count("connections cannot be accepted"); n != 1 {
+		t.Errorf("%d lines of it:\n%s", n, p.Logs)
 	}
 }

@@ -23,7 +23,7 @@ func TestProbesAreOpenAndSayNoMoreThanTheyMust(t *testing.T) {
 		{"/readyz?verbose", nil, 401, `{"error":"authorization required"}` + "\n"},
 		{"/readyz?verbose", []string{"Authorization", "Bearer other"}, 401, `{"error":"authorization required"}` + "\n"},
 	} {
-		res, body := d.request("GET", tt.path, tt.header...)
+		res, body := d.Request("GET", tt.path, tt.header...)
 		if res.StatusCode != tt.status || body != tt.body || res.Header.Get("Cache-Control") != "no-store" {
 			t.Errorf("%s %v: %d %q %v", tt.path, tt.header, res.StatusCode, body, res.Header)
 		}
@@ -31,7 +31,7 @@ func TestProbesAreOpenAndSayNoMoreThanTheyMust(t *testing.T) {
 			t.Errorf("%s: Content-Type is %q", tt.path, kind)
 		}
 	}
-	if status, _ := d.call("POST", "/livez"); status != 405 {
+	if status, _ := d.Call("POST", "/livez"); status != 405 {
 		t.Errorf("POST /livez: %d", status)
 	}
 }

@@ -43,7 +43,7 @@ func killedAtRandom(t *testing.T, binary string) {
 	r, data := s.rand(), quickDirectory(t)
 	start := func() *process {
 		p := serve(t, binary, "DATA_DIR="+data, "LOG_REQUESTS=NO", "KEY_VERIFICATION_URL="+app.server.URL+"/verify", "EVENT_CALLBACK_URL="+app.server.URL+"/event")
-		address.Store(p.addr)
+		address.Store(p.Addr)
 		return p
 	}
 	p := start()
@@ -75,8 +75,8 @@ func killedAtRandom(t *testing.T, binary string) {
 	app.well.Store(true)
 	s.calmDown()
 	s.leave()
-	p.awaitOverview("that all is over", func(o overviewReport) bool {
-		return o.Events.Pending == 0 && o.Slots.Used == 0 && o.Streams == streamTotals{}
+	p.AwaitOverview("that all is over", func(o clustertest.Overview) bool {
+		return o.Events.Pending == 0 && o.Slots.Used == 0 && o.Streams == clustertest.StreamTotals{}
 	})
 	s.end()
 
@@ -126,14 +126,14 @@ func afterMoment(kill func(), moment time.Duration) func() {
 
 // awaitKilled waits for the end of the process by SIGKILL.
 func (p *process) awaitKilled() {
-	p.t.Helper()
+	p.T.Helper()
 	select {
 	case <-p.ended:
 	case <-time.After(clustertest.Patience):
-		p.t.Fatal("outlives SIGKILL")
+		p.T.Fatal("outlives SIGKILL")
 	}
 	if s := p.cmd.ProcessState.Sys().(syscall.WaitStatus); s.Signal() != syscall.SIGKILL {
-		p.t.Fatalf("ended by %v:\n%s", p.cmd.ProcessState, p.logs)
+		p.T.Fatalf("ended by %v:\n%s", p.cmd.ProcessState, p.Logs)
 	}
 }
 
@@ -159,11 +159,11 @@ type marks struct {
 
 // awaitMarks waits until the peers are back at work.
 func awaitMarks(p *process, kill int) *marks {
-	p.t.Helper()
+	p.T.Helper()
 	m := &marks{firstSeen: map[string]time.Time{}}
 	for deadline := time.Now().Add(clustertest.Patience); len(m.firstSeen) < 4; {
 		if time.Now().After(deadline) {
-			p.t.Fatalf("peers don't come back after kill %d:\n%s", kill, p.logs)
+			p.T.Fatalf("peers don't come back after kill %d:\n%s", kill, p.Logs)
 		}
 		m.look(p)
 	}
@@ -172,7 +172,7 @@ func awaitMarks(p *process, kill int) *marks {
 
 // poll looks at the report until the process is killed.
 func (m *marks) poll(p *process, killed <-chan struct{}) {
-	p.t.Helper()
+	p.T.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	timeout := time.After(clustertest.Patience)
@@ -181,7 +181,7 @@ func (m *marks) poll(p *process, killed <-chan struct{}) {
 		case <-killed:
 			return
 		case <-timeout:
-			p.t.Fatal("nothing was answered to kill at")
+			p.T.Fatal("nothing was answered to kill at")
 		case <-tick.C:
 			m.look(p)
 		}
@@ -191,12 +191,12 @@ func (m *marks) poll(p *process, killed <-chan struct{}) {
 func (m *marks) look(p *process) {
 	asked := time.Now()
 	client := http.Client{Timeout: clustertest.Patience}
-	res, err := client.Get("http://" + p.addr + "/commands/report")
+	res, err := client.Get("http://" + p.Addr + "/commands/report")
 	if err != nil {
 		return // killed
 	}
 	defer res.Body.Close()
-	var report clusterReport
+	var report clustertest.Report
 	if json.NewDecoder(res.Body).Decode(&report) != nil {
 		return
 	}
@@ -239,20 +239,20 @@ func storyOfKill(t *testing.T, binary string) (app *clustertest.Application, sta
 func killedBetweenTwoEncoders(t *testing.T, binary string) {
 	app, start := storyOfKill(t, binary)
 	p := start("ENCODER_WAIT_SECONDS=10")
-	server, first := p.dialPeer("rtmp"), p.dialPeer("hls")
+	server, first := p.DialPeer("rtmp"), p.DialPeer("hls")
 	first.Send("REGISTER", "Capacity", "1")
-	p.awaitReport("the encoder", func(r clusterReport) bool { return len(r.Encoders) == 1 })
+	p.AwaitReport("the encoder", func(r clustertest.Report) bool { return len(r.Encoders) == 1 })
 	id := clustertest.Publish(server, first, "show")
 	first.Available("show", id, "HLS-LIVE", "1x1", "live.m3u8")
 	app.AwaitEvents(1)
 	app.AnswerEvents(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) })
-	second, _ := p.register(0)
+	second, _ := p.Register(0)
 	first.Conn.Close()
-	p.awaitOverview("that the publisher waits", func(o overviewReport) bool { return o.Streams.Waiting == 1 })
+	p.AwaitOverview("that the publisher waits", func(o clustertest.Overview) bool { return o.Streams.Waiting == 1 })
 	second.Send("REGISTER", "Capacity", "1")
 	newID := second.Expect("ENCODE-START").Get("Stream-ID")
 	second.Available("show", newID, "HLS-LIVE", "1x1", "live.m3u8")
-	p.awaitOverview("stream-closed and the new stream-available", func(o overviewReport) bool { return o.Events.Pending == 2 })
+	p.AwaitOverview("stream-closed and the new stream-available", func(o clustertest.Overview) bool { return o.Events.Pending == 2 })
 	p.awaitDurable(second)
 	p.signal(syscall.SIGKILL)
 	p.awaitKilled()
@@ -266,12 +266,12 @@ func killedBetweenTwoEncoders(t *testing.T, binary string) {
 func killedDuringAMove(t *testing.T, binary string) {
 	app, start := storyOfKill(t, binary)
 	p := start()
-	server := p.dialPeer("rtmp")
-	first, firstID := p.register(1)
+	server := p.DialPeer("rtmp")
+	first, firstID := p.Register(1)
 	id := clustertest.Publish(server, first, "show")
 	first.Available("show", id, "HLS-LIVE", "1x1", "live.m3u8")
-	second, _ := p.register(1)
-	p.command("drain", firstID, "x-drain-move", "true")
+	second, _ := p.Register(1)
+	p.Command("drain", firstID, "x-drain-move", "true")
 	newID := second.Expect("ENCODE-START").Get("Stream-ID")
 	second.Available("show", newID, "IMG-PREVIEW", "1x1", "preview.jpg")
 	app.AwaitEvents(2)
@@ -285,10 +285,10 @@ func killedDuringAMove(t *testing.T, binary string) {
 
 // awaitDurable lets durableWithin pass since all that the encoder said was read.
 func (p *process) awaitDurable(encoder *clustertest.Peer) {
-	p.t.Helper()
+	p.T.Helper()
 	encoder.Send("REGISTER", "Capacity", "77")
-	p.awaitReport("the capacity", func(r clusterReport) bool {
-		return slices.ContainsFunc(r.Encoders, func(e encoderReport) bool { return e.Capacity == 77 })
+	p.AwaitReport("the capacity", func(r clustertest.Report) bool {
+		return slices.ContainsFunc(r.Encoders, func(e clustertest.Encoder) bool { return e.Capacity == 77 })
 	})
 	<-time.After(durableWithin)
 }

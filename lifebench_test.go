@@ -127,11 +127,11 @@ func TestPlayLives(t *testing.T) {
 	if !orders.Scan() {
 		return
 	}
-	d := &testDaemon{t: t, addr: orders.Text(), logs: clustertest.NewLog()}
-	server := d.dialPeer("rtmp")
+	d := &clustertest.Daemon{T: t, Addr: orders.Text(), Logs: clustertest.NewLog()}
+	server := d.DialPeer("rtmp")
 	accepted := newAnswers()
 	for range lifeEncoders {
-		encoder, _ := d.register(-1)
+		encoder, _ := d.Register(-1)
 		go func() {
 			for m := range encoder.In {
 				channel, id := m.Get("Stream-Channel"), m.Get("Stream-ID")

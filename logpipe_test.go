@@ -32,7 +32,7 @@ func launchPiped(t *testing.T, binary string, variables ...string) *pipedProcess
 		t.Fatal(err)
 	}
 	p := &pipedProcess{log: log, lines: bufio.NewScanner(log)}
-	p.process = &process{testDaemon: &testDaemon{t: t, logs: clustertest.NewLog()}, cmd: exec.Command(binary), dir: t.TempDir(), ended: make(chan struct{})}
+	p.process = &process{Daemon: &clustertest.Daemon{T: t, Logs: clustertest.NewLog()}, cmd: exec.Command(binary), dir: t.TempDir(), ended: make(chan struct{})}
 	p.cmd.Dir, p.cmd.Env, p.cmd.Stderr = p.dir, variables, stderr
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -53,31 +53,31 @@ func launchPiped(t *testing.T, binary string, variables ...string) *pipedProcess
 func servePiped(t *testing.T, binary string, variables ...string) *pipedProcess {
 	t.Helper()
 	p := launchPiped(t, binary, append([]string{"HTTP_PORT=0", "BIND_ADDRESS=127.0.0.1"}, variables...)...)
-	p.addr = clustertest.Attribute(p.awaitLine("msg=listening"), "addr")
+	p.Addr = clustertest.Attribute(p.awaitLine("msg=listening"), "addr")
 	return p
 }
 
 // awaitLine reads the log up to a line with that part.
 func (p *pipedProcess) awaitLine(part string) string {
-	p.t.Helper()
+	p.T.Helper()
 	p.log.SetReadDeadline(time.Now().Add(clustertest.Patience))
 	for p.lines.Scan() {
 		if strings.Contains(p.lines.Text(), part) {
 			return p.lines.Text()
 		}
 	}
-	p.t.Fatalf("no line with %q: %v", part, p.lines.Err())
+	p.T.Fatalf("no line with %q: %v", part, p.lines.Err())
 	return ""
 }
 
 // fillLog has the process log so much that pipe and buffer are full.
 func (p *pipedProcess) fillLog() {
-	p.t.Helper()
-	chatter := p.dialPeer("rtmp")
+	p.T.Helper()
+	chatter := p.DialPeer("rtmp")
 	name := strings.Repeat("x", 256)
 	for deadline := time.Now().Add(clustertest.Patience); p.droppedLines() == 0; {
 		if time.Now().After(deadline) {
-			p.t.Fatal("no line is dropped: this test shows nothing")
+			p.T.Fatal("no line is dropped: this test shows nothing")
 		}
 		for range 1000 {
 			chatter.End(name, name) // a line about a stream that is not its own
@@ -86,8 +86,8 @@ func (p *pipedProcess) fillLog() {
 }
 
 func (p *pipedProcess) droppedLines() float64 {
-	p.t.Helper()
-	return p.scrape()["coordinator_log_lines_dropped_total"]
+	p.T.Helper()
+	return p.Scrape()["coordinator_log_lines_dropped_total"]
 }
 
 func logThatNobodyReads(t *testing.T, binary string) {
@@ -95,10 +95,10 @@ func logThatNobodyReads(t *testing.T, binary string) {
 	p := servePiped(t, binary, app.Variables("LOG_DEBUG=YES")...)
 	p.fillLog()
 
-	server := p.dialPeer("rtmp")
-	encoder := p.dialPeer("hls")
+	server := p.DialPeer("rtmp")
+	encoder := p.DialPeer("hls")
 	encoder.Send("REGISTER", "Capacity", "-1")
-	p.awaitReport("the encoder", func(r clusterReport) bool { return len(r.Encoders) == 1 })
+	p.AwaitReport("the encoder", func(r clustertest.Report) bool { return len(r.Encoders) == 1 })
 	const streams = 1000
 	before := p.droppedLines()
 	for n := range streams {
@@ -120,14 +120,14 @@ func logThatNobodyReads(t *testing.T, binary string) {
 	if fmt.Sscan(clustertest.Attribute(notice, "lines"), &told); told < dropped || !strings.Contains(notice, "level=WARN") {
 		t.Errorf("%v lines are dropped, and the log says: %s", dropped, notice)
 	}
-	p.call("GET", "/livez")
+	p.Call("GET", "/livez")
 	p.awaitLine("path=/livez")
 }
 
 func stopWithALogThatNobodyReads(t *testing.T, binary string) {
 	p := servePiped(t, binary, "LOG_DEBUG=YES")
 	p.fillLog()
-	server := p.dialPeer("rtmp")
+	server := p.DialPeer("rtmp")
 	server.Quiet() // the session has begun
 	start := time.Now()
 	p.signal(syscall.SIGTERM)
@@ -143,12 +143,12 @@ func stopWithALogThatNobodyReads(t *testing.T, binary string) {
 func readerOfTheLogIsGone(t *testing.T, binary string) {
 	p := servePiped(t, binary)
 	p.log.Close()
-	server := p.dialPeer("rtmp")
-	encoder, _ := p.register(-1)
+	server := p.DialPeer("rtmp")
+	encoder, _ := p.Register(-1)
 	for n := range 10 {
 		clustertest.Publish(server, encoder, fmt.Sprint("chan-", n))
 	}
-	p.awaitMetric("coordinator_log_lines_dropped_total")
+	p.AwaitMetric("coordinator_log_lines_dropped_total")
 	p.signal(syscall.SIGTERM)
 	p.awaitExit(0)
 }
@@ -166,7 +166,7 @@ func failedStartWithALogThatNobodyReads(t *testing.T, binary string) {
 		t.Fatal("the pipe takes everything")
 	}
 	for _, args := range [][]string{nil, {"-check"}, {"-help"}, {"-nonsense"}} {
-		p := &process{testDaemon: &testDaemon{t: t, logs: clustertest.NewLog()}, cmd: exec.Command(binary, args...), ended: make(chan struct{})}
+		p := &process{Daemon: &clustertest.Daemon{T: t, Logs: clustertest.NewLog()}, cmd: exec.Command(binary, args...), ended: make(chan struct{})}
 		p.cmd.Dir, p.cmd.Env, p.cmd.Stderr = t.TempDir(), []string{"HTTP_PORT=x"}, stderr
 		if err := p.cmd.Start(); err != nil {
 			t.Fatal(err)

@@ -25,8 +25,8 @@ func TestStreamLifeEndToEnd(t *testing.T) {
 		w.Header().Set("x-resolutions", "1280x720-30~2500, 640x360, bad, ORIGINAL")
 	})
 	d := startDaemon(t, app.Variables("KEY_VERIFICATION_AUTH=Bearer", "KEY_VERIFICATION_AUTH_TOKEN=t0ken")...)
-	server := d.dialPeer("rtmp", "x-external-ip", "10.1.2.3")
-	encoder, encoderID := d.register(2)
+	server := d.DialPeer("rtmp", "x-external-ip", "10.1.2.3")
+	encoder, encoderID := d.Register(2)
 
 	server.Send("publish-request", "request-id", "7", "STREAM-CHANNEL", "chan", "Stream-Key", "s3cret", "User-IP", "192.0.2.7")
 	accept := server.Expect("PUBLISH-ACCEPT", "Request-ID", "7", "Stream-Channel", "chan")
@@ -49,15 +49,15 @@ func TestStreamLifeEndToEnd(t *testing.T) {
 
 	encoder.Available("chan", id, "HLS-LIVE", "1280x720-30", "hls/chan/live.m3u8")
 	app.AwaitEvents(1)
-	report := d.report()
-	if len(report.ActiveStreams) != 1 || report.ActiveStreams[0] != (streamReport{"chan", id, report.StreamingServers[0].ID, encoderID}) {
+	report := d.Report()
+	if len(report.ActiveStreams) != 1 || report.ActiveStreams[0] != (clustertest.ActiveStream{Channel: "chan", StreamID: id, StreamServer: report.StreamingServers[0].ID, Encoder: encoderID}) {
 		t.Errorf("report: %+v", report)
 	}
-	if _, body := d.call("GET", "/commands/capacity"); strings.TrimSpace(body) != `{"load":1,"capacity":2,"encoderCount":1}` {
+	if _, body := d.Call("GET", "/commands/capacity"); strings.TrimSpace(body) != `{"load":1,"capacity":2,"encoderCount":1}` {
 		t.Errorf("capacity: %s", body)
 	}
 
-	if status, _ := d.call("POST", "/commands/close", "x-streaming-channel", "chan", "x-streaming-id", "*"); status != 200 {
+	if status, _ := d.Call("POST", "/commands/close", "x-streaming-channel", "chan", "x-streaming-id", "*"); status != 200 {
 		t.Errorf("close: %d", status)
 	}
 	server.Expect("STREAM-KILL", "Stream-Channel", "chan", "Stream-ID", id)
@@ -65,7 +65,7 @@ func TestStreamLifeEndToEnd(t *testing.T) {
 	encoder.Expect("ENCODE-STOP", "Stream-Channel", "chan", "Stream-ID", id)
 	encoder.Available("chan", id, "HLS-VOD", "1280x720-30", "hls/chan/vod.m3u8")
 	encoder.Closed("chan", id)
-	d.awaitLoad(0)
+	d.AwaitLoad(0)
 
 	want := []string{
 		"stream-available chan " + id + " HLS-LIVE 1280x720-30 hls/chan/live.m3u8",
@@ -75,10 +75,10 @@ func TestStreamLifeEndToEnd(t *testing.T) {
 	if diff := cmp.Diff(want, clustertest.DescribeAll(app.AwaitEvents(3))); diff != "" {
 		t.Error("events (-want +got):\n", diff)
 	}
-	if err := d.stop(); err != nil {
+	if err := d.Stop(); err != nil {
 		t.Error(err)
 	}
-	if strings.Contains(d.logs.String(), "s3cret") || strings.Contains(d.logs.String(), "t0ken") {
+	if strings.Contains(d.Logs.String(), "s3cret") || strings.Contains(d.Logs.String(), "t0ken") {
 		t.Error("a secret is in the log")
 	}
 }
@@ -87,27 +87,27 @@ func TestChannelIsFreeAtPublishEndWhileTheOldEncodingFinishes(t *testing.T) {
 	t.Parallel()
 	app := clustertest.NewApplication(t)
 	d := startDaemon(t, app.Variables()...)
-	server := d.dialPeer("rtmp")
-	encoder, _ := d.register(2)
+	server := d.DialPeer("rtmp")
+	encoder, _ := d.Register(2)
 
 	first := clustertest.Publish(server, encoder, "show")
 	encoder.Available("show", first, "HLS-LIVE", "640x360-30", "first/live.m3u8")
 	server.End("show", first)
 	encoder.Expect("ENCODE-STOP", "Stream-Channel", "show", "Stream-ID", first)
 	second := clustertest.Publish(server, encoder, "show")
-	d.awaitLoad(2)
+	d.AwaitLoad(2)
 
 	encoder.Available("show", second, "HLS-LIVE", "640x360-30", "second/live.m3u8")
 	encoder.Available("show", first, "HLS-VOD", "640x360-30", "first/vod.m3u8")
 	encoder.Closed("show", first)
-	d.awaitLoad(1)
-	d.awaitLive(map[string]string{"show": second})
+	d.AwaitLoad(1)
+	d.AwaitLive(map[string]string{"show": second})
 	server.Quiet() // the late end of the first stream is no reason to kill the second
 
 	server.End("show", second)
 	encoder.Expect("ENCODE-STOP", "Stream-Channel", "show", "Stream-ID", second)
 	encoder.Closed("show", second)
-	d.awaitLoad(0)
+	d.AwaitLoad(0)
 	wantEvents(t, app, map[string][]string{
 		first: {
 			"stream-available show " + first + " HLS-LIVE 640x360-30 first/live.m3u8",
@@ -125,8 +125,8 @@ func TestStreamThatNobodyWasToldOfEndsWithoutAnEvent(t *testing.T) {
 	t.Parallel()
 	app := clustertest.NewApplication(t)
 	d := startDaemon(t, app.Variables()...)
-	server := d.dialPeer("rtmp")
-	encoder, _ := d.register(-1)
+	server := d.DialPeer("rtmp")
+	encoder, _ := d.Register(-1)
 
 	silent := clustertest.Publish(server, encoder, "silent")
 	encoder.Closed("silent", silent)
@@ -144,24 +144,24 @@ func TestStreamThatNobodyWasToldOfEndsWithoutAnEvent(t *testing.T) {
 func TestEncoderThatFailsAStreamFreesChannelAndSlot(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t)
-	server := d.dialPeer("rtmp")
-	encoder, _ := d.register(1)
+	server := d.DialPeer("rtmp")
+	encoder, _ := d.Register(1)
 
 	id := clustertest.Publish(server, encoder, "bad-source")
 	encoder.Send("STREAM-CLOSED", "Stream-Channel", "bad-source", "Stream-ID", id, "Error-Code", "SOURCE", "Error-Message", "cannot be opened")
 	server.Expect("STREAM-KILL", "Stream-Channel", "bad-source", "Stream-ID", id)
-	d.logs.Await(t, "encoder reports a failed stream", "code=SOURCE", `message="cannot be opened"`)
+	d.Logs.Await(t, "encoder reports a failed stream", "code=SOURCE", `message="cannot be opened"`)
 	server.End("bad-source", id) // as peers do after a STREAM-KILL
 	clustertest.Publish(server, encoder, "bad-source")
-	d.awaitLoad(1)
+	d.AwaitLoad(1)
 }
 
 func TestDeathOfAnEncoderKillsItsPublishersAndFreesChannels(t *testing.T) {
 	t.Parallel()
 	app := clustertest.NewApplication(t)
 	d := startDaemon(t, app.Variables()...)
-	server := d.dialPeer("rtmp")
-	dying, _ := d.register(2)
+	server := d.DialPeer("rtmp")
+	dying, _ := d.Register(2)
 	live := clustertest.Publish(server, dying, "live")
 	closing := clustertest.Publish(server, dying, "closing")
 	dying.Available("live", live, "HLS-LIVE", "640x360", "live.m3u8")
@@ -174,8 +174,8 @@ func TestDeathOfAnEncoderKillsItsPublishersAndFreesChannels(t *testing.T) {
 	server.Expect("STREAM-KILL", "Stream-Channel", "live", "Stream-ID", live)
 	server.End("live", live)
 	server.Quiet() // the publisher of the other one had ended
-	d.awaitReport("no encoder", func(r clusterReport) bool { return len(r.Encoders) == 0 && len(r.ActiveStreams) == 0 })
-	if _, body := d.call("GET", "/commands/capacity"); strings.TrimSpace(body) != `{"load":0,"capacity":0,"encoderCount":0}` {
+	d.AwaitReport("no encoder", func(r clustertest.Report) bool { return len(r.Encoders) == 0 && len(r.ActiveStreams) == 0 })
+	if _, body := d.Call("GET", "/commands/capacity"); strings.TrimSpace(body) != `{"load":0,"capacity":0,"encoderCount":0}` {
 		t.Errorf("capacity: %s", body)
 	}
 	wantEvents(t, app, map[string][]string{
@@ -183,19 +183,19 @@ func TestDeathOfAnEncoderKillsItsPublishersAndFreesChannels(t *testing.T) {
 		closing: {"stream-available closing " + closing + " HLS-LIVE 640x360 closing.m3u8", "stream-closed closing " + closing},
 	})
 
-	fresh, _ := d.register(1)
+	fresh, _ := d.Register(1)
 	fresh.Closed("live", live) // what encoders say of their old tasks on a new connection
-	d.logs.Await(t, "not the sender's own", "method=STREAM-CLOSED", "stream="+live)
+	d.Logs.Await(t, "not the sender's own", "method=STREAM-CLOSED", "stream="+live)
 	clustertest.Publish(server, fresh, "live")
-	d.awaitLoad(1)
+	d.AwaitLoad(1)
 }
 
 func TestDeathOfAStreamingServerStopsItsEncodings(t *testing.T) {
 	t.Parallel()
 	app := clustertest.NewApplication(t)
 	d := startDaemon(t, app.Variables()...)
-	dying, other := d.dialPeer("rtmp"), d.dialPeer("wss")
-	encoder, _ := d.register(-1)
+	dying, other := d.DialPeer("rtmp"), d.DialPeer("wss")
+	encoder, _ := d.Register(-1)
 	first, second := clustertest.Publish(dying, encoder, "first"), clustertest.Publish(dying, encoder, "second")
 	untouched := clustertest.Publish(other, encoder, "untouched")
 	encoder.Available("first", first, "HLS-LIVE", "640x360", "live.m3u8")
@@ -210,8 +210,8 @@ func TestDeathOfAStreamingServerStopsItsEncodings(t *testing.T) {
 	if diff := cmp.Diff(map[string]string{"first": first, "second": second}, stopped); diff != "" {
 		t.Error("ENCODE-STOP (-want +got):\n", diff)
 	}
-	d.awaitLive(map[string]string{"untouched": untouched})
-	d.awaitLoad(3) // the encoder is still at work
+	d.AwaitLive(map[string]string{"untouched": untouched})
+	d.AwaitLoad(3) // the encoder is still at work
 
 	encoder.Available("first", first, "HLS-VOD", "640x360", "vod.m3u8")
 	if got := len(app.AwaitEvents(2)); got != 2 {
@@ -219,17 +219,17 @@ func TestDeathOfAStreamingServerStopsItsEncodings(t *testing.T) {
 	}
 	encoder.Closed("first", first)
 	encoder.Closed("second", second)
-	d.awaitLoad(1)
+	d.AwaitLoad(1)
 	wantEvents(t, app, map[string][]string{first: {
 		"stream-available first " + first + " HLS-LIVE 640x360 live.m3u8",
 		"stream-available first " + first + " HLS-VOD 640x360 vod.m3u8",
 		"stream-closed first " + first,
 	}})
 
-	back := d.dialPeer("rtmp")
+	back := d.DialPeer("rtmp")
 	back.End("untouched", untouched) // not its own
 	back.End("first", first)         // its own once, over the connection it lost
-	d.logs.AwaitLines(t, 2, "method=PUBLISH-END")
+	d.Logs.AwaitLines(t, 2, "method=PUBLISH-END")
 	clustertest.Publish(back, encoder, "first")
 	other.Quiet()
 }
@@ -238,9 +238,9 @@ func TestMessagesAboutForeignStreamsChangeNothing(t *testing.T) {
 	t.Parallel()
 	app := clustertest.NewApplication(t)
 	d := startDaemon(t, app.Variables()...)
-	server, strangeServer := d.dialPeer("rtmp"), d.dialPeer("rtmp", "x-custom-port", "1936")
-	strangeEncoder, _ := d.register(0)
-	encoder, _ := d.register(1) // from the same machine, but the later one: the other can't have taken its place
+	server, strangeServer := d.DialPeer("rtmp"), d.DialPeer("rtmp", "x-custom-port", "1936")
+	strangeEncoder, _ := d.Register(0)
+	encoder, _ := d.Register(1) // from the same machine, but the later one: the other can't have taken its place
 	id := clustertest.Publish(server, encoder, "mine")
 
 	strangeServer.End("mine", id)
@@ -255,17 +255,17 @@ func TestMessagesAboutForeignStreamsChangeNothing(t *testing.T) {
 	encoder.Closed("other", id)
 	encoder.Closed("mine", "other-id")
 	encoder.Closed("mine", "")
-	d.logs.AwaitLines(t, 12, "not the sender's own")
+	d.Logs.AwaitLines(t, 12, "not the sender's own")
 
-	d.awaitLive(map[string]string{"mine": id})
-	d.awaitLoad(1)
+	d.AwaitLive(map[string]string{"mine": id})
+	d.AwaitLoad(1)
 	server.Quiet()
 	encoder.Available("mine", id, "HLS-LIVE", "640x360", "genuine.m3u8")
 	encoder.Closed("mine", id)
 	server.Expect("STREAM-KILL", "Stream-ID", id)
 	encoder.Available("mine", id, "HLS-VOD", "640x360", "too-late.m3u8")
 	encoder.Closed("mine", id)
-	d.logs.AwaitLines(t, 14, "not the sender's own")
+	d.Logs.AwaitLines(t, 14, "not the sender's own")
 	server.End("mine", id)
 	wantEvents(t, app, map[string][]string{id: {
 		"stream-available mine " + id + " HLS-LIVE 640x360 genuine.m3u8",
@@ -276,13 +276,13 @@ func TestMessagesAboutForeignStreamsChangeNothing(t *testing.T) {
 func TestCloseCommandKillsOnlyTheStreamItNames(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t)
-	server := d.dialPeer("rtmp")
-	encoder, _ := d.register(-1)
+	server := d.DialPeer("rtmp")
+	encoder, _ := d.Register(-1)
 	id := clustertest.Publish(server, encoder, "show")
 	other := clustertest.Publish(server, encoder, "other")
 	closeStream := func(channel, id string) {
 		t.Helper()
-		if status, body := d.call("POST", "/commands/close", "x-streaming-channel", channel, "x-streaming-id", id); status != 200 {
+		if status, body := d.Call("POST", "/commands/close", "x-streaming-channel", channel, "x-streaming-id", id); status != 200 {
 			t.Fatalf("close %s %s: %d %s", channel, id, status, body)
 		}
 	}
@@ -294,7 +294,7 @@ func TestCloseCommandKillsOnlyTheStreamItNames(t *testing.T) {
 	server.Expect("STREAM-KILL", "Stream-Channel", "show", "Stream-ID", id)
 	closeStream("other", "*")
 	server.Expect("STREAM-KILL", "Stream-Channel", "other", "Stream-ID", other)
-	d.awaitLive(map[string]string{"show": id, "other": other}) // until their server says that they ended
+	d.AwaitLive(map[string]string{"show": id, "other": other}) // until their server says that they ended
 }
 
 // wantEvents compares the events of each stream in their order; between streams there is none.

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -16,68 +15,6 @@ import (
 
 	"github.com/gorilla/websocket"
 )
-
-// scrape returns the value of each sample, by its name with labels as they are written.
-func (d *testDaemon) scrape() map[string]float64 {
-	d.t.Helper()
-	status, body := d.call("GET", "/metrics")
-	if status != 200 {
-		d.t.Fatalf("metrics: %d %s", status, body)
-	}
-	return samples(d.t, body)
-}
-
-func samples(t testing.TB, exposition string) map[string]float64 {
-	t.Helper()
-	values := map[string]float64{}
-	for line := range strings.Lines(exposition) {
-		line = strings.TrimSpace(line)
-		if line == "" || strings.HasPrefix(line, "#") {
-			continue
-		}
-		i := strings.LastIndex(line, " ")
-		value, err := strconv.ParseFloat(line[i+1:], 64)
-		if err != nil {
-			t.Fatalf("sample %q: %v", line, err)
-		}
-		values[line[:i]] = value
-	}
-	return values
-}
-
-// awaitMetrics scrapes until all samples are as wanted. A sample that is missing is never as wanted.
-func (d *testDaemon) awaitMetrics(wanted map[string]float64) {
-	d.t.Helper()
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	for deadline := time.Now().Add(clustertest.Patience); ; <-tick.C {
-		values := d.scrape()
-		var wrong []string
-		for sample, want := range wanted {
-			if got, there := values[sample]; !there || got != want {
-				wrong = append(wrong, fmt.Sprintf("%s is %v (there: %v), want %v", sample, got, there, want))
-			}
-		}
-		if len(wrong) == 0 {
-			return
-		}
-		if time.Now().After(deadline) {
-			d.t.Fatal(strings.Join(wrong, "\n"))
-		}
-	}
-}
-
-// awaitMetric scrapes until a sample is above 0.
-func (d *testDaemon) awaitMetric(sample string) {
-	d.t.Helper()
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	for deadline := time.Now().Add(clustertest.Patience); d.scrape()[sample] <= 0; <-tick.C {
-		if time.Now().After(deadline) {
-			d.t.Fatalf("%s stays at 0", sample)
-		}
-	}
-}
 
 func streamsMetric(state string) string  { return `coordinator_streams{state="` + state + `"}` }
 func encodersMetric(state string) string { return `coordinator_encoders{state="` + state + `"}` }
@@ -127,9 +64,9 @@ func TestMetricsOfAnIdleDaemonAreAllThere(t *testing.T) {
 	for _, reason := range []string{"closed", "lost", "silent", "slow", "queue_full", "too_big", "stopping"} {
 		wanted[disconnectsMetric(reason)] = 0
 	}
-	d.awaitMetrics(wanted)
+	d.AwaitMetrics(wanted)
 
-	values := d.scrape()
+	values := d.Scrape()
 	for _, prefix := range []string{`coordinator_build_info{go_version="go`, "go_goroutines", "go_memstats_heap_alloc_bytes", "process_open_fds", "process_resident_memory_bytes"} {
 		if !slices.ContainsFunc(slices.Collect(maps.Keys(values)), func(sample string) bool { return strings.HasPrefix(sample, prefix) }) {
 			t.Errorf("no %s", prefix)
@@ -144,13 +81,13 @@ func TestMetricsFollowAStream(t *testing.T) {
 	t.Parallel()
 	app := clustertest.NewApplication(t)
 	d := startDaemon(t, app.Variables()...)
-	server, _ := d.join("rtmp")
-	d.join("wss")
-	encoder, _ := d.register(1)
-	d.awaitMetrics(map[string]float64{rtmpServers: 1, wsServers: 1, encodersMetric("ready"): 1, slotsCapacity: 1, messagesMetric("in", "REGISTER"): 1})
+	server, _ := d.Join("rtmp")
+	d.Join("wss")
+	encoder, _ := d.Register(1)
+	d.AwaitMetrics(map[string]float64{rtmpServers: 1, wsServers: 1, encodersMetric("ready"): 1, slotsCapacity: 1, messagesMetric("in", "REGISTER"): 1})
 
 	id := clustertest.Publish(server, encoder, "chan")
-	d.awaitMetrics(map[string]float64{
+	d.AwaitMetrics(map[string]float64{
 		streamsMetric("live"): 1, slotsUsed: 1, encodersMetric("ready"): 0, encodersMetric("full"): 1, publishesMetric("accepted"): 1,
 		messagesMetric("in", "PUBLISH-REQUEST"): 1, messagesMetric("out", "PUBLISH-ACCEPT"): 1, messagesMetric("out", "ENCODE-START"): 1,
 		"coordinator_key_verification_duration_seconds_count":             1,
@@ -158,27 +95,27 @@ func TestMetricsFollowAStream(t *testing.T) {
 	})
 
 	encoder.Available("chan", id, "HLS-LIVE", "ORIGINAL", "live.m3u8")
-	d.awaitMetrics(map[string]float64{
+	d.AwaitMetrics(map[string]float64{
 		messagesMetric("in", "STREAM-AVAILABLE"): 1, `coordinator_event_attempts_total{result="delivered"}`: 1,
 		"coordinator_event_delivery_duration_seconds_count": 1, eventsPending: 0, oldestPending: 0,
 	})
 
-	d.mustCall("/commands/close", "x-streaming-channel", "chan", "x-streaming-id", "*")
+	d.MustCall("/commands/close", "x-streaming-channel", "chan", "x-streaming-id", "*")
 	server.Expect("STREAM-KILL")
-	endPublish(server, encoder, "chan", id)
-	d.awaitMetrics(map[string]float64{
+	clustertest.EndPublish(server, encoder, "chan", id)
+	d.AwaitMetrics(map[string]float64{
 		streamsMetric("live"): 0, streamsMetric("closing"): 1, slotsUsed: 1, messagesMetric("out", "STREAM-KILL"): 1,
 		messagesMetric("in", "PUBLISH-END"): 1, messagesMetric("out", "ENCODE-STOP"): 1,
 	})
 
 	encoder.Closed("chan", id)
-	d.awaitMetrics(map[string]float64{
+	d.AwaitMetrics(map[string]float64{
 		streamsMetric("closing"): 0, slotsUsed: 0, encodersMetric("ready"): 1, messagesMetric("in", "STREAM-CLOSED"): 1,
 		`coordinator_event_attempts_total{result="delivered"}`: 2,
 	})
 
 	encoder.Send("REGISTER", "Capacity", "-1")
-	d.awaitMetrics(map[string]float64{slotsCapacity: -1, messagesMetric("in", "REGISTER"): 2})
+	d.AwaitMetrics(map[string]float64{slotsCapacity: -1, messagesMetric("in", "REGISTER"): 2})
 }
 
 func TestPublishRequestsAreCountedByTheirResult(t *testing.T) {
@@ -195,8 +132,8 @@ func TestPublishRequestsAreCountedByTheirResult(t *testing.T) {
 		}
 	})
 	d := startDaemon(t, app.Variables()...)
-	server, id := d.join("rtmp")
-	encoder, _ := d.register(1)
+	server, id := d.Join("rtmp")
+	encoder, _ := d.Register(1)
 	clustertest.Publish(server, encoder, "first")
 	deny := func(channel, key string) {
 		server.Send("PUBLISH-REQUEST", "Request-ID", "1", "Stream-Channel", channel, "Stream-Key", key)
@@ -212,9 +149,9 @@ func TestPublishRequestsAreCountedByTheirResult(t *testing.T) {
 	deny("../second", "key")
 	deny("second", "k e y")
 	deny("", "key")
-	d.mustCall("/commands/drain", "x-session-id", fmt.Sprint(id))
+	d.MustCall("/commands/drain", "x-session-id", fmt.Sprint(id))
 	deny("second", "key")
-	d.awaitMetrics(map[string]float64{
+	d.AwaitMetrics(map[string]float64{
 		publishesMetric("accepted"): 1, publishesMetric("busy"): 1, publishesMetric("no_encoder"): 1, publishesMetric("denied_key"): 2,
 		publishesMetric("application_error"): 3, publishesMetric("malformed"): 3, publishesMetric("draining"): 1, publishesMetric("other"): 0,
 		messagesMetric("out", "PUBLISH-DENY"): 11,
@@ -249,13 +186,13 @@ func TestReasonsHaveLabels(t *testing.T) {
 func TestLostPeersAreCountedByReason(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t)
-	closing, _ := d.join("rtmp")
+	closing, _ := d.Join("rtmp")
 	closing.Conn.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""), time.Now().Add(clustertest.Patience))
-	lost, _ := d.join("wss")
+	lost, _ := d.Join("wss")
 	lost.Conn.NetConn().Close()
-	tooBig, _ := d.register(1)
+	tooBig, _ := d.Register(1)
 	tooBig.SendRaw(websocket.TextMessage, strings.Repeat("x", maxMessageBytes+1))
-	d.awaitMetrics(map[string]float64{
+	d.AwaitMetrics(map[string]float64{
 		disconnectsMetric("closed"): 1, disconnectsMetric("lost"): 1, disconnectsMetric("too_big"): 1, rtmpServers: 0, wsServers: 0, encodersMetric("ready"): 0,
 	})
 }
@@ -263,14 +200,14 @@ func TestLostPeersAreCountedByReason(t *testing.T) {
 func TestUnknownMethodsAreOther(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t)
-	peer, _ := d.join("rtmp")
+	peer, _ := d.Join("rtmp")
 	peer.Send("HEARTBEAT")
 	peer.Send("heartbeat")
 	peer.Send("ERROR", "Error-Code", "1")
 	peer.Send("SOMETHING-NEW")
 	peer.Send("PUBLISH-ACCEPT") // ours, not a peer's
-	d.awaitMetrics(map[string]float64{messagesMetric("in", "HEARTBEAT"): 2, messagesMetric("in", "ERROR"): 1, messagesMetric("in", "other"): 2})
-	for sample := range d.scrape() {
+	d.AwaitMetrics(map[string]float64{messagesMetric("in", "HEARTBEAT"): 2, messagesMetric("in", "ERROR"): 1, messagesMetric("in", "other"): 2})
+	for sample := range d.Scrape() {
 		if strings.Contains(sample, "SOMETHING-NEW") {
 			t.Error(sample)
 		}
@@ -282,61 +219,61 @@ func TestMetricsShowEventsThatAreNotTaken(t *testing.T) {
 	app := clustertest.NewApplication(t)
 	app.AnswerEvents(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) })
 	d := startDaemon(t, app.Variables()...)
-	server, _ := d.join("rtmp")
-	encoder, _ := d.register(1)
+	server, _ := d.Join("rtmp")
+	encoder, _ := d.Register(1)
 	id := clustertest.Publish(server, encoder, "chan")
 	encoder.Available("chan", id, "HLS-LIVE", "ORIGINAL", "live.m3u8")
 	encoder.Available("chan", id, "HLS-LIVE", "640x360", "live.m3u8")
-	d.awaitMetrics(map[string]float64{eventsPending: 2, `coordinator_event_attempts_total{result="delivered"}`: 0})
-	d.awaitMetric(`coordinator_event_attempts_total{result="refused"}`)
-	d.awaitMetric(oldestPending)
-	values := d.scrape()
+	d.AwaitMetrics(map[string]float64{eventsPending: 2, `coordinator_event_attempts_total{result="delivered"}`: 0})
+	d.AwaitMetric(`coordinator_event_attempts_total{result="refused"}`)
+	d.AwaitMetric(oldestPending)
+	values := d.Scrape()
 	if age := values[oldestPending]; age > clustertest.Patience.Seconds() {
 		t.Errorf("the oldest is %v s old", age)
 	}
-	overview := get[overviewReport](d, "/commands/overview")
+	overview := clustertest.Get[clustertest.Overview](d, "/commands/overview")
 	if overview.Events.Pending != 2 || overview.Events.OldestSeconds < values[oldestPending] {
 		t.Errorf("%+v after %v s", overview.Events, values[oldestPending])
 	}
 
 	app.AnswerEvents(nil)
-	d.awaitMetrics(map[string]float64{eventsPending: 0, oldestPending: 0, `coordinator_event_attempts_total{result="delivered"}`: 2})
+	d.AwaitMetrics(map[string]float64{eventsPending: 0, oldestPending: 0, `coordinator_event_attempts_total{result="delivered"}`: 2})
 	app.AnswerEvents(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
 	encoder.Closed("chan", id)
-	d.awaitMetric(`coordinator_event_attempts_total{result="unanswered"}`)
+	d.AwaitMetric(`coordinator_event_attempts_total{result="unanswered"}`)
 	app.AnswerEvents(nil)
 }
 
 func TestMetricsShowMaintenanceAndMoves(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t)
-	server, _ := d.join("rtmp")
-	first, id := d.register(-1)
+	server, _ := d.Join("rtmp")
+	first, id := d.Register(-1)
 	before := clustertest.Publish(server, first, "chan")
 	first.Available("chan", before, "HLS-LIVE", "ORIGINAL", "live.m3u8")
-	second, _ := d.register(-1)
-	d.mustCall("/commands/drain", "x-session-id", fmt.Sprint(id), "x-drain-move", "true")
-	d.awaitMetrics(map[string]float64{encodersMetric("draining"): 1, encodersMetric("ready"): 1, "coordinator_stream_moves_total": 0})
+	second, _ := d.Register(-1)
+	d.MustCall("/commands/drain", "x-session-id", fmt.Sprint(id), "x-drain-move", "true")
+	d.AwaitMetrics(map[string]float64{encodersMetric("draining"): 1, encodersMetric("ready"): 1, "coordinator_stream_moves_total": 0})
 	after := second.Expect("ENCODE-START").Get("Stream-ID")
 	second.Available("chan", after, "HLS-LIVE", "ORIGINAL", "live.m3u8")
 	first.Expect("ENCODE-STOP")
-	d.awaitMetrics(map[string]float64{"coordinator_stream_moves_total": 1, streamsMetric("live"): 1, streamsMetric("closing"): 1})
-	d.mustCall("/commands/undrain", "x-session-id", fmt.Sprint(id))
-	d.awaitMetrics(map[string]float64{encodersMetric("draining"): 0, encodersMetric("ready"): 2})
+	d.AwaitMetrics(map[string]float64{"coordinator_stream_moves_total": 1, streamsMetric("live"): 1, streamsMetric("closing"): 1})
+	d.MustCall("/commands/undrain", "x-session-id", fmt.Sprint(id))
+	d.AwaitMetrics(map[string]float64{encodersMetric("draining"): 0, encodersMetric("ready"): 2})
 }
 
 func TestMetricsShowAnEncoderThatIsSetAside(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t)
-	server, _ := d.join("rtmp")
-	encoder, _ := d.register(-1)
+	server, _ := d.Join("rtmp")
+	encoder, _ := d.Register(-1)
 	for i := range failuresInARow {
 		channel := fmt.Sprint("chan", i)
 		encoder.Closed(channel, clustertest.Publish(server, encoder, channel))
 		server.Expect("STREAM-KILL", "Stream-Channel", channel)
 	}
-	d.awaitMetrics(map[string]float64{encodersMetric("set_aside"): 1, encodersMetric("ready"): 0})
-	if got := get[overviewReport](d, "/commands/overview").Encoders; got != (encoderTotals{Total: 1, SetAside: 1}) {
+	d.AwaitMetrics(map[string]float64{encodersMetric("set_aside"): 1, encodersMetric("ready"): 0})
+	if got := clustertest.Get[clustertest.Overview](d, "/commands/overview").Encoders; got != (clustertest.EncoderTotals{Total: 1, SetAside: 1}) {
 		t.Errorf("%+v", got)
 	}
 }
@@ -347,15 +284,15 @@ func TestMetricsShowWhenTheCertificateExpires(t *testing.T) {
 	pair := newTestPair(t, 1)
 	pair.write(t, dir)
 	d := startDaemon(t, "SSL_PORT=0", "SSL_CERT="+filepath.Join(dir, "tls.crt"), "SSL_KEY="+filepath.Join(dir, "tls.key"))
-	d.awaitMetrics(map[string]float64{"coordinator_tls_certificate_not_after_seconds": float64(pair.notAfter.Unix())})
+	d.AwaitMetrics(map[string]float64{"coordinator_tls_certificate_not_after_seconds": float64(pair.notAfter.Unix())})
 }
 
 func TestNoLabelHoldsWhatAPeerHasChosen(t *testing.T) {
 	t.Parallel()
 	app := clustertest.NewApplication(t)
 	d := startDaemon(t, app.Variables()...)
-	server, serverID := d.join("rtmp", "x-external-ip", "198.51.100.7")
-	encoder, encoderID := d.register(3)
+	server, serverID := d.Join("rtmp", "x-external-ip", "198.51.100.7")
+	encoder, encoderID := d.Register(3)
 	server.Send("PUBLISH-REQUEST", "Request-ID", "theRequest", "Stream-Channel", "theChannel", "Stream-Key", "theKey", "User-IP", "192.0.2.44")
 	id := server.Expect("PUBLISH-ACCEPT").Get("Stream-ID")
 	encoder.Expect("ENCODE-START")
@@ -363,13 +300,13 @@ func TestNoLabelHoldsWhatAPeerHasChosen(t *testing.T) {
 	encoder.Send("theMethod", "theArgument", "theValue")
 	encoder.Send("ERROR", "Error-Code", "theCode", "Error-Message", "theMessage")
 	app.AwaitEvents(1)
-	endPublish(server, encoder, "theChannel", id)
+	clustertest.EndPublish(server, encoder, "theChannel", id)
 	encoder.Send("STREAM-CLOSED", "Stream-Channel", "theChannel", "Stream-ID", id, "Error-Code", "theCode", "Error-Message", "theMessage")
 	app.AwaitEvents(2)
 	server.Send("PUBLISH-REQUEST", "Request-ID", "theRequest", "Stream-Channel", "the bad channel", "Stream-Key", "theKey")
 	server.Expect("PUBLISH-DENY")
 
-	for sample, value := range d.scrape() {
+	for sample, value := range d.Scrape() {
 		for _, private := range []string{"theRequest", "theChannel", "theKey", id, "198.51.100.7", "192.0.2.44", "1234x567", "theIndex", "theMethod", "theMETHOD",
 			"THEMETHOD", "theArgument", "theValue", "theCode", "theMessage", "bad channel", fmt.Sprint(serverID), fmt.Sprint(encoderID), "127.0.0.1"} {
 			if strings.Contains(sample, private) {

@@ -102,7 +102,7 @@ func tellLife(t *testing.T, app *clustertest.Application, server, encoder *clust
 }
 
 // proxiedDaemon is a daemon that reaches the application through one proxy and is reached through another.
-func proxiedDaemon(t *testing.T) (d *testDaemon, app *clustertest.Application, toApp, toDaemon *faultProxy) {
+func proxiedDaemon(t *testing.T) (d *clustertest.Daemon, app *clustertest.Application, toApp, toDaemon *faultProxy) {
 	app, toApp, toDaemon = clustertest.NewApplication(t), newFaultProxy(t), newFaultProxy(t)
 	target, err := url.Parse(app.Server.URL)
 	if err != nil {
@@ -110,8 +110,8 @@ func proxiedDaemon(t *testing.T) (d *testDaemon, app *clustertest.Application, t
 	}
 	base := "http://" + toApp.inFrontOf(t, target.Host)
 	d = startDaemon(t, "KEY_VERIFICATION_URL="+base+"/verify", "EVENT_CALLBACK_URL="+base+"/event")
-	direct := d.addr
-	d.addr = toDaemon.inFrontOf(t, direct)
+	direct := d.Addr
+	d.Addr = toDaemon.inFrontOf(t, direct)
 	return d, app, toApp, toDaemon
 }
 
@@ -129,8 +129,8 @@ func TestBytesMayComeInAnyPiecesAndSlowly(t *testing.T) {
 			d, app, toApp, toDaemon := proxiedDaemon(t)
 			toApp.set(f, f)
 			toDaemon.set(f, f)
-			server := d.dialPeer("rtmp")
-			encoder, _ := d.register(2)
+			server := d.DialPeer("rtmp")
+			encoder, _ := d.Register(2)
 			tellLife(t, app, server, encoder, "show")
 		})
 	}
@@ -139,46 +139,46 @@ func TestBytesMayComeInAnyPiecesAndSlowly(t *testing.T) {
 func TestResetInTheMiddleOfAMessageLeavesNothingBehind(t *testing.T) {
 	t.Parallel()
 	d, app, _, _ := proxiedDaemon(t)
-	server := d.dialPeer("rtmp")
-	encoder, _ := d.register(-1)
+	server := d.DialPeer("rtmp")
+	encoder, _ := d.Register(-1)
 	for _, at := range []int{1, 2, 6, 7, 20, 60} {
 		proxy := newFaultProxy(t)
-		through := &testDaemon{t: t, addr: proxy.inFrontOf(t, d.addr), logs: d.logs}
-		unlucky := through.dialPeer("rtmp")
-		d.awaitServers(2)
+		through := &clustertest.Daemon{T: t, Addr: proxy.inFrontOf(t, d.Addr), Logs: d.Logs}
+		unlucky := through.DialPeer("rtmp")
+		d.AwaitServers(2)
 		proxy.set(flow{resetAfter: at}, flow{})
 		unlucky.Request(fmt.Sprint("reset-", at), "key")
 		unlucky.AwaitGone()
-		d.awaitServers(1)
+		d.AwaitServers(1)
 	}
-	d.awaitLive(map[string]string{})
+	d.AwaitLive(map[string]string{})
 	tellLife(t, app, server, encoder, "show")
-	d.awaitLoad(0)
+	d.AwaitLoad(0)
 }
 
 func TestResetInTheMiddleOfAnOrderFreesTheSlotAndTheChannel(t *testing.T) {
 	t.Parallel()
 	d, app, _, _ := proxiedDaemon(t)
-	server := d.dialPeer("wss")
+	server := d.DialPeer("wss")
 	proxy := newFaultProxy(t)
-	through := &testDaemon{t: t, addr: proxy.inFrontOf(t, d.addr), logs: d.logs}
-	unlucky, _ := through.register(-1)
+	through := &clustertest.Daemon{T: t, Addr: proxy.inFrontOf(t, d.Addr), Logs: d.Logs}
+	unlucky, _ := through.Register(-1)
 	proxy.set(flow{}, flow{resetAfter: 30})
 	server.Request("show", "key")
 	id := server.Expect("PUBLISH-ACCEPT").Get("Stream-ID")
 	server.Expect("STREAM-KILL", "Stream-ID", id)
 	server.End("show", id)
 	unlucky.AwaitGone()
-	encoder, _ := d.register(-1)
+	encoder, _ := d.Register(-1)
 	tellLife(t, app, server, encoder, "show")
-	d.awaitLoad(0)
+	d.AwaitLoad(0)
 }
 
 func TestApplicationBehindResetsGetsEverythingInOrder(t *testing.T) {
 	t.Parallel()
 	d, app, toApp, _ := proxiedDaemon(t)
-	server := d.dialPeer("rtmp")
-	encoder, _ := d.register(-1)
+	server := d.DialPeer("rtmp")
+	encoder, _ := d.Register(-1)
 	const streams = 10
 	ids := map[string][]string{}
 	for i := range streams {
@@ -204,8 +204,8 @@ func TestApplicationBehindResetsGetsEverythingInOrder(t *testing.T) {
 func TestEventWhoseAnswerIsLostIsRepeatedUnchanged(t *testing.T) {
 	t.Parallel()
 	d, app, toApp, _ := proxiedDaemon(t)
-	server := d.dialPeer("rtmp")
-	encoder, _ := d.register(-1)
+	server := d.DialPeer("rtmp")
+	encoder, _ := d.Register(-1)
 	id := clustertest.Publish(server, encoder, "show")
 	toApp.set(flow{}, flow{resetAfter: 9}) // of "HTTP/1.1 200 OK"
 	encoder.Available("show", id, "HLS-LIVE", "640x360", "live")

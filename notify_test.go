@@ -35,7 +35,7 @@ func TestSystemdIsToldOfReadinessAndOfTheStop(t *testing.T) {
 			}
 			d := startDaemon(t, "NOTIFY_SOCKET="+address)
 			wantState("READY=1")
-			if err := d.stop(); err != nil {
+			if err := d.Stop(); err != nil {
 				t.Error(err)
 			}
 			wantState("STOPPING=1")
@@ -46,8 +46,8 @@ func TestSystemdIsToldOfReadinessAndOfTheStop(t *testing.T) {
 func TestDaemonRunsOnWhenSystemdCannotBeTold(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t, "NOTIFY_SOCKET="+filepath.Join(t.TempDir(), "nobody"))
-	d.logs.Await(t, "cannot notify systemd", "READY=1")
-	if status, _ := d.call("GET", "/livez"); status != 200 {
+	d.Logs.Await(t, "cannot notify systemd", "READY=1")
+	if status, _ := d.Call("GET", "/livez"); status != 200 {
 		t.Errorf("livez: %d", status)
 	}
 }

@@ -101,24 +101,24 @@ func TestAPIDocumentNamesTheColumnsAndLimitsOfLists(t *testing.T) {
 
 // apiCaller asks a daemon and holds the answers against the document.
 type apiCaller struct {
-	*testDaemon
+	*clustertest.Daemon
 	doc *apiDocument
 }
 
 // ask makes a request, which must be answered with the status. One that the document allows is not answered with 400,
 // and one that it does not allow with nothing else, but for what a schema can't say: status 400 then has a minus sign.
 func (a apiCaller) ask(status int, method, target string, header ...string) {
-	a.t.Helper()
-	res, body := a.request(method, target, header...)
+	a.T.Helper()
+	res, body := a.Request(method, target, header...)
 	a.judge(status, res, body, method, target, header)
 }
 
 // upgrade asks for a control socket.
 func (a apiCaller) upgrade(status int, path string, header ...string) {
-	a.t.Helper()
-	p, res, err := clustertest.Dial(a.t, "ws://"+a.addr+path, nil, header...)
+	a.T.Helper()
+	p, res, err := clustertest.Dial(a.T, "ws://"+a.Addr+path, nil, header...)
 	if res == nil {
-		a.t.Fatal(err)
+		a.T.Fatal(err)
 	}
 	body := ""
 	if p != nil {
@@ -134,7 +134,7 @@ func handshake(version string) []string {
 }
 
 func (a apiCaller) judge(status int, res *http.Response, body, method, target string, header []string) {
-	a.t.Helper()
+	a.T.Helper()
 	path, rawQuery, _ := strings.Cut(target, "?")
 	documented := path
 	if strings.HasPrefix(path, "/dashboard/") {
@@ -142,7 +142,7 @@ func (a apiCaller) judge(status int, res *http.Response, body, method, target st
 	}
 	query, err := url.ParseQuery(rawQuery)
 	if err != nil {
-		a.t.Fatal(err)
+		a.T.Fatal(err)
 	}
 	sent := http.Header{}
 	for i := 0; i < len(header); i += 2 {
@@ -153,11 +153,11 @@ func (a apiCaller) judge(status int, res *http.Response, body, method, target st
 	what := fmt.Sprintf("%s %s %q", method, target, header)
 	switch {
 	case res.StatusCode != max(status, -status):
-		a.t.Errorf("%s: answered with %d: %s", what, res.StatusCode, body)
+		a.T.Errorf("%s: answered with %d: %s", what, res.StatusCode, body)
 	case status == 400 && misfit == nil:
-		a.t.Errorf("%s is refused, but the document allows it: %s", what, body)
+		a.T.Errorf("%s is refused, but the document allows it: %s", what, body)
 	case 200 <= status && status < 400 && misfit != nil:
-		a.t.Errorf("%s is done, but the document does not allow it: %v", what, misfit)
+		a.T.Errorf("%s is done, but the document does not allow it: %v", what, misfit)
 	}
 	op.answered(res, body)
 }
@@ -178,8 +178,8 @@ func TestDaemonIsAsTheAPIDocumentSays(t *testing.T) {
 func checkOpenDaemon(doc *apiDocument) {
 	app := clustertest.NewApplication(doc.t)
 	a := apiCaller{startDaemon(doc.t, app.Variables("ENCODER_WAIT_SECONDS=15")...), doc}
-	encoder, encoderID := a.register(3)
-	server, waiting := a.dialPeer("rtmp"), a.dialPeer("wss", "x-external-ip", "media.example", "x-ssl-use", "true")
+	encoder, encoderID := a.Register(3)
+	server, waiting := a.DialPeer("rtmp"), a.DialPeer("wss", "x-external-ip", "media.example", "x-ssl-use", "true")
 	id := clustertest.Publish(server, encoder, "live")
 	encoder.Available("live", id, "HLS-LIVE", "1280x720-30", "live/index.m3u8")
 	app.AwaitEvents(1)
@@ -190,7 +190,7 @@ func checkOpenDaemon(doc *apiDocument) {
 	encoder.Expect("ENCODE-STOP")
 	clustertest.Publish(waiting, encoder, "third")
 	waiting.Request("fourth", "key")
-	a.awaitReport("a waiting publisher", func(r clusterReport) bool { return r.WaitingRequests == 1 })
+	a.AwaitReport("a waiting publisher", func(r clustertest.Report) bool { return r.WaitingRequests == 1 })
 
 	for _, path := range []string{"/", "/livez", "/readyz", "/readyz?verbose", "/metrics", "/metrics?name[]=coordinator_ready&name[]=coordinator_streams",
 		"/commands/capacity", "/commands/report", "/commands/overview", "/commands/streams?q=clos&limit=1&sort=-since", "/commands/streams?after="} {
@@ -225,14 +225,14 @@ func checkOpenDaemon(doc *apiDocument) {
 	a.ask(400, "POST", "/commands/close", "x-streaming-channel", "live", "x-streaming-id", "**")
 	a.ask(400, "POST", "/commands/close", "x-streaming-channel", "live", "x-streaming-id", strings.Repeat("i", 129))
 
-	res, body := a.request("GET", "/nothing")
+	res, body := a.Request("GET", "/nothing")
 	if err := doc.at("/components/responses/NotFound").holds(res, body); err != nil || res.StatusCode != 404 {
 		doc.t.Errorf("a path that is not listed: %d %v", res.StatusCode, err)
 	}
 }
 
 func (a apiCaller) checkLists() {
-	a.t.Helper()
+	a.T.Helper()
 	for _, path := range []string{"/commands/streams", "/commands/encoders", "/commands/servers"} {
 		for _, parameter := range a.doc.operation("paths", path, "GET").parameters() {
 			if parameter.text("name") == "sort" {
@@ -250,8 +250,8 @@ func (a apiCaller) checkLists() {
 
 // checkFile asks for a file in all the ways that HTTP has (RFC 9110, 13 and 14).
 func (a apiCaller) checkFile(path string) {
-	a.t.Helper()
-	res, _ := a.request("GET", path)
+	a.T.Helper()
+	res, _ := a.Request("GET", path)
 	a.ask(200, "GET", path)
 	a.ask(206, "GET", path, "Range", "bytes=0-9")
 	a.ask(206, "GET", path, "Range", "bytes=0-1,4-5")
@@ -280,7 +280,7 @@ func checkMethods(doc *apiDocument) {
 			if other == method {
 				continue
 			}
-			res, body := d.request(other, sample(path))
+			res, body := d.Request(other, sample(path))
 			if other == "OPTIONS" {
 				if err := doc.at("/components/responses/Options").holds(res, body); err != nil || res.StatusCode != 204 {
 					doc.t.Errorf("OPTIONS %s: %d %v", path, res.StatusCode, err)
@@ -288,7 +288,7 @@ func checkMethods(doc *apiDocument) {
 				continue
 			}
 			if other == "HEAD" && method == "GET" {
-				if get, _ := d.request("GET", sample(path)); res.StatusCode != get.StatusCode || body != "" {
+				if get, _ := d.Request("GET", sample(path)); res.StatusCode != get.StatusCode || body != "" {
 					doc.t.Errorf("HEAD %s: %d %q, and GET %d", path, res.StatusCode, body, get.StatusCode)
 				}
 			} else if res.StatusCode != 405 {
@@ -304,7 +304,7 @@ func checkAuthorization(doc *apiDocument, scheme string, variables ...string) {
 	d := startDaemon(doc.t, append(variables, "COMMANDS_API_AUTH="+scheme)...)
 	credentials := map[string]string{"Basic": "Basic dTpw", "Bearer": "Bearer p"}[scheme]
 	doc.operations(func(name, method, path string, op part) {
-		res, body := d.request(method, sample(path))
+		res, body := d.Request(method, sample(path))
 		op.answered(res, body)
 		if protected := op.security()[strings.ToLower(scheme)]; protected != (res.StatusCode == 401) {
 			doc.t.Errorf("%s %s without credentials: %d", scheme, name, res.StatusCode)
@@ -312,7 +312,7 @@ func checkAuthorization(doc *apiDocument, scheme string, variables ...string) {
 		if challenge := res.Header.Get("WWW-Authenticate"); res.StatusCode == 401 && !strings.HasPrefix(challenge, scheme+" ") {
 			doc.t.Errorf("%s %s: challenge %q", scheme, name, challenge)
 		}
-		res, body = d.request(method, sample(path), "Authorization", credentials)
+		res, body = d.Request(method, sample(path), "Authorization", credentials)
 		op.answered(res, body)
 		if res.StatusCode == 401 {
 			doc.t.Errorf("%s %s with credentials: %s", scheme, name, body)
@@ -361,7 +361,7 @@ func checkUnavailable(doc *apiDocument) {
 	}
 	server := httptest.NewServer(newRoutes(cfg, log, api, control))
 	defer server.Close()
-	a := apiCaller{&testDaemon{t: doc.t, addr: strings.TrimPrefix(server.URL, "http://")}, doc}
+	a := apiCaller{&clustertest.Daemon{T: doc.t, Addr: strings.TrimPrefix(server.URL, "http://")}, doc}
 	a.ask(503, "GET", "/readyz")
 	a.ask(503, "GET", "/readyz?verbose")
 	a.ask(200, "GET", "/commands/overview")

@@ -63,8 +63,8 @@ func TestRequestsToTheApplicationAreAsTheAPIDocumentSays(t *testing.T) {
 			w.Header().Set(name, answer.child(name).text("example"))
 		}
 	})
-	first, _ := d.register(1)
-	server := d.dialPeer("rtmp")
+	first, _ := d.Register(1)
+	server := d.DialPeer("rtmp")
 	server.Request("ch", "wrong")
 	server.ExpectDenied("ch")
 	server.Request("ch", "key")
@@ -73,7 +73,7 @@ func TestRequestsToTheApplicationAreAsTheAPIDocumentSays(t *testing.T) {
 	first.Available("ch", id, "HLS-LIVE", "1280x720-30", "hls/ch/\u00fc\x01/live.m3u8")
 	first.Available("ch", id, "IMG-PREVIEW", "256x144", "img/ch/index.json")
 	app.AwaitEvents(2)
-	second, _ := d.register(1)
+	second, _ := d.Register(1)
 	first.Conn.Close()
 	successor := second.Expect("ENCODE-START").Get("Stream-ID")
 	second.Send("STREAM-AVAILABLE", "Stream-Channel", "ch", "Stream-ID", successor, "Stream-Type", "HLS-VOD",

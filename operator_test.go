@@ -15,98 +15,36 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
-// get decodes the answer of a command.
-func get[T any](d *testDaemon, path string) (answer T) {
-	d.t.Helper()
-	status, body := d.call("GET", path)
-	if err := json.Unmarshal([]byte(body), &answer); err != nil || status != 200 {
-		d.t.Fatalf("%s: %d %s %v", path, status, body, err)
-	}
-	return answer
-}
-
-type (
-	streamPage struct {
-		Streams []streamRow
-		Matched int
-		After   string
-	}
-	encoderPage struct {
-		Encoders []encoderReport
-		Matched  int
-		After    string
-	}
-	serverPage struct {
-		Servers []serverReport
-		Matched int
-		After   string
-	}
-)
-
-// mustCall is a command that has to succeed.
-func (d *testDaemon) mustCall(path string, header ...string) {
-	d.t.Helper()
-	if status, body := d.call("POST", path, header...); status != 200 || strings.TrimSpace(body) != "{}" {
-		d.t.Fatalf("%s: %d %s", path, status, body)
-	}
-}
-
-// join connects a streaming server and returns its identity.
-func (d *testDaemon) join(endpoint string, header ...string) (*clustertest.Peer, uint64) {
-	d.t.Helper()
-	known := map[uint64]bool{}
-	for _, s := range d.report().StreamingServers {
-		known[s.ID] = true
-	}
-	p := d.dialPeer(endpoint, header...)
-	var id uint64
-	d.awaitReport("the new streaming server", func(r clusterReport) bool {
-		for _, s := range r.StreamingServers {
-			if !known[s.ID] {
-				id = s.ID
-			}
-		}
-		return id != 0
-	})
-	return p, id
-}
-
-// endPublish ends a publisher; its encoder has been told.
-func endPublish(server, encoder *clustertest.Peer, channel, id string) {
-	server.Send("PUBLISH-END", "Stream-Channel", channel, "Stream-ID", id)
-	encoder.Expect("ENCODE-STOP", "Stream-Channel", channel, "Stream-ID", id)
-}
-
 func TestOverviewIsTheClusterInOneLook(t *testing.T) {
 	t.Parallel()
 	began := time.Now()
 	d := startDaemon(t)
-	server, _ := d.join("rtmp")
-	d.join("wss")
-	_, drained := d.join("wss")
-	encoder, _ := d.register(5)
-	_, resting := d.register(3)
-	d.mustCall("/commands/drain", "x-session-id", fmt.Sprint(drained))
-	d.mustCall("/commands/drain", "x-session-id", fmt.Sprint(resting))
+	server, _ := d.Join("rtmp")
+	d.Join("wss")
+	_, drained := d.Join("wss")
+	encoder, _ := d.Register(5)
+	_, resting := d.Register(3)
+	d.MustCall("/commands/drain", "x-session-id", fmt.Sprint(drained))
+	d.MustCall("/commands/drain", "x-session-id", fmt.Sprint(resting))
 	clustertest.Publish(server, encoder, "one")
 	clustertest.Publish(server, encoder, "two")
-	endPublish(server, encoder, "two", publishedID(d, "two"))
+	clustertest.EndPublish(server, encoder, "two", publishedID(d, "two"))
 
-	got := get[overviewReport](d, "/commands/overview")
+	got := clustertest.Get[clustertest.Overview](d, "/commands/overview")
 	if got.StartedAt.Before(began) || got.Now.Before(got.StartedAt) {
 		t.Errorf("started at %v, now %v", got.StartedAt, got.Now)
 	}
-	want := overviewReport{
+	want := clustertest.Overview{
 		Version:          version,
 		Now:              got.Now,
 		StartedAt:        got.StartedAt,
-		Streams:          streamTotals{Live: 1, Closing: 1},
-		Slots:            slotTotals{Used: 2, Capacity: 8},
-		Encoders:         encoderTotals{Total: 2, Draining: 1},
-		StreamingServers: serverTotals{RTMP: 1, WS: 2, Draining: 1},
+		Streams:          clustertest.StreamTotals{Live: 1, Closing: 1},
+		Slots:            clustertest.SlotTotals{Used: 2, Capacity: 8},
+		Encoders:         clustertest.EncoderTotals{Total: 2, Draining: 1},
+		StreamingServers: clustertest.ServerTotals{RTMP: 1, WS: 2, Draining: 1},
 		Ready:            true,
 		NotReady:         []string{},
-		History:          historyReport{10, []int{}, []int{}, []int64{}, []int64{}, []int{}},
+		History:          clustertest.History{StepSeconds: 10, Load: []int{}, Capacity: []int{}, Publishes: []int64{}, Denials: []int64{}, EventsPending: []int{}},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error("(-want +got):\n", diff)
@@ -114,34 +52,34 @@ func TestOverviewIsTheClusterInOneLook(t *testing.T) {
 }
 
 // publishedID is the stream ID of a live channel.
-func publishedID(d *testDaemon, channel string) string {
-	d.t.Helper()
-	for _, s := range d.report().ActiveStreams {
+func publishedID(d *clustertest.Daemon, channel string) string {
+	d.T.Helper()
+	for _, s := range d.Report().ActiveStreams {
 		if s.Channel == channel {
 			return s.StreamID
 		}
 	}
-	d.t.Fatalf("%s is not live", channel)
+	d.T.Fatalf("%s is not live", channel)
 	return ""
 }
 
 func TestOverviewShowsWhoWaitsForAnEncoder(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t, "ENCODER_WAIT_SECONDS=10")
-	server, _ := d.join("rtmp")
-	encoder, _ := d.register(-1)
+	server, _ := d.Join("rtmp")
+	encoder, _ := d.Register(-1)
 	id := clustertest.Publish(server, encoder, "moving")
 	encoder.Available("moving", id, "HLS-LIVE", "ORIGINAL", "live.m3u8")
 	encoder.Conn.Close()
-	d.awaitReport("no encoder", func(r clusterReport) bool { return len(r.Encoders) == 0 })
+	d.AwaitReport("no encoder", func(r clustertest.Report) bool { return len(r.Encoders) == 0 })
 	server.Send("PUBLISH-REQUEST", "Request-ID", "1", "Stream-Channel", "new", "Stream-Key", "key")
-	d.awaitReport("the waiting request", func(r clusterReport) bool { return r.WaitingRequests == 1 })
+	d.AwaitReport("the waiting request", func(r clustertest.Report) bool { return r.WaitingRequests == 1 })
 
-	got := get[overviewReport](d, "/commands/overview")
-	if got.Streams != (streamTotals{Waiting: 1}) || got.WaitingRequests != 1 || got.Slots != (slotTotals{}) {
+	got := clustertest.Get[clustertest.Overview](d, "/commands/overview")
+	if got.Streams != (clustertest.StreamTotals{Waiting: 1}) || got.WaitingRequests != 1 || got.Slots != (clustertest.SlotTotals{}) {
 		t.Errorf("%+v", got)
 	}
-	rows := get[streamPage](d, "/commands/streams?q=moving").Streams
+	rows := clustertest.Get[clustertest.StreamPage](d, "/commands/streams?q=moving").Streams
 	if len(rows) != 1 || rows[0].State != "waiting" || rows[0].Encoder != 0 {
 		t.Errorf("%+v", rows)
 	}
@@ -150,15 +88,15 @@ func TestOverviewShowsWhoWaitsForAnEncoder(t *testing.T) {
 func TestStreamListTellsWhereAStreamIs(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t)
-	server, serverID := d.join("rtmp")
-	encoder, encoderID := d.register(-1)
+	server, serverID := d.Join("rtmp")
+	encoder, encoderID := d.Register(-1)
 	id := clustertest.Publish(server, encoder, "sport")
 	clustertest.Publish(server, encoder, "news")
 	encoder.Available("sport", id, "HLS-LIVE", "1280x720-30", "live.m3u8")
 	encoder.Available("sport", id, "IMG-PREVIEW", "256x144", "p.json")
-	d.logs.Await(t, "stream available", "IMG-PREVIEW")
+	d.Logs.Await(t, "stream available", "IMG-PREVIEW")
 
-	page := get[streamPage](d, "/commands/streams?q=port")
+	page := clustertest.Get[clustertest.StreamPage](d, "/commands/streams?q=port")
 	if len(page.Streams) != 1 || page.Matched != 1 || page.After != "" {
 		t.Fatalf("%+v", page)
 	}
@@ -167,17 +105,17 @@ func TestStreamListTellsWhereAStreamIs(t *testing.T) {
 		t.Errorf("live for %v", age)
 	}
 	got.Since = time.Time{}
-	want := streamRow{
+	want := clustertest.StreamRow{
 		Channel: "sport", StreamID: id, State: "live", StreamServer: serverID, Encoder: encoderID,
 		Announced: []string{"HLS-LIVE 1280x720-30", "IMG-PREVIEW 256x144"},
 	}
-	if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(streamRow{})); diff != "" {
+	if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(clustertest.StreamRow{})); diff != "" {
 		t.Error("(-want +got):\n", diff)
 	}
-	if byID := get[streamPage](d, "/commands/streams?q="+id); byID.Matched != 1 {
+	if byID := clustertest.Get[clustertest.StreamPage](d, "/commands/streams?q="+id); byID.Matched != 1 {
 		t.Errorf("search for the stream ID matches %d", byID.Matched)
 	}
-	if _, body := d.call("GET", "/commands/streams?q=nobody"); strings.TrimSpace(body) != `{"streams":[],"matched":0,"after":""}` {
+	if _, body := d.Call("GET", "/commands/streams?q=nobody"); strings.TrimSpace(body) != `{"streams":[],"matched":0,"after":""}` {
 		t.Errorf("search for nobody: %s", body)
 	}
 }
@@ -186,8 +124,8 @@ func TestPagingWalksStreamsWhileOthersComeAndGo(t *testing.T) {
 	t.Parallel()
 	const staying, passing = 1000, 100
 	d := startDaemon(t, "LOG_REQUESTS=NO", "LOG_DEBUG=NO")
-	server, _ := d.join("rtmp")
-	encoder, _ := d.register(-1)
+	server, _ := d.Join("rtmp")
+	encoder, _ := d.Register(-1)
 	var want []string
 	var coming []string // IDs of streams that will go
 	for i := range staying {
@@ -200,7 +138,7 @@ func TestPagingWalksStreamsWhileOthersComeAndGo(t *testing.T) {
 	replace := func(round int) { // one stream goes, in some part of the list; another comes in the same place
 		channel := fmt.Sprintf("c%04d-passing", round*37%passing*(staying/passing))
 		id := publishedID(d, channel)
-		endPublish(server, encoder, channel, id)
+		clustertest.EndPublish(server, encoder, channel, id)
 		encoder.Closed(channel, id)
 		coming = append(coming, clustertest.Publish(server, encoder, channel))
 	}
@@ -208,7 +146,7 @@ func TestPagingWalksStreamsWhileOthersComeAndGo(t *testing.T) {
 		var got []string
 		after := ""
 		for round := 0; ; round++ {
-			page := get[streamPage](d, "/commands/streams?limit=37&sort="+sort+"&after="+after)
+			page := clustertest.Get[clustertest.StreamPage](d, "/commands/streams?limit=37&sort="+sort+"&after="+after)
 			for _, row := range page.Streams {
 				if !slices.Contains(coming, row.StreamID) {
 					got = append(got, row.StreamID)
@@ -229,20 +167,20 @@ func TestPagingWalksStreamsWhileOthersComeAndGo(t *testing.T) {
 func TestEncoderAndServerLists(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t)
-	server, rtmp := d.join("rtmp", "x-external-ip", "10.1.1.2")
-	_, ws := d.join("wss", "x-external-ip", "10.1.1.1")
-	unlimited, free := d.register(-1)
-	_, full := d.register(0)
-	_, small := d.register(2)
+	server, rtmp := d.Join("rtmp", "x-external-ip", "10.1.1.2")
+	_, ws := d.Join("wss", "x-external-ip", "10.1.1.1")
+	unlimited, free := d.Register(-1)
+	_, full := d.Register(0)
+	_, small := d.Register(2)
 	clustertest.Publish(server, unlimited, "chan")
-	d.mustCall("/commands/drain", "x-session-id", fmt.Sprint(small))
+	d.MustCall("/commands/drain", "x-session-id", fmt.Sprint(small))
 
 	for sort, want := range map[string][]uint64{
 		"": {free, full, small}, "-id": {small, full, free}, "since": {free, full, small}, "-load": {free, small, full},
 		"capacity": {full, small, free}, "state": {small, full, free},
 	} {
 		var got []uint64
-		for _, e := range get[encoderPage](d, "/commands/encoders?sort="+sort).Encoders {
+		for _, e := range clustertest.Get[clustertest.EncoderPage](d, "/commands/encoders?sort="+sort).Encoders {
 			got = append(got, e.ID)
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
@@ -253,21 +191,21 @@ func TestEncoderAndServerLists(t *testing.T) {
 		"": {rtmp, ws}, "-id": {ws, rtmp}, "-since": {ws, rtmp}, "ip": {ws, rtmp}, "streams": {ws, rtmp}, "-type": {ws, rtmp},
 	} {
 		var got []uint64
-		for _, s := range get[serverPage](d, "/commands/servers?sort="+sort).Servers {
+		for _, s := range clustertest.Get[clustertest.ServerPage](d, "/commands/servers?sort="+sort).Servers {
 			got = append(got, s.ID)
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("servers by %q (-want +got):\n%s", sort, diff)
 		}
 	}
-	if page := get[encoderPage](d, fmt.Sprint("/commands/encoders?q=", small)); page.Matched != 1 || !page.Encoders[0].Draining {
+	if page := clustertest.Get[clustertest.EncoderPage](d, fmt.Sprint("/commands/encoders?q=", small)); page.Matched != 1 || !page.Encoders[0].Draining {
 		t.Errorf("%+v", page)
 	}
-	if page := get[serverPage](d, "/commands/servers?q=10.1.1.2"); page.Matched != 1 || page.Servers[0].Streams != 1 {
+	if page := clustertest.Get[clustertest.ServerPage](d, "/commands/servers?q=10.1.1.2"); page.Matched != 1 || page.Servers[0].Streams != 1 {
 		t.Errorf("%+v", page)
 	}
-	first := get[serverPage](d, "/commands/servers?limit=1")
-	second := get[serverPage](d, "/commands/servers?limit=1&after="+first.After)
+	first := clustertest.Get[clustertest.ServerPage](d, "/commands/servers?limit=1")
+	second := clustertest.Get[clustertest.ServerPage](d, "/commands/servers?limit=1&after="+first.After)
 	if first.Servers[0].ID != rtmp || second.Servers[0].ID != ws || second.After != "" || first.Matched != 2 {
 		t.Errorf("%+v, then %+v", first, second)
 	}
@@ -276,9 +214,9 @@ func TestEncoderAndServerLists(t *testing.T) {
 func TestListsRefuseWhatCannotBeRead(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t)
-	d.join("rtmp")
-	d.join("rtmp")
-	foreign := get[serverPage](d, "/commands/servers?limit=1").After
+	d.Join("rtmp")
+	d.Join("rtmp")
+	foreign := clustertest.Get[clustertest.ServerPage](d, "/commands/servers?limit=1").After
 	if foreign == "" {
 		t.Fatal("no cursor")
 	}
@@ -288,7 +226,7 @@ func TestListsRefuseWhatCannotBeRead(t *testing.T) {
 		"/commands/streams?after=" + url.QueryEscape("'; drop"), "/commands/encoders?limit=-1", "/commands/encoders?sort=channel",
 		"/commands/servers?limit=501", "/commands/servers?sort=load", "/commands/servers?q=%zz",
 	} {
-		status, body := d.call("GET", path)
+		status, body := d.Call("GET", path)
 		var refusal struct{ Error string }
 		if err := json.Unmarshal([]byte(body), &refusal); err != nil || status != 400 || refusal.Error == "" {
 			t.Errorf("%s: %d %s", path, status, body)
@@ -299,7 +237,7 @@ func TestListsRefuseWhatCannotBeRead(t *testing.T) {
 func TestDrainNeedsASessionOfTheReport(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t)
-	_, id := d.join("rtmp")
+	_, id := d.Join("rtmp")
 	for _, c := range []struct {
 		want   int
 		header []string
@@ -318,17 +256,17 @@ func TestDrainNeedsASessionOfTheReport(t *testing.T) {
 		{400, nil},
 	} {
 		for _, path := range []string{"/commands/drain", "/commands/undrain"} {
-			if status, body := d.call("POST", path, c.header...); status != c.want {
+			if status, body := d.Call("POST", path, c.header...); status != c.want {
 				t.Errorf("%s %q: %d %s, want %d", path, c.header, status, body, c.want)
 			}
 		}
 	}
 	for _, move := range []string{"yes", "", "TRUE"} {
-		if status, _ := d.call("POST", "/commands/drain", "x-session-id", fmt.Sprint(id), "x-drain-move", move); status != 400 {
+		if status, _ := d.Call("POST", "/commands/drain", "x-session-id", fmt.Sprint(id), "x-drain-move", move); status != 400 {
 			t.Errorf("x-drain-move %q: %d", move, status)
 		}
 	}
-	if d.report().StreamingServers[0].Draining {
+	if d.Report().StreamingServers[0].Draining {
 		t.Error("a refused drain had an effect")
 	}
 }
@@ -336,52 +274,52 @@ func TestDrainNeedsASessionOfTheReport(t *testing.T) {
 func TestDrainedServerGetsNoNewPublisher(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t)
-	server, id := d.join("rtmp")
-	encoder, _ := d.register(-1)
+	server, id := d.Join("rtmp")
+	encoder, _ := d.Register(-1)
 	kept := clustertest.Publish(server, encoder, "kept")
-	d.mustCall("/commands/drain", "x-session-id", fmt.Sprint(id))
+	d.MustCall("/commands/drain", "x-session-id", fmt.Sprint(id))
 
 	server.Send("PUBLISH-REQUEST", "Request-ID", "1", "Stream-Channel", "new", "Stream-Key", "key")
 	server.Expect("PUBLISH-DENY", "Request-ID", "1", "Stream-Channel", "new")
-	report := d.report()
+	report := d.Report()
 	if !report.StreamingServers[0].Draining || len(report.ActiveStreams) != 1 || report.ActiveStreams[0].StreamID != kept {
 		t.Errorf("%+v", report)
 	}
 
-	d.mustCall("/commands/undrain", "x-session-id", fmt.Sprint(id))
+	d.MustCall("/commands/undrain", "x-session-id", fmt.Sprint(id))
 	clustertest.Publish(server, encoder, "new")
 }
 
 func TestDrainedEncoderGetsNoNewStreamAndKeepsItsOwn(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t)
-	server, _ := d.join("rtmp")
-	first, id := d.register(-1)
+	server, _ := d.Join("rtmp")
+	first, id := d.Register(-1)
 	kept := clustertest.Publish(server, first, "kept")
-	d.mustCall("/commands/drain", "x-session-id", fmt.Sprint(id))
+	d.MustCall("/commands/drain", "x-session-id", fmt.Sprint(id))
 
 	server.Send("PUBLISH-REQUEST", "Request-ID", "1", "Stream-Channel", "new", "Stream-Key", "key")
 	server.Expect("PUBLISH-DENY", "Request-ID", "1", "Stream-Channel", "new")
-	second, _ := d.register(1)
+	second, _ := d.Register(1)
 	clustertest.Publish(server, second, "other")
-	endPublish(server, first, "kept", kept)
+	clustertest.EndPublish(server, first, "kept", kept)
 	first.Closed("kept", kept)
-	d.awaitLoad(1)
+	d.AwaitLoad(1)
 
-	d.mustCall("/commands/undrain", "x-session-id", fmt.Sprint(id))
+	d.MustCall("/commands/undrain", "x-session-id", fmt.Sprint(id))
 	clustertest.Publish(server, first, "new")
 }
 
 func TestDrainWithMoveEmptiesTheEncoder(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t)
-	server, _ := d.join("rtmp")
-	first, id := d.register(-1)
+	server, _ := d.Join("rtmp")
+	first, id := d.Register(-1)
 	before := clustertest.Publish(server, first, "chan")
 	first.Available("chan", before, "HLS-LIVE", "ORIGINAL", "live.m3u8")
-	second, _ := d.register(-1)
-	d.mustCall("/commands/drain", "x-session-id", fmt.Sprint(id), "x-drain-move", "true")
-	if e := get[encoderPage](d, fmt.Sprint("/commands/encoders?q=", id)).Encoders[0]; !e.Moving || !e.Draining {
+	second, _ := d.Register(-1)
+	d.MustCall("/commands/drain", "x-session-id", fmt.Sprint(id), "x-drain-move", "true")
+	if e := clustertest.Get[clustertest.EncoderPage](d, fmt.Sprint("/commands/encoders?q=", id)).Encoders[0]; !e.Moving || !e.Draining {
 		t.Errorf("%+v", e)
 	}
 	after := second.Expect("ENCODE-START", "Stream-Channel", "chan").Get("Stream-ID")
@@ -393,16 +331,16 @@ func TestDrainWithMoveEmptiesTheEncoder(t *testing.T) {
 func TestDrainedEncoderThatDisconnectsIsGone(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t)
-	encoder, id := d.register(4)
-	d.mustCall("/commands/drain", "x-session-id", fmt.Sprint(id))
+	encoder, id := d.Register(4)
+	d.MustCall("/commands/drain", "x-session-id", fmt.Sprint(id))
 	encoder.Conn.Close()
-	d.awaitReport("no encoder", func(r clusterReport) bool { return len(r.Encoders) == 0 })
+	d.AwaitReport("no encoder", func(r clustertest.Report) bool { return len(r.Encoders) == 0 })
 	for _, path := range []string{"/commands/drain", "/commands/undrain"} {
-		if status, _ := d.call("POST", path, "x-session-id", fmt.Sprint(id)); status != 404 {
+		if status, _ := d.Call("POST", path, "x-session-id", fmt.Sprint(id)); status != 404 {
 			t.Errorf("%s: %d", path, status)
 		}
 	}
-	if got := get[overviewReport](d, "/commands/overview"); got.Encoders != (encoderTotals{}) || got.Slots != (slotTotals{}) {
+	if got := clustertest.Get[clustertest.Overview](d, "/commands/overview"); got.Encoders != (clustertest.EncoderTotals{}) || got.Slots != (clustertest.SlotTotals{}) {
 		t.Errorf("%+v", got)
 	}
 }
@@ -415,7 +353,7 @@ func TestOperatorsPathsAreProtected(t *testing.T) {
 		"/commands/drain": "POST", "/commands/undrain": "POST",
 	} {
 		for _, authorization := range []string{"", "Bearer wrong", "Basic dDBrZW46dDBrZW4="} {
-			res, body := d.request(method, path, "Authorization", authorization, "x-session-id", "1")
+			res, body := d.Request(method, path, "Authorization", authorization, "x-session-id", "1")
 			if res.StatusCode != 401 || res.Header.Get("WWW-Authenticate") == "" || strings.Contains(body, "coordinator_") {
 				t.Errorf("%s with %q: %d %s", path, authorization, res.StatusCode, body)
 			}
@@ -424,11 +362,11 @@ func TestOperatorsPathsAreProtected(t *testing.T) {
 		if method == "POST" {
 			want = 404
 		}
-		if status, _ := d.call(method, path, "Authorization", "Bearer t0ken", "x-session-id", "1"); status != want {
+		if status, _ := d.Call(method, path, "Authorization", "Bearer t0ken", "x-session-id", "1"); status != want {
 			t.Errorf("%s with the token: %d, want %d", path, status, want)
 		}
 		other := map[string]string{"GET": "POST", "POST": "GET"}[method]
-		if res, _ := d.request(other, path, "Authorization", "Bearer t0ken"); res.StatusCode != 405 || !strings.Contains(res.Header.Get("Allow"), method) {
+		if res, _ := d.Request(other, path, "Authorization", "Bearer t0ken"); res.StatusCode != 405 || !strings.Contains(res.Header.Get("Allow"), method) {
 			t.Errorf("%s %s: %d, Allow %q", other, path, res.StatusCode, res.Header.Get("Allow"))
 		}
 	}

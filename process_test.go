@@ -73,7 +73,7 @@ func buildCoordinator(t *testing.T) (binary string) {
 
 // process is a running binary in a directory of its own.
 type process struct {
-	*testDaemon
+	*clustertest.Daemon
 	cmd   *exec.Cmd
 	dir   string
 	ended chan struct{} // closed when it has exited
@@ -82,8 +82,8 @@ type process struct {
 // launch starts the binary in dir with nothing but the given variables in its environment.
 func launch(t *testing.T, binary, dir string, variables ...string) *process {
 	t.Helper()
-	p := &process{testDaemon: &testDaemon{t: t, logs: clustertest.NewLog()}, cmd: exec.Command(binary), dir: dir, ended: make(chan struct{})}
-	p.cmd.Dir, p.cmd.Env, p.cmd.Stderr = dir, variables, p.logs
+	p := &process{Daemon: &clustertest.Daemon{T: t, Logs: clustertest.NewLog()}, cmd: exec.Command(binary), dir: dir, ended: make(chan struct{})}
+	p.cmd.Dir, p.cmd.Env, p.cmd.Stderr = dir, variables, p.Logs
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -102,31 +102,31 @@ func launch(t *testing.T, binary, dir string, variables ...string) *process {
 func serve(t *testing.T, binary string, variables ...string) *process {
 	t.Helper()
 	p := launch(t, binary, t.TempDir(), append([]string{"HTTP_PORT=0", "SSL_PORT=0", "BIND_ADDRESS=127.0.0.1"}, variables...)...)
-	p.addr = p.listening("http")
+	p.Addr = p.listening("http")
 	return p
 }
 
 func (p *process) listening(scheme string) string {
-	p.t.Helper()
-	return clustertest.Attribute(p.logs.Await(p.t, "msg=listening", "scheme="+scheme+" "), "addr")
+	p.T.Helper()
+	return clustertest.Attribute(p.Logs.Await(p.T, "msg=listening", "scheme="+scheme+" "), "addr")
 }
 
 func (p *process) signal(s os.Signal) {
-	p.t.Helper()
+	p.T.Helper()
 	if err := p.cmd.Process.Signal(s); err != nil {
-		p.t.Fatal(err)
+		p.T.Fatal(err)
 	}
 }
 
 func (p *process) awaitExit(status int) {
-	p.t.Helper()
+	p.T.Helper()
 	select {
 	case <-p.ended:
 	case <-time.After(clustertest.Patience):
-		p.t.Fatalf("does not end:\n%s", p.logs)
+		p.T.Fatalf("does not end:\n%s", p.Logs)
 	}
 	if got := p.cmd.ProcessState.ExitCode(); got != status {
-		p.t.Fatalf("exit status %d, want %d:\n%s", got, status, p.logs)
+		p.T.Fatalf("exit status %d, want %d:\n%s", got, status, p.Logs)
 	}
 }
 
@@ -134,9 +134,9 @@ func dotEnvFillsIn(t *testing.T, binary string) {
 	dir := t.TempDir()
 	writeFile(t, filepath.Join(dir, ".env"), []byte("HTTP_PORT=nonsense\nBIND_ADDRESS=127.0.0.1\nCOMMANDS_API_AUTH=Bearer\nCOMMANDS_API_AUTH_TOKEN=from-the-file\n"))
 	p := launch(t, binary, dir, "HTTP_PORT=0", "COMMANDS_API_AUTH_TOKEN=from-the-environment")
-	p.addr = p.listening("http")
+	p.Addr = p.listening("http")
 	for token, want := range map[string]int{"from-the-file": 401, "from-the-environment": 200} {
-		if status, _ := p.call("GET", "/commands/capacity", "Authorization", "Bearer "+token); status != want {
+		if status, _ := p.Call("GET", "/commands/capacity", "Authorization", "Bearer "+token); status != want {
 			t.Errorf("token %s: %d, want %d", token, status, want)
 		}
 	}
@@ -149,15 +149,15 @@ func faultsAreReported(t *testing.T, binary string) {
 	p.awaitExit(1)
 	for _, name := range []string{"SSL_PORT", "SSL_CERT", "LOG_DEBUG", "ID_MAX_LENGTH", "SSL_CHECK_RELOAD_SECONDS", "KEY_VERIFICATION_URL",
 		"EVENT_CALLBACK_AUTH", "COMMANDS_API_AUTH_USER", "COMMANDS_API_AUTH_PASSWORD"} {
-		if p.logs.Count(name+":") != 1 {
+		if p.Logs.Count(name+":") != 1 {
 			t.Errorf("%s is not named once", name)
 		}
 	}
-	if p.logs.Count("HTTP_PORT") > 0 || p.logs.Count("listening") > 0 {
+	if p.Logs.Count("HTTP_PORT") > 0 || p.Logs.Count("listening") > 0 {
 		t.Error("the port was tried")
 	}
 	if t.Failed() {
-		t.Log(p.logs)
+		t.Log(p.Logs)
 	}
 }
 
@@ -176,20 +176,20 @@ func takenPortEndsTheStart(t *testing.T, binary string) {
 	taken := takenPort(t)
 	p := launch(t, binary, t.TempDir(), "BIND_ADDRESS=127.0.0.1", "HTTP_PORT="+taken)
 	p.awaitExit(1)
-	p.logs.Await(t, "HTTP_PORT", taken, "in use")
+	p.Logs.Await(t, "HTTP_PORT", taken, "in use")
 
 	dir := t.TempDir()
 	newTestPair(t, 1).write(t, dir)
 	p = launch(t, binary, dir, "BIND_ADDRESS=127.0.0.1", "HTTP_PORT=0", "SSL_PORT="+taken, "SSL_CERT=tls.crt", "SSL_KEY=tls.key")
 	p.awaitExit(1)
-	p.logs.Await(t, "SSL_PORT", taken, "in use")
+	p.Logs.Await(t, "SSL_PORT", taken, "in use")
 }
 
 func missingCertificateEndsTheStart(t *testing.T, binary string) {
 	p := launch(t, binary, t.TempDir(), "BIND_ADDRESS=127.0.0.1", "HTTP_PORT=0", "SSL_PORT=0", "SSL_CERT=missing.crt", "SSL_KEY=missing.key")
 	p.awaitExit(1)
-	p.logs.Await(t, "missing.crt")
-	if p.logs.Count("listening") > 0 {
+	p.Logs.Await(t, "missing.crt")
+	if p.Logs.Count("listening") > 0 {
 		t.Error("it listened")
 	}
 }
@@ -212,18 +212,18 @@ func busyProcess(t *testing.T, binary string) (*process, *clustertest.Peer) {
 	t.Helper()
 	app := hangingApplication(t)
 	p := serve(t, binary, app.Variables()...)
-	server := p.dialPeer("rtmp")
-	deaf, _, err := websocket.DefaultDialer.Dial("ws://"+p.addr+"/ws/control/wss", nil)
+	server := p.DialPeer("rtmp")
+	deaf, _, err := websocket.DefaultDialer.Dial("ws://"+p.Addr+"/ws/control/wss", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { deaf.Close() })
-	encoder, _ := p.register(-1)
+	encoder, _ := p.Register(-1)
 	id := clustertest.Publish(server, encoder, "show")
 	encoder.Available("show", id, "HLS-LIVE", "1x1", "live.m3u8")
 	server.Request("hanging", "key")
 	app.AwaitKeys(2)
-	if _, err := net.Dial("tcp", p.addr); err != nil { // a connection on which nothing is asked
+	if _, err := net.Dial("tcp", p.Addr); err != nil { // a connection on which nothing is asked
 		t.Fatal(err)
 	}
 	return p, server
@@ -246,7 +246,7 @@ func certificateIsSwapped(t *testing.T, binary string) {
 	dir := t.TempDir()
 	newTestPair(t, 1).write(t, dir)
 	p := launch(t, binary, dir, "HTTP_PORT=0", "SSL_PORT=0", "BIND_ADDRESS=127.0.0.1", "SSL_CERT=tls.crt", "SSL_KEY=tls.key", "SSL_CHECK_RELOAD_SECONDS=86400")
-	p.addr = p.listening("http")
+	p.Addr = p.listening("http")
 	secure := p.listening("https")
 	dialer := &websocket.Dialer{HandshakeTimeout: clustertest.Patience, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
 	connect := func(endpoint string) *clustertest.Peer {
@@ -257,8 +257,8 @@ func certificateIsSwapped(t *testing.T, binary string) {
 		}
 		return peer
 	}
-	before, plain := connect("rtmp"), p.dialPeer("rtmp")
-	s := &certificateServer{t: t, address: secure, log: p.logs}
+	before, plain := connect("rtmp"), p.DialPeer("rtmp")
+	s := &certificateServer{t: t, address: secure, log: p.Logs}
 	s.wantServed(1)
 
 	next := newTestPair(t, 2)
@@ -267,7 +267,7 @@ func certificateIsSwapped(t *testing.T, binary string) {
 	s.awaitServed(2)
 	after := connect("hls")
 	after.Send("REGISTER", "Capacity", "3")
-	p.awaitReport("the encoder", func(r clusterReport) bool { return len(r.Encoders) == 1 })
+	p.AwaitReport("the encoder", func(r clustertest.Report) bool { return len(r.Encoders) == 1 })
 	for i, server := range []*clustertest.Peer{before, plain, connect("wss")} {
 		clustertest.Publish(server, after, fmt.Sprint("chan-", i))
 	}
@@ -283,19 +283,19 @@ func logSwitches(t *testing.T, binary string) {
 		{[]string{"LOG_REQUESTS=YES", "LOG_DEBUG=NO"}, true, false},
 	} {
 		p := serve(t, binary, test.variables...)
-		p.call("GET", "/commands/capacity?private=1")
-		server := p.dialPeer("rtmp")
+		p.Call("GET", "/commands/capacity?private=1")
+		server := p.DialPeer("rtmp")
 		server.Send("NONSENSE")
 		server.Quiet()
 		p.signal(syscall.SIGTERM)
 		p.awaitExit(0)
-		if got := p.logs.Count("msg=request method=GET path=/commands/capacity status=200") == 1; got != test.requests {
+		if got := p.Logs.Count("msg=request method=GET path=/commands/capacity status=200") == 1; got != test.requests {
 			t.Errorf("%v: request logged: %v", test.variables, got)
 		}
-		if got := p.logs.Count("level=DEBUG") > 0; got != test.debug {
+		if got := p.Logs.Count("level=DEBUG") > 0; got != test.debug {
 			t.Errorf("%v: debug lines: %v", test.variables, got)
 		}
-		if p.logs.Count("private") > 0 {
+		if p.Logs.Count("private") > 0 {
 			t.Errorf("%v: a query is in the log", test.variables)
 		}
 	}
@@ -322,12 +322,12 @@ func noSecretReachesTheLog(t *testing.T, binary string) {
 		"EVENT_CALLBACK_URL="+withSecrets("/event"), "EVENT_CALLBACK_AUTH=Custom", "EVENT_CALLBACK_AUTH_CUSTOM=Key s3cret-event",
 		"COMMANDS_API_AUTH=Bearer", "COMMANDS_API_AUTH_TOKEN=s3cret-command")
 	dial := func(endpoint, subject string) *clustertest.Peer {
-		return p.dialPeer(endpoint, "x-control-auth-token", controlToken(t, subject), "x-external-ip", "10.0.0.1")
+		return p.DialPeer(endpoint, "x-control-auth-token", controlToken(t, subject), "x-external-ip", "10.0.0.1")
 	}
 	server, encoder := dial("rtmp", "rtmp-control"), dial("hls", "hls-control")
 	encoder.Send("REGISTER", "Capacity", "rtmp://10.0.0.1:1935/show/s3cret-key")
 	encoder.Send("REGISTER", "Capacity", "-1")
-	p.logs.Await(t, "encoder registered")
+	p.Logs.Await(t, "encoder registered")
 
 	request := func(channel, key, answer string) string {
 		t.Helper()
@@ -355,16 +355,16 @@ func noSecretReachesTheLog(t *testing.T, binary string) {
 	app.AwaitEvents(2)
 
 	forged := signToken(t, jwt.SigningMethodHS256, []byte("guess"), jwt.MapClaims{"sub": "s3cret-subject"})
-	if _, _, err := clustertest.Dial(t, "ws://"+p.addr+"/ws/control/rtmp", nil, "x-control-auth-token", forged); err == nil {
+	if _, _, err := clustertest.Dial(t, "ws://"+p.Addr+"/ws/control/rtmp", nil, "x-control-auth-token", forged); err == nil {
 		t.Error("a forged token was taken")
 	}
 	for _, header := range [][]string{{"Authorization", "Bearer s3cret-command"}, {"Authorization", "Bearer s3cret-guess"}, {"Authorization", basic("s3cret-user:x")}} {
-		p.call("GET", "/commands/report?token=s3cret-query", header...)
-		p.call("POST", "/commands/close", append(header, "x-streaming-channel", "s3cret/key", "x-streaming-id", "s3cret key")...)
+		p.Call("GET", "/commands/report?token=s3cret-query", header...)
+		p.Call("POST", "/commands/close", append(header, "x-streaming-channel", "s3cret/key", "x-streaming-id", "s3cret key")...)
 	}
 	p.signal(syscall.SIGTERM)
 	p.awaitExit(0)
-	text := p.logs.String()
+	text := p.Logs.String()
 	encoded := base64.StdEncoding.EncodeToString([]byte("app:s3cret-verify"))
 	for _, secret := range []string{"s3cret", testSecret, encoded, forged, source, "rtmp://10.0.0.1:1935"} {
 		for line := range strings.Lines(text) {
@@ -377,12 +377,12 @@ func noSecretReachesTheLog(t *testing.T, binary string) {
 
 func hugeMessageTakesNoMemory(t *testing.T, binary string) {
 	p := serve(t, binary)
-	server := p.dialPeer("rtmp")
+	server := p.DialPeer("rtmp")
 	server.Quiet()
 	before := p.peakMemory()
 	const size = 64 << 20
 	for range 3 {
-		peer := p.dialPeer("rtmp")
+		peer := p.DialPeer("rtmp")
 		if err := sendHugeFrame(peer.Conn, size); err != nil {
 			t.Fatal(err)
 		}
@@ -402,16 +402,16 @@ func hugeMessageTakesNoMemory(t *testing.T, binary string) {
 
 // peakMemory is the most memory the process ever held, in bytes.
 func (p *process) peakMemory() int {
-	p.t.Helper()
+	p.T.Helper()
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
 	if errors.Is(err, os.ErrNotExist) {
-		p.t.Skip("this system does not tell how much memory a process holds")
+		p.T.Skip("this system does not tell how much memory a process holds")
 	}
 	_, rest, _ := strings.Cut(string(status), "VmHWM:")
 	kib, _, _ := strings.Cut(strings.TrimSpace(rest), " ")
 	n, err := strconv.Atoi(kib)
 	if err != nil {
-		p.t.Fatal(err)
+		p.T.Fatal(err)
 	}
 	return n << 10
 }
@@ -429,7 +429,7 @@ func proxyVariablesAreIgnored(t *testing.T, binary string) {
 		variables = append(variables, name+"="+proxy.URL)
 	}
 	p := serve(t, binary, variables...)
-	server := p.dialPeer("rtmp")
-	encoder, _ := p.register(1)
+	server := p.DialPeer("rtmp")
+	encoder, _ := p.Register(1)
 	tellLife(t, app, server, encoder, "show")
 }

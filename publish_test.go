@@ -23,8 +23,8 @@ func TestPublishIsDeniedWithoutAskingTheApplication(t *testing.T) {
 	t.Parallel()
 	app := clustertest.NewApplication(t)
 	d := startDaemon(t, app.Variables("ID_MAX_LENGTH=8")...)
-	server := d.dialPeer("rtmp")
-	encoder, _ := d.register(-1)
+	server := d.DialPeer("rtmp")
+	encoder, _ := d.Register(-1)
 	clustertest.Publish(server, encoder, "busy")
 	clustertest.Publish(server, encoder, "longest8")
 	asked := len(app.AwaitKeys(2))
@@ -59,15 +59,15 @@ func TestPublishIsDeniedWithoutAskingTheApplication(t *testing.T) {
 	if keys, _, _ := app.Snapshot(); len(keys) != asked {
 		t.Errorf("the application was asked %d times more", len(keys)-asked)
 	}
-	d.awaitLoad(2)
+	d.AwaitLoad(2)
 }
 
 func TestPublishIsDeniedUnlessTheApplicationAnswers200(t *testing.T) {
 	t.Parallel()
 	app := clustertest.NewApplication(t)
 	d := startDaemon(t, app.Variables()...)
-	server := d.dialPeer("rtmp")
-	encoder, _ := d.register(-1)
+	server := d.DialPeer("rtmp")
+	encoder, _ := d.Register(-1)
 	for i, status := range []int{201, 204, 301, 302, 307, 400, 401, 403, 404, 429, 500, 503} {
 		app.AnswerKeys(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Location", "/verify")
@@ -82,13 +82,13 @@ func TestPublishIsDeniedUnlessTheApplicationAnswers200(t *testing.T) {
 	}
 	app.AnswerKeys(nil)
 	clustertest.Publish(server, encoder, "status-200")
-	d.awaitLoad(1)
+	d.AwaitLoad(1)
 }
 
 func TestPublishIsDeniedWhileNoEncoderHasASlot(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t)
-	server := d.dialPeer("rtmp")
+	server := d.DialPeer("rtmp")
 	denied := func(channel string) {
 		t.Helper()
 		server.Request(channel, "key")
@@ -96,22 +96,22 @@ func TestPublishIsDeniedWhileNoEncoderHasASlot(t *testing.T) {
 	}
 	denied("no-encoder")
 
-	encoder := d.dialPeer("hls")
+	encoder := d.DialPeer("hls")
 	encoder.Send("HEARTBEAT")
 	denied("before-register")
 	encoder.Send("REGISTER", "Capacity", "0")
-	d.awaitReport("the encoder", func(r clusterReport) bool { return len(r.Encoders) == 1 })
+	d.AwaitReport("the encoder", func(r clustertest.Report) bool { return len(r.Encoders) == 1 })
 	denied("capacity-zero")
 
 	encoder.Send("REGISTER", "Capacity", "1")
-	d.awaitReport("the new capacity", func(r clusterReport) bool { return r.Encoders[0].Capacity == 1 })
+	d.AwaitReport("the new capacity", func(r clustertest.Report) bool { return r.Encoders[0].Capacity == 1 })
 	id := clustertest.Publish(server, encoder, "fits")
 	denied("encoder-full")
 	server.End("fits", id)
 	encoder.Expect("ENCODE-STOP", "Stream-ID", id)
 	denied("slot-busy-until-closed")
 	encoder.Closed("fits", id)
-	d.awaitLoad(0)
+	d.AwaitLoad(0)
 	clustertest.Publish(server, encoder, "free-again")
 }
 
@@ -120,8 +120,8 @@ func TestSlowAnswerDelaysNoOtherRequestOfTheSocket(t *testing.T) {
 	app := clustertest.NewApplication(t)
 	release := app.HoldKeysOf("slow")
 	d := startDaemon(t, app.Variables()...)
-	server := d.dialPeer("rtmp")
-	encoder, _ := d.register(-1)
+	server := d.DialPeer("rtmp")
+	encoder, _ := d.Register(-1)
 
 	server.Request("slow", "key")
 	const others = 100
@@ -146,8 +146,8 @@ func TestOneOfManyRequestsForAChannelGetsIt(t *testing.T) {
 	app := clustertest.NewApplication(t)
 	release := app.HoldKeysOf("wanted")
 	d := startDaemon(t, app.Variables()...)
-	servers := []*clustertest.Peer{d.dialPeer("rtmp"), d.dialPeer("wss")}
-	encoder, _ := d.register(-1)
+	servers := []*clustertest.Peer{d.DialPeer("rtmp"), d.DialPeer("wss")}
+	encoder, _ := d.Register(-1)
 	const each = 20
 	for _, server := range servers {
 		for range each {
@@ -175,7 +175,7 @@ func TestOneOfManyRequestsForAChannelGetsIt(t *testing.T) {
 		t.Errorf("%d requests accepted, want 1", accepted)
 	}
 	encoder.Expect("ENCODE-START", "Stream-Channel", "wanted")
-	d.awaitLoad(1)
+	d.AwaitLoad(1)
 }
 
 func TestPublisherWhoseSocketClosesDuringVerificationLeavesNothingBehind(t *testing.T) {
@@ -189,8 +189,8 @@ func TestPublisherWhoseSocketClosesDuringVerificationLeavesNothingBehind(t *test
 		}
 	})
 	d := startDaemon(t, app.Variables()...)
-	leaving, staying := d.dialPeer("rtmp"), d.dialPeer("rtmp")
-	encoder, _ := d.register(1)
+	leaving, staying := d.DialPeer("rtmp"), d.DialPeer("rtmp")
+	encoder, _ := d.Register(1)
 
 	leaving.Request("show", "slow")
 	asked := <-given
@@ -200,16 +200,16 @@ func TestPublisherWhoseSocketClosesDuringVerificationLeavesNothingBehind(t *test
 	case <-time.After(5 * time.Second): // far from the deadline of the question itself
 		t.Fatal("the question outlives its publisher")
 	}
-	d.awaitServers(1)
-	d.awaitLoad(0)
+	d.AwaitServers(1)
+	d.AwaitLoad(0)
 	clustertest.Publish(staying, encoder, "show") // its ENCODE-START is the first the encoder hears of
-	d.awaitLoad(1)
+	d.AwaitLoad(1)
 }
 
 func TestStreamSourceIsWhereTheServerSaidItIs(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t)
-	encoder, _ := d.register(-1)
+	encoder, _ := d.Register(-1)
 	for i, test := range []struct {
 		endpoint         string
 		header           []string
@@ -225,7 +225,7 @@ func TestStreamSourceIsWhereTheServerSaidItIs(t *testing.T) {
 		{"wss", []string{"x-external-ip", "[2001:db8::7]", "x-ssl-use", "true", "x-custom-port", "65535"}, "WS", "wss://[2001:db8::7]:65535"},
 		{"rtmp", []string{"x-external-ip", "ingest-1.example.org"}, "RTMP", "rtmp://ingest-1.example.org:1935"},
 	} {
-		server := d.dialPeer(test.endpoint, test.header...)
+		server := d.DialPeer(test.endpoint, test.header...)
 		channel := fmt.Sprint("chan-", i)
 		server.Request(channel, "k3y")
 		server.Expect("PUBLISH-ACCEPT")
@@ -237,16 +237,16 @@ func TestStreamSourceIsWhereTheServerSaidItIs(t *testing.T) {
 func TestStreamGoesToTheLeastLoadedEncoderAndTiesToTheLargerFreeShare(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t)
-	server := d.dialPeer("rtmp")
-	_, small := d.register(2)
-	_, large := d.register(4)
-	_, none := d.register(0)
+	server := d.DialPeer("rtmp")
+	_, small := d.Register(2)
+	_, large := d.Register(4)
+	_, none := d.Register(0)
 	var got []uint64
 	for i := range 6 {
 		channel := fmt.Sprint("chan-", i)
 		server.Request(channel, "key")
 		server.Expect("PUBLISH-ACCEPT")
-		for _, s := range d.report().ActiveStreams {
+		for _, s := range d.Report().ActiveStreams {
 			if s.Channel == channel {
 				got = append(got, s.Encoder)
 			}
@@ -262,17 +262,17 @@ func TestStreamGoesToTheLeastLoadedEncoderAndTiesToTheLargerFreeShare(t *testing
 func TestEncoderWithoutALimitMakesTheCapacityInfinite(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t)
-	server := d.dialPeer("rtmp")
+	server := d.DialPeer("rtmp")
 	capacity := func(want string) {
 		t.Helper()
-		if _, body := d.call("GET", "/commands/capacity"); strings.TrimSpace(body) != want {
+		if _, body := d.Call("GET", "/commands/capacity"); strings.TrimSpace(body) != want {
 			t.Errorf("capacity %s, want %s", body, want)
 		}
 	}
 	capacity(`{"load":0,"capacity":0,"encoderCount":0}`)
-	limited, _ := d.register(3)
+	limited, _ := d.Register(3)
 	capacity(`{"load":0,"capacity":3,"encoderCount":1}`)
-	unlimited, _ := d.register(-7)
+	unlimited, _ := d.Register(-7)
 	capacity(`{"load":0,"capacity":-1,"encoderCount":2}`)
 	clustertest.Publish(server, limited, "first")
 	for i := range 5 { // one to be level, and from there on ties and the larger free share
@@ -281,8 +281,8 @@ func TestEncoderWithoutALimitMakesTheCapacityInfinite(t *testing.T) {
 	}
 	capacity(`{"load":6,"capacity":-1,"encoderCount":2}`)
 	unlimited.Conn.Close()
-	d.awaitReport("one encoder", func(r clusterReport) bool { return len(r.Encoders) == 1 })
-	if _, body := d.call("GET", "/commands/capacity"); !strings.Contains(body, `"capacity":3,"encoderCount":1`) {
+	d.AwaitReport("one encoder", func(r clustertest.Report) bool { return len(r.Encoders) == 1 })
+	if _, body := d.Call("GET", "/commands/capacity"); !strings.Contains(body, `"capacity":3,"encoderCount":1`) {
 		t.Errorf("capacity after the unlimited encoder left: %s", body)
 	}
 }
@@ -290,13 +290,13 @@ func TestEncoderWithoutALimitMakesTheCapacityInfinite(t *testing.T) {
 func TestRepeatedRegisterChangesTheCapacityAndKeepsTheLoad(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t)
-	server := d.dialPeer("rtmp")
-	encoder, id := d.register(2)
+	server := d.DialPeer("rtmp")
+	encoder, id := d.Register(2)
 	clustertest.Publish(server, encoder, "first")
 	clustertest.Publish(server, encoder, "second")
 	for _, capacity := range []int{5, 1, -1, 0} {
 		encoder.Send("REGISTER", "Capacity", fmt.Sprint(capacity))
-		d.awaitReport("the new capacity", func(r clusterReport) bool { return r.Encoders[0].Capacity == capacity })
+		d.AwaitReport("the new capacity", func(r clustertest.Report) bool { return r.Encoders[0].Capacity == capacity })
 		wantEncoder(t, d, id, capacity, 2)
 	}
 	server.Request("third", "key")
@@ -304,14 +304,14 @@ func TestRepeatedRegisterChangesTheCapacityAndKeepsTheLoad(t *testing.T) {
 	for _, nonsense := range []string{"", "abc", "1.5", "99999999999999999999", "-99999999999999999999", "0x10", "１"} {
 		encoder.Send("REGISTER", "Capacity", nonsense)
 	}
-	d.logs.AwaitLines(t, 7, "encoder sent an invalid capacity")
+	d.Logs.AwaitLines(t, 7, "encoder sent an invalid capacity")
 	wantEncoder(t, d, id, 0, 2)
 }
 
 // wantEncoder wants the report to show this one and no other.
-func wantEncoder(t *testing.T, d *testDaemon, id uint64, capacity, load int) {
+func wantEncoder(t *testing.T, d *clustertest.Daemon, id uint64, capacity, load int) {
 	t.Helper()
-	got := d.report().Encoders
+	got := d.Report().Encoders
 	if len(got) != 1 || got[0].ID != id || got[0].Capacity != capacity || got[0].Load != load {
 		t.Errorf("encoders %+v, want %d with capacity %d and load %d", got, id, capacity, load)
 	}
@@ -320,8 +320,8 @@ func wantEncoder(t *testing.T, d *testDaemon, id uint64, capacity, load int) {
 func TestStreamKillNeverOvertakesPublishAccept(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t)
-	server := d.dialPeer("rtmp")
-	encoder, _ := d.register(-1)
+	server := d.DialPeer("rtmp")
+	encoder, _ := d.Register(-1)
 	const streams = 300
 	for i := range streams {
 		server.Request(fmt.Sprint("chan-", i), "key")
@@ -445,10 +445,10 @@ func (s *countingServer) deny(string, string) { s.denials.Add(1) }
 func TestPublishersThatWaitAreDeniedAtTheStop(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t, "ENCODER_WAIT_SECONDS=15")
-	server := d.dialPeer("rtmp")
+	server := d.DialPeer("rtmp")
 	server.Request("waits", "key")
-	d.awaitWaiting(1)
-	if err := d.stop(); err != nil {
+	d.AwaitWaiting(1)
+	if err := d.Stop(); err != nil {
 		t.Error(err)
 	}
 	server.ExpectDenied("waits")

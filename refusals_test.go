@@ -140,7 +140,7 @@ func TestRefusedControlConnectionsSayWhy(t *testing.T) {
 				for name := range h {
 					sent = append(sent, name, h.Get(name))
 				}
-				res, body := d.request(test.method, "/ws/control/rtmp", sent...)
+				res, body := d.Request(test.method, "/ws/control/rtmp", sent...)
 				if res.StatusCode != test.status {
 					t.Fatalf("status %d %s, want %d", res.StatusCode, body, test.status)
 				}
@@ -152,12 +152,12 @@ func TestRefusedControlConnectionsSayWhy(t *testing.T) {
 			if strings.ContainsAny(reason, " ") {
 				reason = strconv.Quote(reason)
 			}
-			line := d.logs.Await(t, controlRefused)
+			line := d.Logs.Await(t, controlRefused)
 			if want := "level=WARN msg=\"" + controlRefused + "\" remote=127.0.0.1 reason=" + reason + " path=/ws/control/rtmp\n"; !strings.HasSuffix(line, want) {
 				t.Errorf("logged %q, want %q", line, want)
 			}
-			if d.stop(); d.logs.Count(controlRefused) != 1 || d.logs.Count("s3cret") > 0 {
-				t.Errorf("want one line, without anything that was sent:\n%s", d.logs)
+			if d.Stop(); d.Logs.Count(controlRefused) != 1 || d.Logs.Count("s3cret") > 0 {
+				t.Errorf("want one line, without anything that was sent:\n%s", d.Logs)
 			}
 		})
 	}

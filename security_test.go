@@ -3,7 +3,6 @@ package main
 // What SECURITY.md promises and no other test shows.
 
 import (
-	"bufio"
 	"bytes"
 	"crypto/tls"
 	"encoding/json"
@@ -50,29 +49,29 @@ func TestNobodyForgesALineOfTheLog(t *testing.T) {
 				fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nx-resolutions: %s\r\nx-previews: %s\r\nx-record: %s\r\nContent-Length: 0\r\n\r\n", odd, odd, odd)
 			})
 			d := startDaemon(t, app.Variables("LOG_FORMAT="+format)...)
-			server := d.dialPeer("rtmp")
-			encoder := d.dialPeer("hls")
+			server := d.DialPeer("rtmp")
+			encoder := d.DialPeer("hls")
 			for _, p := range []*clustertest.Peer{server, encoder} {
 				for _, method := range []string{"PUBLISH-REQUEST", "PUBLISH-END", "REGISTER", "STREAM-AVAILABLE", "STREAM-CLOSED", "ERROR", "\x1b[2J", forgery} {
 					sayForged(t, p, method)
 				}
 			}
 			encoder.Send("REGISTER", "Capacity", "1")
-			d.logs.Await(t, "encoder registered")
+			d.Logs.Await(t, "encoder registered")
 			server.Request("broken", "key")
 			server.Request("show", "key")
 			id := server.ExpectEventually("PUBLISH-ACCEPT").Get("Stream-ID")
 			encoder.Send("STREAM-CLOSED", "Stream-Channel", "show", "Stream-ID", id, "Error-Code", oneLine(forgery), "Error-Message", oneLine(forgery))
 			server.ExpectEventually("STREAM-KILL")
 			for _, path := range []string{"/%0d%0a%1b%5b2J%c2%9b%e2%80%ae%ff", "/commands/close?%0a", "/commands/streams?q=%0a%1b%c2%9b&after=%0a"} {
-				d.call("GET", path, "x-control-auth-token", "\u009b31m")
+				d.Call("GET", path, "x-control-auth-token", "\u009b31m")
 			}
-			d.sendRawRequest("GET /\x1b[2J\u009b HTTP/1.1\r\nHost: x\r\nX-\x1b: y\r\n\r\n")
-			d.sendRawRequest("G\x1bT / HTTP/1.1\r\nHost: \x1b\r\n\r\n")
-			d.sendRawRequest("GET / HTTP/1.1\r\nHost: \u009b31m\r\n\r\n")
-			d.call("POST", "/commands/close", "x-streaming-channel", "show\u009b31m", "x-streaming-id", "\u202e")
-			d.stop()
-			text := d.logs.String()
+			d.SendRawRequest("GET /\x1b[2J\u009b HTTP/1.1\r\nHost: x\r\nX-\x1b: y\r\n\r\n")
+			d.SendRawRequest("G\x1bT / HTTP/1.1\r\nHost: \x1b\r\n\r\n")
+			d.SendRawRequest("GET / HTTP/1.1\r\nHost: \u009b31m\r\n\r\n")
+			d.Call("POST", "/commands/close", "x-streaming-channel", "show\u009b31m", "x-streaming-id", "\u202e")
+			d.Stop()
+			text := d.Logs.String()
 			if format == "text" {
 				wantOwnLines(t, text)
 			} else {
@@ -110,39 +109,24 @@ func sayForged(t *testing.T, p *clustertest.Peer, method string) {
 	}
 }
 
-// sendRawRequest sends what no client library lets through and waits for the end of the connection.
-func (d *testDaemon) sendRawRequest(text string) {
-	d.t.Helper()
-	conn, err := net.Dial("tcp", d.addr)
-	if err != nil {
-		d.t.Fatal(err)
-	}
-	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(clustertest.Patience))
-	io.WriteString(conn, text)
-	if _, err := http.ReadResponse(bufio.NewReader(conn), nil); err != nil {
-		d.t.Errorf("no answer to %q: %v", text, err)
-	}
-}
-
 func TestRequestInTheWrongPlaceIsLoggedWithoutItsPath(t *testing.T) {
 	t.Parallel()
 	const key = "s3cret-key"
 	d := startDaemon(t, "LOG_DEBUG=YES")
 	ask := func(method, target, path string) {
 		t.Helper()
-		d.sendRawRequest(method + " " + target + " HTTP/1.1\r\nHost: " + key + "\r\nConnection: close\r\nUser-Agent: " + key + "\r\n\r\n")
+		d.SendRawRequest(method + " " + target + " HTTP/1.1\r\nHost: " + key + "\r\nConnection: close\r\nUser-Agent: " + key + "\r\n\r\n")
 		if method == key {
 			method = unknown
 		}
-		line := d.logs.Await(t, "msg=request method="+method+" path="+path+" status=")
+		line := d.Logs.Await(t, "msg=request method="+method+" path="+path+" status=")
 		if !strings.HasPrefix(clustertest.Attribute(line, "remote"), "127.0.0.1:") {
 			t.Errorf("%s %s: no address in %s", method, target, line)
 		}
-		if d.logs.Count(key) > 0 {
-			t.Errorf("%s %s: the key is in the log: %s", method, target, d.logs)
+		if d.Logs.Count(key) > 0 {
+			t.Errorf("%s %s: the key is in the log: %s", method, target, d.Logs)
 		}
-		d.logs.Forget()
+		d.Logs.Forget()
 	}
 	for _, target := range []string{
 		"/live/" + key, "/" + key, "/show/" + key + "?token=" + key, "//" + key, "/commands/" + key, "/commands/close/" + key, "/livez/" + key,
@@ -162,9 +146,9 @@ func TestRequestInTheWrongPlaceIsLoggedWithoutItsPath(t *testing.T) {
 		ask("GET", target, path)
 		ask(key, target, path)
 	}
-	d.stop()
-	if d.logs.Count(key) > 0 {
-		t.Errorf("the key is in the log: %s", d.logs)
+	d.Stop()
+	if d.Logs.Count(key) > 0 {
+		t.Errorf("the key is in the log: %s", d.Logs)
 	}
 }
 

@@ -30,7 +30,7 @@ func secondSignalEndsIt(t *testing.T, binary string) {
 			t.Parallel()
 			p, _ := busyProcess(t, program)
 			p.signal(syscall.SIGINT)
-			p.logs.Await(t, "stopping")
+			p.Logs.Await(t, "stopping")
 			start := time.Now()
 			p.signal(syscall.SIGINT)
 			p.awaitExit(128 + int(syscall.SIGINT))
@@ -46,8 +46,8 @@ func otherSignalsDoNotEndIt(t *testing.T, binary string) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			p := serve(t, program)
-			server := p.dialPeer("rtmp")
-			encoder, _ := p.register(-1)
+			server := p.DialPeer("rtmp")
+			encoder, _ := p.Register(-1)
 			for n, s := range []syscall.Signal{syscall.SIGHUP, syscall.SIGPIPE, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2,
 				syscall.SIGALRM, syscall.SIGHUP, syscall.SIGXFSZ} {
 				p.signal(s)
@@ -74,23 +74,23 @@ func hangupLooksAtTheCertificate(t *testing.T, binary string) {
 			link(t, "old", filepath.Join(dir, "live"))
 			p := launch(t, program, dir, "HTTP_PORT=0", "SSL_PORT=0", "BIND_ADDRESS=127.0.0.1",
 				"SSL_CERT=live/tls.crt", "SSL_KEY=live/tls.key", "SSL_CHECK_RELOAD_SECONDS=86400")
-			s := &certificateServer{t: t, address: p.listening("https"), log: p.logs}
+			s := &certificateServer{t: t, address: p.listening("https"), log: p.Logs}
 			s.wantServed(1)
 			p.signal(syscall.SIGHUP)
-			p.logs.AwaitLines(t, 1, "certificate files loaded") // whoever asks is told
+			p.Logs.AwaitLines(t, 1, "certificate files loaded") // whoever asks is told
 			link(t, "new", filepath.Join(dir, "next"))
 			rename(t, filepath.Join(dir, "next"), filepath.Join(dir, "live"))
 			s.wantServed(1)
 			p.signal(syscall.SIGHUP)
-			p.logs.AwaitLines(t, 2, "certificate files loaded")
+			p.Logs.AwaitLines(t, 2, "certificate files loaded")
 			s.wantServed(2)
 			if err := os.Remove(filepath.Join(dir, "live")); err != nil {
 				t.Fatal(err)
 			}
 			p.signal(syscall.SIGHUP)
-			p.logs.AwaitLines(t, 1, "certificate files cannot be used")
+			p.Logs.AwaitLines(t, 1, "certificate files cannot be used")
 			p.signal(syscall.SIGHUP)
-			p.logs.AwaitLines(t, 2, "certificate files cannot be used")
+			p.Logs.AwaitLines(t, 2, "certificate files cannot be used")
 			s.wantServed(2)
 		})
 	}

@@ -176,8 +176,8 @@ func TestCertificateOutsideItsValidityIsServedWithAWarning(t *testing.T) {
 	dir := t.TempDir()
 	newTestPairValid(t, 1, time.Time{}, time.Now().Add(-time.Hour)).write(t, dir)
 	d := startDaemon(t, "LOG_DEBUG=NO", "SSL_PORT=0", "SSL_CERT="+filepath.Join(dir, "tls.crt"), "SSL_KEY="+filepath.Join(dir, "tls.key"))
-	d.logs.Await(t, "level=WARN", notValid, "expired at")
-	s := &certificateServer{t: t, address: clustertest.Attribute(d.logs.Await(t, "msg=listening", "scheme=https"), "addr"), log: d.logs}
+	d.Logs.Await(t, "level=WARN", notValid, "expired at")
+	s := &certificateServer{t: t, address: clustertest.Attribute(d.Logs.Await(t, "msg=listening", "scheme=https"), "addr"), log: d.Logs}
 	s.wantServed(1)
 }
 

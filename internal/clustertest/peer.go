@@ -8,9 +8,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gorilla/websocket"
-
 	"coordinator/internal/wire"
+
+	"github.com/gorilla/websocket"
 )
 
 // testPeer is a streaming server or an encoder.
