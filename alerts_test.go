@@ -147,6 +147,6 @@ func readText(t *testing.T, path string) string {
 func daemonWithCertificate(t *testing.T) *clustertest.Daemon {
 	t.Helper()
 	dir := t.TempDir()
-	newTestPair(t, 1).write(t, dir)
+	clustertest.NewPair(t, 1).Write(t, dir)
 	return startDaemon(t, "SSL_PORT=0", "SSL_CERT="+filepath.Join(dir, "tls.crt"), "SSL_KEY="+filepath.Join(dir, "tls.key"))
 }

@@ -165,7 +165,7 @@ func TestDaemonThatCannotStartSaysWhyAndWhatMayBeMisspelled(t *testing.T) {
 
 func TestFailedStartIsToldInTheFormOfTheLog(t *testing.T) {
 	t.Parallel()
-	port := takenPort(t)
+	port := clustertest.TakenPort(t)
 	for name, test := range map[string]struct {
 		flags   string
 		environ []string

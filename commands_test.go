@@ -236,7 +236,7 @@ func TestUnknownPathsAndWrongMethodsAreRefused(t *testing.T) {
 // The health checks of some proxies are no more than OPTIONS, and know no credentials.
 func TestOptionsOfAKnownPathIsAnsweredToAnybody(t *testing.T) {
 	t.Parallel()
-	d := startDaemon(t, "COMMANDS_API_AUTH=Bearer", "COMMANDS_API_AUTH_TOKEN=t", "CONTROL_SECRET="+testSecret)
+	d := startDaemon(t, "COMMANDS_API_AUTH=Bearer", "COMMANDS_API_AUTH_TOKEN=t", "CONTROL_SECRET="+clustertest.ControlSecret)
 	const get, post = "GET, HEAD, OPTIONS", "OPTIONS, POST"
 	for request, allow := range map[string]string{
 		"OPTIONS / HTTP/1.0\r\n\r\n":                            get, // HAProxy's bare "option httpchk"
@@ -274,8 +274,6 @@ func TestOptionsOfAKnownPathIsAnsweredToAnybody(t *testing.T) {
 	}
 }
 
-func basic(pair string) string { return "Basic " + base64.StdEncoding.EncodeToString([]byte(pair)) }
-
 func TestCommandsAuthorization(t *testing.T) {
 	t.Parallel()
 	basicMode := []string{"COMMANDS_API_AUTH=bAsIc", "COMMANDS_API_AUTH_USER=admin", "COMMANDS_API_AUTH_PASSWORD=p:ss wörd"}
@@ -289,13 +287,13 @@ func TestCommandsAuthorization(t *testing.T) {
 		{"open", nil, "", []string{"", "Basic nonsense", "Bearer nonsense"}, nil},
 		{
 			"Basic", basicMode, `Basic realm="coordinator", charset="UTF-8"`,
-			[]string{basic("admin:p:ss wörd"), strings.Replace(basic("admin:p:ss wörd"), "Basic", "bASIC", 1)},
-			[]string{"", "Basic", "Basic ", "Basic !!!", basic(""), basic(":"), basic("admin"), basic("admin:"), basic("admin:p"), basic("admin:p:ss wörd "), basic("Admin:p:ss wörd"), basic(":p:ss wörd"), "Bearer p:ss wörd", "p:ss wörd"},
+			[]string{clustertest.Basic("admin:p:ss wörd"), strings.Replace(clustertest.Basic("admin:p:ss wörd"), "Basic", "bASIC", 1)},
+			[]string{"", "Basic", "Basic ", "Basic !!!", clustertest.Basic(""), clustertest.Basic(":"), clustertest.Basic("admin"), clustertest.Basic("admin:"), clustertest.Basic("admin:p"), clustertest.Basic("admin:p:ss wörd "), clustertest.Basic("Admin:p:ss wörd"), clustertest.Basic(":p:ss wörd"), "Bearer p:ss wörd", "p:ss wörd"},
 		},
 		{
 			"Bearer", bearerMode, `Bearer realm="coordinator"`,
 			[]string{"Bearer t0ken", "bearer t0ken", "BEARER  t0ken"},
-			[]string{"", "Bearer", "Bearer ", "Bearer t0ke", "Bearer t0kenn", "Bearer T0KEN", "Bearer t0ken x", "Bearer\tt0ken", "Token t0ken", "t0ken", basic("t0ken:"), basic(":t0ken")},
+			[]string{"", "Bearer", "Bearer ", "Bearer t0ke", "Bearer t0kenn", "Bearer T0KEN", "Bearer t0ken x", "Bearer\tt0ken", "Token t0ken", "t0ken", clustertest.Basic("t0ken:"), clustertest.Basic(":t0ken")},
 		},
 	} {
 		t.Run(mode.name, func(t *testing.T) {
@@ -350,7 +348,7 @@ func TestUnauthorizedCloseClosesNothing(t *testing.T) {
 
 // FuzzAuthorizationHeader: whatever the header is, only the credentials themselves open the door.
 func FuzzAuthorizationHeader(f *testing.F) {
-	for _, seed := range []string{"", "Basic", "Basic ", basic("user:secret"), basic("user:secret\x00"), "bearer secret", "Bearer  secret", "Bearer secret ", "Bearer\tsecret", "Basic =", "\xff"} {
+	for _, seed := range []string{"", "Basic", "Basic ", clustertest.Basic("user:secret"), clustertest.Basic("user:secret\x00"), "bearer secret", "Bearer  secret", "Bearer secret ", "Bearer\tsecret", "Basic =", "\xff"} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, value string) {

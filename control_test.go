@@ -5,7 +5,6 @@ package main
 import (
 	"bytes"
 	"encoding/base64"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -25,37 +24,24 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-const testSecret = "control-secret"
-
-func signToken(t testing.TB, method jwt.SigningMethod, key any, claims jwt.MapClaims) string {
-	t.Helper()
-	token, err := jwt.NewWithClaims(method, claims).SignedString(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return token
-}
-
-func controlToken(t testing.TB, subject string) string {
-	return signToken(t, jwt.SigningMethodHS256, []byte(testSecret), jwt.MapClaims{"sub": subject})
-}
-
 func TestControlTokens(t *testing.T) {
 	t.Parallel()
-	secret := []byte(testSecret)
+	secret := []byte(clustertest.ControlSecret)
 	in := func(d time.Duration) int64 { return time.Now().Add(d).Unix() }
-	hs256 := func(claims jwt.MapClaims) string { return signToken(t, jwt.SigningMethodHS256, secret, claims) }
-	good := controlToken(t, "rtmp-control")
+	hs256 := func(claims jwt.MapClaims) string {
+		return clustertest.SignToken(t, jwt.SigningMethodHS256, secret, claims)
+	}
+	good := clustertest.ControlToken(t, "rtmp-control")
 	parts := strings.Split(good, ".")
-	d := startDaemon(t, "CONTROL_SECRET="+testSecret)
+	d := startDaemon(t, "CONTROL_SECRET="+clustertest.ControlSecret)
 
 	for _, test := range []struct {
 		name, endpoint, token string
 		want                  int
 	}{
 		{"rtmp", "rtmp", good, 101},
-		{"wss", "wss", controlToken(t, "wss-control"), 101},
-		{"hls", "hls", controlToken(t, "hls-control"), 101},
+		{"wss", "wss", clustertest.ControlToken(t, "wss-control"), 101},
+		{"hls", "hls", clustertest.ControlToken(t, "hls-control"), 101},
 		{"not yet expired", "rtmp", hs256(jwt.MapClaims{"sub": "rtmp-control", "exp": in(time.Hour), "nbf": in(-time.Hour), "iat": in(-time.Hour)}), 101},
 		{"valid in 20 s, by a clock that is ahead", "rtmp", hs256(jwt.MapClaims{"sub": "rtmp-control", "nbf": in(20 * time.Second), "iat": in(20 * time.Second)}), 101},
 		{"claims nobody asked for", "rtmp", hs256(jwt.MapClaims{"sub": "rtmp-control", "aud": "x", "iss": "y", "more": []int{1}}), 101},
@@ -65,7 +51,7 @@ func TestControlTokens(t *testing.T) {
 		{"garbage in three parts", "rtmp", "a.b.c", 403},
 		{"no signature", "rtmp", parts[0] + "." + parts[1] + ".", 403},
 		{"subject of another endpoint", "hls", good, 403},
-		{"subject in another case", "rtmp", controlToken(t, "RTMP-control"), 403},
+		{"subject in another case", "rtmp", clustertest.ControlToken(t, "RTMP-control"), 403},
 		{"no subject", "rtmp", hs256(jwt.MapClaims{}), 403},
 		{"numeric subject", "rtmp", hs256(jwt.MapClaims{"sub": 5}), 403},
 		{"list of subjects", "rtmp", hs256(jwt.MapClaims{"sub": []string{"rtmp-control"}}), 403},
@@ -73,11 +59,11 @@ func TestControlTokens(t *testing.T) {
 		{"expired in 1970", "rtmp", hs256(jwt.MapClaims{"sub": "rtmp-control", "exp": 0}), 403},
 		{"exp is no number", "rtmp", hs256(jwt.MapClaims{"sub": "rtmp-control", "exp": "never"}), 403},
 		{"not yet valid", "rtmp", hs256(jwt.MapClaims{"sub": "rtmp-control", "nbf": in(time.Hour)}), 403},
-		{"another secret", "rtmp", signToken(t, jwt.SigningMethodHS256, []byte("guess"), jwt.MapClaims{"sub": "rtmp-control"}), 403},
-		{"empty secret", "rtmp", signToken(t, jwt.SigningMethodHS256, []byte{}, jwt.MapClaims{"sub": "rtmp-control"}), 403},
-		{"HS384", "rtmp", signToken(t, jwt.SigningMethodHS384, secret, jwt.MapClaims{"sub": "rtmp-control"}), 403},
-		{"HS512", "rtmp", signToken(t, jwt.SigningMethodHS512, secret, jwt.MapClaims{"sub": "rtmp-control"}), 403},
-		{"alg none", "rtmp", signToken(t, jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, jwt.MapClaims{"sub": "rtmp-control"}), 403},
+		{"another secret", "rtmp", clustertest.SignToken(t, jwt.SigningMethodHS256, []byte("guess"), jwt.MapClaims{"sub": "rtmp-control"}), 403},
+		{"empty secret", "rtmp", clustertest.SignToken(t, jwt.SigningMethodHS256, []byte{}, jwt.MapClaims{"sub": "rtmp-control"}), 403},
+		{"HS384", "rtmp", clustertest.SignToken(t, jwt.SigningMethodHS384, secret, jwt.MapClaims{"sub": "rtmp-control"}), 403},
+		{"HS512", "rtmp", clustertest.SignToken(t, jwt.SigningMethodHS512, secret, jwt.MapClaims{"sub": "rtmp-control"}), 403},
+		{"alg none", "rtmp", clustertest.SignToken(t, jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, jwt.MapClaims{"sub": "rtmp-control"}), 403},
 		{"alg none with a signature", "rtmp", base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"none"}`)) + "." + parts[1] + "." + parts[2], 403},
 		{"5 KiB, else good", "rtmp", hs256(jwt.MapClaims{"sub": "rtmp-control", "pad": strings.Repeat("x", 5<<10)}), 403},
 	} {
@@ -107,7 +93,7 @@ func TestPeersClockMayBe30SecondsOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		now := time.Now() // at a whole second: the time of a bubble begins there
 		signed := func(claim string, at time.Time) string {
-			return signToken(t, jwt.SigningMethodHS256, []byte(testSecret), jwt.MapClaims{"sub": "rtmp-control", claim: at.Unix()})
+			return clustertest.SignToken(t, jwt.SigningMethodHS256, []byte(clustertest.ControlSecret), jwt.MapClaims{"sub": "rtmp-control", claim: at.Unix()})
 		}
 		const half = 500 * time.Millisecond
 		time.Sleep(half)
@@ -127,7 +113,7 @@ func TestPeersClockMayBe30SecondsOff(t *testing.T) {
 			{"iat", 5 * time.Second, true},
 			{"iat", time.Hour, true}, // tells an age, and forbids nothing
 		} {
-			fault := tokenFault(signed(test.claim, now.Add(test.off)), testSecret, "rtmp-control")
+			fault := tokenFault(signed(test.claim, now.Add(test.off)), clustertest.ControlSecret, "rtmp-control")
 			if good := fault == ""; good != test.good {
 				t.Errorf("%s at %v: %q", test.claim, test.off-half, fault)
 			}
@@ -142,11 +128,11 @@ func TestOriginCountsOnlyWithoutASecret(t *testing.T) {
 	for name, test := range map[string]struct {
 		secret string
 		want   int
-	}{"with a secret": {testSecret, 101}, "without": {"", 403}} {
+	}{"with a secret": {clustertest.ControlSecret, 101}, "without": {"", 403}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			d := startDaemon(t, "CONTROL_SECRET="+test.secret)
-			_, res, err := clustertest.Dial(t, "ws://"+d.Addr+"/ws/control/rtmp", nil, "x-control-auth-token", controlToken(t, "rtmp-control"),
+			_, res, err := clustertest.Dial(t, "ws://"+d.Addr+"/ws/control/rtmp", nil, "x-control-auth-token", clustertest.ControlToken(t, "rtmp-control"),
 				"Origin", "https://peer.example") // of a peer behind a proxy that rewrites Host, or of a foreign page
 			if res == nil || res.StatusCode != test.want {
 				t.Fatalf("%v %v, want status %d", res, err, test.want)
@@ -203,8 +189,8 @@ func TestNoMoreControlSocketsThanThereAreFiles(t *testing.T) {
 
 func TestRefusedTokenOpensNothing(t *testing.T) {
 	t.Parallel()
-	d := startDaemon(t, "CONTROL_SECRET="+testSecret)
-	forged := signToken(t, jwt.SigningMethodHS256, []byte("guess"), jwt.MapClaims{"sub": "rtmp-control"})
+	d := startDaemon(t, "CONTROL_SECRET="+clustertest.ControlSecret)
+	forged := clustertest.SignToken(t, jwt.SigningMethodHS256, []byte("guess"), jwt.MapClaims{"sub": "rtmp-control"})
 	if _, res, err := clustertest.Dial(t, "ws://"+d.Addr+"/ws/control/rtmp", nil, "x-control-auth-token", forged); err == nil || res == nil || res.StatusCode != 403 {
 		t.Fatalf("forged token: %v %v", res, err)
 	}
@@ -330,7 +316,7 @@ func TestHugeMessageIsRefusedByItsFirstFrame(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t)
 	server := d.DialPeer("rtmp")
-	if err := sendHugeFrame(server.Conn, 1<<40); err != nil { // announced, not sent
+	if err := clustertest.SendHugeFrame(server.Conn, 1<<40); err != nil { // announced, not sent
 		t.Fatal(err)
 	}
 	if err := server.AwaitGone(); !websocket.IsCloseError(err, websocket.CloseMessageTooBig) {
@@ -343,7 +329,7 @@ func TestPeerThatSentTooMuchLearnsWhyItIsCut(t *testing.T) {
 	d := startDaemon(t)
 	server := d.DialPeer("rtmp")
 	const size = 8 << 20 // more than is read before the message is refused
-	if err := sendHugeFrame(server.Conn, size); err != nil {
+	if err := clustertest.SendHugeFrame(server.Conn, size); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := server.Conn.NetConn().Write(make([]byte, size)); err != nil {
@@ -352,13 +338,6 @@ func TestPeerThatSentTooMuchLearnsWhyItIsCut(t *testing.T) {
 	if err := server.AwaitGone(); !websocket.IsCloseError(err, websocket.CloseMessageTooBig) {
 		t.Errorf("closed with %v, want status 1009", err)
 	}
-}
-
-// sendHugeFrame sends the header of a text frame of the given length (RFC 6455, 5.2), with a mask of zeros.
-func sendHugeFrame(conn *websocket.Conn, length uint64) error {
-	header := binary.BigEndian.AppendUint64([]byte{0x81, 0xff}, length)
-	_, err := conn.NetConn().Write(append(header, 0, 0, 0, 0))
-	return err
 }
 
 func TestGarbageIsIgnoredWithADebugLine(t *testing.T) {

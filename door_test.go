@@ -119,8 +119,8 @@ func TestCrowdAtTheDoorLeavesTheCommandsAPIQuick(t *testing.T) {
 	if maxSockets() < crowd+100 {
 		t.Skipf("needs a limit of %d open files (ulimit -n)", crowd+100+otherFiles)
 	}
-	p := serve(t, buildCoordinator(t), "LOG_REQUESTS=NO")
-	before := p.peakMemory()
+	p := clustertest.Serve(t, buildCoordinator(t), "LOG_REQUESTS=NO")
+	before := p.PeakMemory()
 	conns := make([]*visit, crowd)
 	for i := range first {
 		conns[i] = openVisit(t, p.Addr)
@@ -140,7 +140,7 @@ func TestCrowdAtTheDoorLeavesTheCommandsAPIQuick(t *testing.T) {
 	if t.Failed() {
 		return
 	}
-	grown := p.peakMemory() - before
+	grown := p.PeakMemory() - before
 	if t.Logf("%d idle connections cost %d MiB at most", len(conns), grown>>20); grown > 300<<20 {
 		t.Errorf("memory grew by %d MiB", grown>>20)
 	}
@@ -243,11 +243,11 @@ func wantGoneAfter(t *testing.T, conn net.Conn, want time.Duration) {
 
 func TestIdleConnectionIsServedFor620Seconds(t *testing.T) {
 	t.Parallel()
-	for name, pair := range map[string]*testPair{"HTTP": nil, "HTTPS": newTestPair(t, 1)} {
+	for name, pair := range map[string]*clustertest.Pair{"HTTP": nil, "HTTPS": clustertest.NewPair(t, 1)} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				f := newFakeDoor(t, pair.serverConfig(t))
+				f := newFakeDoor(t, serverConfig(t, pair))
 				conn := f.open()
 				if pair != nil {
 					conn = tls.Client(conn, &tls.Config{InsecureSkipVerify: true})
@@ -366,9 +366,9 @@ func TestAnswerMayTakeLongerThanItsRequestMay(t *testing.T) {
 // The TLS handshake and the request's headers have 10 s together.
 func TestFirstRequestHas10SecondsWithItsHandshake(t *testing.T) {
 	t.Parallel()
-	pair := newTestPair(t, 1)
+	pair := clustertest.NewPair(t, 1)
 	synctest.Test(t, func(t *testing.T) {
-		conn := newFakeDoor(t, pair.serverConfig(t)).open()
+		conn := newFakeDoor(t, serverConfig(t, pair)).open()
 		time.Sleep(4 * time.Second)
 		secure := tls.Client(conn, &tls.Config{InsecureSkipVerify: true})
 		if err := secure.Handshake(); err != nil {
@@ -381,12 +381,12 @@ func TestFirstRequestHas10SecondsWithItsHandshake(t *testing.T) {
 }
 
 // serverConfig serves the pair; without one it is nil.
-func (p *testPair) serverConfig(t *testing.T) *tls.Config {
+func serverConfig(t *testing.T, p *clustertest.Pair) *tls.Config {
 	if p == nil {
 		return nil
 	}
 	t.Helper()
-	pair, err := tls.X509KeyPair(p.cert, p.key)
+	pair, err := tls.X509KeyPair(p.Cert, p.Key)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -35,8 +35,8 @@ func (f *fakeDoor) refused(what string) string {
 
 func TestFailedTLSHandshakesSayWhy(t *testing.T) {
 	t.Parallel()
-	pair := newTestPair(t, 1)
-	expired := newTestPairValid(t, 1, time.Time{}, time.Date(1999, 1, 1, 0, 0, 0, 0, time.UTC)) // the time of a bubble is 2000
+	pair := clustertest.NewPair(t, 1)
+	expired := clustertest.NewPairValid(t, 1, time.Time{}, time.Date(1999, 1, 1, 0, 0, 0, 0, time.UTC)) // the time of a bubble is 2000
 	as := func(config *tls.Config) func(net.Conn) error {
 		return func(conn net.Conn) error { return tls.Client(conn, config).Handshake() }
 	}
@@ -66,7 +66,7 @@ func TestFailedTLSHandshakesSayWhy(t *testing.T) {
 	}
 	const hello = "\x16\x03\x01\x00\x10" // of 16 bytes
 	for name, test := range map[string]struct {
-		pair   *testPair
+		pair   *clustertest.Pair
 		client func(net.Conn) error
 		want   string // "": nothing is logged
 	}{
@@ -94,7 +94,7 @@ func TestFailedTLSHandshakesSayWhy(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				f := newFakeDoor(t, test.pair.serverConfig(t))
+				f := newFakeDoor(t, serverConfig(t, test.pair))
 				for range 2 {
 					conn := f.open()
 					test.client(conn)
@@ -135,9 +135,9 @@ func (c *alertInTheClear) Write(p []byte) (int, error) {
 
 func TestPlainHTTPToTheHTTPSPortIsAnsweredWithAWord(t *testing.T) {
 	t.Parallel()
-	pair := newTestPair(t, 1)
+	pair := clustertest.NewPair(t, 1)
 	synctest.Test(t, func(t *testing.T) {
-		conn := newFakeDoor(t, pair.serverConfig(t)).open()
+		conn := newFakeDoor(t, serverConfig(t, pair)).open()
 		io.WriteString(conn, "GET /")
 		res, err := http.ReadResponse(bufio.NewReader(conn), nil)
 		if err != nil || res.StatusCode != 400 {
@@ -277,9 +277,11 @@ func withFiles(t *testing.T, binary string, limit int) string {
 	return script
 }
 
-func noMoreConnectionsThanFiles(t *testing.T, binary string) {
+func TestNoMoreConnectionsThanFiles(t *testing.T) {
+	t.Parallel()
+	binary := buildCoordinator(t)
 	const room = 600
-	p := serve(t, withFiles(t, binary, otherFiles+room), "LOG_REQUESTS=NO")
+	p := clustertest.Serve(t, withFiles(t, binary, otherFiles+room), "LOG_REQUESTS=NO")
 	var conns []*visit
 	for range room + 1 {
 		conns = append(conns, openVisit(t, p.Addr))
@@ -291,8 +293,10 @@ func noMoreConnectionsThanFiles(t *testing.T, binary string) {
 	}
 }
 
-func wantOfFilesIsSaid(t *testing.T, binary string) {
-	p := serve(t, withFiles(t, binary, 50), "LOG_REQUESTS=NO")
+func TestTooManyOpenFilesAreLogged(t *testing.T) {
+	t.Parallel()
+	binary := buildCoordinator(t)
+	p := clustertest.Serve(t, withFiles(t, binary, 50), "LOG_REQUESTS=NO")
 	var conns []*visit
 	for range 100 {
 		conns = append(conns, openVisit(t, p.Addr))

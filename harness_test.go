@@ -10,7 +10,11 @@ import (
 	"testing"
 
 	"coordinator/internal/clustertest"
+
+	"go.uber.org/goleak"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // startDaemon runs the daemon with variables given as NAME=value, over defaults that suit a test.
 func startDaemon(t testing.TB, variables ...string) *clustertest.Daemon {
@@ -48,4 +52,14 @@ func startDaemon(t testing.TB, variables ...string) *clustertest.Daemon {
 		d.Addr = clustertest.Attribute(d.Logs.Await(t, "msg=listening", "scheme=http "), "addr")
 	}
 	return d
+}
+
+// buildCoordinator builds the binary.
+func buildCoordinator(t *testing.T) (binary string) {
+	t.Helper()
+	binary, err := clustertest.Build(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return binary
 }

@@ -281,10 +281,10 @@ func TestMetricsShowAnEncoderThatIsSetAside(t *testing.T) {
 func TestMetricsShowWhenTheCertificateExpires(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	pair := newTestPair(t, 1)
-	pair.write(t, dir)
+	pair := clustertest.NewPair(t, 1)
+	pair.Write(t, dir)
 	d := startDaemon(t, "SSL_PORT=0", "SSL_CERT="+filepath.Join(dir, "tls.crt"), "SSL_KEY="+filepath.Join(dir, "tls.key"))
-	d.AwaitMetrics(map[string]float64{"coordinator_tls_certificate_not_after_seconds": float64(pair.notAfter.Unix())})
+	d.AwaitMetrics(map[string]float64{"coordinator_tls_certificate_not_after_seconds": float64(pair.NotAfter.Unix())})
 }
 
 func TestNoLabelHoldsWhatAPeerHasChosen(t *testing.T) {

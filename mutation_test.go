@@ -17,6 +17,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"coordinator/internal/clustertest"
 )
 
 type mutation struct {
@@ -256,11 +258,11 @@ func (m mutation) overlay(t *testing.T) string {
 	}
 	dir := t.TempDir()
 	changed, overlay := filepath.Join(dir, filepath.Base(m.file)), filepath.Join(dir, "overlay.json")
-	writeFile(t, changed, []byte(strings.Replace(string(source), m.old, m.new, 1)))
+	clustertest.WriteFile(t, changed, []byte(strings.Replace(string(source), m.old, m.new, 1)))
 	replace, err := json.Marshal(map[string]map[string]string{"Replace": {file: changed}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	writeFile(t, overlay, replace)
+	clustertest.WriteFile(t, overlay, replace)
 	return overlay
 }

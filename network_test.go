@@ -86,21 +86,6 @@ func TestReaderThatStallsIsCutWithin10SecondsThoughItSpeaks(t *testing.T) {
 	})
 }
 
-// tellLife plays a stream's whole life and waits for its events.
-func tellLife(t *testing.T, app *clustertest.Application, server, encoder *clustertest.Peer, channel string) {
-	t.Helper()
-	id := clustertest.Publish(server, encoder, channel)
-	encoder.Available(channel, id, "HLS-LIVE", "640x360", "live.m3u8")
-	server.End(channel, id)
-	encoder.Expect("ENCODE-STOP", "Stream-ID", id)
-	encoder.Available(channel, id, "HLS-VOD", "640x360", "vod.m3u8")
-	encoder.Closed(channel, id)
-	app.AwaitStream(id,
-		"stream-available "+channel+" "+id+" HLS-LIVE 640x360 live.m3u8",
-		"stream-available "+channel+" "+id+" HLS-VOD 640x360 vod.m3u8",
-		"stream-closed "+channel+" "+id)
-}
-
 // proxiedDaemon is a daemon that reaches the application through one proxy and is reached through another.
 func proxiedDaemon(t *testing.T) (d *clustertest.Daemon, app *clustertest.Application, toApp, toDaemon *faultProxy) {
 	app, toApp, toDaemon = clustertest.NewApplication(t), newFaultProxy(t), newFaultProxy(t)
@@ -131,7 +116,7 @@ func TestBytesMayComeInAnyPiecesAndSlowly(t *testing.T) {
 			toDaemon.set(f, f)
 			server := d.DialPeer("rtmp")
 			encoder, _ := d.Register(2)
-			tellLife(t, app, server, encoder, "show")
+			clustertest.TellLife(t, app, server, encoder, "show")
 		})
 	}
 }
@@ -152,7 +137,7 @@ func TestResetInTheMiddleOfAMessageLeavesNothingBehind(t *testing.T) {
 		d.AwaitServers(1)
 	}
 	d.AwaitLive(map[string]string{})
-	tellLife(t, app, server, encoder, "show")
+	clustertest.TellLife(t, app, server, encoder, "show")
 	d.AwaitLoad(0)
 }
 
@@ -170,7 +155,7 @@ func TestResetInTheMiddleOfAnOrderFreesTheSlotAndTheChannel(t *testing.T) {
 	server.End("show", id)
 	unlucky.AwaitGone()
 	encoder, _ := d.Register(-1)
-	tellLife(t, app, server, encoder, "show")
+	clustertest.TellLife(t, app, server, encoder, "show")
 	d.AwaitLoad(0)
 }
 

@@ -325,7 +325,7 @@ func checkAuthorization(doc *apiDocument, scheme string, variables ...string) {
 
 func checkControlSockets(doc *apiDocument) {
 	open := apiCaller{startDaemon(doc.t), doc}
-	secured := apiCaller{startDaemon(doc.t, "CONTROL_SECRET="+testSecret), doc}
+	secured := apiCaller{startDaemon(doc.t, "CONTROL_SECRET="+clustertest.ControlSecret), doc}
 	for path, subject := range map[string]string{
 		"/ws/control/rtmp": "rtmp-control", "/ws/control/wss": "wss-control", "/ws/control/hls": "hls-control",
 	} {
@@ -333,10 +333,10 @@ func checkControlSockets(doc *apiDocument) {
 		open.ask(400, "GET", path, handshake("12")...)
 		open.upgrade(101, path)
 		open.upgrade(403, path, "Origin", "http://elsewhere.example")
-		token := signToken(doc.t, jwt.SigningMethodHS256, []byte(testSecret), jwt.MapClaims{"sub": subject})
+		token := clustertest.SignToken(doc.t, jwt.SigningMethodHS256, []byte(clustertest.ControlSecret), jwt.MapClaims{"sub": subject})
 		secured.upgrade(101, path, "x-control-auth-token", token)
 		secured.upgrade(403, path)
-		secured.upgrade(403, path, "x-control-auth-token", signToken(doc.t, jwt.SigningMethodHS256, []byte(testSecret), jwt.MapClaims{"sub": "x"}))
+		secured.upgrade(403, path, "x-control-auth-token", clustertest.SignToken(doc.t, jwt.SigningMethodHS256, []byte(clustertest.ControlSecret), jwt.MapClaims{"sub": "x"}))
 		if path == "/ws/control/hls" {
 			continue
 		}

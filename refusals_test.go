@@ -100,9 +100,9 @@ func TestRefusedControlConnectionsSayWhy(t *testing.T) {
 	t.Parallel()
 	in := func(d time.Duration) int64 { return time.Now().Add(d).Unix() }
 	signed := func(claims jwt.MapClaims) string {
-		return signToken(t, jwt.SigningMethodHS256, []byte(testSecret), claims)
+		return clustertest.SignToken(t, jwt.SigningMethodHS256, []byte(clustertest.ControlSecret), claims)
 	}
-	good := controlToken(t, "rtmp-control")
+	good := clustertest.ControlToken(t, "rtmp-control")
 	const token = "x-control-auth-token"
 	for _, test := range []struct {
 		reason string
@@ -114,9 +114,9 @@ func TestRefusedControlConnectionsSayWhy(t *testing.T) {
 		{"token is longer than 4 KiB", "GET", []string{token, strings.Repeat("x", 5<<10)}, 403},
 		{"token is malformed", "GET", []string{token, "gar.bage.s3cret"}, 403},
 		{"token is malformed", "GET", []string{token, signed(jwt.MapClaims{"sub": "rtmp-control", "exp": "s3cret"})}, 403},
-		{"token's algorithm is not HS256", "GET", []string{token, signToken(t, jwt.SigningMethodHS512, []byte(testSecret), jwt.MapClaims{"sub": "rtmp-control"})}, 403},
-		{"token's algorithm is not HS256", "GET", []string{token, signToken(t, jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, jwt.MapClaims{"sub": "rtmp-control"})}, 403},
-		{"token's signature is wrong: the peer has another CONTROL_SECRET", "GET", []string{token, signToken(t, jwt.SigningMethodHS256, []byte("s3cret"), jwt.MapClaims{"sub": "rtmp-control"})}, 403},
+		{"token's algorithm is not HS256", "GET", []string{token, clustertest.SignToken(t, jwt.SigningMethodHS512, []byte(clustertest.ControlSecret), jwt.MapClaims{"sub": "rtmp-control"})}, 403},
+		{"token's algorithm is not HS256", "GET", []string{token, clustertest.SignToken(t, jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, jwt.MapClaims{"sub": "rtmp-control"})}, 403},
+		{"token's signature is wrong: the peer has another CONTROL_SECRET", "GET", []string{token, clustertest.SignToken(t, jwt.SigningMethodHS256, []byte("s3cret"), jwt.MapClaims{"sub": "rtmp-control"})}, 403},
 		{"token has expired: is a clock wrong?", "GET", []string{token, signed(jwt.MapClaims{"sub": "rtmp-control", "exp": in(-time.Minute)})}, 403},
 		{"token is not valid yet: is a clock wrong?", "GET", []string{token, signed(jwt.MapClaims{"sub": "rtmp-control", "nbf": in(time.Hour)})}, 403},
 		{"token is for another endpoint: its subject is not rtmp-control", "GET", []string{token, signed(jwt.MapClaims{"sub": "s3cret"})}, 403},
@@ -130,7 +130,7 @@ func TestRefusedControlConnectionsSayWhy(t *testing.T) {
 	} {
 		t.Run(test.reason, func(t *testing.T) {
 			t.Parallel()
-			d := startDaemon(t, "LOG_DEBUG=NO", "CONTROL_SECRET="+testSecret)
+			d := startDaemon(t, "LOG_DEBUG=NO", "CONTROL_SECRET="+clustertest.ControlSecret)
 			for range 3 {
 				h := http.Header{}
 				for i, header := 0, append(handshake("13"), test.header...); i < len(header); i += 2 {

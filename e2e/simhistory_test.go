@@ -1,4 +1,4 @@
-package main
+package e2e
 
 // What the peers and the application of a simulation saw, in one order, and the rules that it is held against. What a
 // peer does is noted before it is said, what it is told after it was heard: so "before" between an act and what

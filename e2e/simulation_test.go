@@ -1,4 +1,4 @@
-package main
+package e2e
 
 // Streaming servers and encoders that behave at random as real ones do: they publish, announce, fail, die and come
 // back, and note in a history what they were told and what they are about to say. kill_test.go and cluster_test.go

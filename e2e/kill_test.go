@@ -1,4 +1,4 @@
-package main
+package e2e
 
 // kill -9 at any moment: the real binary as a child process, peers that come back after each kill, and an application
 // that outlives them all. How often it is killed can be set: go test -run TestProcess/no_event_is_lost -kills 500 .
@@ -41,8 +41,8 @@ func killedAtRandom(t *testing.T, binary string) {
 		}
 	}
 	r, data := s.rand(), quickDirectory(t)
-	start := func() *process {
-		p := serve(t, binary, "DATA_DIR="+data, "LOG_REQUESTS=NO", "KEY_VERIFICATION_URL="+app.server.URL+"/verify", "EVENT_CALLBACK_URL="+app.server.URL+"/event")
+	start := func() *clustertest.Process {
+		p := clustertest.Serve(t, binary, "DATA_DIR="+data, "LOG_REQUESTS=NO", "KEY_VERIFICATION_URL="+app.server.URL+"/verify", "EVENT_CALLBACK_URL="+app.server.URL+"/event")
 		address.Store(p.Addr)
 		return p
 	}
@@ -58,7 +58,7 @@ func killedAtRandom(t *testing.T, binary string) {
 		seen := awaitMarks(p, n)
 		killed := make(chan struct{})
 		kill := sync.OnceFunc(func() {
-			syscall.Kill(p.cmd.Process.Pid, syscall.SIGKILL)
+			syscall.Kill(p.Cmd.Process.Pid, syscall.SIGKILL)
 			close(killed)
 		})
 		killIt := kill
@@ -68,7 +68,7 @@ func killedAtRandom(t *testing.T, binary string) {
 		}
 		time.AfterFunc(time.Duration(r.IntN(400))*time.Millisecond, killIt)
 		seen.poll(p, killed)
-		p.awaitKilled()
+		awaitKilled(p)
 		required = append(required, seen.durable(s.history.snapshot())...)
 		p = start()
 	}
@@ -125,15 +125,15 @@ func afterMoment(kill func(), moment time.Duration) func() {
 }
 
 // awaitKilled waits for the end of the process by SIGKILL.
-func (p *process) awaitKilled() {
+func awaitKilled(p *clustertest.Process) {
 	p.T.Helper()
 	select {
-	case <-p.ended:
+	case <-p.Ended:
 	case <-time.After(clustertest.Patience):
 		p.T.Fatal("outlives SIGKILL")
 	}
-	if s := p.cmd.ProcessState.Sys().(syscall.WaitStatus); s.Signal() != syscall.SIGKILL {
-		p.T.Fatalf("ended by %v:\n%s", p.cmd.ProcessState, p.Logs)
+	if s := p.Cmd.ProcessState.Sys().(syscall.WaitStatus); s.Signal() != syscall.SIGKILL {
+		p.T.Fatalf("ended by %v:\n%s", p.Cmd.ProcessState, p.Logs)
 	}
 }
 
@@ -158,7 +158,7 @@ type marks struct {
 }
 
 // awaitMarks waits until the peers are back at work.
-func awaitMarks(p *process, kill int) *marks {
+func awaitMarks(p *clustertest.Process, kill int) *marks {
 	p.T.Helper()
 	m := &marks{firstSeen: map[string]time.Time{}}
 	for deadline := time.Now().Add(clustertest.Patience); len(m.firstSeen) < 4; {
@@ -171,7 +171,7 @@ func awaitMarks(p *process, kill int) *marks {
 }
 
 // poll looks at the report until the process is killed.
-func (m *marks) poll(p *process, killed <-chan struct{}) {
+func (m *marks) poll(p *clustertest.Process, killed <-chan struct{}) {
 	p.T.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
@@ -188,7 +188,7 @@ func (m *marks) poll(p *process, killed <-chan struct{}) {
 	}
 }
 
-func (m *marks) look(p *process) {
+func (m *marks) look(p *clustertest.Process) {
 	asked := time.Now()
 	client := http.Client{Timeout: clustertest.Patience}
 	res, err := client.Get("http://" + p.Addr + "/commands/report")
@@ -228,11 +228,11 @@ func (m *marks) durable(entries []simEntry) (list []simEntry) {
 }
 
 // storyOfKill runs a process in a directory of its own, again and again.
-func storyOfKill(t *testing.T, binary string) (app *clustertest.Application, start func(more ...string) *process) {
+func storyOfKill(t *testing.T, binary string) (app *clustertest.Application, start func(more ...string) *clustertest.Process) {
 	app = clustertest.NewApplication(t)
 	data := filepath.Join(quickDirectory(t), "data")
-	return app, func(more ...string) *process {
-		return serve(t, binary, append(app.Variables("DATA_DIR="+data), more...)...)
+	return app, func(more ...string) *clustertest.Process {
+		return clustertest.Serve(t, binary, append(app.Variables("DATA_DIR="+data), more...)...)
 	}
 }
 
@@ -253,9 +253,9 @@ func killedBetweenTwoEncoders(t *testing.T, binary string) {
 	newID := second.Expect("ENCODE-START").Get("Stream-ID")
 	second.Available("show", newID, "HLS-LIVE", "1x1", "live.m3u8")
 	p.AwaitOverview("stream-closed and the new stream-available", func(o clustertest.Overview) bool { return o.Events.Pending == 2 })
-	p.awaitDurable(second)
-	p.signal(syscall.SIGKILL)
-	p.awaitKilled()
+	awaitDurable(p, second)
+	p.Signal(syscall.SIGKILL)
+	awaitKilled(p)
 
 	app.AnswerEvents(nil)
 	start()
@@ -275,8 +275,8 @@ func killedDuringAMove(t *testing.T, binary string) {
 	newID := second.Expect("ENCODE-START").Get("Stream-ID")
 	second.Available("show", newID, "IMG-PREVIEW", "1x1", "preview.jpg")
 	app.AwaitEvents(2)
-	p.signal(syscall.SIGKILL)
-	p.awaitKilled()
+	p.Signal(syscall.SIGKILL)
+	awaitKilled(p)
 
 	start()
 	wantStory(t, app, "stream-available show "+id+" HLS-LIVE 1x1 live.m3u8", "stream-available show "+newID+" IMG-PREVIEW 1x1 preview.jpg",
@@ -284,7 +284,7 @@ func killedDuringAMove(t *testing.T, binary string) {
 }
 
 // awaitDurable lets durableWithin pass since all that the encoder said was read.
-func (p *process) awaitDurable(encoder *clustertest.Peer) {
+func awaitDurable(p *clustertest.Process, encoder *clustertest.Peer) {
 	p.T.Helper()
 	encoder.Send("REGISTER", "Capacity", "77")
 	p.AwaitReport("the capacity", func(r clustertest.Report) bool {

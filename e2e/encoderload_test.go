@@ -1,4 +1,4 @@
-package main
+package e2e
 
 // Many streams at once lose their encoder, and many publishers come back before the encoders do.
 

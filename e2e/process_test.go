@@ -1,19 +1,15 @@
-package main
+package e2e
 
 // The real binary as a process: its environment, its signals, its exit status and what it writes.
 
 import (
 	"crypto/tls"
 	"encoding/base64"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -28,7 +24,7 @@ import (
 
 func TestProcess(t *testing.T) {
 	t.Parallel()
-	binary := buildCoordinator(t)
+	binary := coordinatorBinary
 	for name, story := range map[string]func(*testing.T, string){
 		"dot env fills in and the environment wins":       dotEnvFillsIn,
 		"all faults are reported before a port is opened": faultsAreReported,
@@ -51,8 +47,6 @@ func TestProcess(t *testing.T) {
 		"killed between a death and the new encoder":      killedBetweenTwoEncoders,
 		"killed in the middle of a move":                  killedDuringAMove,
 		"proxy variables are ignored":                     proxyVariablesAreIgnored,
-		"no more connections than files":                  noMoreConnectionsThanFiles,
-		"want of files is said":                           wantOfFilesIsSaid,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -61,80 +55,11 @@ func TestProcess(t *testing.T) {
 	}
 }
 
-func buildCoordinator(t *testing.T) (binary string) {
-	t.Helper()
-	binary = filepath.Join(t.TempDir(), "coordinator")
-	build := exec.Command("go", "build", "-buildvcs=false", "-o", binary, ".")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	return binary
-}
-
-// process is a running binary in a directory of its own.
-type process struct {
-	*clustertest.Daemon
-	cmd   *exec.Cmd
-	dir   string
-	ended chan struct{} // closed when it has exited
-}
-
-// launch starts the binary in dir with nothing but the given variables in its environment.
-func launch(t *testing.T, binary, dir string, variables ...string) *process {
-	t.Helper()
-	p := &process{Daemon: &clustertest.Daemon{T: t, Logs: clustertest.NewLog()}, cmd: exec.Command(binary), dir: dir, ended: make(chan struct{})}
-	p.cmd.Dir, p.cmd.Env, p.cmd.Stderr = dir, variables, p.Logs
-	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		defer close(p.ended)
-		p.cmd.Wait() // the status is in cmd.ProcessState
-	}()
-	t.Cleanup(func() {
-		p.cmd.Process.Kill()
-		<-p.ended
-	})
-	return p
-}
-
-// serve launches the binary on ports that the system chooses and waits until it listens.
-func serve(t *testing.T, binary string, variables ...string) *process {
-	t.Helper()
-	p := launch(t, binary, t.TempDir(), append([]string{"HTTP_PORT=0", "SSL_PORT=0", "BIND_ADDRESS=127.0.0.1"}, variables...)...)
-	p.Addr = p.listening("http")
-	return p
-}
-
-func (p *process) listening(scheme string) string {
-	p.T.Helper()
-	return clustertest.Attribute(p.Logs.Await(p.T, "msg=listening", "scheme="+scheme+" "), "addr")
-}
-
-func (p *process) signal(s os.Signal) {
-	p.T.Helper()
-	if err := p.cmd.Process.Signal(s); err != nil {
-		p.T.Fatal(err)
-	}
-}
-
-func (p *process) awaitExit(status int) {
-	p.T.Helper()
-	select {
-	case <-p.ended:
-	case <-time.After(clustertest.Patience):
-		p.T.Fatalf("does not end:\n%s", p.Logs)
-	}
-	if got := p.cmd.ProcessState.ExitCode(); got != status {
-		p.T.Fatalf("exit status %d, want %d:\n%s", got, status, p.Logs)
-	}
-}
-
 func dotEnvFillsIn(t *testing.T, binary string) {
 	dir := t.TempDir()
-	writeFile(t, filepath.Join(dir, ".env"), []byte("HTTP_PORT=nonsense\nBIND_ADDRESS=127.0.0.1\nCOMMANDS_API_AUTH=Bearer\nCOMMANDS_API_AUTH_TOKEN=from-the-file\n"))
-	p := launch(t, binary, dir, "HTTP_PORT=0", "COMMANDS_API_AUTH_TOKEN=from-the-environment")
-	p.Addr = p.listening("http")
+	clustertest.WriteFile(t, filepath.Join(dir, ".env"), []byte("HTTP_PORT=nonsense\nBIND_ADDRESS=127.0.0.1\nCOMMANDS_API_AUTH=Bearer\nCOMMANDS_API_AUTH_TOKEN=from-the-file\n"))
+	p := clustertest.Launch(t, binary, dir, "HTTP_PORT=0", "COMMANDS_API_AUTH_TOKEN=from-the-environment")
+	p.Addr = p.Listening("http")
 	for token, want := range map[string]int{"from-the-file": 401, "from-the-environment": 200} {
 		if status, _ := p.Call("GET", "/commands/capacity", "Authorization", "Bearer "+token); status != want {
 			t.Errorf("token %s: %d, want %d", token, status, want)
@@ -143,10 +68,10 @@ func dotEnvFillsIn(t *testing.T, binary string) {
 }
 
 func faultsAreReported(t *testing.T, binary string) {
-	taken := takenPort(t)
-	p := launch(t, binary, t.TempDir(), "BIND_ADDRESS=127.0.0.1", "HTTP_PORT="+taken, "SSL_PORT=-1", "SSL_KEY=only-the-key", "LOG_DEBUG=maybe",
+	taken := clustertest.TakenPort(t)
+	p := clustertest.Launch(t, binary, t.TempDir(), "BIND_ADDRESS=127.0.0.1", "HTTP_PORT="+taken, "SSL_PORT=-1", "SSL_KEY=only-the-key", "LOG_DEBUG=maybe",
 		"ID_MAX_LENGTH=0", "SSL_CHECK_RELOAD_SECONDS=soon", "KEY_VERIFICATION_URL=ftp://x", "EVENT_CALLBACK_AUTH=Digest", "COMMANDS_API_AUTH=Basic")
-	p.awaitExit(1)
+	p.AwaitExit(1)
 	for _, name := range []string{"SSL_PORT", "SSL_CERT", "LOG_DEBUG", "ID_MAX_LENGTH", "SSL_CHECK_RELOAD_SECONDS", "KEY_VERIFICATION_URL",
 		"EVENT_CALLBACK_AUTH", "COMMANDS_API_AUTH_USER", "COMMANDS_API_AUTH_PASSWORD"} {
 		if p.Logs.Count(name+":") != 1 {
@@ -161,33 +86,22 @@ func faultsAreReported(t *testing.T, binary string) {
 	}
 }
 
-// takenPort returns a port of 127.0.0.1 that stays taken until the test ends.
-func takenPort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
-}
-
 func takenPortEndsTheStart(t *testing.T, binary string) {
-	taken := takenPort(t)
-	p := launch(t, binary, t.TempDir(), "BIND_ADDRESS=127.0.0.1", "HTTP_PORT="+taken)
-	p.awaitExit(1)
+	taken := clustertest.TakenPort(t)
+	p := clustertest.Launch(t, binary, t.TempDir(), "BIND_ADDRESS=127.0.0.1", "HTTP_PORT="+taken)
+	p.AwaitExit(1)
 	p.Logs.Await(t, "HTTP_PORT", taken, "in use")
 
 	dir := t.TempDir()
-	newTestPair(t, 1).write(t, dir)
-	p = launch(t, binary, dir, "BIND_ADDRESS=127.0.0.1", "HTTP_PORT=0", "SSL_PORT="+taken, "SSL_CERT=tls.crt", "SSL_KEY=tls.key")
-	p.awaitExit(1)
+	clustertest.NewPair(t, 1).Write(t, dir)
+	p = clustertest.Launch(t, binary, dir, "BIND_ADDRESS=127.0.0.1", "HTTP_PORT=0", "SSL_PORT="+taken, "SSL_CERT=tls.crt", "SSL_KEY=tls.key")
+	p.AwaitExit(1)
 	p.Logs.Await(t, "SSL_PORT", taken, "in use")
 }
 
 func missingCertificateEndsTheStart(t *testing.T, binary string) {
-	p := launch(t, binary, t.TempDir(), "BIND_ADDRESS=127.0.0.1", "HTTP_PORT=0", "SSL_PORT=0", "SSL_CERT=missing.crt", "SSL_KEY=missing.key")
-	p.awaitExit(1)
+	p := clustertest.Launch(t, binary, t.TempDir(), "BIND_ADDRESS=127.0.0.1", "HTTP_PORT=0", "SSL_PORT=0", "SSL_CERT=missing.crt", "SSL_KEY=missing.key")
+	p.AwaitExit(1)
 	p.Logs.Await(t, "missing.crt")
 	if p.Logs.Count("listening") > 0 {
 		t.Error("it listened")
@@ -208,10 +122,10 @@ func hangingApplication(t *testing.T) *clustertest.Application {
 }
 
 // busyProcess has live peers, of whom one does not read, and requests to the application that hang.
-func busyProcess(t *testing.T, binary string) (*process, *clustertest.Peer) {
+func busyProcess(t *testing.T, binary string) (*clustertest.Process, *clustertest.Peer) {
 	t.Helper()
 	app := hangingApplication(t)
-	p := serve(t, binary, app.Variables()...)
+	p := clustertest.Serve(t, binary, app.Variables()...)
 	server := p.DialPeer("rtmp")
 	deaf, _, err := websocket.DefaultDialer.Dial("ws://"+p.Addr+"/ws/control/wss", nil)
 	if err != nil {
@@ -232,11 +146,11 @@ func busyProcess(t *testing.T, binary string) (*process, *clustertest.Peer) {
 func sigtermEndsIt(t *testing.T, binary string) {
 	p, server := busyProcess(t, binary)
 	start := time.Now()
-	p.signal(syscall.SIGTERM)
+	p.Signal(syscall.SIGTERM)
 	if err := server.AwaitGone(); !websocket.IsCloseError(err, websocket.CloseGoingAway) {
 		t.Errorf("peer lost its connection with %v, want status 1001", err)
 	}
-	p.awaitExit(0)
+	p.AwaitExit(0)
 	if took := time.Since(start); took > 10*time.Second {
 		t.Errorf("took %v", took)
 	}
@@ -244,10 +158,10 @@ func sigtermEndsIt(t *testing.T, binary string) {
 
 func certificateIsSwapped(t *testing.T, binary string) {
 	dir := t.TempDir()
-	newTestPair(t, 1).write(t, dir)
-	p := launch(t, binary, dir, "HTTP_PORT=0", "SSL_PORT=0", "BIND_ADDRESS=127.0.0.1", "SSL_CERT=tls.crt", "SSL_KEY=tls.key", "SSL_CHECK_RELOAD_SECONDS=86400")
-	p.Addr = p.listening("http")
-	secure := p.listening("https")
+	clustertest.NewPair(t, 1).Write(t, dir)
+	p := clustertest.Launch(t, binary, dir, "HTTP_PORT=0", "SSL_PORT=0", "BIND_ADDRESS=127.0.0.1", "SSL_CERT=tls.crt", "SSL_KEY=tls.key", "SSL_CHECK_RELOAD_SECONDS=86400")
+	p.Addr = p.Listening("http")
+	secure := p.Listening("https")
 	dialer := &websocket.Dialer{HandshakeTimeout: clustertest.Patience, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
 	connect := func(endpoint string) *clustertest.Peer {
 		t.Helper()
@@ -258,13 +172,13 @@ func certificateIsSwapped(t *testing.T, binary string) {
 		return peer
 	}
 	before, plain := connect("rtmp"), p.DialPeer("rtmp")
-	s := &certificateServer{t: t, address: secure, log: p.Logs}
-	s.wantServed(1)
+	s := &clustertest.TLSClient{T: t, Address: secure, Log: p.Logs}
+	s.WantServed(1)
 
-	next := newTestPair(t, 2)
-	replaceFile(t, filepath.Join(dir, "tls.crt"), next.cert)
-	replaceFile(t, filepath.Join(dir, "tls.key"), next.key)
-	s.awaitServed(2)
+	next := clustertest.NewPair(t, 2)
+	clustertest.ReplaceFile(t, filepath.Join(dir, "tls.crt"), next.Cert)
+	clustertest.ReplaceFile(t, filepath.Join(dir, "tls.key"), next.Key)
+	s.AwaitServed(2)
 	after := connect("hls")
 	after.Send("REGISTER", "Capacity", "3")
 	p.AwaitReport("the encoder", func(r clustertest.Report) bool { return len(r.Encoders) == 1 })
@@ -282,13 +196,13 @@ func logSwitches(t *testing.T, binary string) {
 		{[]string{"LOG_REQUESTS=no", "LOG_DEBUG=yes"}, false, true},
 		{[]string{"LOG_REQUESTS=YES", "LOG_DEBUG=NO"}, true, false},
 	} {
-		p := serve(t, binary, test.variables...)
+		p := clustertest.Serve(t, binary, test.variables...)
 		p.Call("GET", "/commands/capacity?private=1")
 		server := p.DialPeer("rtmp")
 		server.Send("NONSENSE")
 		server.Quiet()
-		p.signal(syscall.SIGTERM)
-		p.awaitExit(0)
+		p.Signal(syscall.SIGTERM)
+		p.AwaitExit(0)
 		if got := p.Logs.Count("msg=request method=GET path=/commands/capacity status=200") == 1; got != test.requests {
 			t.Errorf("%v: request logged: %v", test.variables, got)
 		}
@@ -317,12 +231,12 @@ func noSecretReachesTheLog(t *testing.T, binary string) {
 	withSecrets := func(path string) string {
 		return strings.Replace(app.Server.URL, "http://", "http://url-user:s3cret-url@", 1) + path + "?token=s3cret-query"
 	}
-	p := serve(t, binary, "LOG_DEBUG=YES", "LOG_REQUESTS=YES", "CONTROL_SECRET="+testSecret,
+	p := clustertest.Serve(t, binary, "LOG_DEBUG=YES", "LOG_REQUESTS=YES", "CONTROL_SECRET="+clustertest.ControlSecret,
 		"KEY_VERIFICATION_URL="+withSecrets("/verify"), "KEY_VERIFICATION_AUTH=Basic", "KEY_VERIFICATION_AUTH_USER=app", "KEY_VERIFICATION_PASSWORD=s3cret-verify",
 		"EVENT_CALLBACK_URL="+withSecrets("/event"), "EVENT_CALLBACK_AUTH=Custom", "EVENT_CALLBACK_AUTH_CUSTOM=Key s3cret-event",
 		"COMMANDS_API_AUTH=Bearer", "COMMANDS_API_AUTH_TOKEN=s3cret-command")
 	dial := func(endpoint, subject string) *clustertest.Peer {
-		return p.DialPeer(endpoint, "x-control-auth-token", controlToken(t, subject), "x-external-ip", "10.0.0.1")
+		return p.DialPeer(endpoint, "x-control-auth-token", clustertest.ControlToken(t, subject), "x-external-ip", "10.0.0.1")
 	}
 	server, encoder := dial("rtmp", "rtmp-control"), dial("hls", "hls-control")
 	encoder.Send("REGISTER", "Capacity", "rtmp://10.0.0.1:1935/show/s3cret-key")
@@ -354,19 +268,19 @@ func noSecretReachesTheLog(t *testing.T, binary string) {
 	server.End("show", id)
 	app.AwaitEvents(2)
 
-	forged := signToken(t, jwt.SigningMethodHS256, []byte("guess"), jwt.MapClaims{"sub": "s3cret-subject"})
+	forged := clustertest.SignToken(t, jwt.SigningMethodHS256, []byte("guess"), jwt.MapClaims{"sub": "s3cret-subject"})
 	if _, _, err := clustertest.Dial(t, "ws://"+p.Addr+"/ws/control/rtmp", nil, "x-control-auth-token", forged); err == nil {
 		t.Error("a forged token was taken")
 	}
-	for _, header := range [][]string{{"Authorization", "Bearer s3cret-command"}, {"Authorization", "Bearer s3cret-guess"}, {"Authorization", basic("s3cret-user:x")}} {
+	for _, header := range [][]string{{"Authorization", "Bearer s3cret-command"}, {"Authorization", "Bearer s3cret-guess"}, {"Authorization", clustertest.Basic("s3cret-user:x")}} {
 		p.Call("GET", "/commands/report?token=s3cret-query", header...)
 		p.Call("POST", "/commands/close", append(header, "x-streaming-channel", "s3cret/key", "x-streaming-id", "s3cret key")...)
 	}
-	p.signal(syscall.SIGTERM)
-	p.awaitExit(0)
+	p.Signal(syscall.SIGTERM)
+	p.AwaitExit(0)
 	text := p.Logs.String()
 	encoded := base64.StdEncoding.EncodeToString([]byte("app:s3cret-verify"))
-	for _, secret := range []string{"s3cret", testSecret, encoded, forged, source, "rtmp://10.0.0.1:1935"} {
+	for _, secret := range []string{"s3cret", clustertest.ControlSecret, encoded, forged, source, "rtmp://10.0.0.1:1935"} {
 		for line := range strings.Lines(text) {
 			if strings.Contains(strings.ToLower(line), strings.ToLower(secret)) {
 				t.Errorf("%s is in the log: %s", secret, line)
@@ -376,14 +290,14 @@ func noSecretReachesTheLog(t *testing.T, binary string) {
 }
 
 func hugeMessageTakesNoMemory(t *testing.T, binary string) {
-	p := serve(t, binary)
+	p := clustertest.Serve(t, binary)
 	server := p.DialPeer("rtmp")
 	server.Quiet()
-	before := p.peakMemory()
+	before := p.PeakMemory()
 	const size = 64 << 20
 	for range 3 {
 		peer := p.DialPeer("rtmp")
-		if err := sendHugeFrame(peer.Conn, size); err != nil {
+		if err := clustertest.SendHugeFrame(peer.Conn, size); err != nil {
 			t.Fatal(err)
 		}
 		chunk := make([]byte, 1<<20)
@@ -394,26 +308,10 @@ func hugeMessageTakesNoMemory(t *testing.T, binary string) {
 		}
 		peer.AwaitGone()
 	}
-	if grown := p.peakMemory() - before; grown > 8<<20 {
+	if grown := p.PeakMemory() - before; grown > 8<<20 {
 		t.Errorf("memory grew by %d KiB", grown>>10)
 	}
 	server.Quiet()
-}
-
-// peakMemory is the most memory the process ever held, in bytes.
-func (p *process) peakMemory() int {
-	p.T.Helper()
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
-	if errors.Is(err, os.ErrNotExist) {
-		p.T.Skip("this system does not tell how much memory a process holds")
-	}
-	_, rest, _ := strings.Cut(string(status), "VmHWM:")
-	kib, _, _ := strings.Cut(strings.TrimSpace(rest), " ")
-	n, err := strconv.Atoi(kib)
-	if err != nil {
-		p.T.Fatal(err)
-	}
-	return n << 10
 }
 
 func proxyVariablesAreIgnored(t *testing.T, binary string) {
@@ -428,8 +326,8 @@ func proxyVariablesAreIgnored(t *testing.T, binary string) {
 	for _, name := range []string{"HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY"} {
 		variables = append(variables, name+"="+proxy.URL)
 	}
-	p := serve(t, binary, variables...)
+	p := clustertest.Serve(t, binary, variables...)
 	server := p.DialPeer("rtmp")
 	encoder, _ := p.Register(1)
-	tellLife(t, app, server, encoder, "show")
+	clustertest.TellLife(t, app, server, encoder, "show")
 }

@@ -1,4 +1,4 @@
-package main
+package e2e
 
 // The judge is judged: for each rule a history that breaks it.
 

@@ -1,4 +1,4 @@
-package main
+package e2e
 
 // The lives of streams, each story a test of the whole daemon.
 
@@ -11,10 +11,7 @@ import (
 	"coordinator/internal/wire"
 
 	"github.com/google/go-cmp/cmp"
-	"go.uber.org/goleak"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestStreamLifeEndToEnd(t *testing.T) {
 	t.Parallel()

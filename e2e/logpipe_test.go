@@ -1,4 +1,4 @@
-package main
+package e2e
 
 // The log of the real binary goes to a pipe that nobody reads, or whose reader has gone. Part of TestProcess.
 
@@ -6,7 +6,6 @@ import (
 	"bufio"
 	"fmt"
 	"os"
-	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
@@ -19,7 +18,7 @@ import (
 
 // pipedProcess writes its log to a pipe that the test reads, or does not.
 type pipedProcess struct {
-	*process
+	*clustertest.Process
 	log   *os.File
 	lines *bufio.Scanner
 }
@@ -32,21 +31,11 @@ func launchPiped(t *testing.T, binary string, variables ...string) *pipedProcess
 		t.Fatal(err)
 	}
 	p := &pipedProcess{log: log, lines: bufio.NewScanner(log)}
-	p.process = &process{Daemon: &clustertest.Daemon{T: t, Logs: clustertest.NewLog()}, cmd: exec.Command(binary), dir: t.TempDir(), ended: make(chan struct{})}
-	p.cmd.Dir, p.cmd.Env, p.cmd.Stderr = p.dir, variables, stderr
-	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	p.Process = clustertest.NewProcess(t, binary, t.TempDir(), variables...)
+	p.Cmd.Stderr = stderr
+	t.Cleanup(func() { log.Close() })
+	p.Start()
 	stderr.Close()
-	go func() {
-		defer close(p.ended)
-		p.cmd.Wait()
-	}()
-	t.Cleanup(func() {
-		p.cmd.Process.Kill()
-		<-p.ended
-		log.Close()
-	})
 	return p
 }
 
@@ -130,11 +119,11 @@ func stopWithALogThatNobodyReads(t *testing.T, binary string) {
 	server := p.DialPeer("rtmp")
 	server.Quiet() // the session has begun
 	start := time.Now()
-	p.signal(syscall.SIGTERM)
+	p.Signal(syscall.SIGTERM)
 	if err := server.AwaitGone(); !websocket.IsCloseError(err, websocket.CloseGoingAway) {
 		t.Errorf("peer lost its connection with %v, want status 1001", err)
 	}
-	p.awaitExit(0)
+	p.AwaitExit(0)
 	if took := time.Since(start); took > 10*time.Second {
 		t.Errorf("took %v", took)
 	}
@@ -149,8 +138,8 @@ func readerOfTheLogIsGone(t *testing.T, binary string) {
 		clustertest.Publish(server, encoder, fmt.Sprint("chan-", n))
 	}
 	p.AwaitMetric("coordinator_log_lines_dropped_total")
-	p.signal(syscall.SIGTERM)
-	p.awaitExit(0)
+	p.Signal(syscall.SIGTERM)
+	p.AwaitExit(0)
 }
 
 // failedStartWithALogThatNobodyReads has a pipe that is full before the process begins.
@@ -166,20 +155,14 @@ func failedStartWithALogThatNobodyReads(t *testing.T, binary string) {
 		t.Fatal("the pipe takes everything")
 	}
 	for _, args := range [][]string{nil, {"-check"}, {"-help"}, {"-nonsense"}} {
-		p := &process{Daemon: &clustertest.Daemon{T: t, Logs: clustertest.NewLog()}, cmd: exec.Command(binary, args...), ended: make(chan struct{})}
-		p.cmd.Dir, p.cmd.Env, p.cmd.Stderr = t.TempDir(), []string{"HTTP_PORT=x"}, stderr
-		if err := p.cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		go func() {
-			defer close(p.ended)
-			p.cmd.Wait()
-		}()
+		p := clustertest.NewProcess(t, binary, t.TempDir(), "HTTP_PORT=x")
+		p.Cmd.Args, p.Cmd.Stderr = append(p.Cmd.Args, args...), stderr
+		p.Start()
 		select {
-		case <-p.ended:
+		case <-p.Ended:
 		case <-time.After(clustertest.Patience):
-			p.cmd.Process.Kill()
-			<-p.ended
+			p.Cmd.Process.Kill()
+			<-p.Ended
 			t.Errorf("%q: does not end", args)
 		}
 	}
