@@ -15,6 +15,7 @@ import (
 	"time"
 	"unicode"
 
+	"coordinator/internal/clustertest"
 	"coordinator/internal/outbox"
 
 	"github.com/google/go-cmp/cmp"
@@ -147,7 +148,7 @@ func readCurl(t *testing.T, line string) (method, path string, header []string) 
 func TestReadmeIsShort(t *testing.T) {
 	t.Parallel()
 	const most = 10 << 10
-	if size := len(readText(t, "README.md")); size > most {
+	if size := len(clustertest.ReadText(t, "README.md")); size > most {
 		t.Errorf("README.md has %d bytes, want at most %d: what is not needed at first belongs to docs/", size, most)
 	}
 }
@@ -163,7 +164,7 @@ func TestLinksLeadSomewhere(t *testing.T) {
 	link := regexp.MustCompile(`\]\(([^)]+)\)|(?:src|srcset)="([^"]+)"`)
 	found := 0
 	for _, page := range pages {
-		for _, match := range link.FindAllStringSubmatch(readText(t, page), -1) {
+		for _, match := range link.FindAllStringSubmatch(clustertest.ReadText(t, page), -1) {
 			target := match[1] + match[2]
 			if strings.Contains(target, "://") {
 				continue
@@ -179,7 +180,7 @@ func TestLinksLeadSomewhere(t *testing.T) {
 			} else {
 				file = page
 			}
-			if anchor != "" && !slices.Contains(anchors(readText(t, file)), anchor) {
+			if anchor != "" && !slices.Contains(anchors(clustertest.ReadText(t, file)), anchor) {
 				t.Errorf("%s links to %s: there is no such heading", page, target)
 			}
 		}
@@ -213,7 +214,7 @@ func anchors(page string) (list []string) {
 // a limit change.
 func TestLimitsAreThoseOfTheProgram(t *testing.T) {
 	t.Parallel()
-	page := readText(t, "docs/guarantees.md")
+	page := clustertest.ReadText(t, "docs/guarantees.md")
 	_, table, _ := strings.Cut(page, "\n## Limits\n")
 	rows := map[string]string{}
 	for line := range strings.Lines(table) {

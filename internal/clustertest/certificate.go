@@ -146,3 +146,13 @@ func Link(t testing.TB, target, path string) {
 		t.Fatal(err)
 	}
 }
+
+// ReadText reads a file.
+func ReadText(t testing.TB, path string) string {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}

@@ -1,9 +1,9 @@
-package main
+package house
 
 // Proof that the tests can fail: each mutation breaks one rule of the program, and the named test has to see it. The
 // files on disk stay as they are: the go command is given a changed copy of one of them (go help build, -overlay).
 //
-//	MUTATIONS=1 go test -run '^TestMutations$' -v .
+//	MUTATIONS=1 go test -run '^TestMutations$' -v ./internal/house
 
 import (
 	"bytes"
@@ -204,7 +204,7 @@ func TestMutations(t *testing.T) {
 
 func TestDocumentsNameTheTestsThatThereAre(t *testing.T) {
 	t.Parallel()
-	contributing, security := readText(t, "CONTRIBUTING.md"), readText(t, "SECURITY.md")
+	contributing, security := clustertest.ReadText(t, "CONTRIBUTING.md"), clustertest.ReadText(t, "SECURITY.md")
 	for _, m := range mutations() {
 		if row := "| " + m.rule + " | " + m.effect + " | `" + m.seenBy + "` |"; !strings.Contains(contributing, row) {
 			t.Errorf("CONTRIBUTING.md has no row %s", row)
@@ -231,7 +231,7 @@ func testFunctions(t *testing.T) map[string]string {
 		if err != nil || !strings.HasSuffix(path, "_test.go") {
 			return err
 		}
-		for _, found := range function.FindAllStringSubmatch(readText(t, path), -1) {
+		for _, found := range function.FindAllStringSubmatch(clustertest.ReadText(t, path), -1) {
 			homes[found[1]] = filepath.Dir(path)
 		}
 		return nil

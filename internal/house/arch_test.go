@@ -1,4 +1,4 @@
-package main
+package house
 
 // The rule of the house that a compiler can't hold inside one package: which file may use which.
 

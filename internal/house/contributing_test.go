@@ -1,4 +1,4 @@
-package main
+package house
 
 // Holds CONTRIBUTING.md against the files that there are.
 

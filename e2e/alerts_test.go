@@ -1,4 +1,4 @@
-package main
+package e2e
 
 // What operators get beside the program: alert rules and a dashboard have to fit what the daemon exposes.
 
@@ -15,8 +15,8 @@ import (
 )
 
 const (
-	alertRules       = "deploy/prometheus-alerts.yml"
-	grafanaDashboard = "deploy/grafana-dashboard.json"
+	alertRules       = "../deploy/prometheus-alerts.yml"
+	grafanaDashboard = "../deploy/grafana-dashboard.json"
 )
 
 // promtool runs Prometheus' own checker. It may be missing, but not where CI=true.
@@ -38,12 +38,12 @@ func promtool(t *testing.T, stdin string, args ...string) {
 func TestAlertRulesAreValidAndFireWhenTheyShould(t *testing.T) {
 	t.Parallel()
 	promtool(t, "", "check", "rules", alertRules)
-	promtool(t, "", "test", "rules", "deploy/prometheus-alerts_test.yml")
+	promtool(t, "", "test", "rules", "../deploy/prometheus-alerts_test.yml")
 }
 
 func TestEachAlertIsTestedFiringAndSilent(t *testing.T) {
 	t.Parallel()
-	rules, cases := readText(t, alertRules), readText(t, "deploy/prometheus-alerts_test.yml")
+	rules, cases := clustertest.ReadText(t, alertRules), clustertest.ReadText(t, "../deploy/prometheus-alerts_test.yml")
 	alerts := regexp.MustCompile(`- alert: (\w+)`).FindAllStringSubmatch(rules, -1)
 	if len(alerts) == 0 {
 		t.Fatal("no alerts found")
@@ -108,7 +108,7 @@ func TestAlertsAndDashboardNameOnlyWhatIsExposed(t *testing.T) {
 // readExpressions finds the expressions of all alerts and of all panels.
 func readExpressions(t *testing.T) (expressions []string) {
 	t.Helper()
-	for _, rule := range strings.Split(readText(t, alertRules), "- alert:")[1:] {
+	for _, rule := range strings.Split(clustertest.ReadText(t, alertRules), "- alert:")[1:] {
 		_, expr, _ := strings.Cut(rule, "expr:")
 		expr, _, _ = strings.Cut(expr, "labels: {severity")
 		expressions = append(expressions, expr)
@@ -120,7 +120,7 @@ func readExpressions(t *testing.T) (expressions []string) {
 			Targets []struct{ Expr string }
 		}
 	}
-	if err := json.Unmarshal([]byte(readText(t, grafanaDashboard)), &dashboard); err != nil {
+	if err := json.Unmarshal([]byte(clustertest.ReadText(t, grafanaDashboard)), &dashboard); err != nil {
 		t.Fatal(err)
 	}
 	for _, panel := range dashboard.Panels {
@@ -132,15 +132,6 @@ func readExpressions(t *testing.T) (expressions []string) {
 		}
 	}
 	return expressions
-}
-
-func readText(t *testing.T, path string) string {
-	t.Helper()
-	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(text)
 }
 
 // daemonWithCertificate exposes all there is.
