@@ -30,7 +30,7 @@ const (
 	maxPort           = 65535
 	maxIDLength       = 1024  // bytes; an id travels in headers and in 64 KiB messages
 	maxReloadInterval = 86400 // seconds, one day
-	maxEncoderWait    = 15    // seconds; a publish request must be answered by then
+	maxEncoderWait    = 15    // seconds: with the key verification it has to stay under answerWithin
 	maxStartTimeout   = 3600  // seconds
 )
 

@@ -192,6 +192,7 @@ func TestConfigFaults(t *testing.T) {
 
 func TestConfigFaultsOfTLSVariables(t *testing.T) {
 	t.Parallel()
+	wantFaults(t, settings{"SSL_CERT": "c", "SSL_KEY": "k", "HTTP_PORT": "x", "SSL_PORT": "y"}, "HTTP_PORT", "SSL_PORT") // and none that they are equal
 	wantFaults(t, settings{"SSL_CERT": "c"}, "SSL_KEY")
 	wantFaults(t, settings{"SSL_KEY": "k"}, "SSL_CERT")
 	wantFaults(t, settings{"SSL_CERT": "c", "SSL_KEY": "k", "HTTP_PORT": "443"}, "SSL_PORT")

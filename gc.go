@@ -1,9 +1,9 @@
 package main
 
-// How much memory is spent to save collections. With 100,000 live streams a collection marks some 40 MiB: under load,
-// with little headroom, a good part of the processor time goes there. So a busy daemon collects rarely, and a quiet one
-// gives the memory back, but not in every pause: each page that comes back from the system costs time as well. The figures
-// are in docs/performance.md. An operator's GOGC has the word.
+// How much memory is spent to save garbage collections. With 100,000 live streams a collection marks some 40 MiB: under
+// load, with little headroom, a good part of the CPU time goes there. So a busy daemon collects rarely, and a quiet one gives
+// memory back to the system, but not in every pause: each page that comes back costs time as well. The figures are in
+// docs/performance.md. If the operator sets GOGC, tuneGC does not run.
 
 import (
 	"context"
@@ -31,25 +31,43 @@ func gcPercent(live uint64, busy bool) int {
 	return min(max(int(headroom*100/(live+1))/step*step, least), most)
 }
 
-// tuneGC adjusts the collector to the heap and the load until ctx ends.
-func tuneGC(ctx context.Context) {
+// collector is the part of the runtime that tuneGC steers.
+type collector struct {
+	read       func() (live, allocated uint64) // bytes: of the heap after the last collection, and allocated since the start
+	setPercent func(percent int)
+	free       func() // gives memory back to the system
+}
+
+func runtimeCollector() collector {
 	samples := []runtimemetrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/gc/heap/allocs:bytes"}}
+	return collector{
+		read: func() (live, allocated uint64) {
+			runtimemetrics.Read(samples)
+			return samples[0].Value.Uint64(), samples[1].Value.Uint64()
+		},
+		setPercent: func(percent int) { debug.SetGCPercent(percent) },
+		free:       debug.FreeOSMemory,
+	}
+}
+
+// tuneGC adjusts the collector to the heap and the load until ctx ends. The collector is the whole process's: one tuneGC runs
+// at a time.
+func tuneGC(ctx context.Context, c collector) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	percent, quiet, allocated := 100, quietAfter, uint64(0)
+	percent, quiet, before := 100, quietAfter, uint64(0)
 	for {
-		runtimemetrics.Read(samples)
-		before := allocated
-		allocated = samples[1].Value.Uint64()
+		live, allocated := c.read()
 		if quiet++; allocated-before > busyAllocation {
 			quiet = 0
 		}
-		if wanted := gcPercent(samples[0].Value.Uint64(), quiet < quietAfter); wanted != percent {
+		before = allocated
+		if wanted := gcPercent(live, quiet < quietAfter); wanted != percent {
 			percent = wanted
-			debug.SetGCPercent(percent)
+			c.setPercent(percent)
 		}
 		if quiet == quietAfter {
-			debug.FreeOSMemory()
+			c.free()
 		}
 		select {
 		case <-tick.C:

@@ -1,15 +1,58 @@
 package main
 
-import "testing"
+import (
+	"context"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
 
-func TestHeapHasRoomUnderLoadAndIsKeptTightInQuiet(t *testing.T) {
+	"github.com/google/go-cmp/cmp"
+)
+
+// TestBusyDaemonCollectsRarelyAndAQuietOneGivesMemoryBack plays the load second by second.
+func TestBusyDaemonCollectsRarelyAndAQuietOneGivesMemoryBack(t *testing.T) {
 	t.Parallel()
-	for _, test := range []struct{ liveMiB, quiet, busy int }{
-		{0, 400, 600}, {7, 400, 600}, {9, 350, 600}, {20, 150, 600}, {33, 50, 350}, {50, 50, 250}, {65, 50, 150}, {257, 50, 100}, {4096, 50, 100},
-	} {
-		live := uint64(test.liveMiB) << 20
-		if quiet, busy := gcPercent(live, false), gcPercent(live, true); quiet != test.quiet || busy != test.busy {
-			t.Errorf("%d MiB live: %d in quiet, %d under load; want %d, %d", test.liveMiB, quiet, busy, test.quiet, test.busy)
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		var live, perSecond, allocated uint64 = 40 << 20, 0, 0
+		var done []string
+		note := func(what string) { done = append(done, fmt.Sprintf("%v %s", time.Since(began), what)) }
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			tuneGC(ctx, collector{
+				read: func() (uint64, uint64) {
+					allocated += perSecond
+					return live, allocated
+				},
+				setPercent: func(percent int) { note(fmt.Sprint("percent ", percent)) },
+				free:       func() { note("free") },
+			})
+		}()
+		for _, part := range []struct{ seconds, perSecond, live uint64 }{
+			{3, 0, 40 << 20},         // idle from the start
+			{10, 64 << 20, 40 << 20}, // busy
+			{3, 0, 40 << 20},         // a pause that is too short to give memory back
+			{5, 64 << 20, 160 << 20}, // busy with a larger heap
+			{20, 1 << 20, 160 << 20}, // quiet
+		} {
+			perSecond, live = part.perSecond, part.live
+			synctest.Wait()
+			time.Sleep(time.Duration(part.seconds) * time.Second)
 		}
-	}
+		cancel()
+		<-ended
+		want := []string{
+			"0s percent 50",   // 32 MiB over 40
+			"4s percent 300",  // 128 MiB over 40, in steps
+			"17s percent 100", // 128 MiB over 160, at least 100
+			"26s percent 50",  // after 5 quiet seconds
+			"26s free",
+		}
+		if diff := cmp.Diff(want, done); diff != "" {
+			t.Error(diff)
+		}
+	})
 }

@@ -90,7 +90,7 @@ func run(ctx context.Context, getenv func(string) string, stderr *logWriter, han
 		})
 	}
 	if getenv("GOGC") == "" {
-		watchers.Go(func() { tuneGC(watching) })
+		watchers.Go(func() { tuneGC(watching, runtimeCollector()) })
 	}
 	d.start()
 	for _, l := range listeners {

@@ -441,3 +441,39 @@ func TestPublishRequestWithoutAnAnswerIsDeniedWithin16Seconds(t *testing.T) {
 		})
 	}
 }
+
+// TestQueueTakesExactly4MiB: a byte more ends the session.
+func TestQueueTakesExactly4MiB(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newFakeNet(t)
+		n.dialPeer("rtmp")
+		synctest.Wait()
+		for s := range n.control.sessions {
+			s.mu.Lock()
+			s.writing = true // as while the peer does not read
+			s.queueLocked(outgoing{websocket.TextMessage, make([]byte, maxQueuedBytes)})
+			if s.ended != nil {
+				t.Errorf("exactly the limit: %v", s.ended)
+			}
+			s.queueLocked(outgoing{websocket.TextMessage, make([]byte, 1)})
+			if s.ended != errQueueFull {
+				t.Errorf("a byte more: %v", s.ended)
+			}
+			s.writing = false
+			s.mu.Unlock()
+		}
+	})
+}
+
+// TestLogTextIsCutAt256Bytes, not before.
+func TestLogTextIsCutAt256Bytes(t *testing.T) {
+	t.Parallel()
+	exact := strings.Repeat("a", 256)
+	if got := loggable(exact); got != exact {
+		t.Errorf("256 bytes became %d", len(got))
+	}
+	if got := loggable(exact + "b"); got != exact+"…" {
+		t.Errorf("257 bytes became %q", got)
+	}
+}

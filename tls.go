@@ -1,3 +1,5 @@
+package main
+
 // The TLS certificate and how it is renewed without a restart: load, check, watch, swap.
 //
 // Rules:
@@ -6,7 +8,6 @@
 //   - Directories are watched, not files: editors, certbot and Kubernetes put new files and links in the place of
 //     old ones, and a watch on a file would stay with the old one. A periodic check finds what watching misses.
 //   - Faults are logged when they change, not on each check. What the key file holds is never logged.
-package main
 
 import (
 	"bytes"

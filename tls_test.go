@@ -1,5 +1,6 @@
-// Stories of the certificate: real files, real handshakes, fake time where only time matters.
 package main
+
+// Stories of the certificate: real files, real handshakes, fake time where only time matters.
 
 import (
 	"bytes"

@@ -154,6 +154,11 @@ func mutations() []mutation {
 			"TestRequestForAChannelOfASuspectSessionIsHeld", "a request for the channel of a session that may be dead is denied",
 		},
 		{
+			"memory", "gc.go",
+			"			c.free()\n", "",
+			"TestBusyDaemonCollectsRarelyAndAQuietOneGivesMemoryBack", "a quiet daemon keeps its memory",
+		},
+		{
 			"requests", "coordinator.go",
 			"		defer c.pending.Add(-1)\n", "",
 			"TestRequestsThatAreAnsweredMakeRoomForOthers", "a request that was answered stays counted",
