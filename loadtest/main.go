@@ -41,6 +41,7 @@ type options struct {
 }
 
 func main() {
+	signal.Ignore(syscall.SIGPIPE) // a reader that goes must not leave the coordinator running
 	ctx, release := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer release()
 	o, err := parseOptions(os.Args[1:], os.Stderr)
@@ -86,7 +87,7 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	switch {
 	case f.NArg() > 0:
 		return nil, fmt.Errorf("unknown argument %q", f.Arg(0))
-	case profileOf(o.profile) == nil:
+	case o.profile != demoProfile && profileOf(o.profile) == nil:
 		return nil, fmt.Errorf("there is no profile %q: see -help", o.profile)
 	case o.duration <= 0 || o.concurrency < 1 || o.servers < 1 || o.encoders < 1:
 		return nil, errors.New("-duration, -concurrency, -servers and -encoders must be positive")
@@ -96,7 +97,7 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	if o.addr == "" {
 		return o, nil
 	}
-	if o.profile == "compare" || o.profile == "growth" {
+	if o.profile == "compare" || o.profile == "growth" || o.profile == demoProfile {
 		return nil, fmt.Errorf("-profile %s starts its own programs: it needs no -addr", o.profile)
 	}
 	return o, errors.Join(loopbackOnly(o.addr), loopbackOnly(o.application))
@@ -108,6 +109,9 @@ func run(ctx context.Context, o *options, stdout io.Writer, stderr *os.File) (cl
 		return false, err
 	}
 	defer os.RemoveAll(o.dir)
+	if o.profile == demoProfile {
+		return true, playDemo(ctx, o, stdout)
+	}
 	o.progress = newProgress(stderr)
 	var writing sync.WaitGroup
 	stop := make(chan struct{})
@@ -145,6 +149,7 @@ func profiles() []namedProfile {
 		{"hold", holdMany, "-connections and -streams held: memory of each, time and CPU of capacity and report"},
 		{"storm", storm, "-connections peers with a stream each gone and back at once"},
 		{"outage", outage, "lives at -rate while the application refuses events for -outage"},
+		{demoProfile, nil, "a small cluster to look at, with a coordinator on port 8080, until it is interrupted"},
 	}
 }
 
