@@ -168,6 +168,49 @@ func TestFullDiskRecoversWhenTheApplicationIsBack(t *testing.T) {
 	})
 }
 
+// fullStore has room for removals only.
+type fullStore struct {
+	eventStore
+	removed func(events int)
+}
+
+func (s fullStore) commit(g group) (group, error) {
+	if _, err := s.eventStore.commit(group{delivered: g.delivered}); err != nil {
+		return g, err
+	}
+	s.removed(len(g.delivered))
+	g.delivered = nil
+	return g, errNoRoom
+}
+
+// TestDeliveredEventsMakeRoomSoon: on a full disk, too, what was delivered is removed within a moment. Otherwise a crash
+// would have it all sent again.
+func TestDeliveredEventsMakeRoomSoon(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		store, app := newMemoryStore(), newEventRecorder()
+		const streams = 100
+		for i := range streams {
+			if _, err := store.commit(group{appended: lifeOf(fmt.Sprint("s", i), 0)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		began, removed, last := time.Now(), 0, time.Duration(0)
+		c := started(t, fullStore{store, func(events int) {
+			if removed += events; events > 0 {
+				last = time.Since(began)
+			}
+		}}, app.send)
+		c.Append(availableEvent("more", 1)) // there is no room for it
+		app.await(t, streams)
+		<-time.After(10 * time.Second)
+		if removed != streams || last > 2*removalsRetry {
+			t.Errorf("%d of %d events were removed, the last ones after %v", removed, streams, last)
+		}
+		_ = c.Drain(stopped()) // what has no room is lost
+	})
+}
+
 // TestStartOnAFullDiskWorks, and recovers the same way: streams that were announced get their stream-closed.
 func TestStartOnAFullDiskWorks(t *testing.T) {
 	t.Parallel()

@@ -26,8 +26,9 @@ const (
 	commitEvery    = 5 * time.Millisecond  // from the start of one commit to that of the next, under load
 	removalsGather = 50 * time.Millisecond // removals alone wait this long for company: nothing waits for them
 	commitRetry    = time.Second
-	commitPatience = 5 * time.Second // then a disk that says nothing counts as one that cannot be written
-	drainGrace     = time.Second     // for the last commits at the end, if draining has taken all of its time
+	removalsRetry  = 200 * time.Millisecond // after a failed commit removals wait this long for company
+	commitPatience = 5 * time.Second        // then a disk that says nothing counts as one that cannot be written
+	drainGrace     = time.Second            // for the last commits at the end, if draining has taken all of its time
 )
 
 var errDiskHangs = errors.New("the disk does not answer")
@@ -297,7 +298,8 @@ func (o *Outbox) write() {
 		err := o.writeGroup()
 		o.report(err)
 		if err != nil {
-			o.pause(commitRetry, nil)
+			o.pause(commitRetry, o.wakeRemoval) // what was delivered makes room, and would be sent again after a crash
+			o.pause(removalsRetry, nil)
 			poke(o.wake)
 		} else {
 			o.pause(commitEvery-time.Since(began), nil)

@@ -1,0 +1,139 @@
+package e2e
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"coordinator/internal/clustertest"
+)
+
+// TestKillsOnAFullDiskLeaveNoStreamOpen: a volume of 4 MiB fills up while the application is away, others fill what is left,
+// and the daemon is killed at random. When all is well again every stream that the application knows is closed, its events
+// came in order, and publishers are admitted.
+func TestKillsOnAFullDiskLeaveNoStreamOpen(t *testing.T) {
+	t.Parallel()
+	volume := t.TempDir()
+	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=4M", "tmpfs", volume).CombinedOutput(); err != nil {
+		if os.Getenv("CI") == "true" && os.Getuid() == 0 {
+			t.Fatal(err, string(out))
+		}
+		t.Skipf("cannot mount a small volume here: %v %s", err, out)
+	}
+	t.Cleanup(func() {
+		if out, err := exec.Command("umount", volume).CombinedOutput(); err != nil {
+			t.Errorf("umount: %v %s", err, out)
+		}
+	})
+	others := filepath.Join(volume, "others")
+	app := clustertest.NewApplication(t)
+	var away atomic.Bool
+	app.AnswerEvents(func(w http.ResponseWriter, _ *http.Request) {
+		if away.Load() {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	})
+	start := func() *clustertest.Process {
+		return clustertest.Serve(t, coordinatorBinary, app.Variables("DATA_DIR="+filepath.Join(volume, "data"), "LOG_REQUESTS=NO")...)
+	}
+	full := false
+	for round := range 8 {
+		away.Store(round%2 == 0)
+		if round%4 == 3 {
+			fill(t, others)
+		} else if err := os.Remove(others); err != nil && !errors.Is(err, os.ErrNotExist) {
+			t.Fatal(err)
+		}
+		p := start()
+		publishMany(p, round, time.After(300*time.Millisecond+rand.N(time.Second)))
+		status, _ := p.Call("GET", "/readyz")
+		full = full || status == http.StatusServiceUnavailable
+		if rand.IntN(3) > 0 {
+			p.Signal(syscall.SIGKILL)
+		} else {
+			p.Signal(syscall.SIGTERM)
+		}
+		<-p.Ended
+		if p.Logs.Count("damaged") > 0 {
+			t.Errorf("the outbox counts as damaged:\n%s", p.Logs)
+		}
+	}
+	if !full {
+		t.Error("the disk was never full: this test shows nothing")
+	}
+	away.Store(false)
+	_ = os.Remove(others) // it may not be there
+	p := start()
+	p.AwaitMetrics(map[string]float64{"coordinator_events_pending": 0, "coordinator_ready": 1})
+	_, events, _ := app.Snapshot()
+	highest, closed := map[string]int{}, map[string]bool{}
+	for _, h := range events {
+		id := h.Get("x-streaming-id")
+		seq, err := strconv.Atoi(strings.TrimPrefix(h.Get("x-event-id"), id+"-"))
+		if err != nil || seq > highest[id]+1 {
+			t.Errorf("%s came after number %d (%v)", h.Get("x-event-id"), highest[id], err)
+		}
+		highest[id] = max(seq, highest[id])
+		closed[id] = closed[id] || h.Get("x-event-type") == "stream-closed"
+	}
+	for id := range highest {
+		if !closed[id] {
+			t.Errorf("stream %s stays open", id)
+		}
+	}
+	t.Logf("%d streams, %d events", len(highest), len(events))
+}
+
+// fill writes a file until the volume is full.
+func fill(t *testing.T, path string) {
+	t.Helper()
+	file, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	for err == nil {
+		_, err = file.Write(make([]byte, 4096))
+	}
+}
+
+// publishMany has one publisher after the other begin, of whom half stay, with many outputs each.
+func publishMany(p *clustertest.Process, round int, end <-chan time.Time) {
+	p.T.Helper()
+	server := p.DialPeer("rtmp")
+	encoder, _ := p.Register(-1)
+	go encoder.Attend()
+	for n := 0; ; n++ {
+		select {
+		case <-end:
+			return
+		default:
+		}
+		channel := fmt.Sprintf("round-%d-%d", round, n)
+		server.Request(channel, "key")
+		m, open := <-server.In
+		if !open {
+			p.T.Fatalf("connection gone: %v", server.Gone)
+		}
+		if m.Method != "PUBLISH-ACCEPT" {
+			continue
+		}
+		id := m.Get("Stream-ID")
+		for output := range 30 {
+			encoder.Available(channel, id, "HLS-LIVE", fmt.Sprintf("%dx1", output+1), strings.Repeat("i", 800))
+		}
+		if n%2 == 0 {
+			server.End(channel, id)
+		}
+	}
+}
