@@ -254,7 +254,8 @@ func (c *coordinator) finish(e *encoder, channel, streamID, errorCode, errorMess
 		return
 	}
 	if errorCode != "" || errorMessage != "" {
-		c.log.Warn("encoder reports a failed stream", "channel", channel, "stream", streamID, "encoder", e.id, "code", loggable(errorCode), "message", loggable(errorMessage))
+		c.log.Warn("encoder reports a failed stream", "channel", channel, "stream", streamID, "encoder", e.id,
+			"code", loggable(errorCode), "message", loggable(errorMessage))
 	}
 	c.tell(notices)
 }

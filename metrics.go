@@ -52,7 +52,8 @@ func (t tally) sumWithout(value string) (n int64) {
 func newMetrics(state func() clusterState) *metrics {
 	m := &metrics{registry: prometheus.NewRegistry()}
 	m.publishes = m.newTally("coordinator_publish_requests_total", "Publish requests by how they were answered.", nil, "result",
-		"accepted", "denied_key", "application_error", "no_answer", "busy", "no_encoder", "malformed", "draining", "stopping", "events_not_kept", "too_many", "peer_gone", "other")
+		"accepted", "denied_key", "application_error", "no_answer", "busy", "no_encoder", "malformed", "draining", "stopping",
+		"events_not_kept", "too_many", "peer_gone", "other")
 	const messages, messagesHelp = "coordinator_control_messages_total", "Messages on control sockets."
 	m.received = m.newTally(messages, messagesHelp, prometheus.Labels{"direction": "in"}, "method",
 		"PUBLISH-REQUEST", "PUBLISH-END", "REGISTER", "STREAM-AVAILABLE", "STREAM-CLOSED", "HEARTBEAT", "ERROR", "other")
@@ -64,7 +65,7 @@ func newMetrics(state func() clusterState) *metrics {
 		"delivered", "refused", "unanswered", "other")
 	m.moves = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "coordinator_stream_moves_total",
-		Help: "Publications that went on with another encoder.",
+		Help: "Streams that went on at another encoder, by failover or by moving.",
 	})
 	m.verifications = prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name:    "coordinator_key_verification_duration_seconds",
@@ -188,7 +189,8 @@ func newStateCollector(state func() clusterState) *stateCollector {
 	add(servers, serversHelp, "type", "ws", func(s *clusterState) float64 { return float64(s.wsServers) })
 	add("coordinator_publish_requests_waiting", "Publish requests that wait for a slot.", "", "", func(s *clusterState) float64 { return float64(s.waitingRequests) })
 	add("coordinator_events_pending", "Events that the application has not taken yet.", "", "", func(s *clusterState) float64 { return float64(s.eventsPending) })
-	add("coordinator_event_oldest_pending_seconds", "Age of the oldest event that the application has not taken yet; 0 if there is none.", "", "", func(s *clusterState) float64 { return s.oldestEvent.Seconds() })
+	add("coordinator_event_oldest_pending_seconds", "Age of the oldest event that the application has not taken yet; 0 if there is none.", "", "",
+		func(s *clusterState) float64 { return s.oldestEvent.Seconds() })
 	add("coordinator_outbox_damaged", "1 if the outbox was found damaged, at the start or since, else 0.", "", "", func(s *clusterState) float64 {
 		if s.outboxDamaged {
 			return 1

@@ -388,7 +388,8 @@ func (o *Outbox) report(err error) {
 		o.log.Info("events are written to disk again, publishers are admitted again")
 	case after.Error() == before:
 	case errors.Is(after, errDamaged):
-		o.log.Error("the outbox is damaged: publishers are denied and the events of live streams kept in memory until a restart, which sets the file aside", "error", after)
+		o.log.Error("the outbox is damaged: publishers are denied, and the events of live streams are kept in memory until a restart, which sets the file aside",
+			"error", after)
 	case err == nil:
 		o.log.Error("there is hardly any room on the disk for events: publishers are denied", "error", after)
 	default:

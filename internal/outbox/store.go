@@ -94,7 +94,12 @@ func openStore(dir string) (s *boltStore, found *damage, err error) {
 
 // isDiskFull reports whether err says that a disk, a quota or a file size limit is used up.
 func isDiskFull(err error) bool {
-	return errors.Is(err, errNoRoom) || errors.Is(err, bolterrors.ErrMaxSizeReached) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EFBIG)
+	for _, full := range []error{errNoRoom, bolterrors.ErrMaxSizeReached, syscall.ENOSPC, syscall.EDQUOT, syscall.EFBIG} {
+		if errors.Is(err, full) {
+			return true
+		}
+	}
+	return false
 }
 
 // classify returns the error of a disk that is full or fails as it is, and any other as errDamaged: bbolt returns those only
