@@ -72,7 +72,7 @@ type Outbox struct {
 
 	mu       sync.Mutex
 	appended []Event   // guarded by mu
-	takenAt  time.Time // guarded by mu: when the writer took them
+	commitAt time.Time // guarded by mu: when the commit that is under way began
 	writing  time.Time // guarded by mu: when the oldest event happened that the writer has taken and not committed
 	broken   error     // guarded by mu: why the last commit failed
 	reported string    // guarded by mu: what the log says is wrong, "" if nothing
@@ -185,7 +185,7 @@ func (o *Outbox) Err() error {
 func (o *Outbox) committing() error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.broken == nil && !o.takenAt.IsZero() && time.Since(o.takenAt) > commitPatience {
+	if o.broken == nil && !o.commitAt.IsZero() && time.Since(o.commitAt) > commitPatience {
 		return errDiskHangs
 	}
 	return o.broken
@@ -330,6 +330,8 @@ func (o *Outbox) writeGroup() error {
 	if o.unwritten.empty() && o.store.trouble() == nil {
 		return nil
 	}
+	o.setCommitting(time.Now())
+	defer o.setCommitting(time.Time{})
 	appended := o.unwritten.appended
 	left, err := o.store.commit(o.unwritten)
 	o.unwritten = left
@@ -361,7 +363,7 @@ func (o *Outbox) takeAppended(limit int) []Event {
 	defer o.mu.Unlock()
 	taken := o.appended
 	if o.writing.IsZero() && len(taken) > 0 {
-		o.writing, o.takenAt = taken[0].At, time.Now()
+		o.writing = taken[0].At
 	}
 	if len(taken) <= limit {
 		o.appended = nil
@@ -372,10 +374,16 @@ func (o *Outbox) takeAppended(limit int) []Event {
 	return taken[:limit:limit]
 }
 
+func (o *Outbox) setCommitting(began time.Time) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.commitAt = began
+}
+
 func (o *Outbox) allCommitted() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.writing, o.takenAt = time.Time{}, time.Time{}
+	o.writing = time.Time{}
 }
 
 // report logs when events cannot be kept any more and when they can again.

@@ -50,7 +50,9 @@ type deliveredMark struct {
 }
 
 type boltStore struct {
-	dir string // set once
+	// set once
+	dir  string
+	lock *os.File // the directory, locked as long as it is open
 
 	db atomic.Pointer[bbolt.DB] // replaced by the writer, under reading; nil: there was no room to create it
 
@@ -79,13 +81,17 @@ func openStore(dir string) (s *boltStore, found *damage, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, nil, fmt.Errorf("create the directory of the outbox: %w", err)
 	}
-	s = &boltStore{dir: dir}
+	lock, err := lockDirectory(dir)
+	if err != nil {
+		return nil, nil, fmt.Errorf("open the outbox in directory %s: %w", dir, err)
+	}
+	s = &boltStore{dir: dir, lock: lock}
 	db, found, err := openFile(dir)
 	switch {
 	case isDiskFull(err):
 		s.why = fmt.Errorf("%w: %w", errNoRoom, err)
 	case err != nil:
-		return nil, nil, fmt.Errorf("open the outbox in directory %s: %w", dir, err)
+		return nil, nil, errors.Join(fmt.Errorf("open the outbox in directory %s: %w", dir, err), lock.Close())
 	default:
 		s.db.Store(db)
 	}
@@ -187,8 +193,10 @@ func (s *boltStore) commitToFile(g group) (left group, err error) {
 		if n == 0 {
 			return g, err
 		}
-		if err := s.write(db, group{appended: g.appended[:n]}); err != nil {
-			return g, err
+		for err = s.write(db, group{appended: g.appended[:n]}); err != nil; err = s.write(db, group{appended: g.appended[:n]}) {
+			if n /= 2; n == 0 || errors.Is(err, errDamaged) {
+				return g, err
+			}
 		}
 		g.appended = g.appended[n:]
 	}
@@ -218,8 +226,13 @@ func (s *boltStore) removeBySteps(db *bbolt.DB, marks []deliveredMark) (left []d
 		switch err := s.write(db, group{delivered: part}); {
 		case err == nil:
 			marks, most = rest, min(2*most, maxGroup)
-		case errors.Is(err, errDamaged) || len(part) <= 1:
+		case errors.Is(err, errDamaged):
 			return marks, err
+		case len(part) <= 1:
+			if err := s.writeWithoutFreeList(db, group{delivered: part}); err != nil {
+				return marks, err
+			}
+			marks = rest
 		default:
 			most = len(part) / 2
 		}
@@ -230,6 +243,14 @@ func (s *boltStore) removeBySteps(db *bbolt.DB, marks []deliveredMark) (left []d
 func firstRemovals(marks []deliveredMark, most int) (part, rest []deliveredMark) {
 	n := min(most, len(marks))
 	return marks[:n], marks[n:]
+}
+
+// writeWithoutFreeList is write that leaves the list of free pages out of the file, for which bbolt needs pages in a row.
+// The next write puts it in again.
+func (s *boltStore) writeWithoutFreeList(db *bbolt.DB, g group) error {
+	db.NoFreelistSync = true
+	defer func() { db.NoFreelistSync = false }()
+	return s.write(db, g)
 }
 
 // write makes a group durable in one transaction, all of it or nothing. Call it inside guarded.
@@ -271,6 +292,9 @@ func putEvent(queues, events *bbolt.Bucket, ev *Event) (more int, err error) {
 	if value := queues.Get(queueKey(ev.Queue)); value != nil {
 		if record, err = decodeQueueRecord(value); err != nil {
 			return 0, fmt.Errorf("%w: record of queue %d", errDamaged, ev.Queue)
+		}
+		if ev.Position < record.tail {
+			return 0, nil // repeated after an error that came when it had reached the disk
 		}
 	}
 	if record.head == record.tail || record.tail == 0 {
@@ -360,8 +384,13 @@ func (s *boltStore) setTrouble(err error) {
 func (s *boltStore) foundDamage(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.damaged {
-		s.damaged, s.why, s.inMemory = true, fmt.Errorf("the outbox is %w", err), map[uint64][]Event{}
+	if s.damaged {
+		return
+	}
+	s.damaged, s.why, s.inMemory = true, fmt.Errorf("the outbox is %w", err), map[uint64][]Event{}
+	// Not all damage is found at a start, which is to set the file aside.
+	if marker, err := os.Create(filepath.Join(s.dir, outboxFile+condemned)); err == nil {
+		_ = marker.Close()
 	}
 }
 
@@ -399,8 +428,11 @@ func (s *boltStore) readFromMemory(queue uint64, position uint32) (Event, bool) 
 // close does not close a damaged file: bbolt could block for ever.
 func (s *boltStore) close() error {
 	db := s.db.Load()
-	if db == nil || s.isDamaged() {
+	switch {
+	case s.isDamaged():
 		return nil
+	case db == nil:
+		return s.lock.Close()
 	}
-	return guarded(db.Close)
+	return errors.Join(guarded(db.Close), s.lock.Close())
 }

@@ -9,6 +9,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -22,7 +23,8 @@ import (
 
 const (
 	outboxFile     = "outbox.db"
-	unfinished     = ".new" // suffix of a file under construction
+	unfinished     = ".new"     // suffix of a file under construction
+	condemned      = ".damaged" // suffix of a marker: the file was found damaged while it was in use
 	outboxVersion  = 1
 	outboxLockWait = time.Second
 
@@ -55,10 +57,33 @@ func guarded(call func() error) (err error) {
 	return call()
 }
 
+// lockDirectory keeps other processes out of the directory: bbolt locks a file only once it is open. Errors: errInUse, and
+// what the system says.
+func lockDirectory(dir string) (*os.File, error) {
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	for until := time.Now().Add(outboxLockWait); ; time.Sleep(outboxLockWait / 20) {
+		err := syscall.Flock(int(d.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		switch {
+		case err == nil || errors.Is(err, syscall.ENOTSUP) || errors.Is(err, syscall.ENOLCK):
+			return d, nil // without locks of directories, bbolt's lock of the file is left
+		case !errors.Is(err, syscall.EWOULDBLOCK):
+			return nil, errors.Join(err, d.Close())
+		case time.Now().After(until):
+			return nil, errors.Join(errInUse, d.Close())
+		}
+	}
+}
+
 // openFile opens the outbox in dir, or creates it. A damaged file is set aside and replaced with an empty one. Errors:
 // errInUse, errNewer, errDamaged if the file cannot be set aside, and what the system says.
 func openFile(dir string) (db *bbolt.DB, found *damage, err error) {
 	path := filepath.Join(dir, outboxFile)
+	if _, err := os.Stat(path + condemned); err == nil {
+		return replaceFile(path, fmt.Errorf("%w: it was found when it was in use", errDamaged))
+	}
 	if err = checkFile(path); err == nil {
 		db, err = openBolt(path, bbolt.Options{})
 		if err == nil {
@@ -66,17 +91,27 @@ func openFile(dir string) (db *bbolt.DB, found *damage, err error) {
 		}
 	}
 	if errors.Is(err, errDamaged) {
-		aside := path + ".damaged-" + time.Now().UTC().Format("20060102T150405.000Z")
-		found = &damage{file: path, aside: aside, err: err}
-		if err := os.Rename(path, aside); err != nil {
-			return nil, nil, errors.Join(found.err, err)
-		}
-		err = fs.ErrNotExist
+		return replaceFile(path, err)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		err = createFile(path)
 	}
 	if err == nil {
+		db, err = openBolt(path, bbolt.Options{})
+	}
+	return db, nil, err
+}
+
+// replaceFile sets a damaged file aside and opens an empty one.
+func replaceFile(path string, reason error) (db *bbolt.DB, found *damage, err error) {
+	found = &damage{file: path, aside: path + ".damaged-" + time.Now().UTC().Format("20060102T150405.000Z"), err: reason}
+	if err := os.Rename(path, found.aside); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, errors.Join(reason, err)
+	}
+	if err := os.Remove(path + condemned); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, errors.Join(reason, err)
+	}
+	if err = createFile(path); err == nil {
 		db, err = openBolt(path, bbolt.Options{})
 	}
 	return db, found, err
@@ -117,7 +152,7 @@ func createFile(path string) error {
 		if err := db.Update(prepareBuckets); err != nil {
 			return err
 		}
-		return grow(db, streamPages+removalPages)
+		return grow(db, pagesAtFirst)
 	})
 	err = errors.Join(err, db.Close())
 	if err == nil {
@@ -217,7 +252,7 @@ func checkFreePages(path string) error {
 // checkFreeList checks the header of the list of free pages before a commit frees its pages: bbolt frees as many as the
 // header says, four billion perhaps. The offsets are those of bbolt's meta pages (internal/common/meta.go).
 func checkFreeList(path string, pageSize int) error {
-	const head, magic = 16, 0xED0CDAED
+	const head, magic, checksum = 16, 0xED0CDAED, 56
 	file, err := os.Open(path)
 	if err != nil {
 		return err
@@ -230,7 +265,10 @@ func checkFreeList(path string, pageSize int) error {
 			return fmt.Errorf("%w: %w", errDamaged, err)
 		}
 		number := func(at int) uint64 { return binary.NativeEndian.Uint64(meta[at:]) }
-		if txid := number(48); binary.NativeEndian.Uint32(meta[:]) == magic && txid >= newest {
+		sum := fnv.New64a()
+		sum.Write(meta[:checksum])
+		valid := binary.NativeEndian.Uint32(meta[:]) == magic && number(checksum) == sum.Sum64() // else bbolt takes the other one
+		if txid := number(48); valid && txid >= newest {
 			list, pages, newest = number(32), number(40), txid
 		}
 	}
@@ -284,6 +322,10 @@ func checkBuckets(tx *bbolt.Tx) error {
 	err = events.ForEach(func(key, value []byte) error {
 		if _, err := decodeEvent(value); err != nil || len(key) != 12 {
 			return fmt.Errorf("%w: event %x", errDamaged, key)
+		}
+		record, err := decodeQueueRecord(queues.Get(key[:8]))
+		if position := binary.BigEndian.Uint32(key[8:]); err != nil || position < record.head || position >= record.tail {
+			return fmt.Errorf("%w: event %x is not in its queue", errDamaged, key)
 		}
 		undelivered--
 		return nil

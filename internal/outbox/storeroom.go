@@ -28,6 +28,9 @@ const (
 	pagesPerEvent = 2   // that an event adds at most, besides its bytes: one split in each tree
 	otherPages    = 16  // that a transaction adds at most: branches, the list of free pages
 
+	// A new file has so many pages more than it uses: with others filling the disk, some 2,000 streams can be live.
+	pagesAtFirst = removalPages + 2*streamPages + pagesAhead
+
 	// A file with so many free pages, of which only a small part is in use, is copied to a new one: the list of free pages
 	// is written with each commit, and the disk may need the room.
 	compactAbove = 4096
@@ -53,6 +56,19 @@ func grow(db *bbolt.DB, pages int) error {
 }
 
 func shrinkRoom(tx *bbolt.Tx) error { return tx.Bucket([]byte(metaBucket)).Delete([]byte(roomKey)) }
+
+// dropRoom makes the pages free that a crash or an error has left in grow.
+func dropRoom(db *bbolt.DB) error {
+	left := false
+	err := db.View(func(tx *bbolt.Tx) error {
+		left = tx.Bucket([]byte(metaBucket)).Get([]byte(roomKey)) != nil
+		return nil
+	})
+	if err == nil && left {
+		err = db.Update(shrinkRoom)
+	}
+	return err
+}
 
 // freePages is how many pages the next transaction can use without extending the file.
 func freePages(db *bbolt.DB) int {
@@ -88,6 +104,12 @@ func (s *boltStore) fit(db *bbolt.DB, events []Event) (n int, err error) {
 
 // growTo extends the file until so many pages are free.
 func (s *boltStore) growTo(db *bbolt.DB, pages int) error {
+	if freePages(db) >= pages {
+		return nil
+	}
+	if err := dropRoom(db); err != nil {
+		return fmt.Errorf("%w: %w", errNoRoom, err)
+	}
 	if freePages(db) >= pages {
 		return nil
 	}
@@ -186,7 +208,7 @@ func (s *boltStore) compactIfWorth(db *bbolt.DB) error {
 		return err
 	}
 	err = guarded(func() error {
-		return errors.Join(bbolt.Compact(copied, db, 1<<20), grow(copied, streamPages+removalPages))
+		return errors.Join(bbolt.Compact(copied, db, 1<<20), grow(copied, pagesAtFirst))
 	})
 	if err == nil {
 		err = os.Rename(tmp, path)
