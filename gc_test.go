@@ -22,7 +22,7 @@ func TestBusyDaemonCollectsRarelyAndAQuietOneGivesMemoryBack(t *testing.T) {
 		ended := make(chan struct{})
 		go func() {
 			defer close(ended)
-			tuneGC(ctx, collector{
+			tuneGC(ctx, collector{ // looks at full seconds
 				read: func() (uint64, uint64) {
 					allocated += perSecond
 					return live, allocated
@@ -31,6 +31,7 @@ func TestBusyDaemonCollectsRarelyAndAQuietOneGivesMemoryBack(t *testing.T) {
 				free:       func() { note("free") },
 			})
 		}()
+		time.Sleep(500 * time.Millisecond) // so that no change falls on a look
 		for _, part := range []struct{ seconds, perSecond, live uint64 }{
 			{3, 0, 40 << 20},         // idle from the start
 			{10, 64 << 20, 40 << 20}, // busy

@@ -264,3 +264,32 @@ func TestCrashInTheMiddleOfGrowingLosesNoRoom(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestRemovalNeedsNoPagesInARow: it goes without the list of free pages, which the next commit writes again.
+func TestRemovalNeedsNoPagesInARow(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := openedStore(t, dir)
+	mustCommit(t, s, group{appended: lifeOf("s", 3)})
+	if err := s.writeWithoutFreeList(s.db.Load(), group{delivered: []deliveredMark{{queueOf("s"), 2}}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.close(); err != nil { // as it is
+		t.Fatal(err)
+	}
+	s = openedStore(t, dir)
+	mustCommit(t, s, group{delivered: []deliveredMark{{queueOf("s"), 3}}})
+	if err := s.close(); err != nil {
+		t.Fatal(err)
+	}
+	s = openedStore(t, dir)
+	defer s.close()
+	err := s.load(func(_ uint64, record queueRecord) {
+		if record.head != 3 || record.tail != 4 {
+			t.Errorf("record %+v", record)
+		}
+	})
+	if free := freePages(s.db.Load()); err != nil || free < streamPages || s.trouble() != nil {
+		t.Errorf("%v, %d free pages, %v", err, free, s.trouble())
+	}
+}
