@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,7 +16,9 @@ func TestBusyDaemonCollectsRarelyAndAQuietOneGivesMemoryBack(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
-		var live, perSecond, allocated uint64 = 40 << 20, 0, 0
+		var live, perSecond atomic.Uint64
+		live.Store(40 << 20)
+		allocated := uint64(0)
 		var done []string
 		note := func(what string) { done = append(done, fmt.Sprintf("%v %s", time.Since(began), what)) }
 		ctx, cancel := context.WithCancel(t.Context())
@@ -24,8 +27,8 @@ func TestBusyDaemonCollectsRarelyAndAQuietOneGivesMemoryBack(t *testing.T) {
 			defer close(ended)
 			tuneGC(ctx, collector{ // looks at full seconds
 				read: func() (uint64, uint64) {
-					allocated += perSecond
-					return live, allocated
+					allocated += perSecond.Load()
+					return live.Load(), allocated
 				},
 				setPercent: func(percent int) { note(fmt.Sprint("percent ", percent)) },
 				free:       func() { note("free") },
@@ -39,7 +42,8 @@ func TestBusyDaemonCollectsRarelyAndAQuietOneGivesMemoryBack(t *testing.T) {
 			{5, 64 << 20, 160 << 20}, // busy with a larger heap
 			{20, 1 << 20, 160 << 20}, // quiet
 		} {
-			perSecond, live = part.perSecond, part.live
+			perSecond.Store(part.perSecond)
+			live.Store(part.live)
 			synctest.Wait()
 			time.Sleep(time.Duration(part.seconds) * time.Second)
 		}
