@@ -8,7 +8,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"log/slog"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -192,7 +191,7 @@ func (c *coordinator) verifyAndClaim(ctx context.Context, s *server, turns chan 
 		key:     req.key,
 		settings: encodeSettings{
 			resolutions: formatResolutions(allowed.resolutions),
-			record:      recordArgument(allowed.record),
+			record:      formatRecord(allowed.record),
 			previews:    allowed.previews.String(),
 		},
 		answerBy: answerBy,
@@ -326,48 +325,3 @@ func (c *coordinator) closeStream(channel, streamID string) error {
 }
 
 func (c *coordinator) validID(id string) bool { return isToken(id, c.idMaxLength) }
-
-const maxStreamIDLength = 128
-
-// isToken tells whether s is not empty, at most max bytes long and of [A-Za-z0-9_-] only.
-func isToken(s string, max int) bool {
-	if s == "" || len(s) > max {
-		return false
-	}
-	for i := range len(s) {
-		c := s[i]
-		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_' || c == '-') {
-			return false
-		}
-	}
-	return true
-}
-
-// loggable cuts down what a peer said to what may stand in a log: encoders quote source URIs, which hold keys, in
-// their messages.
-func loggable(text string) string {
-	const longest = 256
-	if len(text) > longest {
-		text = text[:longest] + "…"
-	}
-	for from := 0; ; {
-		i := strings.Index(text[from:], "://")
-		if i < 0 {
-			return text
-		}
-		start := from + i + len("://")
-		end := start + len(text[start:])
-		if j := strings.IndexAny(text[start:], " \t\r\n\"'"); j >= 0 {
-			end = start + j
-		}
-		text = text[:start] + "***" + text[end:]
-		from = start + len("***")
-	}
-}
-
-func recordArgument(record bool) string {
-	if record {
-		return "True"
-	}
-	return "False"
-}

@@ -61,3 +61,25 @@ func isPlain(line []byte) bool {
 	}
 	return true
 }
+
+// loggable makes text from a peer safe to log: it is cut to 256 bytes, and what follows "://" is masked, because encoders
+// quote source URIs, which contain stream keys.
+func loggable(text string) string {
+	const longest = 256
+	if len(text) > longest {
+		text = text[:longest] + "…"
+	}
+	for from := 0; ; {
+		i := strings.Index(text[from:], "://")
+		if i < 0 {
+			return text
+		}
+		start := from + i + len("://")
+		end := start + len(text[start:])
+		if j := strings.IndexAny(text[start:], " \t\r\n\"'"); j >= 0 {
+			end = start + j
+		}
+		text = text[:start] + "***" + text[end:]
+		from = start + len("***")
+	}
+}

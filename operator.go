@@ -85,45 +85,30 @@ func (a *commands) streams(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	rows := streams.pager(q)
-	a.coordinator.registry.streamRows(rows.add)
-	page, matched, after := rows.page()
-	for i := range page {
-		page[i].describeAnnounced()
+	p := streams.pager(q)
+	a.coordinator.registry.streamRows(p.add)
+	report := streams.report(p.page())
+	for i := range report.rows {
+		report.rows[i].describeAnnounced()
 	}
-	writeJSON(w, http.StatusOK, struct {
-		Streams []streamRow `json:"streams"`
-		Matched int         `json:"matched"`
-		After   string      `json:"after"`
-	}{page, matched, after})
+	writeJSON(w, http.StatusOK, report)
 }
 
 func (a *commands) encoders(w http.ResponseWriter, r *http.Request) {
-	encoders := encoderList()
-	q, ok := encoders.query(w, r)
-	if !ok {
-		return
-	}
-	page, matched, after := encoders.page(a.coordinator.registry.encoderReports(time.Now()), q)
-	writeJSON(w, http.StatusOK, struct {
-		Encoders []encoderReport `json:"encoders"`
-		Matched  int             `json:"matched"`
-		After    string          `json:"after"`
-	}{page, matched, after})
+	servePage(w, r, encoderList(), func() []encoderReport { return a.coordinator.registry.encoderReports(time.Now()) })
 }
 
 func (a *commands) servers(w http.ResponseWriter, r *http.Request) {
-	servers := serverList()
-	q, ok := servers.query(w, r)
+	servePage(w, r, serverList(), a.coordinator.registry.serverReports)
+}
+
+// servePage answers with the page of a list that the request asks for.
+func servePage[T any](w http.ResponseWriter, r *http.Request, list listing[T], rows func() []T) {
+	q, ok := list.query(w, r)
 	if !ok {
 		return
 	}
-	page, matched, after := servers.page(a.coordinator.registry.serverReports(), q)
-	writeJSON(w, http.StatusOK, struct {
-		Servers []serverReport `json:"servers"`
-		Matched int            `json:"matched"`
-		After   string         `json:"after"`
-	}{page, matched, after})
+	writeJSON(w, http.StatusOK, list.report(list.page(rows(), q)))
 }
 
 // query answers with 400 what can't be read.

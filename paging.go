@@ -10,6 +10,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/url"
 	"slices"
 	"strconv"
@@ -187,4 +188,24 @@ func (p *pager[T]) page() (page []T, matched int, after string) {
 		page[i] = best[i].row
 	}
 	return page, p.matched, after
+}
+
+// pageReport is the answer to a request for a page.
+type pageReport[T any] struct {
+	list    string // names the rows in JSON
+	rows    []T
+	matched int
+	after   string
+}
+
+func (l *listing[T]) report(page []T, matched int, after string) pageReport[T] {
+	return pageReport[T]{l.name, page, matched, after}
+}
+
+func (p pageReport[T]) MarshalJSON() ([]byte, error) {
+	rows, err := json.Marshal(p.rows)
+	if err != nil {
+		return nil, err
+	}
+	return fmt.Appendf(nil, `{%q:%s,"matched":%d,"after":%q}`, p.list, rows, p.matched, p.after), nil
 }

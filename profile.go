@@ -171,3 +171,11 @@ func shortened(value string) string {
 	}
 	return value[:maxNamedBytes] + "…"
 }
+
+// formatRecord is the Record of ENCODE-START.
+func formatRecord(record bool) string {
+	if record {
+		return "True"
+	}
+	return "False"
+}

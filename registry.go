@@ -6,23 +6,58 @@ package main
 // is worth a log line comes back as notices. Publications, streams, servers and encoders are known by identity:
 // whoever holds an old one can't touch its successor.
 //
-// A publication (a publisher that is live on a channel) and a stream (one encoding of it):
+// A publish request:
 //
-//	publish request ── channel free, slot free ──> publication live, its stream started
-//	  ├── no slot: waits (registry_waiting.go) ── slot free ──> live;  ── too late ──> denied
-//	  └── channel live on a session that may be dead: held (registry_twins.go) ── free ──> live;  ── it lives ──> denied
+//	claim --+-- free slot -------------------------------------------------------> live
+//	        |
+//	        +-- no free slot: waiting --+-- a slot is freed ---------------------> live
+//	        |                           +-- encoderWait or answerBy has passed --> denied
+//	        |
+//	        +-- channel is live on a session that may be dead (registry_twins.go): held
+//	        |                           +-- the channel is freed ----------------> claim again
+//	        |                           +-- that session answers its probe, or
+//	        |                               answerBy has passed -----------------> denied
+//	        |
+//	        +-- channel is live, server is draining, waiting is off -------------> denied
 //
-//	publication:  live ── PUBLISH-END, server gone ──────────────────────────────> ended, channel free
-//	              live ── killed ──> STREAM-KILL is repeated ── PUBLISH-END, server gone, 30 s ──> ended, channel free
-//	              live ── encoder lost ──> another encoder has a slot: live, next stream (registry_failover.go)
-//	                                       none has: waits ── slot free ──> live;  ── too late ──> killed
-//	                                       may not move: killed
+// What waits or is held is dropped if its server leaves, and denied at stop.
 //
-//	stream:  started ── STREAM-AVAILABLE ──> announced: the application knows it
-//	         live (current, or successor of a move) ── STREAM-CLOSED, encoder gone ──> closed, publication lost its encoder
-//	         live ── publication ended, killed or moved on ──> closing: ENCODE-STOP ── STREAM-CLOSED, encoder gone ──> closed
+// A publication (one publisher on one channel; it outlives its encodings):
 //
-// A stream holds a slot of its encoder from its start to closed. stream-closed is told at closed, if it was announced.
+//	          drain with move: a successor starts
+//	        +--------------------------------------> moving
+//	        |                                          |
+//	        |   the successor announced HLS-LIVE, or   |
+//	        v   failed, or the old encoder was lost    |
+//	claim->live <--------------------------------------+
+//	        | ^
+//	        | +-- encoder lost, another has a free slot: live again at once, under a new stream ID
+//	        |
+//	        |                    a slot is freed: live
+//	        +-- encoder lost, no free slot --> waiting
+//	        |                                    |
+//	        |  close command, or no encoder      |  close command, or encoderWait
+//	        v  can take it                       v  has passed
+//	      killed <-------------------------------+
+//	        |
+//	        |  The channel stays taken and STREAM-KILL is repeated. Encodings are stopped at the first repeat.
+//	        v
+//	      ended, the channel is free: PUBLISH-END (also from the server's newer twin) or the server left, in any
+//	             state; killPatience has passed, if killed
+//
+// An encoder is lost when it leaves, or ends a live stream by itself. A publication that is moving can be killed, too.
+//
+// A stream (one encoding; holds a slot from start to closed):
+//
+//	start --> live -------- ENCODE-STOP ------> closing -- STREAM-CLOSED, or the encoder left --> closed
+//	           |                                                                                    ^
+//	           +-- STREAM-CLOSED (also from the encoder's newer twin), or the encoder left ---------+
+//	               the publication fails over, or is killed
+//
+// live means current or successor of its publication. closing lasts as long as the encoder needs to finish recordings;
+// a closing stream still announces outputs.
+//
+// stream-closed is told when a stream is closed, if it announced anything.
 //
 // Here: the state, joining and leaving. The other registry_*.go have the rest, one job each.
 

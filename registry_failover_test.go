@@ -1,7 +1,7 @@
 package main
 
-// A publication that loses its encoder, story by story. waiting_test.go has those who wait for a slot, move_test.go
-// maintenance.
+// A publication that loses its encoder, story by story. registry_waiting_test.go has the queue for slots,
+// registry_moves_test.go maintenance.
 
 import (
 	"strings"

@@ -38,16 +38,6 @@ func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 // Format covers the verbs that String does not: %d would show the value.
 func (s Secret) Format(f fmt.State, _ rune) { fmt.Fprint(f, s.String()) }
 
-// commandsAuth is what a caller of the commands API has to present.
-type commandsAuth struct {
-	scheme string // "" (open), "Basic" or "Bearer"
-	user   string // of Basic
-	secret Secret // the password of Basic or the token of Bearer
-}
-
-// Format shows the scheme alone.
-func (a commandsAuth) Format(f fmt.State, _ rune) { fmt.Fprint(f, a.scheme) }
-
 // secret reads a variable that may come from a file instead: NAME or NAME_FILE, not both. A byte order mark before what
 // the file holds is dropped, and white space around it, as it is around every value.
 func (e *environment) secret(name string) variable {

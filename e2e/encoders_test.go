@@ -1,8 +1,8 @@
 package e2e
 
 // Encoders come and go, publishers stay live: each story with the whole daemon, its peers and its application. The
-// registry's part of them is in failover_test.go, waiting_test.go and move_test.go, the coordinator's own death in
-// kill_test.go.
+// registry's part of them is in registry_failover_test.go, registry_waiting_test.go and
+// registry_moves_test.go, the coordinator's own death in kill_test.go.
 
 import (
 	"fmt"

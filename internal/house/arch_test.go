@@ -41,7 +41,7 @@ func layers() [][][]string {
 		{{"appclient.go"}, {"logs.go", "logwriter.go"}, {"door.go", "visitor.go"}},
 		{
 			registry,
-			{"config.go", "secret.go", "dotenv.go"}, {"history.go"}, {"paging.go"}, {"profile.go"}, {"tls.go"}, {"notify.go"}, {"refusals.go"}, {"handshake.go"}, {"gc.go"},
+			{"config.go", "secret.go", "dotenv.go", "credentials.go"}, {"ids.go"}, {"history.go"}, {"paging.go"}, {"profile.go"}, {"tls.go"}, {"notify.go"}, {"refusals.go"}, {"handshake.go"}, {"gc.go"},
 		},
 	}
 }
