@@ -291,7 +291,7 @@ func crashAndResume(t *testing.T, lives int, store eventStore, atCrash func(even
 	committed := map[string]bool{}
 	var mu sync.Mutex
 	for life := range lives {
-		crashed, next := make(chan struct{}), eventStore(nil)
+		crashed, copied, next := make(chan struct{}), make(chan struct{}), eventStore(nil)
 		lastLife := life == lives-1
 		commitsLeft, before := 1+rand.IntN(15), rand.IntN(2) == 0
 		crash := func() error {
@@ -300,6 +300,7 @@ func crashAndResume(t *testing.T, lives int, store eventStore, atCrash func(even
 			default:
 				close(crashed) // from here on nobody hears from this process
 				next = atCrash(store)
+				close(copied)
 			}
 			return errors.New("crashed")
 		}
@@ -371,6 +372,7 @@ func crashAndResume(t *testing.T, lives int, store eventStore, atCrash func(even
 		} else {
 			_ = store.close()
 		}
+		<-copied // a drain does not wait for a slow disk
 		store = next
 	}
 	app.check(t)
