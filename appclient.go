@@ -37,7 +37,10 @@ const (
 
 var (
 	errUnusableURL = errors.New("the application's URL cannot be used")
-	errBrokenReply = errors.New("the application's reply broke off or cannot be read")
+	errBrokenReply = errors.New("the application's reply broke off")
+
+	// errUnreadableReply: an answer came that is not HTTP, or that is over the limits. Asking again would bring the same.
+	errUnreadableReply = errors.New("the application's reply cannot be read as HTTP, or has more than 64 KiB of headers")
 
 	// errDeadConnection: the request was lost with a connection that had carried others. It says nothing about the
 	// application; the next request goes over a new one.
@@ -102,7 +105,8 @@ func newAppClient(url Secret, authorization Secret, maxConns int) *appClient {
 // longer than 64 KiB, costs the connection but not the answer.
 //
 // An error means that there was no answer; it wraps the context's error if that is why, and errDeadConnection if the
-// request went over a connection that was dead, as far as one can see. The caller decides what is sent again. The header
+// request went over a connection that was dead, as far as one can see; or that the answer could not be read, which is
+// errUnreadableReply. The caller decides what is sent again. The header
 // is post's from then on, but may be given again.
 func (c *appClient) post(ctx context.Context, header http.Header) (status int, replyHeader http.Header, err error) {
 	if c.request == nil {
@@ -137,8 +141,11 @@ func (c *appClient) post(ctx context.Context, header http.Header) (status int, r
 		return reply.StatusCode, reply.Header, nil
 	case within.Err() != nil:
 		err = within.Err()
-	case replying.Load():
-		return 0, nil, errBrokenReply // err quotes the reply, which may repeat the request
+	case replying.Load(): // err may quote the reply, which may repeat the request
+		if brokeOff(err) {
+			return 0, nil, errBrokenReply
+		}
+		return 0, nil, errUnreadableReply
 	}
 	err = fmt.Errorf("post to the application: %w", err)
 	if connected.Load() && !replying.Load() && ctx.Err() == nil && (reused.Load() || within.Err() != nil) {
@@ -148,6 +155,12 @@ func (c *appClient) post(ctx context.Context, header http.Header) (status int, r
 		}
 	}
 	return 0, nil, err
+}
+
+// brokeOff reports whether reading a reply failed because no more of it came.
+func brokeOff(err error) bool {
+	var failedRead *net.OpError
+	return errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) || errors.As(err, &failedRead)
 }
 
 // youngPool is where requests go now. No pool gets old, so that a name that moves is followed, under steady traffic too.

@@ -4,7 +4,8 @@ package main
 //
 // Rules: an answer is final, only silence is retried; the whole of it takes 15 s at most, because the streaming server
 // gives up at 20 s; the application gets at most 512 of these requests at once, so a slow one holds up nothing else.
-// 429 and 5xx deny like any other answer, but are the application's trouble (or its proxy's), not the publisher's.
+// 429, 5xx and what cannot be read deny like any other answer, but are the application's trouble (or its proxy's), not the
+// publisher's.
 
 import (
 	"context"
@@ -59,8 +60,8 @@ func newKeyVerifier(cfg *Config, observe func(took time.Duration, refused bool),
 
 // verify returns what the application allows a stream of this channel and key. Only status 200 accepts.
 //
-// Errors: errKeyDenied if the application answered with another status, errApplicationError if that was 429 or 5xx,
-// errNoAnswer if it did not answer within 15 s, ctx's own error as soon as ctx ends.
+// Errors: errKeyDenied if the application answered with another status, errApplicationError if that was 429 or 5xx
+// or the answer cannot be read, errNoAnswer if it did not answer within 15 s, ctx's own error as soon as ctx ends.
 func (v *keyVerifier) verify(ctx context.Context, channel, key, userIP string) (allowed profile, err error) {
 	if v.client == nil {
 		return profile{}, nil
@@ -82,6 +83,12 @@ func (v *keyVerifier) verify(ctx context.Context, channel, key, userIP string) (
 		}
 		if ctx.Err() != nil {
 			return profile{}, ctx.Err()
+		}
+		if errors.Is(err, errUnreadableReply) {
+			if v.troubled() {
+				v.log.Warn("application's answers to key verification cannot be read; denying publishers", "error", err)
+			}
+			return profile{}, fmt.Errorf("%w: %v", errApplicationError, err)
 		}
 		// A single failed request is not an outage: an idle connection that was just closed makes one fail on any day.
 		if (attempt > 1 || whole.Err() != nil) && v.troubled() {

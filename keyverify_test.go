@@ -176,6 +176,34 @@ func TestAnAnswerIsFinal(t *testing.T) {
 	}
 }
 
+// What is no answer in HTTP would not be one the next time.
+func TestAnAnswerThatCannotBeReadIsFinal(t *testing.T) {
+	t.Parallel()
+	for name, answer := range map[string]string{
+		"no HTTP":             "220 mail.example.org ESMTP\r\n",
+		"no status":           "HTTP/1.1 OK\r\n\r\n",
+		"no name in a header": "HTTP/1.1 200 OK\r\nx-record\r\n\r\n",
+		"two lengths":         "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nb",
+		"64 KiB of headers":   "HTTP/1.1 200 OK\r\nx-a: " + strings.Repeat("b", 70<<10) + "\r\n\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var asked atomic.Int64
+			v, logged := newTestVerifier(t, startRawApp(t, func(conn *net.TCPConn) {
+				asked.Add(1)
+				_, _ = io.WriteString(conn, answer)
+				awaitGone(conn)
+			}))
+			if _, err := v.verify(t.Context(), "channel", "key", ""); !errors.Is(err, errApplicationError) {
+				t.Errorf("got %v", err)
+			}
+			if asked.Load() != 1 || strings.Count(logged.String(), "cannot be read; denying publishers") != 1 {
+				t.Errorf("asked %d times, logged %q", asked.Load(), logged)
+			}
+		})
+	}
+}
+
 // An application that answers some requests with an error, or a proxy before it that does, gives two lines in 30 s at
 // most, not two for each request.
 func TestErrorsOfTheApplicationAreLoggedAsItsTrouble(t *testing.T) {
@@ -434,7 +462,7 @@ func TestOutageIsLoggedOncePerChange(t *testing.T) {
 		var broken atomic.Bool
 		pipeApp(t, v.client, func(*http.Request) string {
 			if broken.Load() {
-				return "nonsense\r\n\r\n"
+				return "HTTP/1.1 20"
 			}
 			return bareReply(200)
 		})
@@ -472,7 +500,7 @@ func TestAnswerToAnOlderRequestEndsNoOutage(t *testing.T) {
 		v, logged := newTestVerifier(t, "http://app.example/")
 		pipeApp(t, v.client, func(r *http.Request) string {
 			if r.Header.Get("x-streaming-channel") != "slow" {
-				return "nonsense\r\n\r\n"
+				return "HTTP/1.1 20"
 			}
 			time.Sleep(5 * time.Second)
 			return bareReply(200)

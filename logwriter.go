@@ -6,10 +6,12 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"log/slog"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -169,10 +171,19 @@ func (w *logWriter) tell() bool {
 	return true
 }
 
+// write returns how much out took. A pipe that another process has made non-blocking says EAGAIN while it is full: that is
+// waited for, like a write that blocks.
 func (w *logWriter) write(lines []byte) (written int) {
-	written, _ = w.out.Write(lines) // there is nobody to tell
-	if written > 0 {
-		w.torn = lines[written-1] != '\n'
+	const longest = 100 * time.Millisecond
+	for pause := time.Millisecond; ; pause = min(2*pause, longest) {
+		n, err := w.out.Write(lines[written:])
+		if written += n; n > 0 {
+			w.torn = lines[written-1] != '\n'
+			pause = time.Millisecond
+		}
+		if !errors.Is(err, syscall.EAGAIN) { // another error: there is nobody to tell
+			return written
+		}
+		time.Sleep(pause)
 	}
-	return written
 }

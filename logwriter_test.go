@@ -8,8 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -212,6 +215,42 @@ func TestLinesThatCannotBeWrittenAreCountedAndTheNextOneStartsAnew(t *testing.T)
 			t.Errorf("%q lines are said to be dropped, %d are counted, want 3", told, w.dropped.Load())
 		}
 	})
+}
+
+// Standard error may be shared: whoever makes it non-blocking makes it so for all.
+func TestFullPipeThatDoesNotBlockLosesNoLine(t *testing.T) {
+	t.Parallel()
+	read, write, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer read.Close()
+	out := os.NewFile(write.Fd(), "pipe") // blocking: Fd makes it so
+	defer runtime.KeepAlive(write)
+	if err := syscall.SetNonblock(int(write.Fd()), true); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := out.Write(make([]byte, 1<<20)); !errors.Is(err, syscall.EAGAIN) {
+		t.Fatalf("a full pipe says %v", err)
+	}
+	w := newLogWriter(out, false)
+	const lines = 5000
+	var want strings.Builder
+	for n := range lines {
+		fmt.Fprintf(w, "line %d of some length\n", n)
+		fmt.Fprintf(&want, "line %d of some length\n", n)
+	}
+	got := make(chan string)
+	go func() {
+		filled, _ := io.CopyN(io.Discard, read, 64<<10)
+		text := make([]byte, want.Len())
+		n, _ := io.ReadFull(read, text)
+		got <- fmt.Sprint(filled) + string(text[:n])
+	}()
+	if text := <-got; text != fmt.Sprint(64<<10)+want.String() || w.dropped.Load() != 0 {
+		t.Errorf("%d lines were dropped, and these %d bytes came: %.200q", w.dropped.Load(), len(text), text)
+	}
+	w.close()
 }
 
 func TestEndOfTheLogWaitsForAReaderButNotForLong(t *testing.T) {

@@ -45,7 +45,8 @@ func newRefusals(log *slog.Logger) *refusals {
 }
 
 // say logs that something was refused, unless the same was logged for the same address within the last minute. remote is
-// HOST:PORT, or "" if it is not about anybody in particular. what and reason are constants.
+// HOST:PORT, or "" if it is not about anybody in particular: that gets its line however many strangers there are. what and
+// reason are constants.
 func (r *refusals) say(level slog.Level, remote, what, reason string, more ...slog.Attr) {
 	if host, _, err := net.SplitHostPort(remote); err == nil {
 		remote = host
@@ -75,7 +76,7 @@ func (r *refusals) count(address, reason string, now time.Time) (repeated, unlog
 	defer r.mu.Unlock()
 	place := r.addresses[address]
 	if place == nil {
-		if len(r.addresses) >= maxRefusedAddresses && !r.forgetOldestLocked(now) {
+		if address != "" && len(r.addresses) >= maxRefusedAddresses && !r.forgetOldestLocked(now) {
 			r.unlogged++
 			return 0, 0, false
 		}

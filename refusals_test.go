@@ -95,6 +95,20 @@ func TestRefusalsRememberNoMoreThan1024Addresses(t *testing.T) {
 	})
 }
 
+// What is about the daemon itself is said, however many strangers are turned away.
+func TestStrangersDoNotHideWhatIsAboutNobody(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := newRefusalLog()
+		for i := range 2 * maxRefusedAddresses {
+			l.tell(fmt.Sprintf("10.0.%d.%d:1", i>>8, i&255), "a")
+		}
+		if got, want := l.tell("", "too many open files"), `reason="too many open files" suppressed_others=1024`; got != want {
+			t.Errorf("logged %q, want %q", got, want)
+		}
+	})
+}
+
 // What somebody who has to find a peer's fault sees, at the default level.
 func TestRefusedControlConnectionsSayWhy(t *testing.T) {
 	t.Parallel()

@@ -166,8 +166,8 @@ func sayPanics(refusals *refusals, next http.Handler) http.Handler {
 				if err, ok := fault.(runtime.Error); ok {
 					text = err.Error()
 				}
-				refusals.say(slog.LevelError, r.RemoteAddr, "handler panicked", "bug in the handler of "+r.Pattern+", please report it",
-					slog.String("panic", text), slog.String("stack", string(debug.Stack())))
+				refusals.say(slog.LevelError, "", "handler panicked", "bug in the handler of "+r.Pattern+", please report it",
+					slog.String("remote", r.RemoteAddr), slog.String("panic", text), slog.String("stack", string(debug.Stack())))
 			}
 			panic(http.ErrAbortHandler) // closes the connection, without a line of the server's
 		}()
