@@ -1,8 +1,9 @@
 package main
 
 // Limits connections that are not control sockets, or not yet. They cost a stranger nothing to open. Above the limit the
-// connection not served for the longest time is closed; a client that sends its whole request at once is served, however
-// many idle ones there are. One connection, from its wait for a request to the next, is in visitor.go.
+// connection not served for the longest time is closed; one whose answer takes too long counts as not served. So a client
+// that sends its whole request at once is served, however many others send nothing, or do not read what they asked for.
+// One connection, from its wait for a request to the next, is in visitor.go.
 
 import (
 	"container/list"
@@ -21,6 +22,13 @@ const (
 	maxVisitors  = 16_384
 	keptVisitors = 256  // for whom there is room however many control sockets there are
 	otherFiles   = 1024 // for the application's connections, the outbox and the certificate
+
+	// promptAnswer is far longer than the work on any request but a few. What takes longer is most often an answer that
+	// its client does not read.
+	promptAnswer = 2 * time.Second
+
+	// unreadBytes is what the kernel may keep of what the other side does not read. It would keep up to 4 MiB a connection.
+	unreadBytes = 64 << 10
 )
 
 // maxSockets is how many connections fit the file descriptors that the process may have.
@@ -41,7 +49,8 @@ type door struct {
 
 	mu sync.Mutex
 	// guarded by mu
-	visitors list.List // of *visitor: the one that was not served for longest comes first
+	waiting list.List // of *visitor, without a request at work: the one that was not served for longest comes first
+	served  list.List // of *visitor, with a request at work: the one whose request is oldest comes first
 }
 
 func newDoor(max func() int, refusals *refusals) *door { return &door{max: max, refusals: refusals} }
@@ -69,8 +78,8 @@ func (d *door) serving(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		v := r.Context().Value(visitorKey{}).(*visitor)
 		v.requestIsWhole()
-		d.mark(v, true)
-		defer d.mark(v, false)
+		d.move(v, &d.served)
+		defer d.move(v, &d.waiting)
 		next.ServeHTTP(w, r)
 	})
 }
@@ -126,7 +135,7 @@ func (l *doorListener) dismissAll() {
 	}
 	l.over = true
 	close(l.closed)
-	for place := l.door.visitors.Front(); place != nil; place = place.Next() {
+	for place := l.door.waiting.Front(); place != nil; place = place.Next() {
 		if v := place.Value.(*visitor); v.listener == l && v.stage.Load() == waiting {
 			closeNow(v)
 		}
@@ -142,6 +151,9 @@ func (l *doorListener) acceptAll() error {
 		conn, err := l.Listener.Accept()
 		if err == nil {
 			pause = 0
+			if limited, ok := conn.(interface{ SetWriteBuffer(int) error }); ok {
+				limited.SetWriteBuffer(unreadBytes)
+			}
 			l.door.enter(newVisitor(l, conn))
 			continue
 		}
@@ -177,10 +189,10 @@ func (l *doorListener) logUnaccepted(reason string) {
 func (d *door) enter(v *visitor) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	v.place = d.visitors.PushBack(v)
-	if d.visitors.Len() > d.max() {
+	if d.waiting.Len()+d.served.Len() >= d.max() {
 		d.dismissOneLocked()
 	}
+	d.joinLocked(v, &d.waiting)
 	d.waitLocked(v)
 }
 
@@ -202,12 +214,19 @@ func (d *door) waitLocked(v *visitor) {
 
 // dismissOneLocked closes the connection not served for the longest time. Its reader gets an error.
 func (d *door) dismissOneLocked() {
-	for place := d.visitors.Front(); place != nil; place = place.Next() {
-		if v := place.Value.(*visitor); !v.served {
-			d.leaveLocked(v)
-			closeNow(v)
-			return
+	first := func(visitors *list.List) *visitor {
+		if place := visitors.Front(); place != nil {
+			return place.Value.(*visitor)
 		}
+		return nil
+	}
+	v, busy := first(&d.waiting), first(&d.served)
+	if v == nil || busy != nil && busy.since.Before(v.since) && time.Since(busy.since) > promptAnswer {
+		v = busy
+	}
+	if v != nil {
+		d.leaveLocked(v)
+		closeNow(v)
 	}
 }
 
@@ -227,16 +246,21 @@ func (d *door) leave(v *visitor) {
 
 func (d *door) leaveLocked(v *visitor) {
 	if v.place != nil {
-		d.visitors.Remove(v.place)
-		v.place = nil
+		v.among.Remove(v.place)
+		v.place, v.among = nil, nil
 	}
 }
 
-func (d *door) mark(v *visitor, served bool) {
+func (d *door) joinLocked(v *visitor, visitors *list.List) {
+	v.place, v.among, v.since = visitors.PushBack(v), visitors, time.Now()
+}
+
+// move puts a visitor that has not left into another list.
+func (d *door) move(v *visitor, visitors *list.List) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if v.place != nil {
-		v.served = served
-		d.visitors.MoveToBack(v.place)
+		d.leaveLocked(v)
+		d.joinLocked(v, visitors)
 	}
 }

@@ -10,7 +10,9 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -104,6 +106,137 @@ func TestDoorDismissesSlowLoris(t *testing.T) {
 	loris := knock(t, addr, "GET / HTTP/1.1\r\nHost:")
 	awaitStatus(t, knock(t, addr, request), 200)
 	awaitClosed(t, loris)
+}
+
+// askOnly sends a request and reads no answer.
+func askOnly(t *testing.T, f *fakeDoor, path string) net.Conn {
+	t.Helper()
+	conn := f.open()
+	if _, err := io.WriteString(conn, "GET "+path+" HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	synctest.Wait()
+	return conn
+}
+
+// Who does not read an answer is not served for ever, and nobody is turned away for it.
+func TestDoorDismissesWhoDoesNotReadTheAnswer(t *testing.T) {
+	t.Parallel()
+	for name, after := range map[string]time.Duration{"at once": 0, "later": promptAnswer + 1} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				f := newFakeDoorFor(t, nil, 3, func(w http.ResponseWriter, _ *http.Request) { w.Write(make([]byte, 1<<20)) })
+				var deaf []net.Conn
+				for range 3 {
+					deaf = append(deaf, askOnly(t, f, "/"))
+					time.Sleep(time.Millisecond)
+				}
+				time.Sleep(after)
+				for range 3 {
+					v := &visit{f.open(), t}
+					v.ask()
+				}
+				for i, conn := range deaf {
+					conn.SetReadDeadline(time.Now().Add(time.Hour))
+					if n, err := io.Copy(io.Discard, conn); after > 0 && n > 10<<10 {
+						t.Errorf("connection %d got %d bytes, %v", i, n, err)
+					}
+				}
+			})
+		})
+	}
+}
+
+// Work that takes long is not given up for a newcomer while others have waited longer for nothing.
+func TestDoorDismissesIdleOnesBeforeSlowWork(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeDoorFor(t, nil, 3, func(_ http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/slow" {
+				time.Sleep(10 * time.Second)
+			}
+		})
+		var idle []*visit
+		for range 2 {
+			v := &visit{f.open(), t}
+			v.ask()
+			idle = append(idle, v)
+		}
+		time.Sleep(time.Second)
+		slow := askOnly(t, f, "/slow")
+		time.Sleep(5 * time.Second)
+		for range 2 {
+			v := &visit{f.open(), t}
+			v.ask()
+		}
+		for _, v := range idle {
+			wantGoneAfter(t, v, 0)
+		}
+		awaitStatus(t, slow, 200)
+	})
+}
+
+// The server reads on while a handler is at work, also for the next request.
+func TestRequestsThatComeTogetherAreAnswered(t *testing.T) {
+	t.Parallel()
+	addr, _, _ := guardedServer(t, 100)
+	const clients, rounds, together = 8, 200, 8
+	var asking sync.WaitGroup
+	for range clients {
+		asking.Go(func() {
+			v := openVisit(t, addr)
+			if v.Conn == nil {
+				return
+			}
+			v.SetDeadline(time.Now().Add(clustertest.Patience))
+			reader := bufio.NewReader(v)
+			for range rounds {
+				if _, err := io.WriteString(v, strings.Repeat(request, together)); err != nil {
+					t.Error(err)
+					return
+				}
+				for range together {
+					res, err := http.ReadResponse(reader, nil)
+					if err != nil || res.StatusCode != 200 {
+						t.Errorf("answer %v, %v", res, err)
+						return
+					}
+				}
+			}
+		})
+	}
+	asking.Wait()
+}
+
+func TestKernelKeepsLittleOfWhatIsNotRead(t *testing.T) {
+	t.Parallel()
+	kept := make(chan int, 1)
+	server := newTestServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		conn, err := r.Context().Value(visitorKey{}).(*visitor).NetConn().(*net.TCPConn).SyscallConn()
+		if err != nil {
+			t.Error(err)
+		}
+		conn.Control(func(fd uintptr) {
+			size, err := syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_SNDBUF)
+			if err != nil {
+				t.Error(err)
+			}
+			kept <- size
+		})
+	}), 10, io.Discard)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var serving sync.WaitGroup
+	serving.Go(func() { server.Serve(l) })
+	defer serving.Wait()
+	defer server.Close()
+	openVisit(t, l.Addr().String()).ask()
+	if size := <-kept; size > 2*unreadBytes { // Linux doubles it, for its bookkeeping
+		t.Errorf("the kernel keeps %d bytes", size)
+	}
 }
 
 // As many strangers as the door lets in, each idle after a request: little memory, a quick answer for whoever comes, and
@@ -208,8 +341,13 @@ type fakeDoor struct {
 
 // newFakeDoor serves with a handler that answers every request; secure is nil for plain HTTP.
 func newFakeDoor(t *testing.T, secure *tls.Config) *fakeDoor {
+	return newFakeDoorFor(t, secure, 10, welcome)
+}
+
+// newFakeDoorFor serves with any handler, for max visitors.
+func newFakeDoorFor(t *testing.T, secure *tls.Config, max int, handler http.HandlerFunc) *fakeDoor {
 	f := &fakeDoor{newPipeListener(), t, clustertest.NewLog()}
-	server := newTestServer(http.HandlerFunc(welcome), 10, f.logs)
+	server := newTestServer(handler, max, f.logs)
 	var serving sync.WaitGroup
 	serving.Go(func() { server.serve(f, secure) })
 	t.Cleanup(func() {

@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -46,14 +47,18 @@ type visitor struct {
 	stage atomic.Int32
 
 	// owned by whoever reads: the wait, then the server
-	handshakeDone  bool      // or there is none
+	handshakeDone bool // or there is none
+	bufferSize    int  // of the server
+
+	mu sync.Mutex // held while the stage goes to and from atWork
+	// guarded by mu: while a handler is at work, the server reads in another goroutine
 	wholeBy        time.Time // when the request that is coming in has to be complete; zero: it is
 	serverDeadline time.Time // the read deadline that the server has set, while wholeBy may be earlier
-	bufferSize     int       // of the server
 
 	// guarded by door.mu
-	place  *list.Element // in door.visitors; nil: it has left
-	served bool          // a handler is at work for it
+	place *list.Element // in among; nil: it has left
+	among *list.List    // door.waiting or door.served
+	since time.Time     // it has been there
 }
 
 func newVisitor(l *doorListener, socket net.Conn) *visitor {
@@ -85,8 +90,7 @@ func (s *heldSocket) Read(p []byte) (int, error) {
 
 // awaitRequest waits for the first byte of a request and passes the visitor to the server.
 func (v *visitor) awaitRequest() {
-	first := !v.wholeBy.IsZero()
-	until := v.wholeBy
+	until, first := v.mustBeWholeBy()
 	if !first {
 		until = time.Now().Add(idleLimit - idleInServer)
 	}
@@ -99,13 +103,10 @@ func (v *visitor) awaitRequest() {
 		return
 	}
 	v.socket.held = true
-	if !first {
-		v.wholeBy = time.Now().Add(wholeRequestWithin)
-	}
 	if first && v.handshakeDone && v.socket.first[0] == tlsRecord {
 		v.logFailedHandshake("client spoke TLS on the HTTP port")
 	}
-	v.stage.Store(atWork)
+	v.requestBegins(waiting)
 	select {
 	case v.listener.ready <- v:
 	case <-v.listener.closed:
@@ -130,14 +131,14 @@ func (v *visitor) Read(p []byte) (int, error) {
 		v.bufferSize = len(p)
 	}
 	if v.stage.Load() == idle && len(p) < v.bufferSize { // the beginning of a request has come with the one before
-		v.requestBegins()
+		v.requestBegins(idle)
 	}
 	n, err := v.Conn.Read(p)
 	if v.stage.Load() == idle {
 		if n > 0 {
-			v.requestBegins()
+			v.requestBegins(idle)
 		} else if errors.Is(err, os.ErrDeadlineExceeded) {
-			v.stage.Store(released)
+			v.stage.CompareAndSwap(idle, released)
 		}
 	}
 	return n, err
@@ -145,6 +146,8 @@ func (v *visitor) Read(p []byte) (int, error) {
 
 // SetReadDeadline is called by the server.
 func (v *visitor) SetReadDeadline(t time.Time) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	if !v.wholeBy.IsZero() {
 		v.serverDeadline = t
 		if t.IsZero() || t.After(v.wholeBy) {
@@ -154,13 +157,29 @@ func (v *visitor) SetReadDeadline(t time.Time) error {
 	return v.Conn.SetReadDeadline(t)
 }
 
-func (v *visitor) requestBegins() {
-	v.stage.Store(atWork)
+// mustBeWholeBy returns when the request that is coming in has to be complete, if one is.
+func (v *visitor) mustBeWholeBy() (deadline time.Time, one bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.wholeBy, !v.wholeBy.IsZero()
+}
+
+// requestBegins notes the first byte of a request, unless the visitor has left the stage of waiting for one: the handler
+// of a request that came together with the one before may be at work already. The first request has its limit from the
+// connection's beginning.
+func (v *visitor) requestBegins(from int32) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if !v.stage.CompareAndSwap(from, atWork) || !v.wholeBy.IsZero() {
+		return
+	}
 	v.wholeBy = time.Now().Add(wholeRequestWithin)
 	v.Conn.SetReadDeadline(v.wholeBy)
 }
 
 func (v *visitor) requestIsWhole() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	v.stage.Store(atWork)
 	if !v.wholeBy.IsZero() {
 		v.wholeBy = time.Time{}
@@ -179,7 +198,8 @@ func (v *visitor) Close() error {
 }
 
 func (v *visitor) handshake(secure *tls.Conn) error {
-	secure.SetWriteDeadline(v.wholeBy)
+	until, _ := v.mustBeWholeBy()
+	secure.SetWriteDeadline(until)
 	err := secure.Handshake()
 	if err == nil {
 		v.handshakeDone = true
