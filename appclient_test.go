@@ -494,9 +494,9 @@ func TestConnectionsLiveFiveMinutesSoThatANameThatMovesIsFollowed(t *testing.T) 
 			synctest.Test(t, func(t *testing.T) {
 				var asked [2]atomic.Int64 // at the old place and at the new one
 				var moved atomic.Bool
-				var places [2]pipeListener
+				var places [2]clustertest.Pipes
 				for i := range places {
-					places[i] = newPipeListener()
+					places[i] = clustertest.NewPipes()
 					server := &httptest.Server{Listener: places[i], Config: &http.Server{Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 						asked[i].Add(1)
 						if n, _ := strconv.Atoi(r.Header.Get("x-number")); n%50 == 0 {
@@ -518,7 +518,7 @@ func TestConnectionsLiveFiveMinutesSoThatANameThatMovesIsFollowed(t *testing.T) 
 					if moved.Load() {
 						place = 1
 					}
-					conn, err := places[place].connect()
+					conn, err := places[place].Connect()
 					if err != nil {
 						return nil, err
 					}

@@ -4,7 +4,7 @@ package main
 //
 // Rules: exit status 0 is done, 1 is a failure that is said on stderr, in the form that LOG_FORMAT asks for, 2 is a
 // command line that can't be understood. What was asked for goes to stdout. All that is said on stderr goes through one
-// logWriter: a pipe that nobody reads must not hold up a start that fails, or an end.
+// logs.Writer: a pipe that nobody reads must not hold up a start that fails, or an end.
 
 import (
 	"context"
@@ -22,6 +22,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"coordinator/internal/logs"
 
 	"github.com/golang-jwt/jwt/v5"
 )
@@ -41,8 +43,8 @@ type invocation struct {
 func (i invocation) execute(ctx context.Context) int {
 	getenv, _, _ := i.variables()
 	logJSON := wantsJSON(getenv)
-	stderr := newLogWriter(i.stderr, logJSON)
-	defer stderr.close()
+	stderr := logs.NewWriter(i.stderr, logJSON)
+	defer stderr.Close()
 	i.stderr = stderr
 
 	flags := flag.NewFlagSet(programName, flag.ContinueOnError)
@@ -90,7 +92,7 @@ func (i invocation) execute(ctx context.Context) int {
 	case err == nil:
 		return 0
 	case logJSON:
-		log := newLogger(&Config{LogJSON: true}, stderr)
+		log := logs.New(stderr, true, false)
 		for fault := range strings.SplitSeq(err.Error(), "\n") {
 			log.Error("exiting with status 1", "error", fault)
 		}
@@ -100,7 +102,7 @@ func (i invocation) execute(ctx context.Context) int {
 	return 1
 }
 
-func (i invocation) serve(ctx context.Context, stderr *logWriter) error {
+func (i invocation) serve(ctx context.Context, stderr *logs.Writer) error {
 	getenv, err := i.getenv()
 	if err != nil {
 		return err
@@ -223,7 +225,7 @@ func (i invocation) getenv() (func(string) string, error) {
 	if err != nil {
 		return nil, err
 	}
-	log := newLogger(&Config{LogJSON: wantsJSON(getenv)}, i.stderr)
+	log := logs.New(i.stderr, wantsJSON(getenv), false)
 	warnMisspelled(names, log)
 	warnWithoutEffect(getenv, log)
 	return getenv, nil

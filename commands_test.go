@@ -253,7 +253,7 @@ func TestOptionsOfAKnownPathIsAnsweredToAnybody(t *testing.T) {
 		"OPTIONS /commands/close HTTP/1.1\r\nHost: x\r\nOrigin: https://elsewhere.example\r\nAccess-Control-Request-Method: POST\r\n\r\n": post,
 	} {
 		t.Run(request, func(t *testing.T) {
-			conn := knock(t, d.Addr, request)
+			conn := clustertest.Knock(t, d.Addr, request)
 			conn.SetReadDeadline(time.Now().Add(clustertest.Patience))
 			res, err := http.ReadResponse(bufio.NewReader(conn), nil)
 			if err != nil {
@@ -368,17 +368,4 @@ func FuzzAuthorizationHeader(f *testing.F) {
 			}
 		}
 	})
-}
-
-func TestHTTPServerHasATimeLimitForEverything(t *testing.T) {
-	t.Parallel()
-	server := newTestServer(http.NotFoundHandler(), 1, clustertest.NewLog())
-	for name, limit := range map[string]time.Duration{
-		"ReadHeaderTimeout": server.ReadHeaderTimeout, "ReadTimeout": server.ReadTimeout,
-		"WriteTimeout": server.WriteTimeout, "IdleTimeout": server.IdleTimeout,
-	} {
-		if limit <= 0 || limit > time.Minute {
-			t.Errorf("%s is %v", name, limit)
-		}
-	}
 }

@@ -15,6 +15,8 @@ import (
 	"sync"
 	"time"
 
+	"coordinator/internal/logs"
+
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/gorilla/websocket"
 )
@@ -35,7 +37,7 @@ type controlSockets struct {
 	coordinator *coordinator
 	max         int // connections at once
 	log         *slog.Logger
-	refusals    *refusals
+	refusals    *logs.Refusals
 	upgrader    websocket.Upgrader
 	buffers     sync.Pool // for messages that come in
 
@@ -49,7 +51,7 @@ type controlSockets struct {
 	neighbours neighbours
 }
 
-func newControlSockets(cfg *Config, c *coordinator, max int, log *slog.Logger, refusals *refusals) *controlSockets {
+func newControlSockets(cfg *Config, c *coordinator, max int, log *slog.Logger, refusals *logs.Refusals) *controlSockets {
 	cs := &controlSockets{
 		secret:      cfg.ControlSecret,
 		coordinator: c,
@@ -78,7 +80,7 @@ func newControlSockets(cfg *Config, c *coordinator, max int, log *slog.Logger, r
 }
 
 func (cs *controlSockets) sayRefused(r *http.Request, reason string) {
-	cs.refusals.say(slog.LevelWarn, r.RemoteAddr, controlRefused, reason, slog.String("path", r.URL.Path))
+	cs.refusals.Say(slog.LevelWarn, r.RemoteAddr, controlRefused, reason, slog.String("path", r.URL.Path))
 }
 
 // sayWrongMethod is in front of the endpoints, whose handlers see nothing of a request with another method than theirs.

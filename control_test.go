@@ -152,7 +152,7 @@ func TestNoMoreControlSocketsThanThereAreFiles(t *testing.T) {
 		n.control.max = 3
 		var conns []net.Conn
 		for range 5 {
-			conn, err := n.connect()
+			conn, err := n.Connect()
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"coordinator/internal/logs"
 )
 
 const (
@@ -254,7 +256,7 @@ func (c *coordinator) finish(e *encoder, channel, streamID, errorCode, errorMess
 	}
 	if errorCode != "" || errorMessage != "" {
 		c.log.Warn("encoder reports a failed stream", "channel", channel, "stream", streamID, "encoder", e.id,
-			"code", loggable(errorCode), "message", loggable(errorMessage))
+			"code", logs.Loggable(errorCode), "message", logs.Loggable(errorMessage))
 	}
 	c.tell(notices)
 }
@@ -307,7 +309,7 @@ func (c *coordinator) tell(notices []notice) {
 }
 
 func (c *coordinator) notItsOwn(method string, id uint64, channel, streamID string) {
-	c.log.Debug("message about a stream that is not the sender's own", "method", method, "session", id, "channel", loggable(channel), "stream", loggable(streamID))
+	c.log.Debug("message about a stream that is not the sender's own", "method", method, "session", id, "channel", logs.Loggable(channel), "stream", logs.Loggable(streamID))
 }
 
 // closeStream is the application's command. streamID is an ID or "*". Errors: errBadChannel,

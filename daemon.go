@@ -12,6 +12,9 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"coordinator/internal/door"
+	"coordinator/internal/logs"
 )
 
 const (
@@ -28,8 +31,7 @@ type daemon struct {
 	verifier    *keyVerifier
 	coordinator *coordinator
 	control     *controlSockets
-	door        *door
-	server      *httpServer
+	server      *door.Server
 
 	failed     chan error // why serving ended; has room for one
 	background sync.WaitGroup
@@ -50,10 +52,10 @@ func newDaemon(cfg *Config, log *slog.Logger) (*daemon, error) {
 	d.events = events
 	d.verifier = newKeyVerifier(cfg, d.metrics.keyVerified, log)
 	d.coordinator = newCoordinator(cfg, log, d.metrics, d.verifier, d.events)
-	sockets, refusals := maxSockets(), newRefusals(log)
-	d.control = newControlSockets(cfg, d.coordinator, sockets-keptVisitors, log, refusals)
-	d.door = newDoor(func() int { return min(maxVisitors, sockets-d.control.count()) }, refusals)
-	d.server = newHTTPServer(newRoutes(cfg, log, &commands{d.coordinator}, d.control), d.door, log)
+	sockets, refusals := door.MaxSockets(), logs.NewRefusals(log)
+	d.control = newControlSockets(cfg, d.coordinator, sockets-door.KeptVisitors, log, refusals)
+	visitors := func() int { return min(door.MaxVisitors, sockets-d.control.count()) }
+	d.server = door.NewServer(newRoutes(cfg, log, &commands{d.coordinator}, d.control), visitors, refusals, log)
 	return d, nil
 }
 
@@ -69,7 +71,7 @@ func (d *daemon) start() {
 // serve serves what l accepts: HTTPS, or plain HTTP if secure is nil. It returns at once; what breaks comes out of failed.
 func (d *daemon) serve(l net.Listener, secure *tls.Config) {
 	d.background.Go(func() {
-		if err := d.server.serve(l, secure); !errors.Is(err, http.ErrServerClosed) {
+		if err := d.server.Serve(l, secure); !errors.Is(err, http.ErrServerClosed) {
 			select {
 			case d.failed <- fmt.Errorf("serving on %s: %w", l.Addr(), err):
 			default:
@@ -88,7 +90,7 @@ func (d *daemon) stop(deliver time.Duration) error {
 	d.coordinator.wait()
 	d.endTime()
 	d.background.Wait()
-	d.door.running.Wait()
+	d.server.Wait()
 	d.verifier.close()
 	ctx, cancel := context.WithTimeout(context.Background(), deliver)
 	defer cancel()

@@ -16,6 +16,7 @@ import (
 	"unicode"
 
 	"coordinator/internal/clustertest"
+	"coordinator/internal/door"
 	"coordinator/internal/outbox"
 
 	"github.com/google/go-cmp/cmp"
@@ -232,11 +233,11 @@ func TestLimitsAreThoseOfTheProgram(t *testing.T) {
 	kib := func(n int) string { return fmt.Sprintf("%d KiB", n>>10) }
 	const goHeaderSlop = 4 << 10 // net/http allows so much more than MaxHeaderBytes
 	for what, parts := range map[string][]string{
-		"all connections":     {"less " + thousands(otherFiles), thousands(2*keptVisitors) + " at least"},
-		"control connections": {"less " + thousands(keptVisitors)},
-		"other connections, and those that are not yet control connections": {thousands(maxVisitors)},
-		"a request":                                        {kib(maxHeaderBytes + goHeaderSlop), seconds(wholeRequestWithin) + " after its first byte"},
-		"a connection without a request":                   {seconds(idleLimit)},
+		"all connections":     {"less " + thousands(door.OtherFiles), thousands(2*door.KeptVisitors) + " at least"},
+		"control connections": {"less " + thousands(door.KeptVisitors)},
+		"other connections, and those that are not yet control connections": {thousands(door.MaxVisitors)},
+		"a request":                                        {kib(door.MaxHeaderBytes + goHeaderSlop), seconds(door.RequestWithin) + " after its first byte"},
+		"a connection without a request":                   {seconds(door.IdleLimit)},
 		"message of a peer":                                {kib(maxMessageBytes)},
 		"messages that a peer does not read":               {fmt.Sprintf("%d MiB", maxQueuedBytes>>20), seconds(sendLimit)},
 		"silence of a peer":                                {seconds(silenceLimit), "every " + seconds(heartbeatEvery)},

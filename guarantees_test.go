@@ -122,10 +122,10 @@ func TestTLSPeerThatDoesNotReadIsCutWithin10Seconds(t *testing.T) {
 		n := newFakeNet(t)
 		authority := httptest.NewUnstartedServer(nil) // for its certificate
 		authority.Listener.Close()
-		authority.Listener = newPipeListener()
+		authority.Listener = clustertest.NewPipes()
 		authority.StartTLS()
 		defer authority.Close()
-		listener := newPipeListener()
+		listener := clustertest.NewPipes()
 		server := &http.Server{Handler: http.HandlerFunc(n.control.rtmp)}
 		served := make(chan error, 1)
 		go func() {
@@ -133,7 +133,7 @@ func TestTLSPeerThatDoesNotReadIsCutWithin10Seconds(t *testing.T) {
 		}()
 		defer func() { server.Close(); <-served }()
 
-		socket, err := listener.connect()
+		socket, err := listener.Connect()
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"coordinator/internal/clustertest"
+	"coordinator/internal/logs"
 
 	"go.uber.org/goleak"
 )
@@ -28,10 +29,10 @@ func startDaemon(t testing.TB, variables ...string) *clustertest.Daemon {
 	d := &clustertest.Daemon{T: t, Logs: clustertest.NewLog()}
 	ended := make(chan struct{})
 	var result error
-	stderr := newLogWriter(d.Logs, env["LOG_FORMAT"] == "json")
+	stderr := logs.NewWriter(d.Logs, env["LOG_FORMAT"] == "json")
 	go func() {
 		defer close(ended)
-		defer stderr.close()
+		defer stderr.Close()
 		if result = run(ctx, func(name string) string { return env[name] }, stderr, nil); result != nil {
 			fmt.Fprintln(stderr, "run failed:", result)
 		}

@@ -25,7 +25,7 @@ import (
 
 // twoMachines is an application of two machines, of which new connections reach the first until it dies.
 type twoMachines struct {
-	listener pipeListener
+	listener clustertest.Pipes
 	first    *faultProxy
 	dead     atomic.Bool
 	dialled  atomic.Int64
@@ -33,7 +33,7 @@ type twoMachines struct {
 }
 
 func newTwoMachines(t *testing.T, answer http.HandlerFunc) *twoMachines {
-	m := &twoMachines{listener: newPipeListener(), first: newFaultProxy(t)}
+	m := &twoMachines{listener: clustertest.NewPipes(), first: newFaultProxy(t)}
 	server := &httptest.Server{Listener: m.listener, Config: &http.Server{
 		ConnContext: func(ctx context.Context, _ net.Conn) context.Context {
 			return context.WithValue(ctx, requestsKey{}, new(atomic.Int64))
@@ -59,9 +59,9 @@ func requestsOn(r *http.Request) int64 {
 func (m *twoMachines) dial(context.Context, string, string) (net.Conn, error) {
 	m.dialled.Add(1)
 	if m.dead.Load() {
-		return m.listener.connect()
+		return m.listener.Connect()
 	}
-	return m.first.wrap(m.listener.connect)()
+	return m.first.wrap(m.listener.Connect)()
 }
 
 func (m *twoMachines) firstDies() {

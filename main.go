@@ -19,6 +19,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"coordinator/internal/logs"
 )
 
 const (
@@ -53,12 +55,12 @@ func main() {
 
 // run is the daemon: it serves until ctx ends, then stops in order. Its errors are those of the start, of a listener
 // that broke, and of events that could not be brought to disk. Each hangup has the certificate looked at.
-func run(ctx context.Context, getenv func(string) string, stderr *logWriter, hangup <-chan os.Signal) (err error) {
+func run(ctx context.Context, getenv func(string) string, stderr *logs.Writer, hangup <-chan os.Signal) (err error) {
 	cfg, err := loadConfig(getenv)
 	if err != nil {
 		return err
 	}
-	log := newLogger(cfg, stderr)
+	log := logs.New(stderr, cfg.LogJSON, cfg.LogDebug)
 	cert, err := configuredCertificate(cfg)
 	if err != nil {
 		return err
@@ -68,7 +70,7 @@ func run(ctx context.Context, getenv func(string) string, stderr *logWriter, han
 		return err
 	}
 	d.metrics.exposeBuild(version)
-	d.metrics.exposeLog(stderr.dropped.Load)
+	d.metrics.exposeLog(stderr.Dropped)
 	watching, stopWatching := context.WithCancel(context.Background())
 	var watchers sync.WaitGroup
 	defer func() {

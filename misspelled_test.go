@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"coordinator/internal/clustertest"
+	"coordinator/internal/logs"
 )
 
 func TestMisspelledVariableIsMatchedWithTheRightName(t *testing.T) {
@@ -106,7 +107,7 @@ func TestSettingsWithoutEffectAreNamed(t *testing.T) {
 		{settings{"EVENT_CALLBACK_AUTH_CUSTOM_FILE": hidden}, "level=WARN names=[EVENT_CALLBACK_AUTH_CUSTOM] not_set=EVENT_CALLBACK_AUTH"},
 	} {
 		var out bytes.Buffer
-		warnWithoutEffect(tt.env.get, newLogger(&Config{}, &out))
+		warnWithoutEffect(tt.env.get, logs.New(&out, false, false))
 		got := strings.Replace(out.String(), `msg="settings are ignored because another one is not set" `, "", 1)
 		if tt.want == "" && got != "" || !strings.Contains(got, tt.want) || strings.Count(got, "\n") > 1 || strings.Contains(got, hidden) {
 			t.Errorf("%v: got %q, want %q", tt.env, got, tt.want)

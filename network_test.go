@@ -24,7 +24,7 @@ func TestHalfOpenPeerIsDroppedAfter60SecondsAndItsStreamsEnd(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				n, proxy := newFakeNet(t), newFaultProxy(t)
-				proxied := n.reading(n.dialThrough(proxy.wrap(n.connect), lost))
+				proxied := n.reading(n.dialThrough(proxy.wrap(n.Connect), lost))
 				server, encoder := proxied, proxied
 				if lost == "rtmp" {
 					encoder = n.register()
@@ -67,7 +67,7 @@ func TestReaderThatStallsIsCutWithin10SecondsThoughItSpeaks(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		n, proxy := newFakeNet(t), newFaultProxy(t)
-		stalled := n.reading(n.dialThrough(proxy.wrap(n.connect), "rtmp"))
+		stalled := n.reading(n.dialThrough(proxy.wrap(n.Connect), "rtmp"))
 		server, encoder := n.dialPeer("rtmp"), n.register()
 		proxy.set(flow{}, flow{stalled: true})
 		asked := time.Now()
@@ -224,10 +224,10 @@ func fakeApplication() []string {
 func TestApplicationBehindABlackholeRecoversEventsAndVerifications(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		listener := newPipeListener()
+		listener := clustertest.NewPipes()
 		app, proxy := clustertest.NewApplicationOn(t, listener), newFaultProxy(t)
 		n := newFakeNet(t, fakeApplication()...)
-		n.reaches(proxy.wrap(listener.connect))
+		n.reaches(proxy.wrap(listener.Connect))
 		server, encoder := n.dialPeer("rtmp"), n.register()
 		beat := func() { server.Send("HEARTBEAT"); encoder.Send("HEARTBEAT") }
 		id := clustertest.Publish(server, encoder, "show")

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"coordinator/internal/logs"
 	"coordinator/internal/wire"
 )
 
@@ -112,7 +113,7 @@ func (p *encoderPeerSession) handle(m wire.Message) {
 			startTime:  m.Get("Start-Time"),
 		}
 		if !a.complete() {
-			p.log.Debug("incomplete message ignored", "method", m.Method, "session", p.encoder.id, "channel", loggable(channel), "stream", loggable(streamID))
+			p.log.Debug("incomplete message ignored", "method", m.Method, "session", p.encoder.id, "channel", logs.Loggable(channel), "stream", logs.Loggable(streamID))
 			return
 		}
 		p.c.announce(p.encoder, channel, streamID, a)
@@ -127,7 +128,7 @@ func (p *encoderPeerSession) handle(m wire.Message) {
 func (p *encoderPeerSession) register(capacity string) {
 	n, err := strconv.ParseInt(capacity, 10, 32)
 	if err != nil {
-		p.log.Warn("encoder sent an invalid capacity", "remote", p.remote(), "capacity", loggable(capacity))
+		p.log.Warn("encoder sent an invalid capacity", "remote", p.remote(), "capacity", logs.Loggable(capacity))
 		return
 	}
 	n = max(n, -1)
@@ -180,7 +181,7 @@ func handleCommon(m wire.Message, log *slog.Logger, id uint64) {
 	switch m.Method {
 	case "HEARTBEAT":
 	case "ERROR":
-		log.Warn("peer reports an error", "session", id, "code", loggable(m.Get("Error-Code")), "message", loggable(m.Get("Error-Message")))
+		log.Warn("peer reports an error", "session", id, "code", logs.Loggable(m.Get("Error-Code")), "message", logs.Loggable(m.Get("Error-Message")))
 	default:
 		method := m.Method
 		if !isToken(method, 64) {

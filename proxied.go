@@ -103,7 +103,7 @@ func (cs *controlSockets) wrongAddress(a serverAddress) string {
 }
 
 func (cs *controlSockets) warnAddress(o peerOrigin, reason string) {
-	cs.refusals.say(slog.LevelWarn, o.remote,
+	cs.refusals.Say(slog.LevelWarn, o.remote,
 		"streaming server sent no x-external-ip; encoders will use its connection's source address: set EXTERNAL_IP on the server",
 		reason, slog.String("type", string(o.server.kind)), slog.String("ip", o.server.ip), slog.Int("port", o.server.port))
 }

@@ -5,7 +5,6 @@ package main
 import (
 	"net"
 	"net/http"
-	"net/netip"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -18,24 +17,10 @@ import (
 
 const noAddress = "streaming server sent no x-external-ip"
 
-// connFrom is a connection that comes from an address.
-type connFrom struct {
-	net.Conn
-	addr string
-}
-
-func (c connFrom) RemoteAddr() net.Addr {
-	return net.TCPAddrFromAddrPort(netip.MustParseAddrPort(c.addr))
-}
-
 // dialFrom connects a peer that comes from an address. header is name, value, name, value ...
 func (n *fakeNet) dialFrom(addr, endpoint string, header ...string) *clustertest.Peer {
 	n.t.Helper()
-	dialer := websocket.Dialer{NetDial: func(string, string) (net.Conn, error) {
-		near, far := net.Pipe()
-		n.conns <- connFrom{far, addr}
-		return near, nil
-	}}
+	dialer := websocket.Dialer{NetDial: func(string, string) (net.Conn, error) { return n.ConnectFrom(addr) }}
 	h := http.Header{}
 	for i := 0; i < len(header); i += 2 {
 		h.Add(header[i], header[i+1])

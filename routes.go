@@ -1,25 +1,20 @@
 package main
 
-// The whole URL table, the middleware in front of it and the limits of the HTTP servers.
+// The whole URL table, and the middleware in front of it.
 
 import (
 	"bufio"
 	"context"
-	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"maps"
 	"net"
 	"net/http"
 	"path"
-	"runtime"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
 )
-
-const maxHeaderBytes = 32 << 10 // of a request; net/http reads 4 KiB more before it refuses one
 
 // methods is what one path answers to. GET serves HEAD, too (RFC 9110, 9.1), and OPTIONS is answered for every path, to
 // anybody: the health checks of some proxies ask it.
@@ -118,61 +113,6 @@ func notFound(w http.ResponseWriter, _ *http.Request) {
 func welcome(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	fmt.Fprintln(w, programName, version)
-}
-
-// httpServer is a server behind a door.
-type httpServer struct {
-	*http.Server
-	door *door
-}
-
-// newHTTPServer sets the limits that hold until a request is answered or its connection became a control socket,
-// which sets its own deadlines. How long a connection may wait for a request is the door's.
-func newHTTPServer(handler http.Handler, door *door, log *slog.Logger) *httpServer {
-	server := &http.Server{
-		Handler:           door.serving(sayPanics(door.refusals, handler)),
-		ReadHeaderTimeout: wholeRequestWithin,
-		ReadTimeout:       20 * time.Second,
-		WriteTimeout:      60 * time.Second,
-		IdleTimeout:       idleInServer,
-		MaxHeaderBytes:    maxHeaderBytes,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-
-		DisableGeneralOptionsHandler: true,
-	}
-	door.guard(server)
-	return &httpServer{server, door}
-}
-
-// Serve serves plain HTTP on what l accepts.
-func (s *httpServer) Serve(l net.Listener) error { return s.serve(l, nil) }
-
-// serve serves HTTPS, or plain HTTP if secure is nil.
-func (s *httpServer) serve(l net.Listener, secure *tls.Config) error {
-	return s.Server.Serve(s.door.listen(l, secure))
-}
-
-// sayPanics logs a handler that panics, and where. The connection is closed then. What the panic says is logged only if the
-// runtime says it: other words may hold anything.
-func sayPanics(refusals *refusals, next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		defer func() {
-			fault := recover()
-			if fault == nil {
-				return
-			}
-			if fault != http.ErrAbortHandler {
-				text := fmt.Sprintf("%T", fault)
-				if err, ok := fault.(runtime.Error); ok {
-					text = err.Error()
-				}
-				refusals.say(slog.LevelError, "", "handler panicked", "bug in the handler of "+r.Pattern+", please report it",
-					slog.String("remote", r.RemoteAddr), slog.String("panic", text), slog.String("stack", string(debug.Stack())))
-			}
-			panic(http.ErrAbortHandler) // closes the connection, without a line of the server's
-		}()
-		next.ServeHTTP(w, r)
-	})
 }
 
 // logRequests writes a line for each request that is answered. What the program has no name for is left out, because it

@@ -3,8 +3,6 @@ package main
 // What SECURITY.md promises and no other test shows.
 
 import (
-	"bytes"
-	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"go/ast"
@@ -13,7 +11,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -166,26 +163,6 @@ func wantOwnJSONLines(t *testing.T, text string) {
 	}
 }
 
-func TestJSONLinesStayTheSameRecords(t *testing.T) {
-	t.Parallel()
-	var escaped, plain bytes.Buffer
-	line := []byte(`{"a":"é\n","b":"` + "\u009b\u202e\U000e0041\x7f" + `"}` + "\n")
-	if n, err := (printableJSON{&escaped}).Write(line); n != len(line) || err != nil {
-		t.Errorf("wrote %d of %d bytes, %v", n, len(line), err)
-	}
-	plain.Write(line)
-	var want, got map[string]string
-	if err := json.Unmarshal(plain.Bytes(), &want); err != nil {
-		t.Fatal(err)
-	}
-	if err := json.Unmarshal(escaped.Bytes(), &got); err != nil || got["a"] != want["a"] || got["b"] != want["b"] {
-		t.Errorf("%s became %s, %v", line, &escaped, err)
-	}
-	if strings.ContainsFunc(strings.TrimSpace(escaped.String()), func(r rune) bool { return !unicode.IsPrint(r) }) {
-		t.Errorf("%q", &escaped)
-	}
-}
-
 // Constant time by construction: a secret is compared in one function, over digests of one length, or by the JWT
 // library's HMAC. Elsewhere only its being set is asked for.
 func TestSecretsAreComparedInOnePlace(t *testing.T) {
@@ -268,7 +245,7 @@ func TestStrangersAreGoneAfter10SecondsWithoutAWholeRequest(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				n := newFakeNet(t)
-				conn, err := n.connect()
+				conn, err := n.Connect()
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -290,34 +267,4 @@ func TestStrangersAreGoneAfter10SecondsWithoutAWholeRequest(t *testing.T) {
 			})
 		})
 	}
-}
-
-func TestHandshakeThatNeverEndsIsCutAfter10Seconds(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		listener := newPipeListener()
-		authority := httptest.NewUnstartedServer(nil) // for its certificate
-		authority.Listener.Close()
-		authority.Listener = newPipeListener()
-		authority.StartTLS()
-		defer authority.Close()
-		server := newTestServer(http.NotFoundHandler(), 10, io.Discard)
-		served := make(chan error, 1)
-		go func() {
-			served <- server.serve(listener, &tls.Config{Certificates: authority.TLS.Certificates})
-		}()
-		conn, err := listener.connect()
-		if err != nil {
-			t.Fatal(err)
-		}
-		began := time.Now()
-		io.WriteString(conn, "\x16\x03\x01") // the beginning of a ClientHello
-		awaitGone(conn)
-		if after := time.Since(began); after != 10*time.Second {
-			t.Errorf("cut after %v", after)
-		}
-		conn.Close()
-		server.Close()
-		<-served
-	})
 }

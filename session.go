@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"coordinator/internal/door"
 	"coordinator/internal/wire"
 
 	"github.com/gorilla/websocket"
@@ -121,7 +122,7 @@ func (s *session) run(p controlPeer, c *coordinator) {
 	if reason == errTooBig {
 		s.discardRest()
 	}
-	closeNow(s.heard.Conn)
+	door.CloseNow(s.heard.Conn)
 	s.writer.Wait()
 }
 

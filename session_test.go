@@ -13,19 +13,19 @@ import (
 	"net/http"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"coordinator/internal/clustertest"
+	"coordinator/internal/logs"
 
 	"github.com/gorilla/websocket"
 )
 
 // fakeNet is the daemon inside a synctest bubble, all but its listeners.
 type fakeNet struct {
-	pipeListener
+	clustertest.Pipes
 	t    *testing.T
 	logs *clustertest.Log
 	*daemon
@@ -44,8 +44,8 @@ func newFakeNet(t *testing.T, variables ...string) *fakeNet {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &fakeNet{pipeListener: newPipeListener(), t: t, logs: clustertest.NewLog(), start: time.Now()}
-	log := newLogger(cfg, n.logs)
+	n := &fakeNet{Pipes: clustertest.NewPipes(), t: t, logs: clustertest.NewLog(), start: time.Now()}
+	log := logs.New(n.logs, cfg.LogJSON, cfg.LogDebug)
 	if n.daemon, err = newDaemon(cfg, log); err != nil {
 		t.Fatal(err)
 	}
@@ -58,55 +58,10 @@ func newFakeNet(t *testing.T, variables ...string) *fakeNet {
 	return n
 }
 
-// pipeListener is a net.Listener whose connections are pipes.
-type pipeListener struct {
-	conns  chan net.Conn
-	closed chan struct{}
-	once   *sync.Once
-}
-
-func newPipeListener() pipeListener {
-	return pipeListener{conns: make(chan net.Conn), closed: make(chan struct{}), once: new(sync.Once)}
-}
-
-func (l pipeListener) Accept() (net.Conn, error) {
-	select {
-	case conn := <-l.conns:
-		return conn, nil
-	case <-l.closed:
-		return nil, net.ErrClosed
-	}
-}
-
-func (l pipeListener) Close() error {
-	l.once.Do(func() { close(l.closed) })
-	return nil
-}
-
-func (l pipeListener) Addr() net.Addr { return &net.TCPAddr{} }
-
-// connect returns the near end of a new connection.
-func (l pipeListener) connect() (net.Conn, error) {
-	near, far := net.Pipe()
-	select {
-	case l.conns <- addressedPipe{far}:
-		return near, nil
-	case <-l.closed:
-		return nil, syscall.ECONNREFUSED
-	}
-}
-
-// addressedPipe comes from an address, as a connection does.
-type addressedPipe struct{ net.Conn }
-
-func (addressedPipe) RemoteAddr() net.Addr {
-	return &net.TCPAddr{IP: net.IPv4(10, 0, 0, 1), Port: 40_000}
-}
-
 // dial connects a peer that reads nothing by itself, a streaming server at a port of its own.
 func (n *fakeNet) dial(endpoint string) *websocket.Conn {
 	n.t.Helper()
-	return n.dialThrough(n.connect, endpoint)
+	return n.dialThrough(n.Connect, endpoint)
 }
 
 // dialThrough is dial over a connection that the caller makes.
@@ -371,7 +326,7 @@ func TestConnectionThatComesDuringTheGoodbyeIsRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newFakeNet(t)
 		n.control.close()
-		if _, err := openControl(n.connect, "rtmp", 1935); !errors.Is(err, websocket.ErrBadHandshake) {
+		if _, err := openControl(n.Connect, "rtmp", 1935); !errors.Is(err, websocket.ErrBadHandshake) {
 			t.Errorf("dial: %v", err)
 		}
 		n.logs.Await(t, controlRefused, "coordinator is stopping")
@@ -383,7 +338,7 @@ func TestConnectionThatIsUpgradedDuringTheGoodbyeIsClosed(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		n := newFakeNet(t)
-		conn, err := n.connect()
+		conn, err := n.Connect()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -467,13 +422,3 @@ func TestQueueTakesExactly4MiB(t *testing.T) {
 }
 
 // TestLogTextIsCutAt256Bytes, not before.
-func TestLogTextIsCutAt256Bytes(t *testing.T) {
-	t.Parallel()
-	exact := strings.Repeat("a", 256)
-	if got := loggable(exact); got != exact {
-		t.Errorf("256 bytes became %d", len(got))
-	}
-	if got := loggable(exact + "b"); got != exact+"…" {
-		t.Errorf("257 bytes became %q", got)
-	}
-}

@@ -38,13 +38,13 @@ type soakCluster struct {
 }
 
 func newSoakCluster(t *testing.T) *soakCluster {
-	listener := newPipeListener()
+	listener := clustertest.NewPipes()
 	c := &soakCluster{lastSeq: map[string]int{}}
 	app := &httptest.Server{Listener: listener, Config: &http.Server{Handler: http.HandlerFunc(c.serveEvent)}}
 	app.Start()
 	t.Cleanup(app.Close)
 	c.fakeNet = newFakeNet(t, "EVENT_CALLBACK_URL=http://application/event", "LOG_REQUESTS=NO")
-	c.reaches(listener.connect)
+	c.reaches(listener.Connect)
 	ctx, stop := context.WithCancel(context.Background())
 	var clocks sync.WaitGroup
 	clocks.Go(func() { c.coordinator.keepTime(ctx) })
@@ -84,7 +84,7 @@ func (c *soakCluster) serveEvent(w http.ResponseWriter, r *http.Request) {
 // connected runs a peer over one connection after the other, each for some hours, until stop is closed.
 func (c *soakCluster) connected(endpoint string, stop chan struct{}, hours int, serve func(p *clustertest.Peer, retired <-chan time.Time)) {
 	for {
-		conn, err := openControl(c.connect, endpoint, 1935) // as twins, which probe each other
+		conn, err := openControl(c.Connect, endpoint, 1935) // as twins, which probe each other
 		if err != nil {
 			c.t.Error(err)
 			return

@@ -144,17 +144,17 @@ func isSick(r *http.Request) bool {
 type hospital struct {
 	*fakeNet
 	app             *clustertest.Application
-	listener        pipeListener
+	listener        clustertest.Pipes
 	witness         *witness
 	server, encoder *clustertest.Peer
 	rounds          int
 }
 
 func newHospital(t *testing.T) *hospital {
-	h := &hospital{listener: newPipeListener(), witness: newWitness()}
+	h := &hospital{listener: clustertest.NewPipes(), witness: newWitness()}
 	h.app = clustertest.NewApplicationOn(t, h.listener)
 	h.fakeNet = newFakeNet(t, fakeApplication()...)
-	h.reaches(h.listener.connect)
+	h.reaches(h.listener.Connect)
 	h.server, h.encoder = h.dialPeer("rtmp"), h.register()
 	h.healed()
 	return h
@@ -419,13 +419,13 @@ func TestApplicationThatIsGoneForAnHourGetsEverythingWhenItIsBack(t *testing.T) 
 	})
 }
 
-func dialUnless(gone *atomic.Bool, dialled *atomic.Int64, l pipeListener) func(context.Context, string, string) (net.Conn, error) {
+func dialUnless(gone *atomic.Bool, dialled *atomic.Int64, l clustertest.Pipes) func(context.Context, string, string) (net.Conn, error) {
 	return func(context.Context, string, string) (net.Conn, error) {
 		if gone.Load() {
 			dialled.Add(1)
 			return nil, syscall.ECONNREFUSED
 		}
-		return l.connect()
+		return l.Connect()
 	}
 }
 

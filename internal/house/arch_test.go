@@ -38,10 +38,10 @@ func layers() [][][]string {
 		{{"session.go", "probe.go"}},
 		{{"coordinator.go", "figures.go"}},
 		{{"keyverify.go"}, {"callbacks.go"}, {"metrics.go"}},
-		{{"appclient.go"}, {"logs.go", "logwriter.go"}, {"door.go", "visitor.go"}},
+		{{"appclient.go"}},
 		{
 			registry,
-			{"config.go", "secret.go", "dotenv.go", "credentials.go"}, {"ids.go"}, {"history.go"}, {"paging.go"}, {"profile.go"}, {"tls.go"}, {"notify.go"}, {"refusals.go"}, {"handshake.go"}, {"gc.go"},
+			{"config.go", "secret.go", "dotenv.go", "credentials.go"}, {"ids.go"}, {"history.go"}, {"paging.go"}, {"profile.go"}, {"tls.go"}, {"notify.go"}, {"gc.go"},
 		},
 	}
 }

@@ -1,4 +1,4 @@
-package main
+package door
 
 // One connection that is not a control socket. While idle it is held here, outside net/http.
 //
@@ -21,11 +21,11 @@ import (
 )
 
 const (
-	wholeRequestWithin = 10 * time.Second
+	RequestWithin = 10 * time.Second // from its first byte to its last
 
-	// idleLimit is longer than load balancers keep an idle connection, which is 60 s to 600 s: one that is closed just
+	// IdleLimit is how long a connection may wait for a request. It is longer than load balancers keep an idle connection, which is 60 s to 600 s: one that is closed just
 	// when they send the next request on it costs their client a 502.
-	idleLimit    = 620 * time.Second
+	IdleLimit    = 620 * time.Second
 	idleInServer = time.Second // part of it: a busy connection is not handed to and fro
 )
 
@@ -62,7 +62,7 @@ type visitor struct {
 }
 
 func newVisitor(l *doorListener, socket net.Conn) *visitor {
-	v := &visitor{socket: heldSocket{Conn: socket}, listener: l, handshakeDone: l.secure == nil, wholeBy: time.Now().Add(wholeRequestWithin)}
+	v := &visitor{socket: heldSocket{Conn: socket}, listener: l, handshakeDone: l.secure == nil, wholeBy: time.Now().Add(RequestWithin)}
 	v.Conn = &v.socket
 	if l.secure != nil {
 		v.Conn = tls.Server(&v.socket, l.secure)
@@ -92,7 +92,7 @@ func (s *heldSocket) Read(p []byte) (int, error) {
 func (v *visitor) awaitRequest() {
 	until, first := v.mustBeWholeBy()
 	if !first {
-		until = time.Now().Add(idleLimit - idleInServer)
+		until = time.Now().Add(IdleLimit - idleInServer)
 	}
 	v.socket.Conn.SetReadDeadline(until)
 	if _, err := io.ReadFull(v.socket.Conn, v.socket.first[:]); err != nil {
@@ -117,7 +117,7 @@ func (v *visitor) awaitRequest() {
 // dismiss ends a visitor that the server does not have.
 func (v *visitor) dismiss() {
 	v.listener.door.leave(v)
-	closeNow(v)
+	CloseNow(v)
 }
 
 // Read is called by the server. It does the TLS handshake first, so that the limit of the first request covers it.
@@ -173,7 +173,7 @@ func (v *visitor) requestBegins(from int32) {
 	if !v.stage.CompareAndSwap(from, atWork) || !v.wholeBy.IsZero() {
 		return
 	}
-	v.wholeBy = time.Now().Add(wholeRequestWithin)
+	v.wholeBy = time.Now().Add(RequestWithin)
 	v.Conn.SetReadDeadline(v.wholeBy)
 }
 
@@ -216,5 +216,5 @@ func (v *visitor) handshake(secure *tls.Conn) error {
 }
 
 func (v *visitor) logFailedHandshake(reason string) {
-	v.listener.door.refusals.say(slog.LevelWarn, v.RemoteAddr().String(), "TLS handshake failed", reason)
+	v.listener.door.refusals.Say(slog.LevelWarn, v.RemoteAddr().String(), "TLS handshake failed", reason)
 }

@@ -1,15 +1,11 @@
-package main
+package door
 
 import (
 	"bufio"
 	"crypto/tls"
-	"errors"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
-	"net/http/httptest"
-	"os"
 	"strings"
 	"sync"
 	"syscall"
@@ -18,45 +14,41 @@ import (
 	"time"
 
 	"coordinator/internal/clustertest"
+	"coordinator/internal/logs"
 )
 
 // guardedServer is an HTTP server behind a door for max visitors; the handler of /slow waits for release.
 func guardedServer(t *testing.T, max int) (addr string, slow, release chan struct{}) {
-	d := newDoor(func() int { return max }, newRefusals(slog.New(slog.DiscardHandler)))
+	t.Helper()
 	slow, release = make(chan struct{}), make(chan struct{}, 1)
 	mux := http.NewServeMux()
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {})
+	mux.HandleFunc("/", welcome)
 	mux.HandleFunc("/slow", func(w http.ResponseWriter, r *http.Request) {
 		slow <- struct{}{}
 		<-release
 	})
-	server := httptest.NewUnstartedServer(d.serving(mux))
-	server.Listener = d.listen(server.Listener, nil)
-	d.guard(server.Config)
-	server.Start()
-	t.Cleanup(server.Close)
-	t.Cleanup(func() { close(release) })
-	return server.Listener.Addr().String(), slow, release
-}
-
-// newTestServer is a server behind a door for max visitors.
-func newTestServer(handler http.Handler, max int, stderr io.Writer) *httpServer {
-	log := newLogger(&Config{}, stderr)
-	return newHTTPServer(handler, newDoor(func() int { return max }, newRefusals(log)), log)
-}
-
-// knock opens a connection and sends something.
-func knock(t *testing.T, addr, sent string) net.Conn {
-	t.Helper()
-	conn, err := net.Dial("tcp", addr)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { conn.Close() })
-	if _, err := conn.Write([]byte(sent)); err != nil {
-		t.Fatal(err)
-	}
-	return conn
+	server := newTestServer(mux, max, io.Discard)
+	var serving sync.WaitGroup
+	serving.Go(func() { server.Serve(l, nil) })
+	t.Cleanup(func() {
+		close(release)
+		server.Close()
+		serving.Wait()
+		server.Wait()
+	})
+	return l.Addr().String(), slow, release
+}
+
+func welcome(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "welcome\n") }
+
+// newTestServer is a server behind a door for max visitors, with a log of its own.
+func newTestServer(handler http.Handler, max int, stderr io.Writer) *Server {
+	log := logs.New(stderr, false, false)
+	return NewServer(handler, func() int { return max }, logs.NewRefusals(log), log)
 }
 
 // awaitStatus reads the answer to a request.
@@ -69,32 +61,22 @@ func awaitStatus(t *testing.T, conn net.Conn, want int) {
 	}
 }
 
-func awaitClosed(t *testing.T, conn net.Conn) {
-	t.Helper()
-	conn.SetReadDeadline(time.Now().Add(clustertest.Patience))
-	if n, err := conn.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Fatalf("connection is open: %d bytes, %v", n, err)
-	}
-}
-
-const request = "GET / HTTP/1.1\r\nHost: x\r\n\r\n"
-
 func TestDoorDismissesWhoHasWaitedLongest(t *testing.T) {
 	t.Parallel()
 	addr, slow, release := guardedServer(t, 3)
-	served := knock(t, addr, "GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+	served := clustertest.Knock(t, addr, "GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
 	<-slow
-	first := knock(t, addr, request)
+	first := clustertest.Knock(t, addr, clustertest.PlainRequest)
 	awaitStatus(t, first, 200)
-	second := knock(t, addr, request)
+	second := clustertest.Knock(t, addr, clustertest.PlainRequest)
 	awaitStatus(t, second, 200)
-	if _, err := io.WriteString(first, request); err != nil {
+	if _, err := io.WriteString(first, clustertest.PlainRequest); err != nil {
 		t.Fatal(err)
 	}
 	awaitStatus(t, first, 200)
-	third := knock(t, addr, request) // one too many
+	third := clustertest.Knock(t, addr, clustertest.PlainRequest) // one too many
 	awaitStatus(t, third, 200)
-	awaitClosed(t, second)
+	second.AwaitClosed()
 	release <- struct{}{}
 	awaitStatus(t, served, 200)
 }
@@ -103,9 +85,9 @@ func TestDoorDismissesWhoHasWaitedLongest(t *testing.T) {
 func TestDoorDismissesSlowLoris(t *testing.T) {
 	t.Parallel()
 	addr, _, _ := guardedServer(t, 1)
-	loris := knock(t, addr, "GET / HTTP/1.1\r\nHost:")
-	awaitStatus(t, knock(t, addr, request), 200)
-	awaitClosed(t, loris)
+	loris := clustertest.Knock(t, addr, "GET / HTTP/1.1\r\nHost:")
+	awaitStatus(t, clustertest.Knock(t, addr, clustertest.PlainRequest), 200)
+	loris.AwaitClosed()
 }
 
 // askOnly sends a request and reads no answer.
@@ -134,8 +116,8 @@ func TestDoorDismissesWhoDoesNotReadTheAnswer(t *testing.T) {
 				}
 				time.Sleep(after)
 				for range 3 {
-					v := &visit{f.open(), t}
-					v.ask()
+					v := &clustertest.Visit{Conn: f.open(), T: t}
+					v.Ask()
 				}
 				for i, conn := range deaf {
 					conn.SetReadDeadline(time.Now().Add(time.Hour))
@@ -157,18 +139,18 @@ func TestDoorDismissesIdleOnesBeforeSlowWork(t *testing.T) {
 				time.Sleep(10 * time.Second)
 			}
 		})
-		var idle []*visit
+		var idle []*clustertest.Visit
 		for range 2 {
-			v := &visit{f.open(), t}
-			v.ask()
+			v := &clustertest.Visit{Conn: f.open(), T: t}
+			v.Ask()
 			idle = append(idle, v)
 		}
 		time.Sleep(time.Second)
 		slow := askOnly(t, f, "/slow")
 		time.Sleep(5 * time.Second)
 		for range 2 {
-			v := &visit{f.open(), t}
-			v.ask()
+			v := &clustertest.Visit{Conn: f.open(), T: t}
+			v.Ask()
 		}
 		for _, v := range idle {
 			wantGoneAfter(t, v, 0)
@@ -185,14 +167,14 @@ func TestRequestsThatComeTogetherAreAnswered(t *testing.T) {
 	var asking sync.WaitGroup
 	for range clients {
 		asking.Go(func() {
-			v := openVisit(t, addr)
+			v := clustertest.OpenVisit(t, addr)
 			if v.Conn == nil {
 				return
 			}
 			v.SetDeadline(time.Now().Add(clustertest.Patience))
 			reader := bufio.NewReader(v)
 			for range rounds {
-				if _, err := io.WriteString(v, strings.Repeat(request, together)); err != nil {
+				if _, err := io.WriteString(v, strings.Repeat(clustertest.PlainRequest, together)); err != nil {
 					t.Error(err)
 					return
 				}
@@ -202,6 +184,7 @@ func TestRequestsThatComeTogetherAreAnswered(t *testing.T) {
 						t.Errorf("answer %v, %v", res, err)
 						return
 					}
+					io.Copy(io.Discard, res.Body)
 				}
 			}
 		})
@@ -230,111 +213,18 @@ func TestKernelKeepsLittleOfWhatIsNotRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	var serving sync.WaitGroup
-	serving.Go(func() { server.Serve(l) })
+	serving.Go(func() { server.Serve(l, nil) })
 	defer serving.Wait()
 	defer server.Close()
-	openVisit(t, l.Addr().String()).ask()
+	clustertest.OpenVisit(t, l.Addr().String()).Ask()
 	if size := <-kept; size > 2*unreadBytes { // Linux doubles it, for its bookkeeping
 		t.Errorf("the kernel keeps %d bytes", size)
 	}
 }
 
-// As many strangers as the door lets in, each idle after a request: little memory, a quick answer for whoever comes, and
-// none of them forgotten. One more, and the first has to go.
-func TestCrowdAtTheDoorLeavesTheCommandsAPIQuick(t *testing.T) {
-	if testing.Short() {
-		t.Skip("opens 16,384 connections")
-	}
-	const (
-		crowd = 16_384
-		first = 10 // of them may have to go
-	)
-	if maxSockets() < crowd+100 {
-		t.Skipf("needs a limit of %d open files (ulimit -n)", crowd+100+otherFiles)
-	}
-	p := clustertest.Serve(t, buildCoordinator(t), "LOG_REQUESTS=NO")
-	before := p.PeakMemory()
-	conns := make([]*visit, crowd)
-	for i := range first {
-		conns[i] = openVisit(t, p.Addr)
-		conns[i].ask()
-	}
-	var opening sync.WaitGroup
-	const parts = 16
-	for part := range parts {
-		opening.Go(func() {
-			for i := first + part; i < len(conns) && !t.Failed(); i += parts {
-				conns[i] = openVisit(t, p.Addr)
-				conns[i].ask()
-			}
-		})
-	}
-	opening.Wait()
-	if t.Failed() {
-		return
-	}
-	grown := p.PeakMemory() - before
-	if t.Logf("%d idle connections cost %d MiB at most", len(conns), grown>>20); grown > 300<<20 {
-		t.Errorf("memory grew by %d MiB", grown>>20)
-	}
-	best := time.Hour
-	for range 5 { // the machine may be slow at times, the daemon not
-		start := time.Now()
-		if status, _ := p.Call("GET", "/commands/capacity"); status != 200 {
-			t.Fatal("status", status)
-		}
-		best = min(best, time.Since(start))
-	}
-	if best > 100*time.Millisecond {
-		t.Errorf("the quickest of five answers took %v", best)
-	}
-	awaitClosed(t, conns[0].Conn)
-	for _, c := range conns[first:] {
-		c.ask()
-	}
-}
-
-// visit is a client's connection.
-type visit struct {
-	net.Conn
-	t testing.TB
-}
-
-// openVisit connects. Its connection is reset at the end, which leaves nothing behind in the system.
-func openVisit(t testing.TB, addr string) *visit {
-	conn, err := net.Dial("tcp", addr)
-	if err != nil {
-		t.Error(err)
-		return &visit{t: t}
-	}
-	conn.(*net.TCPConn).SetLinger(0)
-	t.Cleanup(func() { conn.Close() })
-	return &visit{conn, t}
-}
-
-// ask makes a request, which must be answered.
-func (v *visit) ask() {
-	if v.Conn == nil {
-		return
-	}
-	v.SetDeadline(time.Now().Add(clustertest.Patience))
-	if _, err := io.WriteString(v, request); err != nil {
-		v.t.Error(err)
-		return
-	}
-	res, err := http.ReadResponse(bufio.NewReaderSize(v, 512), nil)
-	if err != nil {
-		v.t.Error(err)
-		return
-	}
-	if _, err := io.Copy(io.Discard, res.Body); err != nil || res.StatusCode != 200 {
-		v.t.Errorf("status %d, %v", res.StatusCode, err)
-	}
-}
-
 // fakeDoor is a server behind a door in a bubble: the network is a pipe.
 type fakeDoor struct {
-	pipeListener
+	clustertest.Pipes
 	t    *testing.T
 	logs *clustertest.Log
 }
@@ -346,21 +236,21 @@ func newFakeDoor(t *testing.T, secure *tls.Config) *fakeDoor {
 
 // newFakeDoorFor serves with any handler, for max visitors.
 func newFakeDoorFor(t *testing.T, secure *tls.Config, max int, handler http.HandlerFunc) *fakeDoor {
-	f := &fakeDoor{newPipeListener(), t, clustertest.NewLog()}
+	f := &fakeDoor{clustertest.NewPipes(), t, clustertest.NewLog()}
 	server := newTestServer(handler, max, f.logs)
 	var serving sync.WaitGroup
-	serving.Go(func() { server.serve(f, secure) })
+	serving.Go(func() { server.Serve(f, secure) })
 	t.Cleanup(func() {
 		server.Close()
 		serving.Wait()
-		server.door.running.Wait()
+		server.Wait()
 	})
 	return f
 }
 
 func (f *fakeDoor) open() net.Conn {
 	f.t.Helper()
-	conn, err := f.connect()
+	conn, err := f.Connect()
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -390,12 +280,12 @@ func TestIdleConnectionIsServedFor620Seconds(t *testing.T) {
 				if pair != nil {
 					conn = tls.Client(conn, &tls.Config{InsecureSkipVerify: true})
 				}
-				v := &visit{conn, t}
+				v := &clustertest.Visit{Conn: conn, T: t}
 				for _, pause := range []time.Duration{0, 0, 999 * time.Millisecond, time.Second, 1001 * time.Millisecond, time.Minute, 620*time.Second - 1} {
 					time.Sleep(pause)
-					v.ask()
+					v.Ask()
 				}
-				io.WriteString(v, request+request) // at once
+				io.WriteString(v, clustertest.PlainRequest+clustertest.PlainRequest) // at once
 				reader := bufio.NewReader(v)
 				for range 2 {
 					res, err := http.ReadResponse(reader, nil)
@@ -428,7 +318,7 @@ func TestLaterRequestHas10SecondsFromItsFirstByte(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				conn := newFakeDoor(t, nil).open()
-				io.WriteString(conn, request+test.with)
+				io.WriteString(conn, clustertest.PlainRequest+test.with)
 				if _, err := http.ReadResponse(bufio.NewReader(conn), nil); err != nil {
 					t.Fatal(err)
 				}
@@ -450,19 +340,19 @@ func TestLaterRequestHas10SecondsFromItsFirstByte(t *testing.T) {
 
 func TestClosedDoorKeepsNobodyWaiting(t *testing.T) {
 	t.Parallel()
-	for name, use := range map[string]func(*visit){
-		"nothing was asked":    func(*visit) {},
-		"answered just now":    func(v *visit) { v.ask() },
-		"answered a while ago": func(v *visit) { v.ask(); <-time.After(time.Minute) },
+	for name, use := range map[string]func(*clustertest.Visit){
+		"nothing was asked":    func(*clustertest.Visit) {},
+		"answered just now":    func(v *clustertest.Visit) { v.Ask() },
+		"answered a while ago": func(v *clustertest.Visit) { v.Ask(); <-time.After(time.Minute) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				f := &fakeDoor{newPipeListener(), t, clustertest.NewLog()}
+				f := &fakeDoor{clustertest.NewPipes(), t, clustertest.NewLog()}
 				server := newTestServer(http.HandlerFunc(welcome), 10, f.logs)
 				served := make(chan error, 1)
-				go func() { served <- server.Serve(f) }()
-				v := &visit{f.open(), t}
+				go func() { served <- server.Serve(f, nil) }()
+				v := &clustertest.Visit{Conn: f.open(), T: t}
 				use(v)
 				synctest.Wait()
 				start := time.Now()
@@ -470,7 +360,7 @@ func TestClosedDoorKeepsNobodyWaiting(t *testing.T) {
 					t.Error(err)
 				}
 				<-served
-				server.door.running.Wait()
+				server.Wait()
 				wantGoneAfter(t, v, 0)
 				if took := time.Since(start); took > time.Second {
 					t.Errorf("took %v", took)
@@ -480,11 +370,11 @@ func TestClosedDoorKeepsNobodyWaiting(t *testing.T) {
 	}
 }
 
-// The limit is that of the request, not of the work on it.
+// The limit is that of the clustertest.PlainRequest, not of the work on it.
 func TestAnswerMayTakeLongerThanItsRequestMay(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := &fakeDoor{newPipeListener(), t, clustertest.NewLog()}
+		f := &fakeDoor{clustertest.NewPipes(), t, clustertest.NewLog()}
 		server := newTestServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 			time.Sleep(15 * time.Second)
 			if err := r.Context().Err(); err != nil {
@@ -492,10 +382,10 @@ func TestAnswerMayTakeLongerThanItsRequestMay(t *testing.T) {
 			}
 		}), 10, f.logs)
 		served := make(chan error, 1)
-		go func() { served <- server.Serve(f) }()
-		v := &visit{f.open(), t}
-		v.ask()
-		v.ask()
+		go func() { served <- server.Serve(f, nil) }()
+		v := &clustertest.Visit{Conn: f.open(), T: t}
+		v.Ask()
+		v.Ask()
 		server.Close()
 		<-served
 	})
@@ -529,4 +419,27 @@ func serverConfig(t *testing.T, p *clustertest.Pair) *tls.Config {
 		t.Fatal(err)
 	}
 	return &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{pair}}
+}
+
+func TestHandshakeThatNeverEndsIsCutAfter10Seconds(t *testing.T) {
+	t.Parallel()
+	pair := clustertest.NewPair(t, 1)
+	synctest.Test(t, func(t *testing.T) {
+		conn := newFakeDoor(t, serverConfig(t, pair)).open()
+		io.WriteString(conn, "\x16\x03\x01") // the beginning of a ClientHello
+		wantGoneAfter(t, conn, 10*time.Second)
+	})
+}
+
+func TestServerHasATimeLimitForEverything(t *testing.T) {
+	t.Parallel()
+	server := newTestServer(http.NotFoundHandler(), 1, clustertest.NewLog()).http
+	for name, limit := range map[string]time.Duration{
+		"ReadHeaderTimeout": server.ReadHeaderTimeout, "ReadTimeout": server.ReadTimeout,
+		"WriteTimeout": server.WriteTimeout, "IdleTimeout": server.IdleTimeout,
+	} {
+		if limit <= 0 || limit > time.Minute {
+			t.Errorf("%s is %v", name, limit)
+		}
+	}
 }

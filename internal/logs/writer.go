@@ -1,4 +1,4 @@
-package main
+package logs
 
 // Standard error that never blocks. Whoever reads the log may be slow, stuck or gone; the work goes on. Lines wait
 // in a bounded buffer for the one goroutine that writes them. With the buffer full, lines are dropped and counted, and
@@ -19,11 +19,11 @@ const (
 	maxWaitingLog = 4 << 20     // bytes, some 30,000 lines; as much again may be on its way out
 	keptLogBuffer = 64 << 10    // a larger buffer is given back once it is written
 	pipeAtomic    = 4 << 10     // bytes that a pipe takes as one piece, whoever else writes to it (PIPE_BUF of Linux)
-	finishLog     = time.Second // how long close waits for the reader
+	finishLog     = time.Second // how long Close waits for the reader
 )
 
-// logWriter takes whole lines. Any number of goroutines may write to it.
-type logWriter struct {
+// Writer takes whole lines. Any number of goroutines may write to it.
+type Writer struct {
 	// set once
 	out  io.Writer
 	work chan struct{} // there is something to do; capacity 1
@@ -44,23 +44,23 @@ type logWriter struct {
 	noticeLog  *slog.Logger // writes to notice
 }
 
-// newLogWriter starts the writing goroutine, which ends with close. logJSON is the form of the lines.
-func newLogWriter(out io.Writer, logJSON bool) *logWriter {
-	w := &logWriter{out: out, work: make(chan struct{}, 1), done: make(chan struct{})}
-	w.noticeLog = newLogger(&Config{LogJSON: logJSON}, &w.notice)
+// NewWriter starts the writing goroutine, which ends with Close. json is the form of the lines.
+func NewWriter(out io.Writer, json bool) *Writer {
+	w := &Writer{out: out, work: make(chan struct{}, 1), done: make(chan struct{})}
+	w.noticeLog = New(&w.notice, json, false)
 	go w.run()
 	return w
 }
 
 // Write takes one or more whole lines. It never waits and never fails.
-func (w *logWriter) Write(lines []byte) (int, error) {
+func (w *Writer) Write(lines []byte) (int, error) {
 	w.queue(lines)
 	w.wake()
 	return len(lines), nil
 }
 
-// close writes what is waiting, for finishLog at most. Lines that come later are lost. It is called once.
-func (w *logWriter) close() {
+// Close writes what is waiting, for finishLog at most. Lines that come later are lost. It is called once.
+func (w *Writer) Close() {
 	w.end()
 	w.wake()
 	select {
@@ -69,7 +69,7 @@ func (w *logWriter) close() {
 	}
 }
 
-func (w *logWriter) queue(lines []byte) {
+func (w *Writer) queue(lines []byte) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch {
@@ -81,21 +81,24 @@ func (w *logWriter) queue(lines []byte) {
 	}
 }
 
-func (w *logWriter) end() {
+func (w *Writer) end() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.closed = true
 }
 
-func (w *logWriter) wake() {
+func (w *Writer) wake() {
 	select {
 	case w.work <- struct{}{}:
 	default:
 	}
 }
 
+// Dropped returns how many lines were lost since the start.
+func (w *Writer) Dropped() uint64 { return w.dropped.Load() }
+
 // take returns all that waits, and how many lines were missed after it. spare is the next buffer.
-func (w *logWriter) take(spare []byte) (lines []byte, missed int, last bool) {
+func (w *Writer) take(spare []byte) (lines []byte, missed int, last bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	lines, w.waiting = w.waiting, spare
@@ -104,13 +107,13 @@ func (w *logWriter) take(spare []byte) (lines []byte, missed int, last bool) {
 }
 
 // drop counts the lines that are lost.
-func (w *logWriter) drop(lines []byte) int {
+func (w *Writer) drop(lines []byte) int {
 	n := bytes.Count(lines, []byte("\n"))
 	w.dropped.Add(uint64(n))
 	return n
 }
 
-func (w *logWriter) run() {
+func (w *Writer) run() {
 	defer close(w.done)
 	var spare []byte
 	for range w.work {
@@ -149,7 +152,7 @@ func firstPiece(lines []byte) int {
 
 // put writes lines, and before them how many are missing there. What out does not take is dropped: its reader is gone,
 // or its disk is full.
-func (w *logWriter) put(lines []byte) {
+func (w *Writer) put(lines []byte) {
 	written := 0
 	if w.unreported == 0 || w.tell() {
 		written = w.write(lines)
@@ -158,7 +161,7 @@ func (w *logWriter) put(lines []byte) {
 }
 
 // tell writes the line that says how many were dropped.
-func (w *logWriter) tell() bool {
+func (w *Writer) tell() bool {
 	w.notice.Reset()
 	if w.torn {
 		w.notice.WriteByte('\n')
@@ -173,7 +176,7 @@ func (w *logWriter) tell() bool {
 
 // write returns how much out took. A pipe that another process has made non-blocking says EAGAIN while it is full: that is
 // waited for, like a write that blocks.
-func (w *logWriter) write(lines []byte) (written int) {
+func (w *Writer) write(lines []byte) (written int) {
 	const longest = 100 * time.Millisecond
 	for pause := time.Millisecond; ; pause = min(2*pause, longest) {
 		n, err := w.out.Write(lines[written:])

@@ -1,4 +1,4 @@
-package main
+package logs
 
 // Rate-limited log lines about refusals and other things that strangers can cause: at most one line a minute for each remote
 // address and reason, so that neither a peer that dials for ever nor a stranger can fill the log. What gets no line is
@@ -18,7 +18,8 @@ const (
 	maxRefusedAddresses = 1024 // that are remembered at a time; more get no line of their own
 )
 
-type refusals struct {
+// Refusals is a log of what was refused. Any number of goroutines may use it.
+type Refusals struct {
 	// set once
 	log *slog.Logger
 
@@ -40,14 +41,15 @@ type refusedReason struct {
 	repeated int       // times since then
 }
 
-func newRefusals(log *slog.Logger) *refusals {
-	return &refusals{log: log, addresses: map[string]*list.Element{}}
+// NewRefusals logs to log.
+func NewRefusals(log *slog.Logger) *Refusals {
+	return &Refusals{log: log, addresses: map[string]*list.Element{}}
 }
 
-// say logs that something was refused, unless the same was logged for the same address within the last minute. remote is
+// Say logs that something was refused, unless the same was logged for the same address within the last minute. remote is
 // HOST:PORT, or "" if it is not about anybody in particular: that gets its line however many strangers there are. what and
 // reason are constants.
-func (r *refusals) say(level slog.Level, remote, what, reason string, more ...slog.Attr) {
+func (r *Refusals) Say(level slog.Level, remote, what, reason string, more ...slog.Attr) {
 	if host, _, err := net.SplitHostPort(remote); err == nil {
 		remote = host
 	}
@@ -71,7 +73,7 @@ func (r *refusals) say(level slog.Level, remote, what, reason string, more ...sl
 
 // count notes a refusal. If a line is due it returns what the line has to say beside it: how often the same has happened
 // since its last line, and how many refusals of other addresses got no line.
-func (r *refusals) count(address, reason string, now time.Time) (repeated, unlogged int, due bool) {
+func (r *Refusals) count(address, reason string, now time.Time) (repeated, unlogged int, due bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	place := r.addresses[address]
@@ -102,7 +104,7 @@ func (r *refusals) count(address, reason string, now time.Time) (repeated, unlog
 
 // forgetOldestLocked makes room for another address, unless all have had a line within the last minute. Repeats that were
 // not reported for it go into the next line of any address.
-func (r *refusals) forgetOldestLocked(now time.Time) bool {
+func (r *Refusals) forgetOldestLocked(now time.Time) bool {
 	place := r.order.Front()
 	a := place.Value.(*refusedAddress)
 	if now.Sub(a.logged) < refusalEvery {

@@ -1,6 +1,6 @@
-package main
+package logs
 
-// Standard error that nobody reads, or that is gone. With the real binary: logpipe_test.go.
+// Standard error that nobody reads, or that is gone. With the real binary: e2e/logpipe_test.go.
 
 import (
 	"bytes"
@@ -42,8 +42,8 @@ func TestLogThatNobodyReadsHoldsUpNobody(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				out := newStuckWriter()
-				w := newLogWriter(out, format == "json")
-				log := newLogger(&Config{LogJSON: format == "json"}, w).With("session", 7).WithGroup("peer")
+				w := NewWriter(out, format == "json")
+				log := New(w, format == "json", false).With("session", 7).WithGroup("peer")
 				padding := strings.Repeat("x", 1000)
 				logLine := func(n int) { log.Info("line", "n", n, "padding", padding) }
 				start := time.Now()
@@ -67,7 +67,7 @@ func TestLogThatNobodyReadsHoldsUpNobody(t *testing.T) {
 					t.Error("that lines were dropped is only said with the next one")
 				}
 				logLine(lines)
-				w.close()
+				w.Close()
 
 				var told, n, got int
 				for line := range strings.Lines(out.String()) {
@@ -136,7 +136,7 @@ func readRecord(t *testing.T, line string) map[string]string {
 func TestLinesOfManyStayWholeAndInOrder(t *testing.T) {
 	t.Parallel()
 	out := clustertest.NewLog()
-	w := newLogWriter(out, false)
+	w := NewWriter(out, false)
 	const writers, lines = 20, 500
 	var writing sync.WaitGroup
 	for id := range writers {
@@ -147,7 +147,7 @@ func TestLinesOfManyStayWholeAndInOrder(t *testing.T) {
 		})
 	}
 	writing.Wait()
-	w.close()
+	w.Close()
 	next := map[int]int{}
 	for line := range strings.Lines(out.String()) {
 		var id, n int
@@ -194,14 +194,14 @@ func TestLinesThatCannotBeWrittenAreCountedAndTheNextOneStartsAnew(t *testing.T)
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		out := &brittleWriter{room: 10}
-		w := newLogWriter(out, false)
+		w := NewWriter(out, false)
 		for n := range 5 { // the third is torn, the next two are refused
 			fmt.Fprintf(w, "%d..\n", n)
 			synctest.Wait()
 		}
 		out.repair(1 << 20)
 		io.WriteString(w, "5..\n6..\n")
-		w.close()
+		w.Close()
 		lines := strings.Split(strings.TrimSpace(out.text.String()), "\n")
 		if len(lines) != 6 {
 			t.Fatalf("got %q", lines)
@@ -233,7 +233,7 @@ func TestFullPipeThatDoesNotBlockLosesNoLine(t *testing.T) {
 	if _, err := out.Write(make([]byte, 1<<20)); !errors.Is(err, syscall.EAGAIN) {
 		t.Fatalf("a full pipe says %v", err)
 	}
-	w := newLogWriter(out, false)
+	w := NewWriter(out, false)
 	const lines = 5000
 	var want strings.Builder
 	for n := range lines {
@@ -250,17 +250,17 @@ func TestFullPipeThatDoesNotBlockLosesNoLine(t *testing.T) {
 	if text := <-got; text != fmt.Sprint(64<<10)+want.String() || w.dropped.Load() != 0 {
 		t.Errorf("%d lines were dropped, and these %d bytes came: %.200q", w.dropped.Load(), len(text), text)
 	}
-	w.close()
+	w.Close()
 }
 
 func TestEndOfTheLogWaitsForAReaderButNotForLong(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		stuck := newStuckWriter()
-		w := newLogWriter(stuck, false)
+		w := NewWriter(stuck, false)
 		io.WriteString(w, "last words\n")
 		start := time.Now()
-		w.close()
+		w.Close()
 		if took := time.Since(start); took != finishLog {
 			t.Errorf("a reader that reads nothing is waited for %v, want %v", took, finishLog)
 		}
@@ -272,11 +272,11 @@ func TestEndOfTheLogWaitsForAReaderButNotForLong(t *testing.T) {
 		}
 
 		slow := newStuckWriter()
-		w = newLogWriter(slow, false)
+		w = NewWriter(slow, false)
 		io.WriteString(w, "last words\n")
 		start = time.Now()
 		time.AfterFunc(finishLog/2, func() { close(slow.released) })
-		w.close()
+		w.Close()
 		if took := time.Since(start); took != finishLog/2 || slow.String() != "last words\n" {
 			t.Errorf("got %q after %v", slow, took)
 		}
@@ -287,8 +287,8 @@ func TestLogGivesItsMemoryBack(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		out := newStuckWriter()
-		w := newLogWriter(out, false)
-		defer w.close()
+		w := NewWriter(out, false)
+		defer w.Close()
 		line := strings.Repeat("x", 999) + "\n"
 		for range maxWaitingLog / len(line) {
 			io.WriteString(w, line)

@@ -1,4 +1,4 @@
-package main
+package door
 
 // Limits connections that are not control sockets, or not yet. They cost a stranger nothing to open. Above the limit the
 // connection not served for the longest time is closed; one whose answer takes too long counts as not served. So a client
@@ -16,12 +16,14 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"coordinator/internal/logs"
 )
 
 const (
-	maxVisitors  = 16_384
-	keptVisitors = 256  // for whom there is room however many control sockets there are
-	otherFiles   = 1024 // for the application's connections, the outbox and the certificate
+	MaxVisitors  = 16_384 // connections that are no control sockets, at the most
+	KeptVisitors = 256    // of them have room however many control sockets there are
+	OtherFiles   = 1024   // descriptors for the application's connections, the outbox and the certificate
 
 	// promptAnswer is far longer than the work on any request but a few. What takes longer is most often an answer that
 	// its client does not read.
@@ -31,19 +33,19 @@ const (
 	unreadBytes = 64 << 10
 )
 
-// maxSockets is how many connections fit the file descriptors that the process may have.
-func maxSockets() int {
+// MaxSockets returns how many connections fit the file descriptors that the process may have.
+func MaxSockets() int {
 	var files syscall.Rlimit
 	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files) != nil {
 		files.Cur = 1 << 20
 	}
-	return max(2*keptVisitors, int(min(files.Cur, 1<<20))-otherFiles)
+	return max(2*KeptVisitors, int(min(files.Cur, 1<<20))-OtherFiles)
 }
 
 type door struct {
 	// set once
 	max      func() int
-	refusals *refusals
+	refusals *logs.Refusals
 
 	running sync.WaitGroup // whoever accepts, and each wait for a request
 
@@ -52,8 +54,6 @@ type door struct {
 	waiting list.List // of *visitor, without a request at work: the one that was not served for longest comes first
 	served  list.List // of *visitor, with a request at work: the one whose request is oldest comes first
 }
-
-func newDoor(max func() int, refusals *refusals) *door { return &door{max: max, refusals: refusals} }
 
 // guard hooks the door into a server that serves the door's listeners, and whose handler is wrapped with serving.
 func (d *door) guard(server *http.Server) {
@@ -137,7 +137,7 @@ func (l *doorListener) dismissAll() {
 	close(l.closed)
 	for place := l.door.waiting.Front(); place != nil; place = place.Next() {
 		if v := place.Value.(*visitor); v.listener == l && v.stage.Load() == waiting {
-			closeNow(v)
+			CloseNow(v)
 		}
 	}
 }
@@ -182,7 +182,7 @@ func (l *doorListener) acceptAll() error {
 }
 
 func (l *doorListener) logUnaccepted(reason string) {
-	l.door.refusals.say(slog.LevelError, "", "connections cannot be accepted", reason)
+	l.door.refusals.Say(slog.LevelError, "", "connections cannot be accepted", reason)
 }
 
 // enter takes in a connection that was accepted.
@@ -206,7 +206,7 @@ func (d *door) waitAgain(v *visitor) {
 func (d *door) waitLocked(v *visitor) {
 	if v.listener.over {
 		d.leaveLocked(v)
-		closeNow(v)
+		CloseNow(v)
 		return
 	}
 	d.running.Go(v.awaitRequest)
@@ -226,12 +226,12 @@ func (d *door) dismissOneLocked() {
 	}
 	if v != nil {
 		d.leaveLocked(v)
-		closeNow(v)
+		CloseNow(v)
 	}
 }
 
-// closeNow closes the socket itself: closing a TLS connection would wait for the peer to take an alert.
-func closeNow(conn net.Conn) {
+// CloseNow closes the socket of a connection itself: closing a TLS connection would wait for the peer to take an alert.
+func CloseNow(conn net.Conn) {
 	if layer, ok := conn.(interface{ NetConn() net.Conn }); ok {
 		conn = layer.NetConn()
 	}

@@ -1,4 +1,4 @@
-package main
+package door
 
 // What the log says of connections that come to nothing before there is a request.
 
@@ -6,12 +6,10 @@ import (
 	"bufio"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -19,6 +17,7 @@ import (
 	"time"
 
 	"coordinator/internal/clustertest"
+	"coordinator/internal/logs"
 )
 
 // refused cuts address and reason out of the one line that the log has of a message.
@@ -163,7 +162,7 @@ func TestTLSToThePortForPlainHTTPSaysWhy(t *testing.T) {
 
 // failingListener fails to accept until its faults are used up.
 type failingListener struct {
-	pipeListener
+	clustertest.Pipes
 	faults chan error
 }
 
@@ -172,7 +171,7 @@ func (l failingListener) Accept() (net.Conn, error) {
 	case err := <-l.faults:
 		return nil, &net.OpError{Op: "accept", Net: "tcp", Err: err}
 	default:
-		return l.pipeListener.Accept()
+		return l.Pipes.Accept()
 	}
 }
 
@@ -186,16 +185,16 @@ func TestConnectionsThatCannotBeAcceptedSayWhyAndAreTriedAgain(t *testing.T) {
 		t.Run(fault.Error(), func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				l := failingListener{newPipeListener(), make(chan error, 20)}
+				l := failingListener{clustertest.NewPipes(), make(chan error, 20)}
 				for range cap(l.faults) {
 					l.faults <- os.NewSyscallError("accept4", fault)
 				}
-				f := &fakeDoor{l.pipeListener, t, clustertest.NewLog()}
+				f := &fakeDoor{l.Pipes, t, clustertest.NewLog()}
 				server := newTestServer(http.HandlerFunc(welcome), 10, f.logs)
 				served := make(chan error, 1)
-				go func() { served <- server.serve(l, nil) }()
+				go func() { served <- server.Serve(l, nil) }()
 				start := time.Now()
-				(&visit{f.open(), t}).ask()
+				(&clustertest.Visit{Conn: f.open(), T: t}).Ask()
 				// 20 pauses: 5, 10, 20 ... 640 ms, then of 1 s
 				if took := time.Since(start); took != 1275*time.Millisecond+12*time.Second {
 					t.Errorf("served after %v", took)
@@ -213,9 +212,9 @@ func TestConnectionsThatCannotBeAcceptedSayWhyAndAreTriedAgain(t *testing.T) {
 func TestBrokenListenerEndsTheServer(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		l := failingListener{newPipeListener(), make(chan error, 1)}
+		l := failingListener{clustertest.NewPipes(), make(chan error, 1)}
 		l.faults <- syscall.EINVAL
-		if err := newTestServer(http.NotFoundHandler(), 10, io.Discard).serve(l, nil); !errors.Is(err, syscall.EINVAL) {
+		if err := newTestServer(http.NotFoundHandler(), 10, io.Discard).Serve(l, nil); !errors.Is(err, syscall.EINVAL) {
 			t.Errorf("ended with %v", err)
 		}
 	})
@@ -238,11 +237,12 @@ func TestHandlerThatPanicsSaysWhereAndNoSecret(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				mux := http.NewServeMux()
 				mux.HandleFunc("/commands/close", func(http.ResponseWriter, *http.Request) { test.panics() })
-				logs := clustertest.NewLog()
-				server := newHTTPServer(mux, newDoor(func() int { return 10 }, newRefusals(newLogger(&Config{LogDebug: true}, logs))), newLogger(&Config{LogDebug: true}, logs))
-				f := &fakeDoor{newPipeListener(), t, logs}
+				lines := clustertest.NewLog()
+				log := logs.New(lines, false, true)
+				server := NewServer(mux, func() int { return 10 }, logs.NewRefusals(log), log)
+				f := &fakeDoor{clustertest.NewPipes(), t, lines}
 				served := make(chan error, 1)
-				go func() { served <- server.Serve(f) }()
+				go func() { served <- server.Serve(f, nil) }()
 				for range 2 {
 					conn := f.open()
 					io.WriteString(conn, "GET /commands/close HTTP/1.1\r\nHost: x\r\nX: s3cret\r\n\r\n")
@@ -257,56 +257,12 @@ func TestHandlerThatPanicsSaysWhereAndNoSecret(t *testing.T) {
 					}
 				}
 				synctest.Wait()
-				if text := logs.String(); strings.Contains(text, "s3cret") || test.want == "" && text != "" {
+				if text := lines.String(); strings.Contains(text, "s3cret") || test.want == "" && text != "" {
 					t.Errorf("logged %s", text)
 				}
 				server.Close()
 				<-served
 			})
 		})
-	}
-}
-
-// withFiles is the binary with a limit of open files.
-func withFiles(t *testing.T, binary string, limit int) string {
-	t.Helper()
-	script := filepath.Join(t.TempDir(), "limited")
-	if err := os.WriteFile(script, fmt.Appendf(nil, "#!/bin/sh\nulimit -n %d && exec %q\n", limit, binary), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	return script
-}
-
-func TestNoMoreConnectionsThanFiles(t *testing.T) {
-	t.Parallel()
-	binary := buildCoordinator(t)
-	const room = 600
-	p := clustertest.Serve(t, withFiles(t, binary, otherFiles+room), "LOG_REQUESTS=NO")
-	var conns []*visit
-	for range room + 1 {
-		conns = append(conns, openVisit(t, p.Addr))
-		conns[len(conns)-1].ask()
-	}
-	awaitClosed(t, conns[0].Conn)
-	for _, c := range conns[1:] {
-		c.ask()
-	}
-}
-
-func TestTooManyOpenFilesAreLogged(t *testing.T) {
-	t.Parallel()
-	binary := buildCoordinator(t)
-	p := clustertest.Serve(t, withFiles(t, binary, 50), "LOG_REQUESTS=NO")
-	var conns []*visit
-	for range 100 {
-		conns = append(conns, openVisit(t, p.Addr))
-	}
-	p.Logs.Await(t, "connections cannot be accepted", "too many open files", "LimitNOFILE")
-	for _, c := range conns {
-		c.Close()
-	}
-	openVisit(t, p.Addr).ask()
-	if n := p.Logs.Count("connections cannot be accepted"); n != 1 {
-		t.Errorf("%d lines of it:\n%s", n, p.Logs)
 	}
 }

@@ -1,4 +1,6 @@
-package main
+// Package logs writes the log: one line for each record, in which nobody can forge anything; a writer that waits for no
+// reader; and lines about strangers, of which nobody can cause many.
+package logs
 
 // The log: one line for each record, and nothing in it that a terminal or a reader of lines would take for more than
 // text. Both handlers of log/slog escape line breaks and the ASCII controls; the text handler escapes every other
@@ -14,16 +16,17 @@ import (
 	"unicode/utf8"
 )
 
-func newLogger(cfg *Config, stderr io.Writer) *slog.Logger {
+// New returns a log that writes lines to w, as JSON or as text, with debug lines or without.
+func New(w io.Writer, json, debug bool) *slog.Logger {
 	level := slog.LevelInfo
-	if cfg.LogDebug {
+	if debug {
 		level = slog.LevelDebug
 	}
 	options := &slog.HandlerOptions{Level: level}
-	if cfg.LogJSON {
-		return slog.New(slog.NewJSONHandler(printableJSON{stderr}, options))
+	if json {
+		return slog.New(slog.NewJSONHandler(printableJSON{w}, options))
 	}
-	return slog.New(slog.NewTextHandler(stderr, options))
+	return slog.New(slog.NewTextHandler(w, options))
 }
 
 // printableJSON writes JSON lines with every character escaped that does not print: C1 controls, which begin escape
@@ -62,9 +65,9 @@ func isPlain(line []byte) bool {
 	return true
 }
 
-// loggable makes text from a peer safe to log: it is cut to 256 bytes, and what follows "://" is masked, because encoders
+// Loggable makes text from a peer safe to log: it is cut to 256 bytes, and what follows "://" is masked, because encoders
 // quote source URIs, which contain stream keys.
-func loggable(text string) string {
+func Loggable(text string) string {
 	const longest = 256
 	if len(text) > longest {
 		text = text[:longest] + "…"

@@ -1,4 +1,4 @@
-package main
+package door
 
 // Why a TLS handshake failed, in words that tell an operator where to look and hold nothing that the client sent.
 
