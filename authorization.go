@@ -2,7 +2,11 @@ package main
 
 // Who may use the commands API: the middleware in front of its handlers.
 
-import "net/http"
+import (
+	"net/http"
+
+	"coordinator/internal/httpjson"
+)
 
 // authorize lets a request through that carries the configured credentials (RFC 7617, RFC 6750).
 func authorize(auth commandsAuth, next http.HandlerFunc) http.HandlerFunc {
@@ -16,7 +20,7 @@ func authorize(auth commandsAuth, next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if !auth.allows(r) {
 			w.Header().Set("WWW-Authenticate", challenge)
-			writeError(w, http.StatusUnauthorized, "authorization required")
+			httpjson.Error(w, http.StatusUnauthorized, "authorization required")
 			return
 		}
 		next(w, r)

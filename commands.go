@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"coordinator/internal/httpjson"
 )
 
 // commands are the handlers of the API. They are called behind the authorization of routes.go.
@@ -19,7 +21,7 @@ type commands struct {
 }
 
 func (a *commands) capacity(w http.ResponseWriter, _ *http.Request) {
-	writeJSON(w, http.StatusOK, a.coordinator.registry.capacity())
+	httpjson.Write(w, http.StatusOK, a.coordinator.registry.capacity())
 }
 
 // close answers 200 also when there is nothing to close, so that the application can repeat itself.
@@ -33,10 +35,10 @@ func (a *commands) close(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if err := a.coordinator.closeStream(channel, streamID); err != nil {
-		writeError(w, http.StatusBadRequest, err.Error())
+		httpjson.Error(w, http.StatusBadRequest, err.Error())
 		return
 	}
-	writeJSON(w, http.StatusOK, struct{}{})
+	httpjson.Write(w, http.StatusOK, struct{}{})
 }
 
 // report writes streams and streaming servers itself: there may be 100,000 and 10,000 of them, and all they hold is
@@ -46,7 +48,7 @@ func (a *commands) report(w http.ResponseWriter, _ *http.Request) {
 	slices.SortFunc(report.StreamingServers, func(x, y serverReport) int { return cmp.Compare(x.ID, y.ID) })
 	slices.SortFunc(report.Encoders, func(x, y encoderReport) int { return cmp.Compare(x.ID, y.ID) })
 	encoders, _ := json.Marshal(report.Encoders) // of numbers and times of this century: no error
-	setJSON(w, http.StatusOK)
+	httpjson.Begin(w, http.StatusOK)
 	out := bufio.NewWriterSize(w, 128<<10)
 	out.WriteString(`{"activeStreams":[`)
 	separator := ""
@@ -91,26 +93,8 @@ func (s *serverReport) appendJSON(b []byte) []byte {
 func requiredHeader(w http.ResponseWriter, r *http.Request, name string) (string, bool) {
 	values := r.Header.Values(name)
 	if len(values) != 1 || values[0] == "" {
-		writeError(w, http.StatusBadRequest, "header "+name+" must be given once")
+		httpjson.Error(w, http.StatusBadRequest, "header "+name+" must be given once")
 		return "", false
 	}
 	return values[0], true
-}
-
-// writeJSON answers with a value that can always be encoded. That the client may be gone is none of our concern.
-func writeJSON(w http.ResponseWriter, status int, value any) {
-	setJSON(w, status)
-	_ = json.NewEncoder(w).Encode(value)
-}
-
-func setJSON(w http.ResponseWriter, status int) {
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Cache-Control", "no-store")
-	w.WriteHeader(status)
-}
-
-func writeError(w http.ResponseWriter, status int, reason string) {
-	writeJSON(w, status, struct {
-		Error string `json:"error"`
-	}{reason})
 }

@@ -269,7 +269,7 @@ func TestOptionsOfAKnownPathIsAnsweredToAnybody(t *testing.T) {
 			}
 		})
 	}
-	if d.Stop(); d.Logs.Count(controlRefused) > 0 {
+	if d.Stop(); d.Logs.Count("control connection refused") > 0 {
 		t.Errorf("a health check counts as a refused peer:\n%s", d.Logs)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"coordinator/internal/logs"
+	"coordinator/internal/wire"
 )
 
 const (
@@ -30,6 +31,7 @@ const (
 	// maxPendingPublishes bounds the publish requests that wait for the application, over all sockets.
 	maxPendingPublishes = 16384
 	maxRequestIDBytes   = 256
+	maxStreamIDLength   = 128
 )
 
 var (
@@ -318,7 +320,7 @@ func (c *coordinator) closeStream(channel, streamID string) error {
 	if !c.validID(channel) {
 		return errBadChannel
 	}
-	if streamID != "*" && !isToken(streamID, maxStreamIDLength) {
+	if streamID != "*" && !wire.IsToken(streamID, maxStreamIDLength) {
 		return errBadStreamID
 	}
 	killed := c.registry.kill(channel, streamID, time.Now())
@@ -326,4 +328,4 @@ func (c *coordinator) closeStream(channel, streamID string) error {
 	return nil
 }
 
-func (c *coordinator) validID(id string) bool { return isToken(id, c.idMaxLength) }
+func (c *coordinator) validID(id string) bool { return wire.IsToken(id, c.idMaxLength) }

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"coordinator/internal/control"
 	"coordinator/internal/door"
 	"coordinator/internal/logs"
 )
@@ -30,7 +31,7 @@ type daemon struct {
 	events      *callbacks
 	verifier    *keyVerifier
 	coordinator *coordinator
-	control     *controlSockets
+	control     *control.Sockets
 	server      *door.Server
 
 	failed     chan error // why serving ended; has room for one
@@ -53,8 +54,15 @@ func newDaemon(cfg *Config, log *slog.Logger) (*daemon, error) {
 	d.verifier = newKeyVerifier(cfg, d.metrics.keyVerified, log)
 	d.coordinator = newCoordinator(cfg, log, d.metrics, d.verifier, d.events)
 	sockets, refusals := door.MaxSockets(), logs.NewRefusals(log)
-	d.control = newControlSockets(cfg, d.coordinator, sockets-door.KeptVisitors, log, refusals)
-	visitors := func() int { return min(door.MaxVisitors, sockets-d.control.count()) }
+	d.control = control.NewSockets(control.Config{
+		Secret:   cfg.ControlSecret,
+		Max:      sockets - door.KeptVisitors,
+		NewPeer:  d.coordinator.newPeer,
+		Metrics:  d.metrics,
+		Log:      log,
+		Refusals: refusals,
+	})
+	visitors := func() int { return min(door.MaxVisitors, sockets-d.control.Count()) }
 	d.server = door.NewServer(newRoutes(cfg, log, &commands{d.coordinator}, d.control), visitors, refusals, log)
 	return d, nil
 }
@@ -86,7 +94,7 @@ func (d *daemon) serve(l net.Listener, secure *tls.Config) {
 func (d *daemon) stop(deliver time.Duration) error {
 	d.coordinator.stop()
 	d.finishServing()
-	d.control.close()
+	d.control.Close()
 	d.coordinator.wait()
 	d.endTime()
 	d.background.Wait()

@@ -11,6 +11,8 @@ import (
 	"net/http"
 	"path"
 	"time"
+
+	"coordinator/internal/httpjson"
 )
 
 //go:embed dashboard
@@ -34,7 +36,7 @@ func newDashboard() http.HandlerFunc {
 		}
 		content, err := dashboardFiles.ReadFile("dashboard/" + name)
 		if err != nil {
-			writeError(w, http.StatusNotFound, "not found")
+			httpjson.Error(w, http.StatusNotFound, "not found")
 			return
 		}
 		h := w.Header()

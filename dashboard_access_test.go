@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 
+	"coordinator/internal/httpjson"
+
 	"github.com/chromedp/cdproto/accessibility"
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
@@ -153,7 +155,9 @@ func accessibleStory(t *testing.T, browser context.Context) {
 			tb.click("tbody button")
 			tb.await(`document.querySelector('dialog').open`)
 			tb.check(where + "confirmation")
-			fault(func(w http.ResponseWriter, r *http.Request) { writeError(w, http.StatusServiceUnavailable, "overload") })
+			fault(func(w http.ResponseWriter, r *http.Request) {
+				httpjson.Error(w, http.StatusServiceUnavailable, "overload")
+			})
 			tb.click("#confirm-yes")
 			tb.awaitText("#confirm-error", "overload")
 			tb.check(where + "refused order")
@@ -162,7 +166,7 @@ func accessibleStory(t *testing.T, browser context.Context) {
 			tb.check(where + "lost")
 			fault(func(w http.ResponseWriter, r *http.Request) {
 				w.Header().Set("WWW-Authenticate", "Bearer")
-				writeError(w, http.StatusUnauthorized, "authorization required")
+				httpjson.Error(w, http.StatusUnauthorized, "authorization required")
 			})
 			tb.await(`document.querySelector('#sign-in').checkVisibility()`) // at the next try
 			tb.typeInto("#token", "wrong"+kb.Enter)

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"coordinator/internal/httpjson"
 )
 
 type clusterDouble struct {
@@ -83,7 +85,7 @@ func (c *clusterDouble) answer(value func() any) http.HandlerFunc {
 			c.fault(w, r)
 			return
 		}
-		writeJSON(w, http.StatusOK, value())
+		httpjson.Write(w, http.StatusOK, value())
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"unique"
 
 	"coordinator/internal/clustertest"
+	"coordinator/internal/httpjson"
 
 	"github.com/chromedp/cdproto/fetch"
 	"github.com/chromedp/chromedp"
@@ -132,7 +133,7 @@ func hostileNamesStory(t *testing.T, browser context.Context) {
 	tb.awaitText("#confirm-title", hostile)
 	check("confirmation")
 	cluster.change(func() {
-		cluster.fault = func(w http.ResponseWriter, r *http.Request) { writeError(w, http.StatusBadRequest, hostile) }
+		cluster.fault = func(w http.ResponseWriter, r *http.Request) { httpjson.Error(w, http.StatusBadRequest, hostile) }
 	})
 	tb.click("#confirm-yes")
 	tb.awaitText("#confirm-error", "Not done: ")
@@ -196,7 +197,7 @@ func refusedOrderStory(t *testing.T, browser context.Context) {
 	cluster.change(func() {
 		cluster.fault = func(w http.ResponseWriter, r *http.Request) {
 			if r.Method == "POST" {
-				writeError(w, http.StatusNotFound, "no such session")
+				httpjson.Error(w, http.StatusNotFound, "no such session")
 				return
 			}
 			panic(http.ErrAbortHandler)
@@ -210,7 +211,7 @@ func refusedOrderStory(t *testing.T, browser context.Context) {
 	cluster.change(func() {
 		cluster.fault = func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("WWW-Authenticate", `Bearer realm="x"`)
-			writeError(w, http.StatusUnauthorized, "authorization required")
+			httpjson.Error(w, http.StatusUnauthorized, "authorization required")
 		}
 	})
 	tb.click("#confirm-yes")
@@ -230,7 +231,7 @@ func otherCredentialsStory(t *testing.T, browser context.Context) {
 	cluster.change(func() {
 		cluster.fault = func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("WWW-Authenticate", `Basic realm="x"`)
-			writeError(w, http.StatusUnauthorized, "authorization required")
+			httpjson.Error(w, http.StatusUnauthorized, "authorization required")
 		}
 	})
 	tb.awaitText("#lost", "Not signed in. The coordinator asks for other credentials: reload the page")

@@ -16,6 +16,7 @@ import (
 	"unicode"
 
 	"coordinator/internal/clustertest"
+	"coordinator/internal/control"
 	"coordinator/internal/door"
 	"coordinator/internal/outbox"
 
@@ -238,9 +239,9 @@ func TestLimitsAreThoseOfTheProgram(t *testing.T) {
 		"other connections, and those that are not yet control connections": {thousands(door.MaxVisitors)},
 		"a request":                                        {kib(door.MaxHeaderBytes + goHeaderSlop), seconds(door.RequestWithin) + " after its first byte"},
 		"a connection without a request":                   {seconds(door.IdleLimit)},
-		"message of a peer":                                {kib(maxMessageBytes)},
-		"messages that a peer does not read":               {fmt.Sprintf("%d MiB", maxQueuedBytes>>20), seconds(sendLimit)},
-		"silence of a peer":                                {seconds(silenceLimit), "every " + seconds(heartbeatEvery)},
+		"message of a peer":                                {kib(control.MaxMessageBytes)},
+		"messages that a peer does not read":               {fmt.Sprintf("%d MiB", control.MaxQueuedBytes>>20), seconds(control.SendLimit)},
+		"silence of a peer":                                {seconds(control.SilenceLimit), "every " + seconds(control.HeartbeatEvery)},
 		"publish requests that wait for the application":   {thousands(maxPendingPublishes), thousands(maxVerifyRequests) + " are asked", thousands(maxServerVerifications) + " for one"},
 		"publish requests that wait for a slot":            {thousands(maxWaitingRequests)},
 		"publish requests that wait for the end of a ping": {thousands(maxHeldRequests)},
@@ -269,7 +270,7 @@ func TestLimitsAreThoseOfTheProgram(t *testing.T) {
 		"within 18 s":              answerWithin+expireEvery == 18*time.Second,
 		"1, 2, 4, 8 and 16 s":      firstKillAgain == time.Second && killsAgain == 5,
 		"After 30 s the publisher": killPatience == 30*time.Second,
-		"within 5 s of it":         probeLimit == 5*time.Second,
+		"within 5 s of it":         control.ProbeLimit == 5*time.Second,
 	} {
 		if !holds || !strings.Contains(page, text) {
 			t.Errorf("docs/guarantees.md and the program differ about %q", text)

@@ -126,7 +126,7 @@ func TestTLSPeerThatDoesNotReadIsCutWithin10Seconds(t *testing.T) {
 		authority.StartTLS()
 		defer authority.Close()
 		listener := clustertest.NewPipes()
-		server := &http.Server{Handler: http.HandlerFunc(n.control.rtmp)}
+		server := &http.Server{Handler: http.HandlerFunc(n.control.ServeRTMP)}
 		served := make(chan error, 1)
 		go func() {
 			served <- server.Serve(tls.NewListener(listener, &tls.Config{Certificates: authority.TLS.Certificates}))

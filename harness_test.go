@@ -54,13 +54,3 @@ func startDaemon(t testing.TB, variables ...string) *clustertest.Daemon {
 	}
 	return d
 }
-
-// buildCoordinator builds the binary.
-func buildCoordinator(t *testing.T) (binary string) {
-	t.Helper()
-	binary, err := clustertest.Build(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return binary
-}

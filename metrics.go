@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"coordinator/internal/control"
+
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -60,7 +62,7 @@ func newMetrics(state func() clusterState) *metrics {
 	m.sent = m.newTally(messages, messagesHelp, prometheus.Labels{"direction": "out"}, "method",
 		"PUBLISH-ACCEPT", "PUBLISH-DENY", "STREAM-KILL", "ENCODE-START", "ENCODE-STOP", "HEARTBEAT", "other")
 	m.disconnects = m.newTally("coordinator_peer_disconnects_total", "Control connections that ended, by reason.", nil, "reason",
-		"closed", "lost", "silent", "slow", "dead", "queue_full", "too_big", "stopping", "other")
+		append(control.Reasons(), "other")...)
 	m.eventAttempts = m.newTally("coordinator_event_attempts_total", "Requests that told the application of an event, by result.", nil, "result",
 		"delivered", "refused", "unanswered", "other")
 	m.moves = prometheus.NewCounter(prometheus.CounterOpts{
@@ -143,6 +145,12 @@ func (m *metrics) eventAttempted(result string, took time.Duration) {
 	m.deliveries.Observe(took.Seconds())
 	m.eventAttempts.count(result)
 }
+
+// MessageReceived, MessageSent and PeerDisconnected are told by the control sockets.
+
+func (m *metrics) MessageReceived(method string)  { m.received.count(method) }
+func (m *metrics) MessageSent(method string)      { m.sent.count(method) }
+func (m *metrics) PeerDisconnected(reason string) { m.disconnects.count(reason) }
 
 // clusterState is what an operator sees of one moment.
 type clusterState struct {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"coordinator/internal/clustertest"
+	"coordinator/internal/control"
 
 	"github.com/gorilla/websocket"
 )
@@ -176,11 +177,6 @@ func TestReasonsHaveLabels(t *testing.T) {
 			t.Errorf("publish: %v is %s, want %s", reason, got, want)
 		}
 	}
-	for reason, want := range map[error]string{errPeerSilent: "silent", errPeerSlow: "slow", errQueueFull: "queue_full", errNoAnswer: "other"} {
-		if got := disconnectReason(reason); got != want {
-			t.Errorf("disconnect: %v is %s, want %s", reason, got, want)
-		}
-	}
 }
 
 func TestLostPeersAreCountedByReason(t *testing.T) {
@@ -191,7 +187,7 @@ func TestLostPeersAreCountedByReason(t *testing.T) {
 	lost, _ := d.Join("wss")
 	lost.Conn.NetConn().Close()
 	tooBig, _ := d.Register(1)
-	tooBig.SendRaw(websocket.TextMessage, strings.Repeat("x", maxMessageBytes+1))
+	tooBig.SendRaw(websocket.TextMessage, strings.Repeat("x", control.MaxMessageBytes+1))
 	d.AwaitMetrics(map[string]float64{
 		disconnectsMetric("closed"): 1, disconnectsMetric("lost"): 1, disconnectsMetric("too_big"): 1, rtmpServers: 0, wsServers: 0, encodersMetric("ready"): 0,
 	})

@@ -16,6 +16,7 @@ import (
 	"testing"
 
 	"coordinator/internal/clustertest"
+	"coordinator/internal/control"
 
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/google/go-cmp/cmp"
@@ -52,7 +53,7 @@ func TestAPIDocumentHasTheRoutesOfTheTable(t *testing.T) {
 }
 
 // apiRooms are what stands behind the routes, without a socket.
-func apiRooms(t *testing.T) (*slog.Logger, *Config, *commands, *controlSockets) {
+func apiRooms(t *testing.T) (*slog.Logger, *Config, *commands, *control.Sockets) {
 	t.Helper()
 	cfg, err := loadConfig(settings{}.get)
 	if err != nil {
@@ -63,7 +64,7 @@ func apiRooms(t *testing.T) (*slog.Logger, *Config, *commands, *controlSockets) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.control.max = 0
+	d.control.Max = 0
 	return log, cfg, &commands{d.coordinator}, d.control
 }
 

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"coordinator/internal/httpjson"
 )
 
 // overviewReport is the answer to GET /commands/overview.
@@ -62,7 +64,7 @@ type eventTotals struct {
 func (a *commands) overview(w http.ResponseWriter, _ *http.Request) {
 	c := a.coordinator
 	s := c.state()
-	writeJSON(w, http.StatusOK, overviewReport{
+	httpjson.Write(w, http.StatusOK, overviewReport{
 		Version:          version,
 		Now:              time.Now().UTC(),
 		StartedAt:        c.startedAt.UTC(),
@@ -91,7 +93,7 @@ func (a *commands) streams(w http.ResponseWriter, r *http.Request) {
 	for i := range report.rows {
 		report.rows[i].describeAnnounced()
 	}
-	writeJSON(w, http.StatusOK, report)
+	httpjson.Write(w, http.StatusOK, report)
 }
 
 func (a *commands) encoders(w http.ResponseWriter, r *http.Request) {
@@ -108,14 +110,14 @@ func servePage[T any](w http.ResponseWriter, r *http.Request, list listing[T], r
 	if !ok {
 		return
 	}
-	writeJSON(w, http.StatusOK, list.report(list.page(rows(), q)))
+	httpjson.Write(w, http.StatusOK, list.report(list.page(rows(), q)))
 }
 
 // query answers with 400 what can't be read.
 func (l *listing[T]) query(w http.ResponseWriter, r *http.Request) (pageQuery, bool) {
 	q, err := l.parse(r.URL.RawQuery)
 	if err != nil {
-		writeError(w, http.StatusBadRequest, err.Error())
+		httpjson.Error(w, http.StatusBadRequest, err.Error())
 	}
 	return q, err == nil
 }
@@ -188,7 +190,7 @@ func (a *commands) drain(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		if move = value == "true"; !move && value != "false" {
-			writeError(w, http.StatusBadRequest, "header x-drain-move must be true or false")
+			httpjson.Error(w, http.StatusBadRequest, "header x-drain-move must be true or false")
 			return
 		}
 	}
@@ -207,16 +209,16 @@ func maintain(w http.ResponseWriter, r *http.Request, do func(id uint64) error) 
 	}
 	id, err := strconv.ParseUint(session, 10, 64)
 	if err != nil {
-		writeError(w, http.StatusBadRequest, "header x-session-id must be an id of the report")
+		httpjson.Error(w, http.StatusBadRequest, "header x-session-id must be an id of the report")
 		return
 	}
 	err = do(id)
 	switch {
 	case errors.Is(err, errUnknownMember):
-		writeError(w, http.StatusNotFound, err.Error())
+		httpjson.Error(w, http.StatusNotFound, err.Error())
 	case err != nil:
-		writeError(w, http.StatusBadRequest, err.Error())
+		httpjson.Error(w, http.StatusBadRequest, err.Error())
 	default:
-		writeJSON(w, http.StatusOK, struct{}{})
+		httpjson.Write(w, http.StatusOK, struct{}{})
 	}
 }

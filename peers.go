@@ -1,6 +1,6 @@
 package main
 
-// What the peers say and what is said to them, on either side of the use cases.
+// What the peers say and what is said to them, between their sockets and the use cases.
 // A message that can't be understood is left without effect and named in a debug line, whatever it holds.
 
 import (
@@ -9,36 +9,45 @@ import (
 	"strconv"
 	"strings"
 
+	"coordinator/internal/control"
 	"coordinator/internal/logs"
 	"coordinator/internal/wire"
 )
 
+// newPeer is what a peer that has connected becomes.
+func (c *coordinator) newPeer(h control.Handshake) control.Peer {
+	if h.Kind == control.HLS {
+		return &encoderPeerSession{c: c}
+	}
+	return &serverPeerSession{c: c, info: serverInfo{kind: serverKind(h.Kind), ip: h.IP, port: h.Port, ssl: h.SSL}}
+}
+
 // serverPeerSession is the connection of a streaming server.
 type serverPeerSession struct {
-	info serverInfo // set once
+	c    *coordinator
+	info serverInfo
 
-	// set once by join
-	*session
+	// set once by Join
+	*control.Session
 	server *server
-	c      *coordinator
 	turns  chan struct{}   // one item for each key verification under way
 	ctx    context.Context // of its publish requests
 	cancel context.CancelFunc
 }
 
-func (p *serverPeerSession) join(s *session, c *coordinator) {
-	p.session, p.c = s, c
+func (p *serverPeerSession) Join(s *control.Session) {
+	p.Session = s
 	p.turns = make(chan struct{}, maxServerVerifications)
 	p.ctx, p.cancel = context.WithCancel(context.Background())
-	p.server = c.joinServer(p, p.info)
+	p.server = p.c.joinServer(p, p.info)
 }
 
-func (p *serverPeerSession) leave(reason error) {
+func (p *serverPeerSession) Leave(reason error) {
 	p.cancel()
 	p.c.leaveServer(p.server, reason)
 }
 
-func (p *serverPeerSession) handle(m wire.Message) {
+func (p *serverPeerSession) Handle(m wire.Message) {
 	channel, streamID := m.Get("Stream-Channel"), m.Get("Stream-ID")
 	switch m.Method {
 	case "PUBLISH-REQUEST":
@@ -52,55 +61,55 @@ func (p *serverPeerSession) handle(m wire.Message) {
 	case "PUBLISH-END":
 		p.c.endPublish(p.server, channel, streamID)
 	default:
-		handleCommon(m, p.log, p.server.id)
+		handleCommon(m, p.c.log, p.server.id)
 	}
 }
 
 func (p *serverPeerSession) accept(requestID, channel, streamID string) {
-	p.send("PUBLISH-ACCEPT", "Request-ID", requestID, "Stream-Channel", channel, "Stream-ID", streamID)
+	p.Send("PUBLISH-ACCEPT", "Request-ID", requestID, "Stream-Channel", channel, "Stream-ID", streamID)
 }
 
 func (p *serverPeerSession) deny(requestID, channel string) {
-	p.send("PUBLISH-DENY", "Request-ID", requestID, "Stream-Channel", channel)
+	p.Send("PUBLISH-DENY", "Request-ID", requestID, "Stream-Channel", channel)
 }
 
 func (p *serverPeerSession) kill(channel, streamID string) {
-	p.send("STREAM-KILL", "Stream-Channel", channel, "Stream-ID", streamID)
+	p.Send("STREAM-KILL", "Stream-Channel", channel, "Stream-ID", streamID)
 }
 
+func (p *serverPeerSession) keepsUp() bool { return p.KeepsUp() }
+
 func (p *serverPeerSession) probe(session uint64) {
-	p.session.probe(func() { p.c.answered(session) })
+	p.Probe(func() { p.c.answered(session) })
 }
 
 // encoderPeerSession is the connection of an encoder, which it becomes with its first REGISTER.
 type encoderPeerSession struct {
-	// set once by join
-	*session
 	c *coordinator
+
+	*control.Session // set once by Join
 
 	// owned by the reader
 	encoder *encoder
 }
 
-func (p *encoderPeerSession) join(s *session, c *coordinator) {
-	p.session, p.c = s, c
-}
+func (p *encoderPeerSession) Join(s *control.Session) { p.Session = s }
 
-func (p *encoderPeerSession) leave(reason error) {
+func (p *encoderPeerSession) Leave(reason error) {
 	if p.encoder == nil {
-		p.log.Info("encoder disconnected before it registered", "remote", p.remote(), "reason", reason.Error())
+		p.c.log.Info("encoder disconnected before it registered", "remote", p.Remote(), "reason", reason.Error())
 		return
 	}
 	p.c.leaveEncoder(p.encoder, reason)
 }
 
-func (p *encoderPeerSession) handle(m wire.Message) {
+func (p *encoderPeerSession) Handle(m wire.Message) {
 	if m.Method == "REGISTER" {
 		p.register(m.Get("Capacity"))
 		return
 	}
 	if p.encoder == nil {
-		handleCommon(m, p.log, 0)
+		handleCommon(m, p.c.log, 0)
 		return
 	}
 	channel, streamID := m.Get("Stream-Channel"), m.Get("Stream-ID")
@@ -113,14 +122,14 @@ func (p *encoderPeerSession) handle(m wire.Message) {
 			startTime:  m.Get("Start-Time"),
 		}
 		if !a.complete() {
-			p.log.Debug("incomplete message ignored", "method", m.Method, "session", p.encoder.id, "channel", logs.Loggable(channel), "stream", logs.Loggable(streamID))
+			p.c.log.Debug("incomplete message ignored", "method", m.Method, "session", p.encoder.id, "channel", logs.Loggable(channel), "stream", logs.Loggable(streamID))
 			return
 		}
 		p.c.announce(p.encoder, channel, streamID, a)
 	case "STREAM-CLOSED":
 		p.c.finish(p.encoder, channel, streamID, m.Get("Error-Code"), m.Get("Error-Message"))
 	default:
-		handleCommon(m, p.log, p.encoder.id)
+		handleCommon(m, p.c.log, p.encoder.id)
 	}
 }
 
@@ -128,12 +137,12 @@ func (p *encoderPeerSession) handle(m wire.Message) {
 func (p *encoderPeerSession) register(capacity string) {
 	n, err := strconv.ParseInt(capacity, 10, 32)
 	if err != nil {
-		p.log.Warn("encoder sent an invalid capacity", "remote", p.remote(), "capacity", logs.Loggable(capacity))
+		p.c.log.Warn("encoder sent an invalid capacity", "remote", p.Remote(), "capacity", logs.Loggable(capacity))
 		return
 	}
 	n = max(n, -1)
 	if p.encoder == nil {
-		p.encoder = p.c.joinEncoder(p, p.remote(), addressOf(p.remote()), int(n))
+		p.encoder = p.c.joinEncoder(p, p.Remote(), control.AddressOf(p.Remote()), int(n))
 	} else {
 		p.c.resizeEncoder(p.encoder, int(n))
 	}
@@ -157,7 +166,7 @@ func (a announcement) complete() bool {
 }
 
 func (p *encoderPeerSession) start(job encodeJob) {
-	p.send("ENCODE-START",
+	p.Send("ENCODE-START",
 		"Stream-Channel", job.channel,
 		"Stream-ID", job.streamID,
 		"Stream-Source-Type", job.sourceType,
@@ -169,11 +178,11 @@ func (p *encoderPeerSession) start(job encodeJob) {
 }
 
 func (p *encoderPeerSession) stop(channel, streamID string) {
-	p.send("ENCODE-STOP", "Stream-Channel", channel, "Stream-ID", streamID)
+	p.Send("ENCODE-STOP", "Stream-Channel", channel, "Stream-ID", streamID)
 }
 
 func (p *encoderPeerSession) probe(session uint64) {
-	p.session.probe(func() { p.c.answered(session) })
+	p.Probe(func() { p.c.answered(session) })
 }
 
 // handleCommon is what both kinds of peers may say. id is 0 before an encoder has registered.
@@ -184,7 +193,7 @@ func handleCommon(m wire.Message, log *slog.Logger, id uint64) {
 		log.Warn("peer reports an error", "session", id, "code", logs.Loggable(m.Get("Error-Code")), "message", logs.Loggable(m.Get("Error-Message")))
 	default:
 		method := m.Method
-		if !isToken(method, 64) {
+		if !wire.IsToken(method, 64) {
 			method = "(malformed)" // a message without its first line may begin with a key
 		}
 		log.Debug("unknown method ignored", "session", id, "method", method)

@@ -14,6 +14,9 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"coordinator/internal/control"
+	"coordinator/internal/httpjson"
 )
 
 // methods is what one path answers to. GET serves HEAD, too (RFC 9110, 9.1), and OPTIONS is answered for every path, to
@@ -33,7 +36,7 @@ func (m methods) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusNoContent)
 	default:
 		w.Header().Set("Allow", m.allowed())
-		writeError(w, http.StatusMethodNotAllowed, "method not allowed")
+		httpjson.Error(w, http.StatusMethodNotAllowed, "method not allowed")
 	}
 }
 
@@ -52,7 +55,7 @@ func (m methods) allowed() string {
 const dashboardFilePattern = "/dashboard/{file}"
 
 // urlTable is the one place where an URL meets its handler. The patterns are those of http.ServeMux.
-func urlTable(cfg *Config, api *commands, control *controlSockets) map[string]methods {
+func urlTable(cfg *Config, api *commands, sockets *control.Sockets) map[string]methods {
 	protected := func(h http.HandlerFunc) http.HandlerFunc { return authorize(cfg.CommandsAuth, h) }
 	dashboard := methods{"GET": protectDashboard(cfg.CommandsAuth, newDashboard())}
 	return map[string]methods{
@@ -71,20 +74,20 @@ func urlTable(cfg *Config, api *commands, control *controlSockets) map[string]me
 		"/commands/undrain":  {"POST": protected(api.undrain)},
 		"/dashboard":         dashboard,
 		dashboardFilePattern: dashboard,
-		"/ws/control/rtmp":   {"GET": control.rtmp},
-		"/ws/control/wss":    {"GET": control.wss},
-		"/ws/control/hls":    {"GET": control.hls},
+		"/ws/control/rtmp":   {"GET": sockets.ServeRTMP},
+		"/ws/control/wss":    {"GET": sockets.ServeWSS},
+		"/ws/control/hls":    {"GET": sockets.ServeHLS},
 	}
 }
 
 // newRoutes answers what the table does not name with 404.
-func newRoutes(cfg *Config, log *slog.Logger, api *commands, control *controlSockets) http.Handler {
+func newRoutes(cfg *Config, log *slog.Logger, api *commands, sockets *control.Sockets) http.Handler {
 	mux := http.NewServeMux()
 	all := methods{}
-	for pattern, handlers := range urlTable(cfg, api, control) {
+	for pattern, handlers := range urlTable(cfg, api, sockets) {
 		maps.Copy(all, handlers)
 		if strings.HasPrefix(pattern, "/ws/control/") {
-			mux.Handle(pattern, control.sayWrongMethod(handlers))
+			mux.Handle(pattern, sockets.SayWrongMethod(handlers))
 		} else {
 			mux.Handle(pattern, handlers)
 		}
@@ -107,7 +110,7 @@ func newRoutes(cfg *Config, log *slog.Logger, api *commands, control *controlSoc
 }
 
 func notFound(w http.ResponseWriter, _ *http.Request) {
-	writeError(w, http.StatusNotFound, "not found")
+	httpjson.Error(w, http.StatusNotFound, "not found")
 }
 
 func welcome(w http.ResponseWriter, _ *http.Request) {

@@ -1,42 +1,22 @@
 package main
 
-// Values that must not be seen: how they are kept from being shown, and how they are read from a variable or from the
-// file that a variable names. No error shows a value, or a path, in whose place a value may have been pasted.
+// Secrets: how they are read from a variable, or from the file that a variable names. No error shows a value, or a path, in whose place a value may have been pasted.
 
 import (
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"log/slog"
 	"os"
 	"strings"
+
+	"coordinator/internal/secret"
 )
 
 const maxSecretFileBytes = 64 << 10
 
-// Secret is a value that must not be seen. It prints as "***" with every verb of fmt,
-// in slog and in JSON; an empty one stays empty. fmt cannot reach the methods of an
-// unexported field: a struct with such a Secret needs a Format of its own before
-// it may be printed, as commandsAuth has.
-type Secret string
-
-// Reveal returns the value itself, for use and not for display.
-func (s Secret) Reveal() string { return string(s) }
-
-func (s Secret) String() string {
-	if s == "" {
-		return ""
-	}
-	return "***"
-}
-
-func (s Secret) GoString() string             { return s.String() }
-func (s Secret) LogValue() slog.Value         { return slog.StringValue(s.String()) }
-func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
-
-// Format covers the verbs that String does not: %d would show the value.
-func (s Secret) Format(f fmt.State, _ rune) { fmt.Fprint(f, s.String()) }
+// Secret is a value that must not be seen.
+type Secret = secret.Secret
 
 // secret reads a variable that may come from a file instead: NAME or NAME_FILE, not both. A byte order mark before what
 // the file holds is dropped, and white space around it, as it is around every value.

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"coordinator/internal/clustertest"
+	"coordinator/internal/control"
 	"coordinator/internal/logs"
 
 	"github.com/gorilla/websocket"
@@ -249,10 +250,10 @@ func TestPeerWithAFullQueueIsCutAtOnce(t *testing.T) {
 		request := []byte("PUBLISH-REQUEST\nRequest-ID:" + strings.Repeat("x", 60000))
 		var err error
 		sent := 0
-		for ; err == nil && sent <= 2*maxQueuedBytes/60000+3; sent++ { // a full queue behind what the writer has taken
+		for ; err == nil && sent <= 2*control.MaxQueuedBytes/60000+3; sent++ { // a full queue behind what the writer has taken
 			err = deaf.WriteMessage(websocket.TextMessage, request)
 		}
-		if err == nil || sent < maxQueuedBytes/(60000+100) {
+		if err == nil || sent < control.MaxQueuedBytes/(60000+100) {
 			t.Errorf("after %d messages: %v", sent, err)
 		}
 		n.wantConnected(0, 0, 0)
@@ -325,11 +326,11 @@ func TestConnectionThatComesDuringTheGoodbyeIsRefused(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		n := newFakeNet(t)
-		n.control.close()
+		n.control.Close()
 		if _, err := openControl(n.Connect, "rtmp", 1935); !errors.Is(err, websocket.ErrBadHandshake) {
 			t.Errorf("dial: %v", err)
 		}
-		n.logs.Await(t, controlRefused, "coordinator is stopping")
+		n.logs.Await(t, "control connection refused", "coordinator is stopping")
 		n.wantConnected(0, 0, 0)
 	})
 }
@@ -364,7 +365,7 @@ func (n *fakeNet) stopControl() (stopped chan struct{}) {
 	stopped = make(chan struct{})
 	go func() {
 		defer close(stopped)
-		n.control.close()
+		n.control.Close()
 	}()
 	return stopped
 }
@@ -396,29 +397,3 @@ func TestPublishRequestWithoutAnAnswerIsDeniedWithin16Seconds(t *testing.T) {
 		})
 	}
 }
-
-// TestQueueTakesExactly4MiB: a byte more ends the session.
-func TestQueueTakesExactly4MiB(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		n := newFakeNet(t)
-		n.dialPeer("rtmp")
-		synctest.Wait()
-		for s := range n.control.sessions {
-			s.mu.Lock()
-			s.writing = true // as while the peer does not read
-			s.queueLocked(outgoing{websocket.TextMessage, make([]byte, maxQueuedBytes)})
-			if s.ended != nil {
-				t.Errorf("exactly the limit: %v", s.ended)
-			}
-			s.queueLocked(outgoing{websocket.TextMessage, make([]byte, 1)})
-			if s.ended != errQueueFull {
-				t.Errorf("a byte more: %v", s.ended)
-			}
-			s.writing = false
-			s.mu.Unlock()
-		}
-	})
-}
-
-// TestLogTextIsCutAt256Bytes, not before.

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"coordinator/internal/clustertest"
+	"coordinator/internal/control"
 )
 
 const (
@@ -105,7 +106,7 @@ func (c *soakCluster) connected(endpoint string, stop chan struct{}, hours int, 
 func (c *soakCluster) streamingServer(name string, stop chan struct{}) {
 	requests := 0
 	c.connected("rtmp", stop, 3, func(p *clustertest.Peer, retired <-chan time.Time) {
-		beat, publish := time.NewTicker(heartbeatEvery), time.NewTicker(soakPublishEvery)
+		beat, publish := time.NewTicker(control.HeartbeatEvery), time.NewTicker(soakPublishEvery)
 		defer beat.Stop()
 		defer publish.Stop()
 		type live struct {
@@ -150,7 +151,7 @@ func (c *soakCluster) streamingServer(name string, stop chan struct{}) {
 func (c *soakCluster) encoder(stop chan struct{}) {
 	c.connected("hls", stop, 4, func(p *clustertest.Peer, retired <-chan time.Time) {
 		p.Send("REGISTER", "Capacity", strconv.Itoa(soakEncoderSlots))
-		beat := time.NewTicker(heartbeatEvery)
+		beat := time.NewTicker(control.HeartbeatEvery)
 		defer beat.Stop()
 		for {
 			select {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"coordinator/internal/clustertest"
+	"coordinator/internal/control"
 
 	"github.com/gorilla/websocket"
 )
@@ -235,13 +236,13 @@ func TestHalfOpenServerIsCutOffAfter5SecondsWhenItIsBack(t *testing.T) {
 		back := n.twin("rtmp")
 		back.Request("show", "key")
 		back.Expect("PUBLISH-ACCEPT", "Stream-Channel", "show")
-		if took := time.Since(began); took != probeLimit {
-			t.Errorf("accepted after %v, want %v", took, probeLimit)
+		if took := time.Since(began); took != control.ProbeLimit {
+			t.Errorf("accepted after %v, want %v", took, control.ProbeLimit)
 		}
 		encoder.Expect("ENCODE-STOP", "Stream-Channel", "show", "Stream-ID", id)
 		encoder.Expect("ENCODE-START", "Stream-Channel", "show")
 		n.wantConnected(1, 1, 1)
-		n.logs.Await(t, "streaming server disconnected", errPeerDead.Error())
+		n.logs.Await(t, "streaming server disconnected", "no answer to a ping for 5 s after a newer connection from the same address")
 		if synctest.Wait(); pings != 2 {
 			t.Errorf("%d pings, want one at 0 and one at 2.5 s", pings)
 		}
@@ -334,7 +335,7 @@ func TestEncoderThatIsBackIsNotThereTwice(t *testing.T) {
 		back := n.register()
 		n.wait(answersSoon)
 		clustertest.Publish(server, back, "other") // nothing goes to the one that may be dead
-		n.wait(probeLimit - answersSoon)
+		n.wait(control.ProbeLimit - answersSoon)
 		n.wantConnected(1, 1, 2)
 		back.Expect("ENCODE-START", "Stream-Channel", "show")
 		server.Quiet()

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"coordinator/internal/clustertest"
+	"coordinator/internal/control"
 )
 
 // misbehaviour is how an application answers. takes says that its answer counts as one with status 200.
@@ -201,7 +202,7 @@ func (h *hospital) beat() {
 func (h *hospital) wantHeartbeats() {
 	h.t.Helper()
 	synctest.Wait()
-	want := int64(time.Since(h.start) / heartbeatEvery)
+	want := int64(time.Since(h.start) / control.HeartbeatEvery)
 	if s, e := h.server.Heartbeats.Load(), h.encoder.Heartbeats.Load(); s != want || e != want {
 		h.t.Errorf("%d and %d heartbeats, want %d", s, e, want)
 	}

@@ -32,16 +32,15 @@ func layers() [][][]string {
 		{{"main.go", "cli.go", "misspelled.go"}},
 		{{"daemon.go"}},
 		{{"routes.go"}},
-		{{"health.go"}, {"operator.go"}, {"control.go", "proxied.go"}, {"dashboard.go"}},
+		{{"health.go"}, {"operator.go"}, {"dashboard.go"}},
 		{{"authorization.go"}, {"peers.go"}},
 		{{"commands.go"}},
-		{{"session.go", "probe.go"}},
 		{{"coordinator.go", "figures.go"}},
 		{{"keyverify.go"}, {"callbacks.go"}, {"metrics.go"}},
 		{{"appclient.go"}},
 		{
 			registry,
-			{"config.go", "secret.go", "dotenv.go", "credentials.go"}, {"ids.go"}, {"history.go"}, {"paging.go"}, {"profile.go"}, {"tls.go"}, {"notify.go"}, {"gc.go"},
+			{"config.go", "secret.go", "dotenv.go", "credentials.go"}, {"history.go"}, {"paging.go"}, {"profile.go"}, {"tls.go"}, {"notify.go"}, {"gc.go"},
 		},
 	}
 }

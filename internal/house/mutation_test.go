@@ -139,12 +139,12 @@ func mutations() []mutation {
 			"TestOnlyTheChannelWaitsForTheEndOfAKilledPublisher", "a channel is free before its killed publisher has ended",
 		},
 		{
-			"sessions", "probe.go",
+			"sessions", "internal/control/probe.go",
 			"s.endLocked(errPeerDead, time.Now())", "s.endProbeLocked()",
 			"TestHalfOpenServerIsCutOffAfter5SecondsWhenItIsBack", "a session that does not answer its probe stays",
 		},
 		{
-			"sessions", "probe.go",
+			"sessions", "internal/control/probe.go",
 			"c.heard.Store(true)", "c.heard.Store(false)",
 			"TestAnyByteIsASignOfLife", "half a message is no sign of life",
 		},

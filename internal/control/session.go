@@ -1,17 +1,19 @@
-package main
+package control
 
 // One control connection. Its reader owns it: it takes in messages one after the other and, when it ends, closes the
 // socket and leaves nothing behind. What is said to the peer goes through a bounded queue, which a writer empties
-// while there is something in it, so that an idle peer costs one goroutine. A peer that is silent for silenceLimit,
-// or whose socket does not take a message within sendLimit of its being queued, is disconnected.
+// while there is something in it, so that an idle peer costs one goroutine. A peer that is silent for SilenceLimit,
+// or whose socket does not take a message within SendLimit of its being queued, is disconnected.
 
 import (
 	"bytes"
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,13 +25,13 @@ import (
 )
 
 const (
-	heartbeatEvery = 20 * time.Second
-	silenceLimit   = 60 * time.Second
-	sendLimit      = 9 * time.Second // so that a peer that does not read is gone within 10 s
+	HeartbeatEvery = 20 * time.Second
+	SilenceLimit   = 60 * time.Second
+	SendLimit      = 9 * time.Second // so that a peer that does not read is gone within 10 s
 	goodbyeLimit   = 2 * time.Second
 
-	maxMessageBytes = 64 << 10
-	maxQueuedBytes  = 4 << 20 // room for a STREAM-KILL to each of 40,000 publishers of one server
+	MaxMessageBytes = 64 << 10
+	MaxQueuedBytes  = 4 << 20 // room for a STREAM-KILL to each of 40,000 publishers of one server
 )
 
 var errBinary = errors.New("message is binary")
@@ -46,21 +48,16 @@ var (
 	errPeerDead   = errors.New("no answer to a ping for 5 s after a newer connection from the same address")
 	errQueueFull  = errors.New("send queue is full")
 	errTooBig     = errors.New("message of more than 64 KiB")
-	errShutdown   = errors.New("coordinator is stopping")
+	errStopping   = errors.New("coordinator is stopping")
 )
 
-// controlPeer is what a kind of peer does with its connection. Only the connection's reader calls it.
-type controlPeer interface {
-	join(*session, *coordinator)
-	handle(wire.Message)
-	leave(reason error)
-}
-
-type session struct {
+// Session is one control connection. Its methods may be called from any goroutine, never wait, and do nothing once it has
+// ended.
+type Session struct {
 	// set once
 	conn    *websocket.Conn
 	heard   *heardConn // beneath conn
-	metrics *metrics
+	metrics Metrics
 	buffers *sync.Pool // of *bytes.Buffer, shared by all sessions
 	log     *slog.Logger
 
@@ -86,9 +83,9 @@ type outgoing struct {
 }
 
 // newSession starts the heartbeat: every session has to be run, or ended.
-func newSession(conn *websocket.Conn, heard *heardConn, m *metrics, buffers *sync.Pool, log *slog.Logger) *session {
-	conn.SetReadLimit(maxMessageBytes)
-	s := &session{conn: conn, heard: heard, metrics: m, buffers: buffers, log: log}
+func newSession(conn *websocket.Conn, heard *heardConn, m Metrics, buffers *sync.Pool, log *slog.Logger) *Session {
+	conn.SetReadLimit(MaxMessageBytes)
+	s := &Session{conn: conn, heard: heard, metrics: m, buffers: buffers, log: log}
 	conn.SetPongHandler(func(string) error {
 		s.noteLife()
 		return nil
@@ -98,8 +95,8 @@ func newSession(conn *websocket.Conn, heard *heardConn, m *metrics, buffers *syn
 }
 
 // run is the reader. It returns when the connection is gone, and with it all that belonged to it.
-func (s *session) run(p controlPeer, c *coordinator) {
-	p.join(s, c)
+func (s *Session) run(p Peer) {
+	p.Join(s)
 	for {
 		s.awaitMessage()
 		m, err := s.readMessage()
@@ -110,15 +107,15 @@ func (s *session) run(p controlPeer, c *coordinator) {
 		}
 		s.noteLife()
 		if err != nil {
-			s.log.Debug("message ignored", "remote", s.remote(), "reason", faulty.Error())
+			s.log.Debug("message ignored", "remote", s.Remote(), "reason", faulty.Error())
 			continue
 		}
-		s.metrics.received.count(m.Method)
-		p.handle(m)
+		s.metrics.MessageReceived(m.Method)
+		p.Handle(m)
 	}
 	reason := s.reason()
-	s.metrics.disconnects.count(disconnectReason(reason))
-	p.leave(reason)
+	s.metrics.PeerDisconnected(labels[reason])
+	p.Leave(reason)
 	if reason == errTooBig {
 		s.discardRest()
 	}
@@ -128,7 +125,7 @@ func (s *session) run(p controlPeer, c *coordinator) {
 
 // readMessage waits for a message. It holds a buffer only while one comes in: most sessions are idle most of the time.
 // After a messageError the connection is still good.
-func (s *session) readMessage() (wire.Message, error) {
+func (s *Session) readMessage() (wire.Message, error) {
 	kind, r, err := s.conn.NextReader()
 	if err != nil {
 		return wire.Message{}, err
@@ -149,12 +146,12 @@ func (s *session) readMessage() (wire.Message, error) {
 	return m, nil
 }
 
-// awaitMessage allows the peer silenceLimit for its next message, unless the session has ended.
-func (s *session) awaitMessage() {
+// awaitMessage allows the peer SilenceLimit for its next message, unless the session has ended.
+func (s *Session) awaitMessage() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended == nil {
-		s.conn.SetReadDeadline(time.Now().Add(silenceLimit))
+		s.conn.SetReadDeadline(time.Now().Add(SilenceLimit))
 	}
 }
 
@@ -177,38 +174,30 @@ func isTimeout(err error) bool {
 	return errors.As(err, &timeout) && timeout.Timeout()
 }
 
-// disconnectReason is the label for the end of a control connection.
-func disconnectReason(reason error) string {
-	switch reason {
-	case errPeerClosed:
-		return "closed"
-	case errPeerLost:
-		return "lost"
-	case errPeerSilent:
-		return "silent"
-	case errPeerSlow:
-		return "slow"
-	case errPeerDead:
-		return "dead"
-	case errQueueFull:
-		return "queue_full"
-	case errTooBig:
-		return "too_big"
-	case errShutdown:
-		return "stopping"
-	}
-	return "other"
+// labels are the words of metrics for why a connection ended.
+var labels = map[error]string{
+	errPeerClosed: "closed",
+	errPeerLost:   "lost",
+	errPeerSilent: "silent",
+	errPeerSlow:   "slow",
+	errPeerDead:   "dead",
+	errQueueFull:  "queue_full",
+	errTooBig:     "too_big",
+	errStopping:   "stopping",
 }
+
+// Reasons are all that Metrics.PeerDisconnected is told.
+func Reasons() []string { return slices.Sorted(maps.Values(labels)) }
 
 // end stops the session for a reason, of which the first counts: nothing is queued from now on and the reader wakes
 // up. It never waits: it is called under the registry's lock, too.
-func (s *session) end(reason error) {
+func (s *Session) end(reason error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.endLocked(reason, time.Now())
 }
 
-func (s *session) endLocked(reason error, readUntil time.Time) {
+func (s *Session) endLocked(reason error, readUntil time.Time) {
 	if s.ended != nil {
 		return
 	}
@@ -220,48 +209,48 @@ func (s *session) endLocked(reason error, readUntil time.Time) {
 	s.conn.SetReadDeadline(readUntil)
 }
 
-func (s *session) reason() error {
+func (s *Session) reason() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.ended
 }
 
 // goodbye sends the close frame behind what is queued, and leaves the peer goodbyeLimit to answer it.
-func (s *session) goodbye() {
+func (s *Session) goodbye() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.queueLocked(outgoing{websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseGoingAway, "")})
-	s.endLocked(errShutdown, time.Now().Add(goodbyeLimit))
+	s.endLocked(errStopping, time.Now().Add(goodbyeLimit))
 }
 
 // discardRest reads on for a moment after a message that was too long: closing a socket with unread data resets it,
 // and the peer would not see the close frame that tells it why.
-func (s *session) discardRest() {
+func (s *Session) discardRest() {
 	raw := s.conn.NetConn()
 	raw.SetReadDeadline(time.Now().Add(time.Second))
 	io.CopyN(io.Discard, raw, 256<<20)
 }
 
-// send queues a message; arguments is name, value, name, value ... It never waits: a peer whose queue is full is
+// Send queues a message; arguments is name, value, name, value ... It never waits: a peer whose queue is full is
 // disconnected.
-func (s *session) send(method string, arguments ...string) {
+func (s *Session) Send(method string, arguments ...string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.sendLocked(method, arguments...)
 }
 
-func (s *session) sendLocked(method string, arguments ...string) {
+func (s *Session) sendLocked(method string, arguments ...string) {
 	if s.ended == nil {
-		s.metrics.sent.count(method)
+		s.metrics.MessageSent(method)
 		s.queueLocked(outgoing{websocket.TextMessage, wire.Append(nil, method, arguments...)})
 	}
 }
 
-func (s *session) queueLocked(o outgoing) {
+func (s *Session) queueLocked(o outgoing) {
 	if s.ended != nil {
 		return
 	}
-	if s.queued+len(o.payload) > maxQueuedBytes {
+	if s.queued+len(o.payload) > MaxQueuedBytes {
 		s.endLocked(errQueueFull, time.Now())
 		return
 	}
@@ -277,15 +266,15 @@ func (s *session) queueLocked(o outgoing) {
 }
 
 // write is the writer: it ends when the queue is empty.
-func (s *session) write() {
+func (s *Session) write() {
 	for {
 		batch, oldest := s.takeQueue()
 		if batch == nil {
 			return
 		}
-		s.conn.SetWriteDeadline(oldest.Add(sendLimit))
+		s.conn.SetWriteDeadline(oldest.Add(SendLimit))
 		for _, o := range batch {
-			if err := s.writeOne(o, oldest.Add(sendLimit)); err != nil {
+			if err := s.writeOne(o, oldest.Add(SendLimit)); err != nil {
 				if isTimeout(err) {
 					s.end(errPeerSlow)
 				} else {
@@ -297,7 +286,7 @@ func (s *session) write() {
 	}
 }
 
-func (s *session) writeOne(o outgoing, deadline time.Time) error {
+func (s *Session) writeOne(o outgoing, deadline time.Time) error {
 	if o.kind == websocket.TextMessage {
 		return s.conn.WriteMessage(o.kind, o.payload)
 	}
@@ -305,7 +294,7 @@ func (s *session) writeOne(o outgoing, deadline time.Time) error {
 }
 
 // takeQueue takes all that is queued; when there is nothing the writer is over.
-func (s *session) takeQueue() (batch []outgoing, oldest time.Time) {
+func (s *Session) takeQueue() (batch []outgoing, oldest time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	batch, s.queue, s.queued = s.queue, nil, 0
@@ -313,40 +302,41 @@ func (s *session) takeQueue() (batch []outgoing, oldest time.Time) {
 	return batch, s.oldest
 }
 
-// keepsUp tells whether the peer has taken in nearly all that was said to it.
-func (s *session) keepsUp() bool {
+// KeepsUp tells whether the peer has taken in nearly all that was said to it.
+func (s *Session) KeepsUp() bool {
 	const nearly, soon = 64 << 10, time.Second
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.queued < nearly && (!s.writing || time.Since(s.taken) < soon)
 }
 
-func (s *session) startHeartbeat() {
+func (s *Session) startHeartbeat() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended == nil {
-		s.heartbeat = time.AfterFunc(heartbeatEvery, s.beat)
+		s.heartbeat = time.AfterFunc(HeartbeatEvery, s.beat)
 	}
 }
 
-func (s *session) beat() {
+func (s *Session) beat() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.sendLocked("HEARTBEAT")
 	if s.ended == nil {
-		s.heartbeat.Reset(heartbeatEvery)
+		s.heartbeat.Reset(HeartbeatEvery)
 	}
 }
 
-func (s *session) remote() string {
+// Remote returns the address and port that the connection came from; "" if it has none.
+func (s *Session) Remote() string {
 	if addr := s.conn.RemoteAddr(); addr != nil {
 		return addr.String()
 	}
 	return ""
 }
 
-// addressOf is the IP address of a connection's end, in its plain form; "" if it has none.
-func addressOf(remote string) string {
+// AddressOf returns the IP address of a connection's end, in its plain form; "" if it has none.
+func AddressOf(remote string) string {
 	host, _, err := net.SplitHostPort(remote)
 	if err != nil {
 		return ""

@@ -1,4 +1,4 @@
-package main
+package control
 
 // Streaming servers that are registered under the address of a proxy or a gateway, because they gave none and the
 // connection came from there. Encoders would pull from it and find nothing, so the log says what to set. Some checks need
@@ -7,7 +7,6 @@ package main
 import (
 	"log/slog"
 	"net"
-	"net/http"
 	"net/netip"
 	"time"
 )
@@ -18,32 +17,22 @@ const peersSettle = 10 * time.Second
 
 // serverAddress is where encoders would reach a streaming server.
 type serverAddress struct {
-	kind serverKind
+	kind Kind
 	ip   string
 	port int
 }
 
-// peerOrigin is what a handshake tells of where a peer is. It is not changed after originOf.
-type peerOrigin struct {
-	remote    string        // address and port that the connection came from
-	server    serverAddress // zero: an encoder
-	named     bool          // the server gave its address itself
-	forwarded bool          // the request passed a proxy that says so
-}
-
-// originOf takes a zero serverInfo for an encoder.
-func originOf(r *http.Request, info serverInfo) peerOrigin {
-	o := peerOrigin{remote: r.RemoteAddr, forwarded: r.Header.Get("X-Forwarded-For") != ""}
-	if info != (serverInfo{}) {
-		o.server = serverAddress{info.kind, info.ip, info.port}
-		o.named = r.Header.Get("x-external-ip") != ""
+// server returns the address of a streaming server, the zero one for an encoder.
+func (h Handshake) server() serverAddress {
+	if h.Kind == HLS {
+		return serverAddress{}
 	}
-	return o
+	return serverAddress{h.Kind, h.IP, h.Port}
 }
 
 // distant tells whether the peer connected from another machine.
-func (o peerOrigin) distant() bool {
-	host, _, _ := net.SplitHostPort(o.remote)
+func (h Handshake) distant() bool {
+	host, _, _ := net.SplitHostPort(h.Remote)
 	addr, err := netip.ParseAddr(host)
 	return err == nil && !addr.IsLoopback()
 }
@@ -59,38 +48,38 @@ type neighbours struct {
 	distant int
 }
 
-func (n *neighbours) count(o peerOrigin, change int) {
-	if o.distant() {
+func (n *neighbours) count(h Handshake, change int) {
+	if h.distant() {
 		n.distant += change
 	}
-	if o.server == (serverAddress{}) {
+	if h.server() == (serverAddress{}) {
 		return
 	}
-	n.servers[o.server] += change
-	if n.servers[o.server] == 0 {
-		delete(n.servers, o.server)
+	n.servers[h.server()] += change
+	if n.servers[h.server()] == 0 {
+		delete(n.servers, h.server())
 	}
 }
 
 // checkAddress warns if a peer is a streaming server under an address that can't be its own, now or a little later,
 // unless stopped by then.
-func (cs *controlSockets) checkAddress(o peerOrigin) (stop func()) {
+func (cs *Sockets) checkAddress(h Handshake) (stop func()) {
 	switch {
-	case o.server == (serverAddress{}) || o.named:
+	case h.server() == (serverAddress{}) || h.named:
 		return func() {}
-	case o.forwarded:
-		cs.warnAddress(o, "the connection came through a proxy (X-Forwarded-For), and this is the proxy's address")
+	case h.forwarded:
+		cs.warnAddress(h, "the connection came through a proxy (X-Forwarded-For), and this is the proxy's address")
 		return func() {}
 	}
 	later := time.AfterFunc(peersSettle, func() {
-		if reason := cs.wrongAddress(o.server); reason != "" {
-			cs.warnAddress(o, reason)
+		if reason := cs.wrongAddress(h.server()); reason != "" {
+			cs.warnAddress(h, reason)
 		}
 	})
 	return func() { later.Stop() }
 }
 
-func (cs *controlSockets) wrongAddress(a serverAddress) string {
+func (cs *Sockets) wrongAddress(a serverAddress) string {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
 	switch {
@@ -102,8 +91,8 @@ func (cs *controlSockets) wrongAddress(a serverAddress) string {
 	return ""
 }
 
-func (cs *controlSockets) warnAddress(o peerOrigin, reason string) {
-	cs.refusals.Say(slog.LevelWarn, o.remote,
+func (cs *Sockets) warnAddress(h Handshake, reason string) {
+	cs.Refusals.Say(slog.LevelWarn, h.Remote,
 		"streaming server sent no x-external-ip; encoders will use its connection's source address: set EXTERNAL_IP on the server",
-		reason, slog.String("type", string(o.server.kind)), slog.String("ip", o.server.ip), slog.Int("port", o.server.port))
+		reason, slog.String("type", string(h.Kind)), slog.String("ip", h.IP), slog.Int("port", h.Port))
 }

@@ -1,4 +1,4 @@
-package main
+package control
 
 // Probes a session that may be dead: a WebSocket ping (RFC 6455, 5.5.2), and another one halfway to the limit. Any byte from
 // the peer is a sign of life.
@@ -13,8 +13,8 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// probeLimit is how long a peer has for a sign of life.
-const probeLimit = 5 * time.Second
+// ProbeLimit is how long a peer has for a sign of life.
+const ProbeLimit = 5 * time.Second
 
 // heardConn is a connection that remembers whether something was read since heard was last cleared.
 type heardConn struct {
@@ -42,16 +42,16 @@ func (w hijackRecorder) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return w.conn, buffered, err
 }
 
-// pendingProbe is a probe that has not ended. session.mu guards it.
+// pendingProbe is a probe that has not ended. Session.mu guards it.
 type pendingProbe struct {
 	answered func()
 	timer    *time.Timer
 }
 
-// probe asks the peer for a sign of life. answered is called once, at the first one, by a goroutine that holds no lock;
-// without one within probeLimit the session ends. probe must not be called again until answered was called or the session
+// Probe asks the peer for a sign of life. answered is called once, at the first one, by a goroutine that holds no lock;
+// without one within ProbeLimit the session ends. Probe must not be called again until answered was called or the session
 // has ended. It never waits and may be called under the registry's lock.
-func (s *session) probe(answered func()) {
+func (s *Session) Probe(answered func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.heard.heard.Store(false)
@@ -60,20 +60,20 @@ func (s *session) probe(answered func()) {
 		return
 	}
 	p := &pendingProbe{answered: answered}
-	p.timer = time.AfterFunc(probeLimit/2, func() { s.lookAt(p, s.probeAgainLocked) })
+	p.timer = time.AfterFunc(ProbeLimit/2, func() { s.lookAt(p, s.probeAgainLocked) })
 	s.probed = p
 	s.probing.Store(true)
 }
 
 // lookAt ends a probe if something was heard since it began, else it does what is due. A probe that is over is left alone:
 // its timer may have been late.
-func (s *session) lookAt(p *pendingProbe, due func(*pendingProbe)) {
+func (s *Session) lookAt(p *pendingProbe, due func(*pendingProbe)) {
 	if s.isHeard(p, due) {
 		s.noteLife()
 	}
 }
 
-func (s *session) isHeard(p *pendingProbe, due func(*pendingProbe)) bool {
+func (s *Session) isHeard(p *pendingProbe, due func(*pendingProbe)) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.probed != p {
@@ -88,15 +88,15 @@ func (s *session) isHeard(p *pendingProbe, due func(*pendingProbe)) bool {
 
 // probeAgainLocked is due halfway through a probe, probeOverLocked at its end.
 
-func (s *session) probeAgainLocked(p *pendingProbe) {
+func (s *Session) probeAgainLocked(p *pendingProbe) {
 	s.queueLocked(outgoing{kind: websocket.PingMessage})
-	p.timer = time.AfterFunc(probeLimit/2, func() { s.lookAt(p, s.probeOverLocked) })
+	p.timer = time.AfterFunc(ProbeLimit/2, func() { s.lookAt(p, s.probeOverLocked) })
 }
 
-func (s *session) probeOverLocked(*pendingProbe) { s.endLocked(errPeerDead, time.Now()) }
+func (s *Session) probeOverLocked(*pendingProbe) { s.endLocked(errPeerDead, time.Now()) }
 
 // noteLife ends a pending probe, if there is one: the peer is alive.
-func (s *session) noteLife() {
+func (s *Session) noteLife() {
 	if !s.probing.Load() {
 		return
 	}
@@ -105,13 +105,13 @@ func (s *session) noteLife() {
 	}
 }
 
-func (s *session) endProbe() *pendingProbe {
+func (s *Session) endProbe() *pendingProbe {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.endProbeLocked()
 }
 
-func (s *session) endProbeLocked() *pendingProbe {
+func (s *Session) endProbeLocked() *pendingProbe {
 	p := s.probed
 	if p != nil {
 		p.timer.Stop()

@@ -1,0 +1,50 @@
+package control
+
+// The control tokens of peers.
+
+import (
+	"errors"
+	"time"
+
+	"coordinator/internal/secret"
+
+	"github.com/golang-jwt/jwt/v5"
+)
+
+const (
+	maxTokenBytes = 4 << 10
+	clockLeeway   = 30 * time.Second // the clocks of peers differ from ours
+)
+
+// tokenFault says what is wrong with a JSON Web Token (RFC 7519), "" for nothing: it must be HS256 and nothing else, have
+// the subject, and be valid by exp and nbf when they are there. iat is left alone: it says how old a token is, no more
+// (4.1.6). The library's own words may quote what the peer sent.
+func tokenFault(token string, key secret.Secret, subject string) string {
+	if token == "" {
+		return "no token: CONTROL_SECRET is not set on the peer"
+	}
+	if len(token) > maxTokenBytes {
+		return "token is longer than 4 KiB"
+	}
+	var claims jwt.RegisteredClaims
+	parsed, err := jwt.ParseWithClaims(token, &claims, func(*jwt.Token) (any, error) {
+		return []byte(key.Reveal()), nil
+	}, jwt.WithValidMethods([]string{jwt.SigningMethodHS256.Alg()}), jwt.WithLeeway(clockLeeway))
+	switch {
+	case errors.Is(err, jwt.ErrTokenMalformed):
+		return "token is malformed"
+	case err != nil && parsed.Method != jwt.SigningMethodHS256:
+		return "token's algorithm is not HS256"
+	case errors.Is(err, jwt.ErrTokenSignatureInvalid):
+		return "token's signature is wrong: the peer has another CONTROL_SECRET"
+	case errors.Is(err, jwt.ErrTokenExpired):
+		return "token has expired: is a clock wrong?"
+	case errors.Is(err, jwt.ErrTokenNotValidYet):
+		return "token is not valid yet: is a clock wrong?"
+	case err != nil:
+		return "token is not valid"
+	case claims.Subject != subject:
+		return "token is for another endpoint: its subject is not " + subject
+	}
+	return ""
+}
