@@ -64,6 +64,7 @@ package main
 import (
 	"container/list"
 	"errors"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
@@ -142,9 +143,10 @@ type serverInfo struct {
 type server struct {
 	// set once
 	serverInfo
-	id    uint64
-	peer  serverPeer
-	since time.Time
+	id      uint64
+	gateway string // that holds the session; "": it is a direct one
+	peer    serverPeer
+	since   time.Time
 
 	// guarded by registry.mu
 	twin
@@ -158,6 +160,7 @@ type server struct {
 type encoder struct {
 	// set once
 	id      uint64
+	gateway string // that holds the session; "": it is a direct one
 	address string // of its machine, as the connection shows it: an IP address
 	peer    encoderPeer
 	since   time.Time
@@ -192,8 +195,10 @@ type publication struct {
 	waiting     *list.Element // in registry.waiting, or nil
 	proven      bool          // an encoder has announced something of it
 	killed      bool          // told to end; since when is in registry.killed
+	ousted      bool          // killed, and another one has the channel
 	failedMoves uint8
 	events      uint32 // events appended so far; the next one's position
+	lastOrdinal uint32 // of its streams
 	inServer    uint32 // place in server.publications
 }
 
@@ -213,6 +218,7 @@ type stream struct {
 	closing    bool
 	superseded bool   // closing because its publication goes on at another encoder
 	inEncoder  uint32 // place in encoder.streams
+	ordinal    uint32 // 1, 2, 3 ... of its publication's streams; set once
 	lastSeq    uint32 // of its events; 0: nothing was announced
 	outputs    []unique.Handle[output]
 }
@@ -237,6 +243,7 @@ type registry struct {
 	limits      limits
 	began       time.Time // when its clock stood at 0: a time that is kept of each stream takes a third of a time.Time
 	newStreamID func() string
+	random      func(n int) int // from 0 to n-1
 	events      eventLog
 
 	mu sync.Mutex
@@ -246,9 +253,10 @@ type registry struct {
 	lastNumber   uint64 // of publications
 	servers      map[uint64]*server
 	encoders     map[uint64]*encoder
-	moving       map[*encoder]struct{} // drained, and to be emptied
-	channels     channelIndex          // the live publication of each channel
-	closing      map[string]*stream    // streams, by ID
+	moving       map[*encoder]struct{}   // drained, and to be emptied
+	channels     channelIndex            // the live publication of each channel
+	ousted       map[string]*publication // that have lost their channel and were not said to have ended, by publisher ID
+	closing      map[string]*stream      // streams, by ID
 	slots        slotCount
 	waiting      list.List                 // of *waiter, in the order of arrival
 	waitingCount int                       // publish requests among them
@@ -260,6 +268,8 @@ type registry struct {
 	freed        []string                     // channels with held requests that have become free
 	losses       map[*publication][]time.Time // of encoders, within the last minute
 	started      []*stream                    // in the order of their start, while startTimeout is not over
+	postponed    map[*publication]loss        // nil: what follows from a loss is done at once; see postponeLocked
+	silent       bool                         // events of what happens are in the store already
 	notices      []notice
 }
 
@@ -300,6 +310,7 @@ func newRegistry(firstID uint64, now time.Time, newStreamID func() string, event
 		limits:      limits,
 		began:       now,
 		newStreamID: newStreamID,
+		random:      rand.IntN,
 		events:      events,
 		lastID:      firstID - 1,
 		lastNumber:  firstID - 1,
@@ -307,6 +318,7 @@ func newRegistry(firstID uint64, now time.Time, newStreamID func() string, event
 		encoders:    map[uint64]*encoder{},
 		moving:      map[*encoder]struct{}{},
 		channels:    newChannelIndex(seededHash()),
+		ousted:      map[string]*publication{},
 		closing:     map[string]*stream{},
 		killed:      map[*publication]*killing{},
 		twins:       map[twinKey]*twinGroup{},
@@ -360,8 +372,14 @@ func (r *registry) resize(e *encoder, capacity int, now time.Time) []notice {
 func (r *registry) leaveServer(s *server, now time.Time) []notice {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.leaveServerLocked(s)
+	r.settleLocked(now)
+	return r.takeNoticesLocked()
+}
+
+func (r *registry) leaveServerLocked(s *server) {
 	if s.gone {
-		return nil
+		return
 	}
 	s.gone = true
 	delete(r.servers, s.id)
@@ -370,16 +388,20 @@ func (r *registry) leaveServer(s *server, now time.Time) []notice {
 	for _, p := range slices.Clone(s.publications) {
 		r.endLocked(p)
 	}
-	r.settleLocked(now)
-	return r.takeNoticesLocked()
 }
 
 // leaveEncoder forgets an encoder: all its streams are closed, publications that were live on it are moved or killed.
 func (r *registry) leaveEncoder(e *encoder, now time.Time) []notice {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.leaveEncoderLocked(e, now)
+	r.settleLocked(now)
+	return r.takeNoticesLocked()
+}
+
+func (r *registry) leaveEncoderLocked(e *encoder, now time.Time) {
 	if e.gone {
-		return nil
+		return
 	}
 	e.gone = true
 	delete(r.encoders, e.id)
@@ -392,8 +414,6 @@ func (r *registry) leaveEncoder(e *encoder, now time.Time) []notice {
 			r.lostLocked(st, true, errEncoderGone, now)
 		}
 	}
-	r.settleLocked(now)
-	return r.takeNoticesLocked()
 }
 
 // stop is the beginning of the coordinator's end: nothing new is let in, nothing is moved any more.

@@ -33,23 +33,45 @@ func (r *registry) lostLocked(st *stream, mayMove bool, reason error, now time.T
 	if st.lastSeq == 0 && st.previous != "" {
 		p.id = st.previous // the application has not heard of a later one
 	}
-	if r.stopping || !mayMove || !r.limits.failover || !p.movable() {
-		r.giveUpLocked(p, reason, now)
+	l := loss{from: st.encoder, reason: reason, mayMove: mayMove}
+	if r.postponed != nil {
+		r.postponed[p] = l
 		return
 	}
-	if r.countLossLocked(p, now) >= maxLosses {
+	r.goOnLocked(p, l, now)
+}
+
+// loss is why a publication has no encoder.
+type loss struct {
+	from    *encoder
+	reason  error
+	mayMove bool // another encoder may fare better
+}
+
+// goOnLocked has another encoder take on a publication that has lost its own, or kills it.
+func (r *registry) goOnLocked(p *publication, l loss, now time.Time) {
+	switch {
+	case r.stopping || !l.mayMove || !r.limits.failover || !p.movable():
+		r.giveUpLocked(p, l.reason, now)
+		return
+	case r.countLossLocked(p, now) >= maxLosses:
 		r.giveUpLocked(p, errEncodersLost, now)
 		return
 	}
-	w := &waiter{pub: p, avoid: st.encoder}
-	if st.encoder.gone {
+	w := &waiter{pub: p, avoid: l.from}
+	if l.from.gone {
 		w.avoid = nil
 	}
+	r.placeLostLocked(w, now)
+}
+
+// placeLostLocked grants a publication a slot, lets it wait for one, or kills it.
+func (r *registry) placeLostLocked(w *waiter, now time.Time) {
 	if r.grantLocked(w, now) == nil {
 		return
 	}
 	if err := r.waitLocked(w, now); err != nil {
-		r.giveUpLocked(p, err, now)
+		r.giveUpLocked(w.pub, err, now)
 	}
 }
 

@@ -37,8 +37,8 @@ func checkEmpty(t testing.TB, r *registry) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	left := fmt.Sprint("servers ", len(r.servers), " encoders ", len(r.encoders), " moving ", len(r.moving), " channels ", r.channels.len(),
-		" closing ", len(r.closing), " slots ", r.slots, " waiting ", r.waiting.Len(), " requests ", r.waitingCount, " killed ", len(r.killed), " held ", len(r.held), " ", r.heldCount, " twins ", len(r.twins), " ", len(r.unprobed), " losses ", len(r.losses), " notices ", len(r.notices))
-	if want := "servers 0 encoders 0 moving 0 channels 0 closing 0 slots {0 0 0} waiting 0 requests 0 killed 0 held 0 0 twins 0 0 losses 0 notices 0"; left != want {
+		" closing ", len(r.closing), " slots ", r.slots, " waiting ", r.waiting.Len(), " requests ", r.waitingCount, " killed ", len(r.killed), " ousted ", len(r.ousted), " held ", len(r.held), " ", r.heldCount, " twins ", len(r.twins), " ", len(r.unprobed), " losses ", len(r.losses), " notices ", len(r.notices))
+	if want := "servers 0 encoders 0 moving 0 channels 0 closing 0 slots {0 0 0} waiting 0 requests 0 killed 0 ousted 0 held 0 0 twins 0 0 losses 0 notices 0"; left != want {
 		t.Fatalf("left in the registry: %s", left)
 	}
 }
@@ -89,11 +89,12 @@ func (c *invariantCheck) servers() {
 		c.hold(s.id == id && !s.gone, "server %d is in the map as %d, gone %v", s.id, id, s.gone)
 		publications += len(s.publications)
 		for i, p := range s.publications {
-			c.hold(p.server == s && c.r.channels.get(p.channel) == p, "publication %s is in the set of server %d, but is not its live one", p.publisherID, s.id)
+			c.hold(p.server == s && (c.r.channels.get(p.channel) == p) != p.ousted, "publication %s is in the set of server %d, but is not its live one", p.publisherID, s.id)
+			c.hold(p.ousted == (c.r.ousted[p.publisherID] == p) && (p.killed || !p.ousted), "publication %s: ousted %v, killed %v", p.publisherID, p.ousted, p.killed)
 			c.hold(int(*p.place()) == i, "publication %s is at %d with its server, thinks itself at %d", p.publisherID, i, *p.place())
 		}
 	}
-	c.hold(publications == c.r.channels.len(), "servers have %d publications, there are %d channels", publications, c.r.channels.len())
+	c.hold(publications == c.r.channels.len()+len(c.r.ousted), "servers have %d publications, there are %d channels and %d that have lost theirs", publications, c.r.channels.len(), len(c.r.ousted))
 }
 
 func (c *invariantCheck) streams() {
@@ -135,21 +136,16 @@ func livePublications(r *registry) iter.Seq[*publication] {
 	}
 }
 
-func inSet[M member](set members[M], m M) bool {
-	i := int(*m.place())
-	return i < len(set) && set[i] == m
-}
-
 // isLive tells whether a stream holds a slot of an encoder that is connected.
 func (c *invariantCheck) isLive(st *stream) bool {
-	return c.r.encoders[st.encoder.id] == st.encoder && inSet(st.encoder.streams, st)
+	return c.r.encoders[st.encoder.id] == st.encoder && st.encoder.streams.has(st)
 }
 
 func (c *invariantCheck) publications() {
 	moves := map[*encoder]int{}
 	for p := range livePublications(c.r) {
 		channel := p.channel
-		listed := inSet(p.server.publications, p)
+		listed := p.server.publications.has(p)
 		c.hold(c.r.channels.get(channel) == p && listed && c.r.servers[p.server.id] == p.server, "publication %s of channel %s: found there %v, in its server's set %v", p.publisherID, channel, c.r.channels.get(channel) == p, listed)
 		_, killed := c.r.killed[p]
 		c.hold(killed == p.killed, "publication %s: killed %v, in the set %v", p.publisherID, p.killed, killed)
@@ -165,13 +161,12 @@ func (c *invariantCheck) publications() {
 			c.hold(p.server.kind == "RTMP", "publication %s is moved from a %s source", p.publisherID, p.server.kind)
 			moves[p.current.encoder]++
 		}
-		c.hold(p.server.kind == "RTMP" || p.current == nil && killed || p.current != nil && p.current.id == p.publisherID, "publication %s of a %s source was moved", p.publisherID, p.server.kind)
 	}
 	for e, n := range moves {
 		c.hold(n <= movesAtOnce, "encoder %d has %d moves under way", e.id, n)
 	}
 	for p := range c.r.killed {
-		c.hold(c.r.channels.get(p.channel) == p, "killed publication %s is not live", p.publisherID)
+		c.hold(c.r.channels.get(p.channel) == p || c.r.ousted[p.publisherID] == p, "killed publication %s is not live", p.publisherID)
 	}
 	for p := range c.r.losses {
 		c.hold(c.r.channels.get(p.channel) == p, "publication %s, which lost an encoder, is not live", p.publisherID)

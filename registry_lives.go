@@ -67,7 +67,8 @@ func (r *registry) publishLocked(w *waiter, e *encoder, now time.Time) {
 
 // startLocked takes a slot of the encoder and starts an encoding on it. It is the one place where a slot is taken.
 func (r *registry) startLocked(p *publication, e *encoder, id string, now time.Time) *stream {
-	st := &stream{id: id, pub: p, encoder: e, previous: p.lastToldLocked(), started: now.Sub(r.began)}
+	p.lastOrdinal++
+	st := &stream{id: id, pub: p, encoder: e, ordinal: p.lastOrdinal, previous: p.lastToldLocked(), started: now.Sub(r.began)}
 	e.streams.add(st)
 	r.slots.used++
 	settings := p.settings.Value()
@@ -108,8 +109,11 @@ func (s *server) sourceURI(channel, key string) string {
 func (r *registry) end(s *server, channel, streamID string, now time.Time) ([]notice, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	p := r.channels.get(channel)
-	if p == nil || p.publisherID != streamID || p.server != s && !s.succeeds(&p.server.twin) {
+	p := r.ousted[streamID]
+	if p == nil {
+		p = r.channels.get(channel)
+	}
+	if p == nil || p.channel != channel || p.publisherID != streamID || p.server != s && !s.succeeds(&p.server.twin) {
 		return nil, false
 	}
 	r.endLocked(p)
@@ -120,10 +124,12 @@ func (r *registry) end(s *server, channel, streamID string, now time.Time) ([]no
 // endLocked ends a publication: the channel is free, its streams are closing.
 func (r *registry) endLocked(p *publication) {
 	r.channels.remove(p)
+	delete(r.ousted, p.publisherID)
 	p.server.publications.remove(p)
 	delete(r.killed, p)
 	r.letGoLocked(p)
-	if len(r.held[p.channel]) > 0 {
+	delete(r.postponed, p)
+	if len(r.held[p.channel]) > 0 && !p.ousted {
 		r.freed = append(r.freed, p.channel)
 	}
 	r.noteLocked(notice{kind: noteEnded, channel: p.channel, stream: p.id, server: p.server.id})
@@ -174,6 +180,9 @@ func (r *registry) announce(e *encoder, channel, streamID string, a announcement
 }
 
 func (r *registry) appendEventLocked(st *stream, ev outbox.Event) {
+	if r.silent {
+		return
+	}
 	p := st.pub
 	st.lastSeq++
 	ev.Queue, ev.Position, ev.Channel, ev.StreamID, ev.Seq, ev.Previous = p.number, p.events, p.channel, st.id, uint64(st.lastSeq), st.previous

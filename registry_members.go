@@ -15,12 +15,17 @@ func (s *members[M]) add(m M) {
 	*s = append(*s, m)
 }
 
+func (s members[M]) has(m M) bool {
+	i := int(*m.place())
+	return i < len(s) && s[i] == m
+}
+
 // remove removes an item, if it is in the set.
 func (s *members[M]) remove(m M) {
-	end := len(*s) - 1
-	if int(*m.place()) > end || (*s)[*m.place()] != m {
+	if !s.has(m) {
 		return
 	}
+	end := len(*s) - 1
 	last := (*s)[end]
 	*last.place() = *m.place()
 	(*s)[*m.place()] = last

@@ -5,7 +5,6 @@ package main
 // rules.
 
 import (
-	"math/rand/v2"
 	"time"
 )
 
@@ -78,7 +77,7 @@ func (r *registry) moveSomeLocked(e *encoder, now time.Time) {
 			underWay++
 		}
 	}
-	start := rand.IntN(max(len(e.streams), 1)) // so that streams that can't be moved do not hold up those behind them
+	start := r.random(max(len(e.streams), 1)) // so that streams that can't be moved do not hold up those behind them
 	for i := range e.streams {
 		st := e.streams[(start+i)%len(e.streams)]
 		p := st.pub

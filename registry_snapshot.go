@@ -205,7 +205,7 @@ func (r *registry) totals(now time.Time) totals {
 	defer r.mu.Unlock()
 	waiting, ending := r.waiting.Len()-r.waitingCount, 0
 	for p := range r.killed {
-		if p.isEndingLocked() {
+		if p.isEndingLocked() && !p.ousted {
 			ending++
 		}
 	}

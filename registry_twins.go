@@ -71,6 +71,13 @@ func (t *twin) succeeds(older *twin) bool { return t.group == older.group && t.s
 
 // joinTwinsLocked enters a session into its group, and has the older ones probed.
 func (r *registry) joinTwinsLocked(t *twin, key twinKey, now time.Time) {
+	if g := r.enterTwinsLocked(t, key); g.due && now.Sub(g.lastProbe) >= probesApart {
+		r.probeGroupLocked(g, now)
+	}
+}
+
+// enterTwinsLocked enters a session into its group, which is due to be probed if there are older ones.
+func (r *registry) enterTwinsLocked(t *twin, key twinKey) *twinGroup {
 	g := r.twins[key]
 	if g == nil {
 		g = &twinGroup{key: key}
@@ -79,14 +86,11 @@ func (r *registry) joinTwinsLocked(t *twin, key twinKey, now time.Time) {
 	t.group = g
 	g.sessions.add(t)
 	g.newest = t.session
-	if len(g.sessions) == 1 {
-		return
+	if len(g.sessions) > 1 {
+		g.due = true
+		r.unprobed[g] = struct{}{}
 	}
-	g.due = true
-	r.unprobed[g] = struct{}{}
-	if now.Sub(g.lastProbe) >= probesApart {
-		r.probeGroupLocked(g, now)
-	}
+	return g
 }
 
 func (r *registry) leaveTwinsLocked(t *twin) {
@@ -135,6 +139,9 @@ func (r *registry) answered(session uint64) []notice {
 		return nil
 	}
 	for _, p := range s.publications {
+		if p.ousted {
+			continue
+		}
 		for _, w := range r.takeHeldLocked(p.channel) {
 			r.denyLocked(w, errChannelBusy)
 		}

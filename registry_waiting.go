@@ -153,7 +153,7 @@ func (r *registry) eachWaiterLocked(f func(*list.Element, *waiter)) {
 
 // settleLocked is called when slots or channels may have become free: it serves the wait queue, then goes on with moves.
 func (r *registry) settleLocked(now time.Time) {
-	if r.stopping {
+	if r.stopping || r.postponed != nil {
 		return
 	}
 	r.placeFreedLocked(now)

@@ -154,6 +154,81 @@ func mutations() []mutation {
 			"TestRequestForAChannelOfASuspectSessionIsHeld", "a request for the channel of a session that may be dead is denied",
 		},
 		{
+			"restore", "registry_restore.go",
+			"	p.current = named\n", "	p.current = nil\n",
+			"TestWhatGatewaysKeptMakesTheSameStateAgain", "a stream that is there is lost in a start",
+		},
+		{
+			"restore", "registry_restore.go",
+			"avoid: r.encoders[rs.memos[p].Avoid]", "avoid: r.encoders[rs.memos[p].Number]",
+			"TestWhatGatewaysKeptMakesTheSameStateAgain", "a publication goes back to the encoder that failed it",
+		},
+		{
+			"restore", "registry_restore.go",
+			"p.current == nil && !p.killed && !lost {", "p.current == nil && p.killed && !lost {",
+			"TestRowsOfARestore", "a publication that waited for an encoder is forgotten",
+		},
+		{
+			"restore", "registry_restore.go",
+			"if !p.proven && rs.in.gateways[m.Current.Gateway] {", "if false {",
+			"TestRowsOfARestore", "a start that was not passed on counts as lost",
+		},
+		{
+			"restore", "registry_restore.go",
+			"p.proven = p.proven || announced", "p.proven = p.proven && announced",
+			"TestRowsOfARestore", "a proven stream that is not there counts as never started",
+		},
+		{
+			"restore", "registry_restore.go",
+			"		p.current = lastLive(streams, m.Current)\n", "		p.current = nil\n",
+			"TestRowsOfARestore", "a stream is lost with the memo that names it",
+		},
+		{
+			"restore", "registry_restore.go",
+			"		rs.stopLocked(st)\n", "",
+			"TestRowsOfARestore", "a stream without a publication goes on",
+		},
+		{
+			"restore", "registry_restore.go",
+			"			rs.supersedeLocked(st)\n", "",
+			"TestRowsOfARestore", "a stream that its publication does not name goes on",
+		},
+		{
+			"restore", "registry_restore.go",
+			"p.successor.hasTold(\"HLS-LIVE\")", "p.successor.hasTold(\"HLS-VOD\")",
+			"TestRowsOfARestore", "a successor that is live does not take over",
+		},
+		{
+			"restore", "registry_restore.go",
+			"		rs.postponed[p] = loss{reason: errEncoderAsked}\n", "",
+			"TestRowsOfARestore", "a publication whose stream is closing is started again",
+		},
+		{
+			"restore", "registry_restore.go",
+			"			r.killLocked(p, now)\n", "			p.killed = true\n",
+			"TestRowsOfARestore", "a kill is not said again after a start",
+		},
+		{
+			"restore", "registry_restore.go",
+			"		case holder.killed:\n", "		case !holder.killed:\n",
+			"TestRowsOfARestore", "of two publications of a channel the wrong one is killed",
+		},
+		{
+			"restore", "registry_restore.go",
+			"		if p.ousted {\n			r.letGoLocked(p)\n		}\n", "",
+			"TestRowsOfARestore", "an ousted publication keeps its encoder",
+		},
+		{
+			"restore", "registry_restore.go",
+			"	rs.closeForgotten()\n", "",
+			"TestRowsOfARestore", "a stream that is gone gets no stream-closed",
+		},
+		{
+			"restore", "registry_restore.go",
+			"	r.postponed = map[*publication]loss{}\n	rs.addServers()", "	rs.addServers()",
+			"TestMessagesKeptAreTakenInBeforeAnythingIsOrdered", "a stream is given to an encoder that has left, too",
+		},
+		{
 			"memory", "gc.go",
 			"			c.free()\n", "",
 			"TestBusyDaemonCollectsRarelyAndAQuietOneGivesMemoryBack", "a quiet daemon keeps its memory",

@@ -1,0 +1,142 @@
+package main
+
+// What gateways keep of the sessions they hold: memos of sessions, publications and streams, from which registry_restore.go
+// makes the state again. Part of the registry, under its rules.
+
+import (
+	"time"
+
+	"coordinator/internal/memo"
+)
+
+func (r *registry) serverMemoLocked(s *server) memo.Session {
+	return memo.Session{Draining: s.draining}
+}
+
+func (r *registry) encoderMemoLocked(e *encoder) memo.Session {
+	_, moving := r.moving[e]
+	return memo.Session{Draining: e.draining, Moving: moving, Capacity: e.capacity}
+}
+
+func (p *publication) memoLocked() memo.Publication {
+	settings := p.settings.Value()
+	m := memo.Publication{
+		Number:      p.number,
+		Channel:     p.channel,
+		Key:         p.key,
+		PublisherID: p.publisherID,
+		Resolutions: settings.resolutions,
+		Record:      settings.record,
+		Previews:    settings.previews,
+		Since:       p.since,
+		ID:          p.id,
+		Last:        p.lastOrdinal,
+		Current:     p.current.placeMemo(),
+		Successor:   p.successor.placeMemo(),
+		Proven:      p.proven,
+		Killed:      p.killed,
+		Ousted:      p.ousted,
+		FailedMoves: p.failedMoves,
+	}
+	if p.current != nil {
+		m.Previous = p.current.previous
+	}
+	if p.waiting != nil {
+		if avoid := p.waiting.Value.(*waiter).avoid; avoid != nil {
+			m.Avoid = avoid.id
+		}
+	}
+	return m
+}
+
+func (st *stream) placeMemo() *memo.Place {
+	if st == nil {
+		return nil
+	}
+	return &memo.Place{Ordinal: st.ordinal, Encoder: st.encoder.id, Gateway: st.encoder.gateway}
+}
+
+func (st *stream) memoLocked() memo.Stream {
+	role := memo.Current
+	switch {
+	case st.superseded:
+		role = memo.Superseded
+	case st == st.pub.successor:
+		role = memo.Successor
+	}
+	return memo.Stream{
+		ID:            st.id,
+		Channel:       st.pub.channel,
+		Ordinal:       st.ordinal,
+		Publication:   st.pub.number,
+		Server:        st.pub.server.id,
+		ServerGateway: st.pub.server.gateway,
+		Since:         st.pub.since,
+		Previous:      st.previous,
+		Role:          role,
+		Closing:       st.closing,
+	}
+}
+
+func (st *stream) toldMemoLocked() memo.Told {
+	told := memo.Told{LastSeq: st.lastSeq}
+	for _, h := range st.outputs {
+		o := h.Value()
+		told.Outputs = append(told.Outputs, memo.Output{StreamType: o.streamType, Resolution: o.resolution})
+	}
+	return told
+}
+
+// keptServer and keptEncoder are sessions that a gateway holds, with their memos, as it attaches them.
+
+type keptServer struct {
+	id           uint64
+	gateway      string
+	info         serverInfo
+	since        time.Time
+	peer         serverPeer
+	memo         memo.Session
+	publications []memo.Publication
+}
+
+type keptEncoder struct {
+	id      uint64
+	gateway string
+	address string
+	since   time.Time
+	peer    encoderPeer
+	memo    memo.Session
+	streams []keptStream
+}
+
+type keptStream struct {
+	memo.Stream
+	told memo.Told
+}
+
+// export returns all sessions that gateways hold.
+func (r *registry) export() (servers []keptServer, encoders []keptEncoder) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, s := range r.servers {
+		if s.gateway == "" {
+			continue
+		}
+		kept := keptServer{id: s.id, gateway: s.gateway, info: s.serverInfo, since: s.since, peer: s.peer, memo: r.serverMemoLocked(s)}
+		for _, p := range s.publications {
+			kept.publications = append(kept.publications, p.memoLocked())
+		}
+		servers = append(servers, kept)
+	}
+	for _, e := range r.encoders {
+		if e.gateway == "" {
+			continue
+		}
+		kept := keptEncoder{id: e.id, gateway: e.gateway, address: e.address, since: e.since, peer: e.peer, memo: r.encoderMemoLocked(e)}
+		for _, st := range e.streams {
+			kept.streams = append(kept.streams, keptStream{st.memoLocked(), st.toldMemoLocked()})
+		}
+		encoders = append(encoders, kept)
+	}
+	return servers, encoders
+}

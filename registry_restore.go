@@ -1,0 +1,419 @@
+package main
+
+// Makes the state again after a start, from what gateways have kept and what is in the store. Whoever is not there has left:
+// direct sessions with the process before this one, sessions of a gateway that did not come back with it.
+//
+// An order and the memos that go with it travel to one gateway at a time, so a process that dies between two of them leaves
+// memos that do not agree. What each of them says is put side by side here, and what was left undone is done:
+//
+//	publication and its current stream at its encoder       as it was
+//	publication names no stream                             waits for an encoder, as it did
+//	its stream is not there, never proven, and the          started anew under a new ID: the start was never passed on
+//	  encoder's gateway is here
+//	its stream is not there                                 lost: goes on at another encoder, or is killed
+//	a later stream is there, the named one is missing or    the later one is current: the publication's memo was lost
+//	  closing
+//	stream whose publication is not there, or does not      ENCODE-STOP, closing
+//	  name it
+//	successor that has announced an HLS-LIVE                takes over
+//	current stream closing, no successor                    the kills start anew
+//	killed                                                  the kills start anew
+//	two publications of one channel                         one keeps it; the other is killed and ousted
+//	announced in the store, at no encoder                   stream-closed
+//
+// The caller restores, then replays what peers have said since (see restored), and only then is anything started or killed.
+// Time limits start anew. Part of the registry, under its rules.
+
+import (
+	"cmp"
+	"errors"
+	"maps"
+	"slices"
+	"time"
+	"unique"
+
+	"coordinator/internal/memo"
+	"coordinator/internal/outbox"
+)
+
+var (
+	errChannelTaken = errors.New("another publisher is live on the channel")
+	errEncoderAsked = errors.New("encoder was told to stop the stream")
+)
+
+// restoration is all that is there after a start. Nothing in it is changed.
+type restoration struct {
+	servers  []keptServer
+	encoders []keptEncoder
+	gateways map[string]bool // those that are back, with sessions or without
+
+	tails     map[uint64]uint32 // of queues in the store: the next position
+	announced []announcedStream // in the store: the application knows them and was not told that they are closed
+}
+
+type announcedStream struct {
+	queue                 uint64
+	channel, id, previous string
+	lastSeq               uint32
+}
+
+// restorer is a restore under way.
+type restorer struct {
+	*registry
+	in  restoration
+	now time.Time
+
+	publications map[uint64]*publication // by number; strangers are those whose server is not here
+	strangers    map[uint64]*publication
+	memos        map[*publication]memo.Publication
+	streams      map[*publication][]*stream // in the order of their ordinals
+	announced    map[string]announcedStream // streams in the store that no encoder here has
+}
+
+// restore makes the state in a registry that nothing has happened to yet. Until restored is called, what peers have said is
+// taken in by the methods for it, and publications that lose their encoder wait.
+func (r *registry) restore(in restoration, now time.Time) *restorer {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	rs := &restorer{
+		registry:     r,
+		in:           in,
+		now:          now,
+		publications: map[uint64]*publication{},
+		strangers:    map[uint64]*publication{},
+		memos:        map[*publication]memo.Publication{},
+		streams:      map[*publication][]*stream{},
+		announced:    map[string]announcedStream{},
+	}
+	for _, a := range in.announced {
+		rs.announced[a.id] = a
+	}
+	r.postponed = map[*publication]loss{}
+	rs.addServers()
+	rs.addEncoders()
+	for _, p := range inOrder(rs.publications) {
+		rs.joinStreams(p)
+	}
+	rs.closeForgotten()
+	return rs
+}
+
+// restored does what was left undone. It is called once, when all that peers have said since is taken in.
+func (rs *restorer) restored(now time.Time) []notice {
+	r := rs.registry
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	rs.now = now
+	publications := slices.DeleteFunc(inOrder(rs.publications), func(p *publication) bool { return !p.server.publications.has(p) })
+	for _, p := range publications {
+		if p.successor != nil && p.current != nil && p.successor.hasTold("HLS-LIVE") {
+			r.handOverLocked(p)
+		}
+		if p.killed {
+			p.killed = false
+			r.killLocked(p, now)
+		}
+		if p.ousted {
+			r.letGoLocked(p)
+		}
+	}
+	for _, p := range publications {
+		if _, lost := r.postponed[p]; p.current == nil && !p.killed && !lost {
+			r.placeLostLocked(&waiter{pub: p, avoid: r.encoders[rs.memos[p].Avoid]}, now)
+		}
+	}
+	r.goOnAllLocked(now)
+	rs.startTimeouts()
+	return r.takeNoticesLocked()
+}
+
+// goOnAllLocked does what was postponed, and from now on what follows is done at once.
+func (r *registry) goOnAllLocked(now time.Time) {
+	lost := slices.SortedFunc(maps.Keys(r.postponed), byNumber)
+	losses := r.postponed
+	r.postponed = nil
+	for _, p := range lost {
+		r.goOnLocked(p, losses[p], now)
+	}
+	r.settleLocked(now)
+}
+
+func byNumber(a, b *publication) int { return cmp.Compare(a.number, b.number) }
+
+func inOrder(publications map[uint64]*publication) []*publication {
+	return slices.SortedFunc(maps.Values(publications), byNumber)
+}
+
+func (rs *restorer) addServers() {
+	for _, kept := range slices.SortedFunc(slices.Values(rs.in.servers), func(a, b keptServer) int { return cmp.Compare(a.id, b.id) }) {
+		s := &server{serverInfo: kept.info, id: kept.id, gateway: kept.gateway, peer: kept.peer, since: kept.since, draining: kept.memo.Draining}
+		s.twin = twin{session: s.id, prober: s.peer}
+		rs.servers[s.id] = s
+		rs.enterTwinsLocked(&s.twin, twinKey{string(s.kind), s.ip, s.port})
+		for _, m := range kept.publications {
+			rs.addPublication(s, m)
+		}
+	}
+	rs.giveChannels()
+}
+
+func (rs *restorer) addPublication(s *server, m memo.Publication) {
+	p := &publication{
+		number:      m.Number,
+		channel:     m.Channel,
+		key:         m.Key,
+		publisherID: m.PublisherID,
+		server:      s,
+		settings:    unique.Make(encodeSettings{m.Resolutions, m.Record, m.Previews}),
+		since:       m.Since,
+		id:          m.ID,
+		proven:      m.Proven,
+		killed:      m.Killed,
+		ousted:      m.Ousted,
+		failedMoves: m.FailedMoves,
+		events:      rs.in.tails[m.Number],
+		lastOrdinal: m.Last,
+	}
+	rs.publications[p.number], rs.memos[p] = p, m
+	s.publications.add(p)
+}
+
+// giveChannels enters publications into the index. Of two of one channel, the later one has taken it over from one that was
+// killed; or else the earlier one keeps it.
+func (rs *restorer) giveChannels() {
+	holders := map[string]*publication{}
+	for _, p := range inOrder(rs.publications) {
+		holder := holders[p.channel]
+		switch {
+		case p.ousted:
+			rs.oust(p)
+		case holder == nil:
+			holders[p.channel] = p
+		case holder.killed:
+			rs.oust(holder)
+			holders[p.channel] = p
+		default:
+			rs.oust(p)
+		}
+	}
+	for _, p := range holders {
+		rs.channels.add(p)
+		if p.killed {
+			rs.killed[p] = &killing{since: rs.now}
+		}
+	}
+}
+
+func (rs *restorer) oust(p *publication) {
+	if !p.killed {
+		rs.noteLocked(notice{kind: noteKilled, channel: p.channel, stream: p.id, server: p.server.id, reason: errChannelTaken})
+	}
+	p.killed, p.ousted = true, true
+	rs.ousted[p.publisherID] = p
+	rs.killed[p] = &killing{since: rs.now}
+}
+
+func (rs *restorer) addEncoders() {
+	for _, kept := range slices.SortedFunc(slices.Values(rs.in.encoders), func(a, b keptEncoder) int { return cmp.Compare(a.id, b.id) }) {
+		e := &encoder{id: kept.id, gateway: kept.gateway, address: kept.address, peer: kept.peer, since: kept.since, capacity: kept.memo.Capacity, draining: kept.memo.Draining}
+		e.twin = twin{session: e.id, prober: e.peer}
+		rs.encoders[e.id] = e
+		rs.slots.add(e.capacity)
+		rs.enterTwinsLocked(&e.twin, twinKey{kind: "HLS", address: e.address})
+		if kept.memo.Draining && kept.memo.Moving {
+			rs.moving[e] = struct{}{}
+		}
+		for _, m := range kept.streams {
+			rs.addStream(e, m)
+		}
+	}
+	for _, list := range rs.streams {
+		slices.SortFunc(list, func(a, b *stream) int { return cmp.Compare(a.ordinal, b.ordinal) })
+	}
+}
+
+// addStream takes in a stream, which holds its slot. One whose publication is not here is told to stop.
+func (rs *restorer) addStream(e *encoder, m keptStream) {
+	p := rs.publications[m.Publication]
+	if p == nil {
+		p = rs.stranger(m.Publication, m.Channel)
+		p.server.id, p.server.gateway, p.since = m.Server, m.ServerGateway, m.Since
+	}
+	st := &stream{
+		id:         m.ID,
+		pub:        p,
+		encoder:    e,
+		ordinal:    m.Ordinal,
+		previous:   m.Previous,
+		started:    rs.now.Sub(rs.began),
+		closing:    m.Closing,
+		superseded: m.Role == memo.Superseded,
+		lastSeq:    max(m.told.LastSeq, rs.announced[m.ID].lastSeq),
+	}
+	for _, o := range m.told.Outputs {
+		st.addOutputLocked(output{o.StreamType, o.Resolution})
+	}
+	delete(rs.announced, st.id)
+	e.streams.add(st)
+	rs.slots.used++
+	if st.superseded {
+		e.superseded++
+	}
+	p.lastOrdinal = max(p.lastOrdinal, st.ordinal)
+	p.proven = p.proven || st.lastSeq > 0
+	switch {
+	case st.closing:
+		rs.closing[st.id] = st
+	case p.server.gone:
+		rs.stopLocked(st)
+	}
+	rs.streams[p] = append(rs.streams[p], st)
+}
+
+func (rs *restorer) stranger(number uint64, channel string) *publication {
+	p := rs.strangers[number]
+	if p == nil {
+		p = &publication{number: number, channel: channel, server: &server{gone: true}, events: rs.in.tails[number]}
+		rs.strangers[number] = p
+	}
+	return p
+}
+
+// joinStreams gives a publication the streams that serve it, and stops those that do not.
+func (rs *restorer) joinStreams(p *publication) {
+	m, streams := rs.memos[p], rs.streams[p]
+	named := atPlace(streams, m.Current)
+	p.current = named
+	if named == nil || named.closing {
+		p.current = lastLive(streams, m.Current)
+	}
+	p.successor = atPlace(streams, m.Successor)
+	switch {
+	case p.successor != nil && p.successor == p.current: // it has taken over
+		p.successor, p.failedMoves = nil, 0
+	case p.successor != nil && p.successor.closing, p.current == nil:
+		p.successor = nil
+	}
+	if m.Successor != nil && p.successor == nil && (p.current == nil || p.current.ordinal != m.Successor.Ordinal) {
+		p.failedMoves++
+	}
+	for _, st := range streams {
+		if !st.closing && st != p.current && st != p.successor {
+			rs.supersedeLocked(st)
+		}
+	}
+	switch {
+	case p.current != nil:
+		p.id = p.current.id
+	case m.Current == nil:
+	case named != nil:
+		rs.postponed[p] = loss{reason: errEncoderAsked}
+	default:
+		rs.loseCurrent(p, m)
+	}
+}
+
+func atPlace(streams []*stream, place *memo.Place) *stream {
+	for _, st := range streams {
+		if place != nil && st.ordinal == place.Ordinal {
+			return st
+		}
+	}
+	return nil
+}
+
+// lastLive returns the last stream that was started after the named one.
+func lastLive(streams []*stream, named *memo.Place) (last *stream) {
+	for _, st := range streams {
+		if !st.closing && (named == nil || st.ordinal > named.Ordinal) {
+			last = st
+		}
+	}
+	return last
+}
+
+// loseCurrent is for a publication whose current stream is at no encoder here.
+func (rs *restorer) loseCurrent(p *publication, m memo.Publication) {
+	told, announced := rs.announced[m.ID]
+	p.proven = p.proven || announced
+	if !p.proven && rs.in.gateways[m.Current.Gateway] {
+		if m.Previous != "" {
+			p.id = m.Previous // the application has not heard of a later one
+		}
+		return // it waits for an encoder, as one that names no stream
+	}
+	e := rs.encoders[m.Current.Encoder]
+	if e == nil {
+		e = &encoder{id: m.Current.Encoder, gateway: m.Current.Gateway, gone: true}
+	}
+	rs.lostLocked(&stream{id: m.ID, pub: p, encoder: e, previous: m.Previous, lastSeq: told.lastSeq}, true, errEncoderGone, rs.now)
+}
+
+func (st *stream) hasTold(streamType string) bool {
+	return slices.ContainsFunc(st.outputs, func(h unique.Handle[output]) bool { return h.Value().streamType == streamType })
+}
+
+// closeForgotten tells the application of the end of streams that no encoder here has.
+func (rs *restorer) closeForgotten() {
+	byStart := func(a, b announcedStream) int {
+		return cmp.Or(cmp.Compare(a.queue, b.queue), cmp.Compare(a.id, b.id))
+	}
+	for _, a := range slices.SortedFunc(maps.Values(rs.announced), byStart) {
+		p := rs.publications[a.queue]
+		if p == nil {
+			p = rs.stranger(a.queue, a.channel)
+		}
+		rs.appendEventLocked(&stream{id: a.id, pub: p, previous: a.previous, lastSeq: a.lastSeq}, outbox.Event{Closed: true, At: rs.now})
+	}
+}
+
+// startTimeouts has the streams watched that have announced nothing.
+func (rs *restorer) startTimeouts() {
+	if rs.limits.startTimeout == 0 {
+		return
+	}
+	watched := map[*stream]bool{}
+	for _, st := range rs.started {
+		watched[st] = true
+	}
+	var unwatched []*stream
+	for _, p := range inOrder(rs.publications) {
+		for _, st := range []*stream{p.current, p.successor} {
+			if st != nil && st.lastSeq == 0 && !watched[st] {
+				unwatched = append(unwatched, st)
+			}
+		}
+	}
+	rs.started = append(unwatched, rs.started...)
+}
+
+// leaveGateways is what is left when gateways are gone with all their sessions.
+func (r *registry) leaveGateways(gone func(gateway string) bool, now time.Time) []notice {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.postponed = map[*publication]loss{}
+	for _, id := range slices.Sorted(maps.Keys(r.servers)) {
+		if s := r.servers[id]; gone(s.gateway) {
+			r.leaveServerLocked(s)
+		}
+	}
+	var left []*encoder
+	for _, id := range slices.Sorted(maps.Keys(r.encoders)) {
+		if e := r.encoders[id]; gone(e.gateway) {
+			left = append(left, e)
+		}
+	}
+	for _, e := range left { // first, or one that is lost, too, would take over
+		for _, st := range slices.Clone(e.streams) {
+			if st == st.pub.successor {
+				r.closeLocked(st, now)
+				r.lostLocked(st, true, errEncoderGone, now)
+			}
+		}
+	}
+	for _, e := range left {
+		r.leaveEncoderLocked(e, now)
+	}
+	r.goOnAllLocked(now)
+	return r.takeNoticesLocked()
+}
