@@ -9,9 +9,10 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"os"
 	"slices"
 	"strings"
+
+	"coordinator/internal/regular"
 
 	"github.com/joho/godotenv"
 )
@@ -50,7 +51,7 @@ func withDotEnv(path string, lookup func(string) (string, bool)) (getenv func(st
 
 // readDotEnv returns the variables of the file, with a dollarMark wherever a name may have to be filled in.
 func readDotEnv(path string) (map[string]string, error) {
-	content, err := os.ReadFile(path)
+	content, err := regular.ReadFile(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, nil

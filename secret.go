@@ -9,8 +9,9 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
-	"os"
 	"strings"
+
+	"coordinator/internal/regular"
 )
 
 const maxSecretFileBytes = 64 << 10
@@ -59,7 +60,7 @@ func (e *environment) secret(name string) variable {
 }
 
 func readSecretFile(path string) (string, error) {
-	file, err := os.Open(path)
+	file, err := regular.Open(path)
 	if err != nil {
 		return "", withoutPath(err)
 	}
