@@ -43,6 +43,7 @@ func stopThatHangsIsCutOff(t *testing.T, binary string) {
 	start := time.Now()
 	p.Signal(syscall.SIGTERM)
 	p.AwaitExit(1)
+	p.Logs.Await(t, "coordinator: ended by force: the stop was not done after 9.5s", "DATA_DIR, SSL_CERT and SSL_KEY")
 	if took := time.Since(start); took > 10*time.Second {
 		t.Errorf("took %v", took)
 	}
