@@ -1,7 +1,8 @@
 package main
 
-// The .env file. godotenv reads it; names after a "$" are filled in here: the library does not know the environment,
-// and takes a name that is set nowhere for an empty value, so that CONTROL_SECRET=$UPER5ECRET would let any peer connect.
+// The .env file. godotenv reads it, once each line is known to mean what the library takes it for: it cuts and changes values
+// that it cannot read, without a word. Names after a "$" are filled in here: the library does not know the environment, and
+// takes a name that is set nowhere for an empty value, so that CONTROL_SECRET=$UPER5ECRET would let any peer connect.
 
 import (
 	"bytes"
@@ -9,9 +10,13 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"os"
+	"regexp"
 	"slices"
 	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"coordinator/internal/regular"
 
 	"github.com/joho/godotenv"
 )
@@ -20,8 +25,6 @@ const (
 	// dangling is what getenv gives for a value of the file that refers to a name that is set nowhere. No environment
 	// can hold it, nor can the file.
 	dangling = "\x00"
-
-	byteOrderMark = "\ufeff"
 
 	// Each "$" that is not escaped is replaced with a reference to this variable. Where godotenv expands variables a mark
 	// comes out; between single quotes the reference stays as it is, and becomes a "$" again.
@@ -50,7 +53,7 @@ func withDotEnv(path string, lookup func(string) (string, bool)) (getenv func(st
 
 // readDotEnv returns the variables of the file, with a dollarMark wherever a name may have to be filled in.
 func readDotEnv(path string) (map[string]string, error) {
-	content, err := os.ReadFile(path)
+	content, err := regular.ReadFile(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, nil
@@ -60,11 +63,13 @@ func readDotEnv(path string) (map[string]string, error) {
 		return nil, fmt.Errorf("read settings: %s contains a NUL byte (is it UTF-16?)", path)
 	}
 	text := strings.TrimPrefix(string(content), byteOrderMark)
+	if err := checkLines(text); err != nil {
+		return nil, fmt.Errorf("read settings: %s, %w", path, err)
+	}
 	marked := strings.NewReplacer(`\$`, `\$`, "$", dollar).Replace(text)
 	file, err := godotenv.Unmarshal(dollarName + "=" + dollarMark + "\n" + marked)
-	_, nameless := file[""]     // how godotenv takes "=value", and a last line without "="
-	if err != nil || nameless { // a parse error quotes lines of the file
-		return nil, fmt.Errorf("read settings: %s has a line that is not NAME=value, or an unterminated quote", path)
+	if err != nil { // a parse error quotes lines of the file
+		return nil, fmt.Errorf("read settings: %s has a line that is not NAME=value", path)
 	}
 	delete(file, dollarName)
 	for name, value := range file {
@@ -73,9 +78,58 @@ func readDotEnv(path string) (map[string]string, error) {
 	return file, nil
 }
 
-// fillIn returns the value of a variable of the file with $NAME and ${NAME} filled in, from the file or else from the
-// environment; dangling if neither has one of the names. A name that refers to itself, as in PATH=$PATH:/x, is looked for
-// in the environment only. Values from the environment are not expanded. outer are the variables being filled in.
+var (
+	twoComments = regexp.MustCompile(`[ \t]#.*[ \t]#`)
+
+	lineForm = regexp.MustCompile(`^(?:export[ \t]+)?([A-Za-z_][A-Za-z0-9_]*)[ \t]*=([ \t]*)(.*)$`)
+
+	// valueForm is a value that godotenv takes for what it says. Without quotes it ends at a # after white space. Between
+	// double quotes \" is a quote, but not at the end, \\ a backslash, but not at the end or before a $, \n and \r are line ends.
+	valueForm = regexp.MustCompile(`^(?:'[^']*'(?:[ \t]+#.*)?` +
+		`|"(?:(?:[^"\\]|\\[nr$"]|\\\\[^"\\$])*(?:[^"\\]|\\[nr$]|\\\\[^"\\$]))?"(?:[ \t]+#.*)?` +
+		`)$`)
+)
+
+// checkLines wants lines of one meaning. Its error names the line and shows nothing of it.
+func checkLines(text string) error {
+	lines := map[string]int{}
+	number := 0
+	for line := range strings.SplitSeq(text, "\n") {
+		number++
+		line = strings.Trim(strings.TrimSuffix(line, "\r"), " \t")
+		if line == "" || line[0] == '#' {
+			continue
+		}
+		fault := func(what string) error { return fmt.Errorf("line %d: %s", number, what) }
+		parts := lineForm.FindStringSubmatch(line)
+		switch {
+		case !utf8.ValidString(line):
+			return fault("is not UTF-8")
+		case parts == nil:
+			return fault("is not NAME=value, with a name of letters, digits and _")
+		}
+		name, blank, value := parts[1], parts[2], parts[3]
+		quoted := strings.HasPrefix(value, "'") || strings.HasPrefix(value, `"`)
+		switch {
+		case lines[name] > 0:
+			return fault(fmt.Sprintf("sets the name of line %d again", lines[name]))
+		case quoted && !valueForm.MatchString(value):
+			return fault(`has no closing quote, text behind it, or a \ that may mean several things: put the value into 'single quotes'`)
+		case !quoted && twoComments.MatchString(value): // the library takes the first for a part of the value
+			return fault("has a second # after white space: put the value into 'single quotes', or the comment onto a line of its own")
+		case blank != "" && strings.HasPrefix(value, "#"):
+			return fault("may have a comment in place of a value: put a value that begins with # into 'single quotes'")
+		case !quoted && strings.ContainsFunc(value, func(r rune) bool { return r != '\t' && !unicode.IsPrint(r) }):
+			return fault("has a character that does not print: put the value into 'single quotes' if it is meant")
+		}
+		lines[name] = number
+	}
+	return nil
+}
+
+// fillIn returns the value of a variable of the file with $NAME and ${NAME} filled in, from the environment or else from the
+// file; dangling if neither has one of the names. A name that refers to itself, as in PATH=$PATH:/x, is looked for in the
+// environment only. Values from the environment are not expanded. outer are the variables being filled in.
 func fillIn(variable string, file map[string]string, lookup func(string) (string, bool), outer []string) string {
 	outer = append(outer, variable)
 	parts := strings.Split(file[variable], dollarMark)
@@ -87,7 +141,7 @@ func fillIn(variable string, file map[string]string, lookup func(string) (string
 			continue
 		}
 		value, ok := lookup(name)
-		if _, inFile := file[name]; inFile && !slices.Contains(outer, name) {
+		if _, inFile := file[name]; !ok && inFile && !slices.Contains(outer, name) {
 			value, ok = fillIn(name, file, lookup, outer), true
 		}
 		if !ok || value == dangling {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -69,6 +70,70 @@ func TestDotEnvFaultNamesThePathAndNotTheContents(t *testing.T) {
 	wantDotEnvFault(t, dir) // a directory cannot be read as a file
 }
 
+// What godotenv would cut or change is refused, with the number of its line.
+func TestDotEnvLineOfTwoMeaningsIsAFault(t *testing.T) {
+	t.Parallel()
+	for _, line := range []string{
+		`A="%s\""`, `A="%s\\"`, `A="a\\$%s"`, `A="C:\dir%s"`, `A="%s" y`, `A="%s"#c`, `A="%s`, `A='%s`, `A='x'%s=z`, `A='%s\'b'`, `A='x' 'y'%s`,
+		`A B=%s`, `1A=%s`, `A-B=%s`, `A: %s`, `A%s`, `=%s`, "A=%s\xff", "A\xff=%s", "A=%s\u00a0", "A=\u00a0%s", "A=a\r%s", "A= #%s", "A=%s\u0085b", "A=b # c # %s",
+		"A='x\n%s'", "A=\"x\n%s\"", "A=b\nA=%s",
+	} {
+		path := filepath.Join(t.TempDir(), ".env")
+		line = strings.Replace(line, "%s", hidden, 1)
+		writeDotEnv(t, path, "# note\nX=y\n"+line+"\n")
+		_, _, err := withDotEnv(path, func(string) (string, bool) { return "", false })
+		if err == nil || !strings.Contains(err.Error(), path+", line ") || strings.Contains(err.Error(), hidden) {
+			t.Errorf("%q: %v", line, err)
+		}
+	}
+}
+
+// meaningOf reads a value between double quotes.
+func meaningOf(quoted string) string {
+	return strings.NewReplacer(`\\`, `\`, `\"`, `"`, `\n`, "\n", `\r`, "\r", `\$`, "$").Replace(quoted[1 : len(quoted)-1])
+}
+
+// Every value of a few characters that matter: it is taken for what it says, or refused.
+func TestDotEnvValueIsWhatItSaysOrAFault(t *testing.T) {
+	t.Parallel()
+	const alphabet = "an\\\"'$# "
+	accepted := 0
+	check := func(text, want string) {
+		t.Helper()
+		path := filepath.Join(t.TempDir(), ".env")
+		writeDotEnv(t, path, "A="+text+"\nB=c\n")
+		file, err := readDotEnv(path)
+		if err != nil {
+			return
+		}
+		accepted++
+		if got := strings.ReplaceAll(file["A"], dollarMark, "$"); got != want || file["B"] != "c" || len(file) != 2 {
+			t.Errorf("%q becomes %q, want %q; all: %q", text, got, want, file)
+		}
+	}
+	var values func(prefix string, left int)
+	values = func(prefix string, left int) {
+		if !strings.Contains(regexp.MustCompile(`\\.`).ReplaceAllString(prefix, ""), `"`) {
+			check(`"`+prefix+`"`, meaningOf(`"`+prefix+`"`))
+		}
+		if !strings.Contains(prefix, "'") {
+			check("'"+prefix+"'", prefix)
+		}
+		if bare := strings.Trim(prefix, " "); bare != "" && !strings.ContainsAny(bare, `#$\`) && !strings.ContainsAny(bare[:1], `'"`) {
+			check(prefix, bare)
+		}
+		for _, c := range alphabet {
+			if left > 0 {
+				values(prefix+string(c), left-1)
+			}
+		}
+	}
+	values("", 4)
+	if accepted < 4000 {
+		t.Errorf("only %d values were accepted", accepted)
+	}
+}
+
 func writeDotEnv(t *testing.T, path, contents string) {
 	t.Helper()
 	if err := os.WriteFile(path, []byte(contents), 0o600); err != nil {
@@ -115,7 +180,7 @@ func TestDotEnvFillsInNamesFromTheFileAndFromTheEnvironment(t *testing.T) {
 		"$A1_-${A1_}":          "digits-digits",
 		"$ABOVE$HOST":          "aboveenv.example",
 		"http://$HOST/$BELOW":  "http://env.example/below",
-		"$BOTH":                "file",
+		"$BOTH":                "environment",
 		"$EMPTY":               "",
 		"$RAW":                 "a$HOST${HOST}\\$",
 		"$INDIRECT":            "<above>",

@@ -26,6 +26,7 @@ import (
 const (
 	// stopWithin is for a stop that hangs all the same, on a disk that does not answer.
 	stopWithin = 9500 * time.Millisecond
+	lastWords  = 100 * time.Millisecond
 )
 
 func main() {
@@ -41,16 +42,39 @@ func main() {
 	go func() {
 		<-end
 		cancel()
-		select {
-		case again := <-end: // not left to its default action: where the parent ignores SIGINT, that is to ignore it
-			os.Exit(128 + int(again.(syscall.Signal)))
-		case <-time.After(stopWithin):
-			os.Exit(1)
-		}
+		os.Exit(awaitForce(end, os.Stderr))
 	}()
 	stdlog.SetOutput(io.Discard) // net/http quotes there what servers send unasked, which may hold a key
 	i := invocation{args: os.Args[1:], environ: os.Environ(), dotEnv: ".env", stdout: os.Stdout, stderr: os.Stderr, hangup: hangup}
 	os.Exit(i.execute(ctx))
+}
+
+// awaitForce waits until the stop that has begun has to be cut off, says so and returns the exit status.
+func awaitForce(end <-chan os.Signal, stderr io.Writer) (status int) {
+	reason := fmt.Sprintf("the stop was not done after %v", stopWithin)
+	status = 1
+	select {
+	case again := <-end: // not left to its default action: where the parent ignores SIGINT, that is to ignore it
+		reason = fmt.Sprintf("there was a second signal (%v) before the stop was done", again)
+		status = 128 + int(again.(syscall.Signal))
+	case <-time.After(stopWithin):
+	}
+	sayLast(stderr, programName+": ended by force: "+reason+
+		"; if it hung, look whether the disks and network file systems of DATA_DIR, SSL_CERT and SSL_KEY answer\n")
+	return status
+}
+
+// sayLast writes a line past the log, whose reader may be what hangs, and waits lastWords at most until it is taken.
+func sayLast(stderr io.Writer, line string) {
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		_, _ = io.WriteString(stderr, line) // there is nobody to tell
+	}()
+	select {
+	case <-written:
+	case <-time.After(lastWords): // the write ends with the process
+	}
 }
 
 // run is the daemon: it serves until ctx ends, then stops in order. Its errors are those of the start, of a listener

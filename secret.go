@@ -7,13 +7,17 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"strings"
 
+	"coordinator/internal/regular"
 	"coordinator/internal/secret"
 )
 
-const maxSecretFileBytes = 64 << 10
+const (
+	maxSecretFileBytes = 64 << 10
+
+	byteOrderMark = "\ufeff"
+)
 
 // Secret is a value that must not be seen.
 type Secret = secret.Secret
@@ -39,7 +43,7 @@ func (e *environment) secret(name string) variable {
 }
 
 func readSecretFile(path string) (string, error) {
-	file, err := os.Open(path)
+	file, err := regular.Open(path)
 	if err != nil {
 		return "", withoutPath(err)
 	}

@@ -26,6 +26,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"coordinator/internal/regular"
+
 	"github.com/fsnotify/fsnotify"
 )
 
@@ -221,11 +223,11 @@ func changedFault(last *string, err error) bool {
 }
 
 func readKeyPair(certFile, keyFile string) (*keyPair, error) {
-	certPEM, err := os.ReadFile(certFile)
+	certPEM, err := regular.ReadFile(certFile)
 	if err != nil {
 		return nil, fmt.Errorf("certificate file: %w", err)
 	}
-	keyPEM, err := os.ReadFile(keyFile)
+	keyPEM, err := regular.ReadFile(keyFile)
 	if err != nil {
 		return nil, fmt.Errorf("key file: %w", err)
 	}

@@ -129,6 +129,28 @@ func stopWithALogThatNobodyReads(t *testing.T, binary string) {
 	}
 }
 
+// The stop is still under way at the second signal, as an event is being delivered.
+func secondSignalWithALogThatNobodyReads(t *testing.T, binary string) {
+	app := hangingApplication(t)
+	p := servePiped(t, binary, app.Variables("LOG_DEBUG=YES")...)
+	server := p.DialPeer("rtmp")
+	encoder, _ := p.Register(-1)
+	id := clustertest.Publish(server, encoder, "show")
+	encoder.Available("show", id, "HLS-LIVE", "1x1", "live.m3u8")
+	p.AwaitMetric("coordinator_events_pending")
+	p.fillLog()
+	p.Signal(syscall.SIGTERM)
+	if err := server.AwaitGone(); !websocket.IsCloseError(err, websocket.CloseGoingAway) {
+		t.Errorf("peer lost its connection with %v, want status 1001", err)
+	}
+	start := time.Now()
+	p.Signal(syscall.SIGTERM)
+	p.AwaitExit(128 + int(syscall.SIGTERM))
+	if took := time.Since(start); took > 2*time.Second {
+		t.Errorf("took %v", took)
+	}
+}
+
 func readerOfTheLogIsGone(t *testing.T, binary string) {
 	p := servePiped(t, binary)
 	p.log.Close()

@@ -38,6 +38,7 @@ func TestProcess(t *testing.T) {
 		"a log that nobody reads holds up nothing":        logThatNobodyReads,
 		"a stop with a log that nobody reads is orderly":  stopWithALogThatNobodyReads,
 		"a failed start with a log that nobody reads":     failedStartWithALogThatNobodyReads,
+		"a second signal with a log that nobody reads":    secondSignalWithALogThatNobodyReads,
 		"the reader of the log is gone":                   readerOfTheLogIsGone,
 		"HTTPS beside HTTP outlives a certificate swap":   certificateIsSwapped,
 		"LOG_REQUESTS and LOG_DEBUG are honoured":         logSwitches,

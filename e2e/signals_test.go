@@ -34,6 +34,7 @@ func secondSignalEndsIt(t *testing.T, binary string) {
 			start := time.Now()
 			p.Signal(syscall.SIGINT)
 			p.AwaitExit(128 + int(syscall.SIGINT))
+			p.Logs.Await(t, "coordinator: ended by force: there was a second signal (interrupt) before the stop was done", "DATA_DIR")
 			if took := time.Since(start); took > 2*time.Second {
 				t.Errorf("took %v", took)
 			}

@@ -17,8 +17,7 @@ const (
 )
 
 // tokenFault says what is wrong with a JSON Web Token (RFC 7519), "" for nothing: it must be HS256 and nothing else, have
-// the subject, and be valid by exp and nbf when they are there. iat is left alone: it says how old a token is, no more
-// (4.1.6). The library's own words may quote what the peer sent.
+// the subject, and be valid by exp and nbf when they are there. The library's own words may quote what the peer sent.
 func tokenFault(token string, key secret.Secret, subject string) string {
 	if token == "" {
 		return "no token: CONTROL_SECRET is not set on the peer"
@@ -26,10 +25,9 @@ func tokenFault(token string, key secret.Secret, subject string) string {
 	if len(token) > maxTokenBytes {
 		return "token is longer than 4 KiB"
 	}
-	var claims jwt.RegisteredClaims
-	parsed, err := jwt.ParseWithClaims(token, &claims, func(*jwt.Token) (any, error) {
+	parsed, err := jwt.ParseWithClaims(token, &tokenClaims{}, func(*jwt.Token) (any, error) {
 		return []byte(key.Reveal()), nil
-	}, jwt.WithValidMethods([]string{jwt.SigningMethodHS256.Alg()}), jwt.WithLeeway(clockLeeway))
+	}, jwt.WithValidMethods([]string{jwt.SigningMethodHS256.Alg()}), jwt.WithLeeway(clockLeeway), jwt.WithSubject(subject))
 	switch {
 	case errors.Is(err, jwt.ErrTokenMalformed):
 		return "token is malformed"
@@ -41,10 +39,10 @@ func tokenFault(token string, key secret.Secret, subject string) string {
 		return "token has expired: is a clock wrong?"
 	case errors.Is(err, jwt.ErrTokenNotValidYet):
 		return "token is not valid yet: is a clock wrong?"
+	case errors.Is(err, jwt.ErrTokenInvalidSubject), errors.Is(err, jwt.ErrTokenRequiredClaimMissing):
+		return "token is for another endpoint: its subject is not " + subject
 	case err != nil:
 		return "token is not valid"
-	case claims.Subject != subject:
-		return "token is for another endpoint: its subject is not " + subject
 	}
 	return ""
 }

@@ -17,6 +17,8 @@ import (
 	"syscall"
 	"time"
 
+	"coordinator/internal/regular"
+
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
 )
@@ -187,7 +189,7 @@ func syncDirectory(dir string) error {
 // checkFile validates the whole file. It removes one that never held anything, and returns fs.ErrNotExist for it. Other
 // errors: errDamaged, errInUse, errNewer, and what the system says.
 func checkFile(path string) error {
-	if stat, err := os.Stat(path); err != nil {
+	if stat, err := regular.Stat(path); err != nil {
 		return err
 	} else if stat.Size() == 0 { // of a start that was cut off
 		return errors.Join(fs.ErrNotExist, os.Remove(path))

@@ -1,0 +1,62 @@
+package main
+
+import (
+	"io"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestStopThatIsCutOffSaysWhyAndWaitsForNobody(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		again  os.Signal // after 3 s; nil: none
+		status int
+		after  time.Duration
+		line   string
+	}{
+		"it hangs":        {nil, 1, 9500 * time.Millisecond, "coordinator: ended by force: the stop was not done after 9.5s; "},
+		"a second signal": {syscall.SIGTERM, 143, 3 * time.Second, "coordinator: ended by force: there was a second signal (terminated) before the stop was done; "},
+	} {
+		for _, read := range []bool{true, false} {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					log, stderr := io.Pipe()
+					lines := make(chan string, 1)
+					if read {
+						go func() {
+							text, _ := io.ReadAll(log)
+							lines <- string(text)
+						}()
+					}
+					end := make(chan os.Signal, 1)
+					if test.again != nil {
+						time.AfterFunc(3*time.Second, func() { end <- test.again })
+					}
+					start := time.Now()
+					if status := awaitForce(end, stderr); status != test.status {
+						t.Errorf("status %d, want %d", status, test.status)
+					}
+					want := test.after
+					if !read {
+						want += 100 * time.Millisecond
+					}
+					if took := time.Since(start); took != want {
+						t.Errorf("took %v, want %v", took, want)
+					}
+					stderr.Close()
+					if !read {
+						return
+					}
+					if text := <-lines; !strings.HasPrefix(text, test.line) || strings.Count(text, "\n") != 1 || !strings.HasSuffix(text, "\n") {
+						t.Errorf("%q", text)
+					}
+				})
+			})
+		}
+	}
+}
