@@ -38,6 +38,9 @@ func (p *publication) memoLocked() memo.Publication {
 		Ousted:      p.ousted,
 		FailedMoves: p.failedMoves,
 	}
+	if m.ID == m.PublisherID {
+		m.ID = ""
+	}
 	if p.current != nil {
 		m.Previous = p.current.previous
 	}

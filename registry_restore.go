@@ -166,7 +166,7 @@ func (rs *restorer) addPublication(s *server, m memo.Publication) {
 		server:      s,
 		settings:    unique.Make(encodeSettings{m.Resolutions, m.Record, m.Previews}),
 		since:       m.Since,
-		id:          m.ID,
+		id:          cmp.Or(m.ID, m.PublisherID),
 		proven:      m.Proven,
 		killed:      m.Killed,
 		ousted:      m.Ousted,
@@ -334,7 +334,7 @@ func lastLive(streams []*stream, named *memo.Place) (last *stream) {
 
 // loseCurrent is for a publication whose current stream is at no encoder here.
 func (rs *restorer) loseCurrent(p *publication, m memo.Publication) {
-	told, announced := rs.announced[m.ID]
+	told, announced := rs.announced[p.id]
 	p.proven = p.proven || announced
 	if !p.proven && rs.in.gateways[m.Current.Gateway] {
 		if m.Previous != "" {
@@ -346,7 +346,7 @@ func (rs *restorer) loseCurrent(p *publication, m memo.Publication) {
 	if e == nil {
 		e = &encoder{id: m.Current.Encoder, gateway: m.Current.Gateway, gone: true}
 	}
-	rs.lostLocked(&stream{id: m.ID, pub: p, encoder: e, previous: m.Previous, lastSeq: told.lastSeq}, true, errEncoderGone, rs.now)
+	rs.lostLocked(&stream{id: p.id, pub: p, encoder: e, previous: m.Previous, lastSeq: told.lastSeq}, true, errEncoderGone, rs.now)
 }
 
 func (st *stream) hasTold(streamType string) bool {

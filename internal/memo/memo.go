@@ -23,7 +23,7 @@ type Publication struct {
 	Resolutions, Record, Previews string // settings, in the words of ENCODE-START
 	Since                         int64  // Unix nanoseconds
 
-	ID       string // stream ID towards the application
+	ID       string // stream ID towards the application; "": the publisher ID
 	Previous string // of the current stream
 	Last     uint32 // ordinal given last
 
