@@ -26,14 +26,14 @@ import (
 // twoMachines is an application of two machines, of which new connections reach the first until it dies.
 type twoMachines struct {
 	listener clustertest.Pipes
-	first    *faultProxy
+	first    *clustertest.FaultProxy
 	dead     atomic.Bool
 	dialled  atomic.Int64
 	asked    atomic.Int64
 }
 
 func newTwoMachines(t *testing.T, answer http.HandlerFunc) *twoMachines {
-	m := &twoMachines{listener: clustertest.NewPipes(), first: newFaultProxy(t)}
+	m := &twoMachines{listener: clustertest.NewPipes(), first: clustertest.NewFaultProxy(t)}
 	server := &httptest.Server{Listener: m.listener, Config: &http.Server{
 		ConnContext: func(ctx context.Context, _ net.Conn) context.Context {
 			return context.WithValue(ctx, requestsKey{}, new(atomic.Int64))
@@ -61,12 +61,12 @@ func (m *twoMachines) dial(context.Context, string, string) (net.Conn, error) {
 	if m.dead.Load() {
 		return m.listener.Connect()
 	}
-	return m.first.wrap(m.listener.Connect)()
+	return m.first.Wrap(m.listener.Connect)()
 }
 
 func (m *twoMachines) firstDies() {
 	m.dead.Store(true)
-	m.first.set(flow{blackhole: true}, flow{blackhole: true})
+	m.first.Set(clustertest.Flow{Blackhole: true}, clustertest.Flow{Blackhole: true})
 }
 
 // gate holds so many requests until all of them are there, so that each has a connection of its own.
@@ -361,5 +361,59 @@ func TestDeadConnectionCostsOneRequestHoweverManyThereAre(t *testing.T) {
 		if tries := m.asked.Load() - pooled; tries != 3 || m.dialled.Load() != pooled+1 || !time.Now().Equal(began) || logged.Len() > 0 {
 			t.Errorf("two verifications took %d requests, %d new connections and %v; logged %q", tries, m.dialled.Load()-pooled, time.Since(began), logged)
 		}
+	})
+}
+
+// reaches makes the daemon reach an application in the same bubble.
+func (n *fakeNet) reaches(connect func() (net.Conn, error)) {
+	dial := func(context.Context, string, string) (net.Conn, error) { return connect() }
+	if n.verifier.client != nil {
+		n.verifier.client.transport.DialContext = dial
+	}
+	if n.events.client != nil {
+		n.events.client.transport.DialContext = dial
+		n.events.Start()
+	}
+}
+
+// fakeApplication are the variables of an application that is reached with reaches.
+func fakeApplication() []string {
+	return []string{"KEY_VERIFICATION_URL=http://application/verify", "EVENT_CALLBACK_URL=http://application/event"}
+}
+
+func TestApplicationBehindABlackholeRecoversEventsAndVerifications(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		listener := clustertest.NewPipes()
+		app, proxy := clustertest.NewApplicationOn(t, listener), clustertest.NewFaultProxy(t)
+		n := newFakeNet(t, fakeApplication()...)
+		n.reaches(proxy.Wrap(listener.Connect))
+		server, encoder := n.dialPeer("rtmp"), n.register()
+		beat := func() { server.Send("HEARTBEAT"); encoder.Send("HEARTBEAT") }
+		id := clustertest.Publish(server, encoder, "show")
+		encoder.Available("show", id, "HLS-LIVE", "640x360", "live")
+		synctest.Wait()
+
+		proxy.Set(clustertest.Flow{Blackhole: true}, clustertest.Flow{Blackhole: true})
+		encoder.Available("show", id, "HLS-VOD", "640x360", "vod")
+		for round := range 3 {
+			server.Request(fmt.Sprint("other-", round), "key")
+			n.wait(16 * time.Second)
+			server.ExpectDenied(fmt.Sprint("other-", round))
+			beat()
+		}
+		n.wantConnected(1, 1, 1)
+		proxy.Set(clustertest.Flow{}, clustertest.Flow{})
+		healed := time.Now()
+		encoder.Closed("show", id)
+		server.Expect("STREAM-KILL", "Stream-ID", id)
+		beat()
+		app.AwaitStream(id, "stream-available show "+id+" HLS-LIVE 640x360 live",
+			"stream-available show "+id+" HLS-VOD 640x360 vod", "stream-closed show "+id)
+		if took := time.Since(healed); took > answerTimeout+30*time.Second {
+			t.Errorf("events came %v after the network", took)
+		}
+		beat()
+		clustertest.Publish(server, encoder, "again")
 	})
 }

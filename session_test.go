@@ -397,3 +397,73 @@ func TestPublishRequestWithoutAnAnswerIsDeniedWithin16Seconds(t *testing.T) {
 		})
 	}
 }
+
+// A half-open connection: the peer goes on, as it believes, but nothing of it arrives any more, not even its end.
+func TestHalfOpenPeerIsDroppedAfter60SecondsAndItsStreamsEnd(t *testing.T) {
+	t.Parallel()
+	for _, lost := range []string{"rtmp", "hls"} {
+		t.Run(lost, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				n, proxy := newFakeNet(t), clustertest.NewFaultProxy(t)
+				proxied := n.reading(n.dialThrough(proxy.Wrap(n.Connect), lost))
+				server, encoder := proxied, proxied
+				if lost == "rtmp" {
+					encoder = n.register()
+				} else {
+					server = n.dialPeer("wss")
+					proxied.Send("REGISTER", "Capacity", "-1")
+					synctest.Wait()
+				}
+				id := clustertest.Publish(server, encoder, "show")
+				n.wait(15 * time.Second)
+				server.Send("HEARTBEAT")
+				encoder.Send("HEARTBEAT")
+				synctest.Wait()
+
+				proxy.Set(clustertest.Flow{Blackhole: true}, clustertest.Flow{Blackhole: true})
+				for range 5 {
+					n.wait(10 * time.Second)
+					server.Send("HEARTBEAT")
+					encoder.Send("HEARTBEAT")
+				}
+				proxied.Conn.Close()
+				n.wait(10*time.Second - 1)
+				n.wantConnected(1, 1, 1)
+				n.wait(1)
+				if lost == "rtmp" {
+					n.wantConnected(0, 1, 0)
+					n.logs.Await(t, "streaming server disconnected", "silent for 60 s")
+					encoder.Expect("ENCODE-STOP", "Stream-Channel", "show", "Stream-ID", id)
+				} else {
+					n.logs.Await(t, "encoder disconnected", "silent for 60 s")
+					n.wantConnected(1, 0, 0)
+					server.Expect("STREAM-KILL", "Stream-Channel", "show", "Stream-ID", id)
+				}
+			})
+		})
+	}
+}
+
+func TestReaderThatStallsIsCutWithin10SecondsThoughItSpeaks(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n, proxy := newFakeNet(t), clustertest.NewFaultProxy(t)
+		stalled := n.reading(n.dialThrough(proxy.Wrap(n.Connect), "rtmp"))
+		server, encoder := n.dialPeer("rtmp"), n.register()
+		proxy.Set(clustertest.Flow{}, clustertest.Flow{Stalled: true})
+		asked := time.Now()
+		for time.Since(asked) < 10*time.Second {
+			if stalled.SendRaw(1, "PUBLISH-REQUEST\nRequest-ID:1\n") != nil {
+				break
+			}
+			n.wait(100 * time.Millisecond)
+		}
+		if took := time.Since(asked); took < 8*time.Second || took >= 10*time.Second {
+			t.Errorf("cut after %v", took)
+		}
+		n.wantConnected(1, 1, 0)
+		n.logs.Await(t, "streaming server disconnected", "does not read")
+		clustertest.Publish(server, encoder, "show")
+	})
+}

@@ -4,37 +4,43 @@ import "time"
 
 // Report is the answer to GET /commands/report.
 type Report struct {
-	ActiveStreams    []ActiveStream
-	StreamingServers []Server
-	Encoders         []Encoder
-	WaitingRequests  int
+	ActiveStreams    []ActiveStream `json:"activeStreams"`
+	StreamingServers []Server       `json:"streamingServers"`
+	Encoders         []Encoder      `json:"encoders"`
+	WaitingRequests  int            `json:"waitingRequests"`
 }
 
 // ActiveStream is a live stream.
 type ActiveStream struct {
-	Channel, StreamID     string
-	StreamServer, Encoder uint64
+	Channel      string `json:"channel"`
+	StreamID     string `json:"streamId"`
+	StreamServer uint64 `json:"streamServer"`
+	Encoder      uint64 `json:"encoder"`
 }
 
 // Server is a connected streaming server.
 type Server struct {
-	ID         uint64
-	IP         string
-	Port       int
-	SSL        bool
-	ServerType string
-	Since      time.Time
-	Streams    int
-	Draining   bool
+	ID         uint64    `json:"id"`
+	IP         string    `json:"ip"`
+	Port       int       `json:"port"`
+	SSL        bool      `json:"ssl"`
+	ServerType string    `json:"serverType"`
+	Since      time.Time `json:"since"`
+	Streams    int       `json:"streams"`
+	Draining   bool      `json:"draining"`
 }
 
 // Encoder is a registered encoder.
 type Encoder struct {
-	ID                         uint64
-	Address                    string
-	Capacity, Load, Serving    int
-	Since                      time.Time
-	Draining, Moving, SetAside bool
+	ID       uint64    `json:"id"`
+	Address  string    `json:"address"`
+	Capacity int       `json:"capacity"`
+	Load     int       `json:"load"`
+	Serving  int       `json:"serving"`
+	Since    time.Time `json:"since"`
+	Draining bool      `json:"draining"`
+	Moving   bool      `json:"moving"`
+	SetAside bool      `json:"setAside"`
 }
 
 // Live maps channels to their stream IDs.
@@ -48,61 +54,86 @@ func (r Report) Live() map[string]string {
 
 // Overview is the answer to GET /commands/overview.
 type Overview struct {
-	Version          string
-	Now, StartedAt   time.Time
-	Streams          StreamTotals
-	Slots            SlotTotals
-	Encoders         EncoderTotals
-	StreamingServers ServerTotals
-	WaitingRequests  int
-	Events           EventTotals
-	KeyVerifications Rates
-	Ready            bool
-	NotReady         []string
-	History          History
+	Version          string        `json:"version"`
+	Now              time.Time     `json:"now"`
+	StartedAt        time.Time     `json:"startedAt"`
+	Streams          StreamTotals  `json:"streams"`
+	Slots            SlotTotals    `json:"slots"`
+	Encoders         EncoderTotals `json:"encoders"`
+	StreamingServers ServerTotals  `json:"streamingServers"`
+	WaitingRequests  int           `json:"waitingRequests"`
+	Events           EventTotals   `json:"events"`
+	KeyVerifications Rates         `json:"keyVerifications"`
+	Ready            bool          `json:"ready"`
+	NotReady         []string      `json:"notReady"`
+	History          History       `json:"history"`
 }
 
 type (
-	StreamTotals  struct{ Live, Closing, Waiting, Ending int }
-	SlotTotals    struct{ Used, Capacity int }
-	EncoderTotals struct{ Total, Draining, SetAside int }
-	ServerTotals  struct{ RTMP, WS, Draining int }
-	EventTotals   struct {
-		Pending       int
-		OldestSeconds float64
+	StreamTotals struct {
+		Live    int `json:"live"`
+		Closing int `json:"closing"`
+		Waiting int `json:"waiting"`
+		Ending  int `json:"ending"`
 	}
-	Rates   struct{ PerSecond, RefusedPerSecond float64 }
+	SlotTotals struct {
+		Used     int `json:"used"`
+		Capacity int `json:"capacity"`
+	}
+	EncoderTotals struct {
+		Total    int `json:"total"`
+		Draining int `json:"draining"`
+		SetAside int `json:"setAside"`
+	}
+	ServerTotals struct {
+		RTMP     int `json:"rtmp"`
+		WS       int `json:"ws"`
+		Draining int `json:"draining"`
+	}
+	EventTotals struct {
+		Pending       int     `json:"pending"`
+		OldestSeconds float64 `json:"oldestSeconds"`
+	}
+	Rates struct {
+		PerSecond        float64 `json:"perSecond"`
+		RefusedPerSecond float64 `json:"refusedPerSecond"`
+	}
 	History struct {
-		StepSeconds        int
-		Load, Capacity     []int
-		Publishes, Denials []int64
-		EventsPending      []int
+		StepSeconds   int     `json:"stepSeconds"`
+		Load          []int   `json:"load"`
+		Capacity      []int   `json:"capacity"`
+		Publishes     []int64 `json:"publishes"`
+		Denials       []int64 `json:"denials"`
+		EventsPending []int   `json:"eventsPending"`
 	}
 )
 
 // StreamRow is a row of GET /commands/streams.
 type StreamRow struct {
-	Channel, StreamID, State string
-	StreamServer, Encoder    uint64
-	Since                    time.Time
-	Announced                []string
+	Channel      string    `json:"channel"`
+	StreamID     string    `json:"streamId"`
+	State        string    `json:"state"`
+	StreamServer uint64    `json:"streamServer"`
+	Encoder      uint64    `json:"encoder"`
+	Since        time.Time `json:"since"`
+	Announced    []string  `json:"announced"`
 }
 
 // Pages of the lists.
 type (
 	StreamPage struct {
-		Streams []StreamRow
-		Matched int
-		After   string
+		Streams []StreamRow `json:"streams"`
+		Matched int         `json:"matched"`
+		After   string      `json:"after"`
 	}
 	EncoderPage struct {
-		Encoders []Encoder
-		Matched  int
-		After    string
+		Encoders []Encoder `json:"encoders"`
+		Matched  int       `json:"matched"`
+		After    string    `json:"after"`
 	}
 	ServerPage struct {
-		Servers []Server
-		Matched int
-		After   string
+		Servers []Server `json:"servers"`
+		Matched int      `json:"matched"`
+		After   string   `json:"after"`
 	}
 )

@@ -1,7 +1,4 @@
-package main
-
-// A TCP proxy that injects faults, one for each direction, which a test switches while it runs. It joins any two
-// connections, so that it stands in front of real listeners and, in fake time, in front of pipes.
+package clustertest
 
 import (
 	"context"
@@ -11,41 +8,43 @@ import (
 	"time"
 )
 
-// flow is what happens to the bytes of one direction.
-type flow struct {
-	latency    time.Duration // before each piece goes on
-	slice      int           // longest piece in bytes; 0: as they come
-	perSecond  int           // bandwidth in bytes; 0: no limit
-	stalled    bool          // nothing is read, so that the sender's buffers fill
-	blackhole  bool          // what is read goes nowhere, the end of the connection included
-	resetAfter int           // so many bytes of the next piece go on, then the connection is reset; 0: never
+// Flow is what happens to the bytes of one direction.
+type Flow struct {
+	Latency    time.Duration // before each piece goes on
+	Slice      int           // longest piece in bytes; 0: as they come
+	PerSecond  int           // bandwidth in bytes; 0: no limit
+	Stalled    bool          // nothing is read, so that the sender's buffers fill
+	Blackhole  bool          // what is read goes nowhere, the end of the connection included
+	ResetAfter int           // so many bytes of the next piece go on, then the connection is reset; 0: never
 }
 
-type faultProxy struct {
+// FaultProxy is a TCP proxy that injects faults, one for each direction, which a test switches while it runs. It joins any
+// two connections, so that it stands in front of real listeners and, in fake time, in front of pipes.
+type FaultProxy struct {
 	// set once
 	ctx   context.Context // ends with the test
 	pumps sync.WaitGroup
 
 	mu sync.Mutex
 	// guarded by mu
-	up, down flow          // from who dials, and to it
+	up, down Flow          // from who dials, and to it
 	changed  chan struct{} // closed at the next change
 	conns    map[net.Conn]struct{}
 }
 
-func newFaultProxy(t testing.TB) *faultProxy {
+func NewFaultProxy(t testing.TB) *FaultProxy {
 	ctx, stop := context.WithCancel(context.Background())
-	p := &faultProxy{ctx: ctx, changed: make(chan struct{}), conns: map[net.Conn]struct{}{}}
+	p := &FaultProxy{ctx: ctx, changed: make(chan struct{}), conns: map[net.Conn]struct{}{}}
 	t.Cleanup(func() {
 		stop()
-		p.reset()
+		p.Reset()
 		p.pumps.Wait()
 	})
 	return p
 }
 
-// inFrontOf is the address of a proxy before a listener.
-func (p *faultProxy) inFrontOf(t testing.TB, target string) string {
+// InFrontOf is the address of a proxy before a listener.
+func (p *FaultProxy) InFrontOf(t testing.TB, target string) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -68,8 +67,8 @@ func (p *faultProxy) inFrontOf(t testing.TB, target string) string {
 	return l.Addr().String()
 }
 
-// wrap puts the proxy behind a function that connects.
-func (p *faultProxy) wrap(connect func() (net.Conn, error)) func() (net.Conn, error) {
+// Wrap puts the proxy behind a function that connects.
+func (p *FaultProxy) Wrap(connect func() (net.Conn, error)) func() (net.Conn, error) {
 	return func() (net.Conn, error) {
 		far, err := connect()
 		if err != nil {
@@ -81,7 +80,7 @@ func (p *faultProxy) wrap(connect func() (net.Conn, error)) func() (net.Conn, er
 	}
 }
 
-func (p *faultProxy) join(near, far net.Conn) {
+func (p *FaultProxy) join(near, far net.Conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.conns[near], p.conns[far] = struct{}{}, struct{}{}
@@ -89,8 +88,8 @@ func (p *faultProxy) join(near, far net.Conn) {
 	p.pumps.Go(func() { p.pump(near, far, &p.down) })
 }
 
-// set switches the faults of both directions, for all connections.
-func (p *faultProxy) set(up, down flow) {
+// Set switches the faults of both directions, for all connections.
+func (p *FaultProxy) Set(up, down Flow) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.up, p.down = up, down
@@ -98,8 +97,8 @@ func (p *faultProxy) set(up, down flow) {
 	p.changed = make(chan struct{})
 }
 
-// reset ends all connections at once, without a goodbye.
-func (p *faultProxy) reset() {
+// Reset ends all connections at once, without a goodbye.
+func (p *FaultProxy) Reset() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for conn := range p.conns {
@@ -115,17 +114,17 @@ func resetConn(conn net.Conn) {
 	conn.Close()
 }
 
-func (p *faultProxy) now(f *flow) (flow, chan struct{}) {
+func (p *FaultProxy) now(f *Flow) (Flow, chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return *f, p.changed
 }
 
 // pump carries one direction until either side has gone.
-func (p *faultProxy) pump(to, from net.Conn, f *flow) {
+func (p *FaultProxy) pump(to, from net.Conn, f *Flow) {
 	buffer := make([]byte, 32<<10)
 	for {
-		if !p.await(f, func(now flow) bool { return !now.stalled }) {
+		if !p.await(f, func(now Flow) bool { return !now.Stalled }) {
 			return
 		}
 		n, err := from.Read(buffer)
@@ -133,7 +132,7 @@ func (p *faultProxy) pump(to, from net.Conn, f *flow) {
 			return
 		}
 		if err != nil {
-			if p.await(f, func(now flow) bool { return !now.blackhole }) {
+			if p.await(f, func(now Flow) bool { return !now.Blackhole }) {
 				from.Close()
 				to.Close()
 			}
@@ -143,24 +142,24 @@ func (p *faultProxy) pump(to, from net.Conn, f *flow) {
 }
 
 // carry brings bytes on, as the faults of the moment allow. It is false when the connection is over.
-func (p *faultProxy) carry(to, from net.Conn, data []byte, f *flow) bool {
+func (p *FaultProxy) carry(to, from net.Conn, data []byte, f *Flow) bool {
 	for len(data) > 0 {
 		now, _ := p.now(f)
 		piece := len(data)
-		if now.slice > 0 {
-			piece = min(piece, now.slice)
+		if now.Slice > 0 {
+			piece = min(piece, now.Slice)
 		}
-		pause := now.latency
-		if now.perSecond > 0 {
-			pause += time.Second * time.Duration(piece) / time.Duration(now.perSecond)
+		pause := now.Latency
+		if now.PerSecond > 0 {
+			pause += time.Second * time.Duration(piece) / time.Duration(now.PerSecond)
 		}
 		if pause > 0 && !p.pause(pause) {
 			return false
 		}
 		switch {
-		case now.blackhole:
-		case now.resetAfter > 0:
-			_, _ = to.Write(data[:min(now.resetAfter, piece)])
+		case now.Blackhole:
+		case now.ResetAfter > 0:
+			_, _ = to.Write(data[:min(now.ResetAfter, piece)])
 			resetConn(to)
 			resetConn(from)
 			return false
@@ -175,7 +174,7 @@ func (p *faultProxy) carry(to, from net.Conn, data []byte, f *flow) bool {
 	return true
 }
 
-func (p *faultProxy) pause(d time.Duration) bool {
+func (p *FaultProxy) pause(d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
@@ -187,7 +186,7 @@ func (p *faultProxy) pause(d time.Duration) bool {
 }
 
 // await waits for faults that are as wanted. It is false at the end of the test.
-func (p *faultProxy) await(f *flow, wanted func(flow) bool) bool {
+func (p *FaultProxy) await(f *Flow, wanted func(Flow) bool) bool {
 	for {
 		now, changed := p.now(f)
 		if wanted(now) {

@@ -1,4 +1,4 @@
-package main
+package e2e
 
 // The dashboard's stories in a real browser, told with the running daemon and its peers.
 

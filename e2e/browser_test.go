@@ -1,4 +1,4 @@
-package main
+package e2e
 
 // A real browser for tests: one Chromium for a test, one tab with a session of its own for each story. Where no browser
 // is installed the test is skipped, but with CI=true it fails.

@@ -1,4 +1,4 @@
-package main
+package e2e
 
 // The dashboard's stories that need a made-up cluster: very many rows, faults, and values no honest peer sends.
 
@@ -11,7 +11,6 @@ import (
 	"slices"
 	"testing"
 	"time"
-	"unique"
 
 	"coordinator/internal/clustertest"
 	"coordinator/internal/httpjson"
@@ -25,9 +24,9 @@ func manyStreamsStory(t *testing.T, browser context.Context) {
 	cluster := newClusterDouble(t)
 	now := time.Now()
 	cluster.change(func() {
-		cluster.streams = make([]streamRow, 100_000)
+		cluster.streams = make([]clustertest.StreamRow, 100_000)
 		for i := range cluster.streams {
-			cluster.streams[i] = streamRow{
+			cluster.streams[i] = clustertest.StreamRow{
 				Channel: fmt.Sprintf("channel-%06d", i), StreamID: fmt.Sprintf("ID%06d", i), State: "live",
 				StreamServer: 7, Encoder: uint64(i % 10), Since: now.Add(-time.Duration(i) * time.Minute),
 			}
@@ -78,7 +77,7 @@ func manyStreamsStory(t *testing.T, browser context.Context) {
 
 	// The page that is shown empties: the one before it is shown.
 	cluster.change(func() {
-		cluster.streams = slices.DeleteFunc(cluster.streams, func(row streamRow) bool { return row.Channel >= "channel-009960" })
+		cluster.streams = slices.DeleteFunc(cluster.streams, func(row clustertest.StreamRow) bool { return row.Channel >= "channel-009960" })
 	})
 	tb.awaitText("#shown", "51–71 of 71")
 	tb.await(`document.querySelector('#connection').textContent === 'Live'`)
@@ -110,10 +109,8 @@ func hostileNamesStory(t *testing.T, browser context.Context) {
 	const hostile = `<img src=x onerror="window.owned=1"><script>window.owned=1</script>"'&javascript:alert(1)`
 	cluster := newClusterDouble(t)
 	cluster.change(func() {
-		cluster.streams = []streamRow{{Channel: hostile, StreamID: hostile, State: hostile, Since: time.Now(), Encoder: 1, StreamServer: 2}}
-		cluster.streams[0].announced = []unique.Handle[output]{unique.Make(output{hostile, hostile})}
-		cluster.streams[0].describeAnnounced()
-		cluster.servers = []serverReport{{ID: 1, IP: hostile, ServerType: hostile}}
+		cluster.streams = []clustertest.StreamRow{{Channel: hostile, StreamID: hostile, State: hostile, Since: time.Now(), Encoder: 1, StreamServer: 2, Announced: []string{hostile + " " + hostile}}}
+		cluster.servers = []clustertest.Server{{ID: 1, IP: hostile, ServerType: hostile}}
 		cluster.overview.Version = hostile
 		cluster.overview.Ready, cluster.overview.NotReady = false, []string{hostile}
 	})
@@ -247,10 +244,10 @@ func emptyClusterStory(t *testing.T, browser context.Context) {
 	cluster := newClusterDouble(t)
 	cluster.change(func() {
 		cluster.streams, cluster.servers = nil, nil
-		cluster.encoders = []encoderReport{{ID: 5, Address: "10.20.3.11", Capacity: -1, Load: 3, Serving: 3}}
-		cluster.overview = overviewReport{
-			Slots: slotTotals{3, -1}, Encoders: encoderTotals{Total: 1}, NotReady: []string{"stopping"},
-			History: historyReport{StepSeconds: 10, Load: []int{}, Capacity: []int{}, Publishes: []int64{}, Denials: []int64{}, EventsPending: []int{}},
+		cluster.encoders = []clustertest.Encoder{{ID: 5, Address: "10.20.3.11", Capacity: -1, Load: 3, Serving: 3}}
+		cluster.overview = clustertest.Overview{
+			Slots: clustertest.SlotTotals{Used: 3, Capacity: -1}, Encoders: clustertest.EncoderTotals{Total: 1}, NotReady: []string{"stopping"},
+			History: clustertest.History{StepSeconds: 10, Load: []int{}, Capacity: []int{}, Publishes: []int64{}, Denials: []int64{}, EventsPending: []int{}},
 		}
 	})
 	tb := openTab(t, browser)
@@ -260,7 +257,7 @@ func emptyClusterStory(t *testing.T, browser context.Context) {
 	tb.awaitText("#ready", "Not ready: stopping")
 	tb.awaitText("#chart-0-summary", "Nothing recorded yet.")
 	cluster.change(func() {
-		cluster.overview.History = historyReport{StepSeconds: 10, Load: []int{0, 3}, Capacity: []int{4, -1}, Publishes: []int64{0, 3}, Denials: []int64{0, 0}, EventsPending: []int{0, 0}}
+		cluster.overview.History = clustertest.History{StepSeconds: 10, Load: []int{0, 3}, Capacity: []int{4, -1}, Publishes: []int64{0, 3}, Denials: []int64{0, 0}, EventsPending: []int{0, 0}}
 	})
 	tb.awaitText("#chart-0-summary", "Now 3 slots used, no limit; between 0 and 3 in the last 20 s.")
 	tb.awaitText(".legend", "no limit")

@@ -1,4 +1,4 @@
-package main
+package e2e
 
 // Whether the dashboard can be used without a mouse, without colours and without eyes, checked on what the browser makes of
 // it: the accessibility tree, and the colours as they are computed.
