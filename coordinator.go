@@ -12,7 +12,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"coordinator/internal/history"
 	"coordinator/internal/logs"
+	"coordinator/internal/profile"
 	"coordinator/internal/wire"
 )
 
@@ -56,7 +58,7 @@ type coordinator struct {
 	events      *callbacks
 	startedAt   time.Time
 	metrics     *metrics
-	history     *history
+	history     *history.History
 
 	stopping  atomic.Bool
 	pending   atomic.Int64
@@ -81,7 +83,7 @@ func newCoordinator(cfg *Config, log *slog.Logger, m *metrics, verifier *keyVeri
 		startedAt: time.Now(),
 		metrics:   m,
 	}
-	c.history = newHistory(c.reading)
+	c.history = history.New(c.reading)
 	return c
 }
 
@@ -194,9 +196,9 @@ func (c *coordinator) verifyAndClaim(ctx context.Context, s *server, turns chan 
 		channel: req.channel,
 		key:     req.key,
 		settings: encodeSettings{
-			resolutions: formatResolutions(allowed.resolutions),
-			record:      formatRecord(allowed.record),
-			previews:    allowed.previews.String(),
+			resolutions: profile.FormatResolutions(allowed.Resolutions),
+			record:      profile.FormatRecord(allowed.Record),
+			previews:    allowed.Previews.String(),
 		},
 		answerBy: answerBy,
 	}, time.Now())
@@ -204,14 +206,14 @@ func (c *coordinator) verifyAndClaim(ctx context.Context, s *server, turns chan 
 	return err
 }
 
-func (c *coordinator) verify(ctx context.Context, turns chan struct{}, req publishRequest) (profile, error) {
+func (c *coordinator) verify(ctx context.Context, turns chan struct{}, req publishRequest) (profile.Profile, error) {
 	ctx, cancel := context.WithTimeout(ctx, verifyTimeout+time.Second) // with the wait for a turn
 	defer cancel()
 	select {
 	case turns <- struct{}{}:
 		defer func() { <-turns }()
 	case <-ctx.Done():
-		return profile{}, errNoAnswer
+		return profile.Profile{}, errNoAnswer
 	}
 	allowed, err := c.verifier.verify(ctx, req.channel, req.key, req.userIP)
 	if errors.Is(err, context.DeadlineExceeded) {

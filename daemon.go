@@ -73,7 +73,7 @@ func (d *daemon) start() {
 	d.endTime = cancel
 	d.events.Start()
 	d.background.Go(func() { d.coordinator.keepTime(ctx) })
-	d.background.Go(func() { d.coordinator.history.run(ctx) })
+	d.background.Go(func() { d.coordinator.history.Run(ctx) })
 }
 
 // serve serves what l accepts: HTTPS, or plain HTTP if secure is nil. It returns at once; what breaks comes out of failed.

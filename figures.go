@@ -7,6 +7,8 @@ import (
 	"context"
 	"errors"
 	"time"
+
+	"coordinator/internal/history"
 )
 
 // notReady returns the reasons why no new stream would be taken, whatever the application says; none if one would.
@@ -27,16 +29,16 @@ func (c *coordinator) state() clusterState {
 }
 
 // reading is what the history remembers of this moment.
-func (c *coordinator) reading() reading {
+func (c *coordinator) reading() history.Reading {
 	s := c.state()
-	return reading{
-		load:          s.slots.Load,
-		capacity:      s.slots.Capacity,
-		eventsPending: s.eventsPending,
-		publishes:     c.metrics.publishes["accepted"].Load(),
-		denials:       c.metrics.publishes.sumWithout("accepted"),
-		verified:      c.metrics.verified.Load(),
-		keysRefused:   c.metrics.keysRefused.Load(),
+	return history.Reading{
+		Load:          s.slots.Load,
+		Capacity:      s.slots.Capacity,
+		EventsPending: s.eventsPending,
+		Publishes:     c.metrics.publishes["accepted"].Load(),
+		Denials:       c.metrics.publishes.sumWithout("accepted"),
+		Verified:      c.metrics.verified.Load(),
+		KeysRefused:   c.metrics.keysRefused.Load(),
 	}
 }
 

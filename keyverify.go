@@ -17,6 +17,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"coordinator/internal/profile"
 )
 
 const (
@@ -62,9 +64,9 @@ func newKeyVerifier(cfg *Config, observe func(took time.Duration, refused bool),
 //
 // Errors: errKeyDenied if the application answered with another status, errApplicationError if that was 429 or 5xx
 // or the answer cannot be read, errNoAnswer if it did not answer within 15 s, ctx's own error as soon as ctx ends.
-func (v *keyVerifier) verify(ctx context.Context, channel, key, userIP string) (allowed profile, err error) {
+func (v *keyVerifier) verify(ctx context.Context, channel, key, userIP string) (allowed profile.Profile, err error) {
 	if v.client == nil {
-		return profile{}, nil
+		return profile.Profile{}, nil
 	}
 	began := time.Now()
 	defer func() { v.observe(time.Since(began), errors.Is(err, errKeyDenied)) }()
@@ -82,13 +84,13 @@ func (v *keyVerifier) verify(ctx context.Context, channel, key, userIP string) (
 			return v.judge(channel, status, reply, asked)
 		}
 		if ctx.Err() != nil {
-			return profile{}, ctx.Err()
+			return profile.Profile{}, ctx.Err()
 		}
 		if errors.Is(err, errUnreadableReply) {
 			if v.troubled() {
 				v.log.Warn("application's answers to key verification cannot be read; denying publishers", "error", err)
 			}
-			return profile{}, fmt.Errorf("%w: %v", errApplicationError, err)
+			return profile.Profile{}, fmt.Errorf("%w: %v", errApplicationError, err)
 		}
 		// A single failed request is not an outage: an idle connection that was just closed makes one fail on any day.
 		if (attempt > 1 || whole.Err() != nil) && v.troubled() {
@@ -102,26 +104,26 @@ func (v *keyVerifier) verify(ctx context.Context, channel, key, userIP string) (
 		case <-time.After(pause):
 		case <-whole.Done():
 			if ctx.Err() != nil {
-				return profile{}, ctx.Err()
+				return profile.Profile{}, ctx.Err()
 			}
-			return profile{}, fmt.Errorf("%w: %v", errNoAnswer, err)
+			return profile.Profile{}, fmt.Errorf("%w: %v", errNoAnswer, err)
 		}
 	}
 }
 
 // judge turns an answer into what verify returns.
-func (v *keyVerifier) judge(channel string, status int, reply http.Header, asked time.Time) (profile, error) {
+func (v *keyVerifier) judge(channel string, status int, reply http.Header, asked time.Time) (profile.Profile, error) {
 	if status == http.StatusTooManyRequests || status/100 == 5 {
 		if v.troubled() {
 			v.log.Warn("application answers key verification with errors; denying publishers", "status", status)
 		}
-		return profile{}, fmt.Errorf("%w: status %d", errApplicationError, status)
+		return profile.Profile{}, fmt.Errorf("%w: status %d", errApplicationError, status)
 	}
 	if v.recovered(asked) {
 		v.log.Info("key verification gets answers from the application again")
 	}
 	if status != http.StatusOK {
-		return profile{}, fmt.Errorf("%w: status %d", errKeyDenied, status)
+		return profile.Profile{}, fmt.Errorf("%w: status %d", errKeyDenied, status)
 	}
 	return v.readProfile(channel, reply), nil
 }
@@ -172,21 +174,21 @@ func (v *keyVerifier) recovered(asked time.Time) bool {
 }
 
 // readProfile reads the headers of an accepting reply. What it cannot read is left out with a warning.
-func (v *keyVerifier) readProfile(channel string, reply http.Header) profile {
+func (v *keyVerifier) readProfile(channel string, reply http.Header) profile.Profile {
 	// A list may come in several header lines (RFC 9110, 5.3).
-	resolutions, dropped := parseResolutions(strings.Join(reply.Values("x-resolutions"), ","))
+	resolutions, dropped := profile.ParseResolutions(strings.Join(reply.Values("x-resolutions"), ","))
 	if len(dropped) > 0 {
 		v.log.Warn("entries of x-resolutions cannot be used and are dropped", "channel", channel, "entries", dropped)
 	}
-	images, ok := parsePreviews(reply.Get("x-previews"))
+	images, ok := profile.ParsePreviews(reply.Get("x-previews"))
 	if !ok {
-		v.log.Warn("x-previews cannot be read, there are no previews", "channel", channel, "value", shortened(reply.Get("x-previews")))
+		v.log.Warn("x-previews cannot be read, there are no previews", "channel", channel, "value", profile.Shortened(reply.Get("x-previews")))
 	}
 	record := reply.Get("x-record")
-	if !parseRecord(record) && record != "" && !strings.EqualFold(record, "false") {
-		v.log.Warn("x-record is neither true nor false, there is no recording", "channel", channel, "value", shortened(record))
+	if !profile.ParseRecord(record) && record != "" && !strings.EqualFold(record, "false") {
+		v.log.Warn("x-record is neither true nor false, there is no recording", "channel", channel, "value", profile.Shortened(record))
 	}
-	return profile{resolutions: resolutions, record: parseRecord(record), previews: images}
+	return profile.Profile{Resolutions: resolutions, Record: profile.ParseRecord(record), Previews: images}
 }
 
 // close gives up the idle connections to the application.

@@ -16,6 +16,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"coordinator/internal/profile"
+
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -38,7 +40,7 @@ func TestEveryKeyIsValidWithoutAURL(t *testing.T) {
 	v := newKeyVerifier(&Config{}, func(time.Duration, bool) {}, slog.New(slog.DiscardHandler))
 	defer v.close()
 	got, err := v.verify(t.Context(), "channel", "key", "192.0.2.1")
-	if diff := cmp.Diff(profile{}, got, cmp.AllowUnexported(profile{}, previews{})); diff != "" || err != nil {
+	if diff := cmp.Diff(profile.Profile{}, got); diff != "" || err != nil {
 		t.Errorf("%s, %v", diff, err)
 	}
 }
@@ -75,29 +77,29 @@ func TestApplicationSaysWhatTheStreamMayHave(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
 		header http.Header
-		want   profile
+		want   profile.Profile
 		warned []string
 	}{
 		"nothing": {},
 		"everything": {
 			header: http.Header{"X-Record": {"TRUE"}, "X-Previews": {"256x144, 3"}, "X-Resolutions": {"1280x720-30~2500, ORIGINAL"}},
-			want: profile{
-				resolutions: []resolution{{width: 1280, height: 720, fps: 30, kbps: 2500}, {}},
-				record:      true,
-				previews:    previews{width: 256, height: 144, seconds: 3},
+			want: profile.Profile{
+				Resolutions: []profile.Resolution{{Width: 1280, Height: 720, FPS: 30, Kbps: 2500}, {}},
+				Record:      true,
+				Previews:    profile.Previews{Width: 256, Height: 144, Seconds: 3},
 			},
 		},
 		"refusals": {
 			header: http.Header{"X-Record": {"False"}, "X-Previews": {"FALSE"}, "X-Resolutions": {"original"}},
-			want:   profile{resolutions: []resolution{{}}},
+			want:   profile.Profile{Resolutions: []profile.Resolution{{}}},
 		},
 		"two lines": {
 			header: http.Header{"X-Resolutions": {"640x360", "320x180"}},
-			want:   profile{resolutions: []resolution{{width: 640, height: 360}, {width: 320, height: 180}}},
+			want:   profile.Profile{Resolutions: []profile.Resolution{{Width: 640, Height: 360}, {Width: 320, Height: 180}}},
 		},
 		"some of it unreadable": {
 			header: http.Header{"X-Resolutions": {"640x360, 720p, 0x0"}},
-			want:   profile{resolutions: []resolution{{width: 640, height: 360}}},
+			want:   profile.Profile{Resolutions: []profile.Resolution{{Width: 640, Height: 360}}},
 			warned: []string{"720p", "0x0"},
 		},
 		"nothing readable": {
@@ -113,7 +115,7 @@ func TestApplicationSaysWhatTheStreamMayHave(t *testing.T) {
 				}
 			}))
 			got, err := v.verify(t.Context(), "channel", "s3cret", "")
-			if diff := cmp.Diff(test.want, got, cmp.AllowUnexported(profile{}, resolution{}, previews{})); diff != "" || err != nil {
+			if diff := cmp.Diff(test.want, got); diff != "" || err != nil {
 				t.Errorf("%s, %v", diff, err)
 			}
 			for _, value := range test.warned {

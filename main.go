@@ -20,6 +20,7 @@ import (
 	"syscall"
 	"time"
 
+	"coordinator/internal/host"
 	"coordinator/internal/logs"
 )
 
@@ -116,7 +117,7 @@ func run(ctx context.Context, getenv func(string) string, stderr *logs.Writer, h
 		})
 	}
 	if getenv("GOGC") == "" {
-		watchers.Go(func() { tuneGC(watching, runtimeCollector()) })
+		watchers.Go(func() { host.TuneGC(watching) })
 	}
 	d.start()
 	for _, l := range listeners {
@@ -124,7 +125,7 @@ func run(ctx context.Context, getenv func(string) string, stderr *logs.Writer, h
 		d.serve(l.Listener, l.secure)
 	}
 	notify := func(state string) {
-		if err := notifySystemd(getenv, state); err != nil {
+		if err := host.NotifySystemd(getenv, state); err != nil {
 			log.Warn("cannot notify systemd", "state", state, "error", err)
 		}
 	}

@@ -17,6 +17,7 @@ import (
 
 	"coordinator/internal/clustertest"
 	"coordinator/internal/control"
+	"coordinator/internal/history"
 
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/google/go-cmp/cmp"
@@ -357,8 +358,8 @@ func checkControlSockets(doc *apiDocument) {
 func checkUnavailable(doc *apiDocument) {
 	log, cfg, api, control := apiRooms(doc.t)
 	api.coordinator.stop()
-	for range historyStep {
-		api.coordinator.history.record(reading{})
+	for range history.Step {
+		api.coordinator.history.Record(history.Reading{})
 	}
 	server := httptest.NewServer(newRoutes(cfg, log, api, control))
 	defer server.Close()

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"coordinator/internal/clustertest"
+	"coordinator/internal/profile"
 )
 
 func TestAPIDocumentSaysWhichProfilesAreRead(t *testing.T) {
@@ -24,17 +25,17 @@ func TestAPIDocumentSaysWhichProfilesAreRead(t *testing.T) {
 		{
 			"x-resolutions",
 			[]string{"ORIGINAL", "original,640x360", "640x360-30", "640x360-30~900 , ORIGINAL", "0x360", "640", "640x360~", "640x360~900-30", "x"},
-			func(s string) bool { _, dropped := parseResolutions(s); return len(dropped) == 0 },
+			func(s string) bool { _, dropped := profile.ParseResolutions(s); return len(dropped) == 0 },
 		},
 		{
 			"x-previews",
 			[]string{"False", "FALSE", "256x144, 3", "256x144,3", "256x144", "256x0,3", "true"},
-			func(s string) bool { _, ok := parsePreviews(s); return ok },
+			func(s string) bool { _, ok := profile.ParsePreviews(s); return ok },
 		},
 		{
 			"x-record",
 			[]string{"true", "TRUE", "1", "yes"},
-			parseRecord,
+			profile.ParseRecord,
 		},
 	} {
 		for _, value := range test.values {

@@ -11,24 +11,25 @@ import (
 	"strings"
 	"time"
 
+	"coordinator/internal/history"
 	"coordinator/internal/httpjson"
 )
 
 // overviewReport is the answer to GET /commands/overview.
 type overviewReport struct {
-	Version          string        `json:"version"`
-	Now              time.Time     `json:"now"`
-	StartedAt        time.Time     `json:"startedAt"`
-	Streams          streamTotals  `json:"streams"`
-	Slots            slotTotals    `json:"slots"`
-	Encoders         encoderTotals `json:"encoders"`
-	StreamingServers serverTotals  `json:"streamingServers"`
-	WaitingRequests  int           `json:"waitingRequests"` // publish requests that wait for a slot
-	Events           eventTotals   `json:"events"`
-	KeyVerifications rates         `json:"keyVerifications"`
-	Ready            bool          `json:"ready"`
-	NotReady         []string      `json:"notReady"` // reasons
-	History          historyReport `json:"history"`
+	Version          string         `json:"version"`
+	Now              time.Time      `json:"now"`
+	StartedAt        time.Time      `json:"startedAt"`
+	Streams          streamTotals   `json:"streams"`
+	Slots            slotTotals     `json:"slots"`
+	Encoders         encoderTotals  `json:"encoders"`
+	StreamingServers serverTotals   `json:"streamingServers"`
+	WaitingRequests  int            `json:"waitingRequests"` // publish requests that wait for a slot
+	Events           eventTotals    `json:"events"`
+	KeyVerifications history.Rates  `json:"keyVerifications"`
+	Ready            bool           `json:"ready"`
+	NotReady         []string       `json:"notReady"` // reasons
+	History          history.Report `json:"history"`
 }
 
 // streamTotals counts live publishers without an encoder as waiting, or as ending if they were told to, not as live.
@@ -74,10 +75,10 @@ func (a *commands) overview(w http.ResponseWriter, _ *http.Request) {
 		StreamingServers: serverTotals{s.rtmpServers, s.wsServers, s.drainingServers},
 		WaitingRequests:  s.waitingRequests,
 		Events:           eventTotals{s.eventsPending, s.oldestEvent.Seconds()},
-		KeyVerifications: c.history.keyVerifications(),
+		KeyVerifications: c.history.KeyVerifications(),
 		Ready:            len(s.notReady) == 0,
 		NotReady:         append([]string{}, s.notReady...),
-		History:          c.history.report(),
+		History:          c.history.Report(),
 	})
 }
 

@@ -49,7 +49,7 @@ func newSoakCluster(t *testing.T) *soakCluster {
 	ctx, stop := context.WithCancel(context.Background())
 	var clocks sync.WaitGroup
 	clocks.Go(func() { c.coordinator.keepTime(ctx) })
-	clocks.Go(func() { c.coordinator.history.run(ctx) })
+	clocks.Go(func() { c.coordinator.history.Run(ctx) })
 	t.Cleanup(func() {
 		stop()
 		clocks.Wait()

@@ -33,14 +33,14 @@ func layers() [][][]string {
 		{{"daemon.go"}},
 		{{"routes.go"}},
 		{{"health.go"}, {"operator.go"}, {"dashboard.go"}},
-		{{"authorization.go"}, {"peers.go"}},
+		{{"peers.go"}},
 		{{"commands.go"}},
 		{{"coordinator.go", "figures.go"}},
 		{{"keyverify.go"}, {"callbacks.go"}, {"metrics.go"}},
 		{{"appclient.go"}},
 		{
 			registry,
-			{"config.go", "secret.go", "dotenv.go", "credentials.go"}, {"history.go"}, {"paging.go"}, {"profile.go"}, {"tls.go"}, {"notify.go"}, {"gc.go"},
+			{"config.go", "secret.go", "dotenv.go", "authorization.go"}, {"paging.go"}, {"tls.go"},
 		},
 	}
 }

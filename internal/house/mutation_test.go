@@ -229,7 +229,7 @@ func mutations() []mutation {
 			"TestMessagesKeptAreTakenInBeforeAnythingIsOrdered", "a stream is given to an encoder that has left, too",
 		},
 		{
-			"memory", "gc.go",
+			"memory", "internal/host/gc.go",
 			"			c.free()\n", "",
 			"TestBusyDaemonCollectsRarelyAndAQuietOneGivesMemoryBack", "a quiet daemon keeps its memory",
 		},

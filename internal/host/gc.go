@@ -1,9 +1,10 @@
-package main
+// Package host is what the daemon asks of the machine and the runtime that it runs on.
+package host
 
 // How much memory is spent to save garbage collections. With 100,000 live streams a collection marks some 40 MiB: under
 // load, with little headroom, a good part of the CPU time goes there. So a busy daemon collects rarely, and a quiet one gives
 // memory back to the system, but not in every pause: each page that comes back costs time as well. The figures are in
-// docs/performance.md. If the operator sets GOGC, tuneGC does not run.
+// docs/performance.md. If the operator sets GOGC, TuneGC is not to run.
 
 import (
 	"context"
@@ -31,7 +32,7 @@ func gcPercent(live uint64, busy bool) int {
 	return min(max(int(headroom*100/(live+1))/step*step, least), most)
 }
 
-// collector is the part of the runtime that tuneGC steers.
+// collector is the part of the runtime that TuneGC steers.
 type collector struct {
 	read       func() (live, allocated uint64) // bytes: of the heap after the last collection, and allocated since the start
 	setPercent func(percent int)
@@ -50,9 +51,11 @@ func runtimeCollector() collector {
 	}
 }
 
-// tuneGC adjusts the collector to the heap and the load until ctx ends. The collector is the whole process's: one tuneGC runs
-// at a time.
-func tuneGC(ctx context.Context, c collector) {
+// TuneGC adjusts the runtime's collector to the heap and the load until ctx ends. The collector is the whole process's: one
+// TuneGC runs at a time.
+func TuneGC(ctx context.Context) { tune(ctx, runtimeCollector()) }
+
+func tune(ctx context.Context, c collector) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	percent, quiet, before := 100, quietAfter, uint64(0)

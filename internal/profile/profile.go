@@ -1,8 +1,9 @@
-package main
-
-// What the application allows a stream: the resolutions to encode, whether to record, whether to make preview images.
+// Package profile has what the application allows a stream: the resolutions to encode, whether to record, whether to make
+// preview images.
+//
 // Parsing and formatting only: no I/O, no logging. What cannot be read is handed back for the caller to warn about.
 // A parsed value always formats to something that parses to the same value again.
+package profile
 
 import (
 	"fmt"
@@ -17,34 +18,34 @@ const (
 	maxNamedBytes   = 64 // of a value that is named in a warning
 )
 
-// profile is what the application allows one stream. No resolutions means ORIGINAL,
+// Profile is what the application allows one stream. No resolutions means ORIGINAL,
 // so the zero value is what a stream gets that nothing is said about.
-type profile struct {
-	resolutions []resolution
-	record      bool
-	previews    previews
+type Profile struct {
+	Resolutions []Resolution
+	Record      bool
+	Previews    Previews
 }
 
-// resolution is one encoding of a stream. The zero value is ORIGINAL: the video as it comes.
-type resolution struct {
-	width, height int // pixels
-	fps           int // frames per second; 0 = as it comes
-	kbps          int // kbit/s; 0 = left to the encoder
+// Resolution is one encoding of a stream. The zero value is ORIGINAL: the video as it comes.
+type Resolution struct {
+	Width, Height int // pixels
+	FPS           int // frames per second; 0 = as it comes
+	Kbps          int // kbit/s; 0 = left to the encoder
 }
 
-// previews asks for an image of the given size every so many seconds. The zero value is False: none.
-type previews struct {
-	width, height int // pixels
-	seconds       int
+// Previews asks for an image of the given size every so many seconds. The zero value is False: none.
+type Previews struct {
+	Width, Height int // pixels
+	Seconds       int
 }
 
-// parseResolutions reads the x-resolutions header: entries `{W}x{H}[-{FPS}][~{KBIT/S}]` or ORIGINAL (any case),
+// ParseResolutions reads the x-resolutions header: entries `{W}x{H}[-{FPS}][~{KBIT/S}]` or ORIGINAL (any case),
 // separated by commas, with blanks allowed around entries, numbers and signs. Numbers are from 1 to 2^31-1.
 // Empty entries are skipped (RFC 9110, 5.6.1.2) and repeated ones kept once.
 //
 // Entries that cannot be read, and those after the first 64 kept, are left out. dropped names the first 8 of them, each
 // cut to 64 bytes, and ends with a count of the others: it is short enough to be logged whatever the header holds.
-func parseResolutions(header string) (list []resolution, dropped []string) {
+func ParseResolutions(header string) (list []Resolution, dropped []string) {
 	unnamed := 0
 	for entry := range strings.SplitSeq(header, ",") {
 		entry = trimBlanks(entry)
@@ -57,7 +58,7 @@ func parseResolutions(header string) (list []resolution, dropped []string) {
 		case ok && len(list) < maxResolutions:
 			list = append(list, r)
 		case len(dropped) < maxDroppedNamed:
-			dropped = append(dropped, shortened(entry))
+			dropped = append(dropped, Shortened(entry))
 		default:
 			unnamed++
 		}
@@ -68,46 +69,46 @@ func parseResolutions(header string) (list []resolution, dropped []string) {
 	return list, dropped
 }
 
-func parseResolution(entry string) (r resolution, ok bool) {
+func parseResolution(entry string) (r Resolution, ok bool) {
 	if strings.EqualFold(entry, "ORIGINAL") {
-		return resolution{}, true
+		return Resolution{}, true
 	}
 	rest, kbps, hasKbps := strings.Cut(entry, "~")
 	size, fps, hasFPS := strings.Cut(rest, "-")
-	if r.width, r.height, ok = parseSize(size); !ok {
-		return resolution{}, false
+	if r.Width, r.Height, ok = parseSize(size); !ok {
+		return Resolution{}, false
 	}
 	if hasFPS {
-		if r.fps, ok = parsePositive(fps); !ok {
-			return resolution{}, false
+		if r.FPS, ok = parsePositive(fps); !ok {
+			return Resolution{}, false
 		}
 	}
 	if hasKbps {
-		if r.kbps, ok = parsePositive(kbps); !ok {
-			return resolution{}, false
+		if r.Kbps, ok = parsePositive(kbps); !ok {
+			return Resolution{}, false
 		}
 	}
 	return r, true
 }
 
-func (r resolution) String() string {
-	if r == (resolution{}) {
+func (r Resolution) String() string {
+	if r == (Resolution{}) {
 		return "ORIGINAL"
 	}
-	text := fmt.Sprintf("%dx%d", r.width, r.height)
-	if r.fps > 0 {
-		text += fmt.Sprintf("-%d", r.fps)
+	text := fmt.Sprintf("%dx%d", r.Width, r.Height)
+	if r.FPS > 0 {
+		text += fmt.Sprintf("-%d", r.FPS)
 	}
-	if r.kbps > 0 {
-		text += fmt.Sprintf("~%d", r.kbps)
+	if r.Kbps > 0 {
+		text += fmt.Sprintf("~%d", r.Kbps)
 	}
 	return text
 }
 
-// formatResolutions gives the form ENCODE-START carries, such as "1280x720-30~2500,ORIGINAL". An empty list is "ORIGINAL".
-func formatResolutions(list []resolution) string {
+// FormatResolutions gives the form ENCODE-START carries, such as "1280x720-30~2500,ORIGINAL". An empty list is "ORIGINAL".
+func FormatResolutions(list []Resolution) string {
 	if len(list) == 0 {
-		return resolution{}.String()
+		return Resolution{}.String()
 	}
 	texts := make([]string, len(list))
 	for i, r := range list {
@@ -116,33 +117,33 @@ func formatResolutions(list []resolution) string {
 	return strings.Join(texts, ",")
 }
 
-// parsePreviews reads the x-previews header: `{W}x{H}, {SECONDS}`, or False in any case. An empty header is False too.
+// ParsePreviews reads the x-previews header: `{W}x{H}, {SECONDS}`, or False in any case. An empty header is False too.
 // What cannot be read counts as False, and ok tells that it could not be read.
-func parsePreviews(header string) (p previews, ok bool) {
+func ParsePreviews(header string) (p Previews, ok bool) {
 	header = trimBlanks(header)
 	if header == "" || strings.EqualFold(header, "False") {
-		return previews{}, true
+		return Previews{}, true
 	}
 	size, seconds, _ := strings.Cut(header, ",")
-	if p.width, p.height, ok = parseSize(size); !ok {
-		return previews{}, false
+	if p.Width, p.Height, ok = parseSize(size); !ok {
+		return Previews{}, false
 	}
-	if p.seconds, ok = parsePositive(seconds); !ok {
-		return previews{}, false
+	if p.Seconds, ok = parsePositive(seconds); !ok {
+		return Previews{}, false
 	}
 	return p, true
 }
 
 // String gives the form ENCODE-START carries: "{W}x{H},{SECONDS}" or "False".
-func (p previews) String() string {
-	if p == (previews{}) {
+func (p Previews) String() string {
+	if p == (Previews{}) {
 		return "False"
 	}
-	return fmt.Sprintf("%dx%d,%d", p.width, p.height, p.seconds)
+	return fmt.Sprintf("%dx%d,%d", p.Width, p.Height, p.Seconds)
 }
 
-// parseRecord reads the x-record header: only true, in any case, asks for a recording.
-func parseRecord(header string) bool {
+// ParseRecord reads the x-record header: only true, in any case, asks for a recording.
+func ParseRecord(header string) bool {
 	return strings.EqualFold(trimBlanks(header), "true")
 }
 
@@ -164,16 +165,16 @@ func trimBlanks(text string) string {
 	return strings.Trim(text, " \t")
 }
 
-// shortened makes a value of unknown length fit to be named in a warning.
-func shortened(value string) string {
+// Shortened makes a value of unknown length fit to be named in a warning.
+func Shortened(value string) string {
 	if len(value) <= maxNamedBytes {
 		return value
 	}
 	return value[:maxNamedBytes] + "…"
 }
 
-// formatRecord is the Record of ENCODE-START.
-func formatRecord(record bool) string {
+// FormatRecord is the Record of ENCODE-START.
+func FormatRecord(record bool) string {
 	if record {
 		return "True"
 	}

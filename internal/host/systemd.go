@@ -1,4 +1,4 @@
-package main
+package host
 
 // Tells systemd when the daemon serves and when it stops, as sd_notify(3) does: one datagram to the socket that the
 // environment names.
@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// notifySystemd sends a state such as "READY=1" to the socket of NOTIFY_SOCKET: a path, or a name that opens with "@"
+// NotifySystemd sends a state such as "READY=1" to the socket of NOTIFY_SOCKET: a path, or a name that opens with "@"
 // in the abstract namespace. Without the variable it does nothing. It takes a second at most.
-func notifySystemd(getenv func(string) string, state string) error {
+func NotifySystemd(getenv func(string) string, state string) error {
 	address := getenv("NOTIFY_SOCKET")
 	if address == "" {
 		return nil

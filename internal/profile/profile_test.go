@@ -1,4 +1,4 @@
-package main
+package profile
 
 import (
 	"fmt"
@@ -27,8 +27,8 @@ func TestResolutionsAreReadAndWrittenInOneForm(t *testing.T) {
 		"640x360,640x360-30,640x360~800":     "640x360,640x360-30,640x360~800",
 		"ORIGINAL,640x360,original":          "ORIGINAL,640x360",
 	} {
-		list, dropped := parseResolutions(header)
-		if got := formatResolutions(list); got != want || dropped != nil {
+		list, dropped := ParseResolutions(header)
+		if got := FormatResolutions(list); got != want || dropped != nil {
 			t.Errorf("%q: got %q and dropped %q, want %q", header, got, dropped, want)
 		}
 	}
@@ -36,9 +36,9 @@ func TestResolutionsAreReadAndWrittenInOneForm(t *testing.T) {
 
 func TestResolutionsCarryTheirNumbers(t *testing.T) {
 	t.Parallel()
-	got, _ := parseResolutions("1280x720-30~2500, 640x360, ORIGINAL")
-	want := []resolution{{width: 1280, height: 720, fps: 30, kbps: 2500}, {width: 640, height: 360}, {}}
-	if diff := cmp.Diff(want, got, cmp.AllowUnexported(resolution{})); diff != "" {
+	got, _ := ParseResolutions("1280x720-30~2500, 640x360, ORIGINAL")
+	want := []Resolution{{Width: 1280, Height: 720, FPS: 30, Kbps: 2500}, {Width: 640, Height: 360}, {}}
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(Resolution{})); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -51,8 +51,8 @@ func TestResolutionThatCannotBeReadIsDroppedByName(t *testing.T) {
 		"1280x720~2500-30", "1280x720~2500~2500", "12 80x720", "1_280x720", "0x10x720", "2147483648x720", "99999999999999999999x720",
 		"ORIGINAL-30", "ORIGINALS", "720p", "1280x720;", "１２８０x720", "1280x720\x00", "1280x720\n",
 	} {
-		list, dropped := parseResolutions("640x360," + entry + ",ORIGINAL")
-		if got := formatResolutions(list); got != "640x360,ORIGINAL" {
+		list, dropped := ParseResolutions("640x360," + entry + ",ORIGINAL")
+		if got := FormatResolutions(list); got != "640x360,ORIGINAL" {
 			t.Errorf("%q: got %q", entry, got)
 		}
 		if diff := cmp.Diff([]string{entry}, dropped); diff != "" {
@@ -67,17 +67,17 @@ func TestHostileResolutionsStaySmall(t *testing.T) {
 	for i := range 70 {
 		fmt.Fprintf(&different, "%dx1,", i+1)
 	}
-	list, dropped := parseResolutions(different.String())
+	list, dropped := ParseResolutions(different.String())
 	if len(list) != maxResolutions || len(dropped) != 6 || dropped[0] != "65x1" {
 		t.Errorf("70 resolutions: kept %d, dropped %q", len(list), dropped)
 	}
 
-	list, dropped = parseResolutions(strings.Repeat("?,", 1000))
+	list, dropped = ParseResolutions(strings.Repeat("?,", 1000))
 	if len(list) != 0 || len(dropped) != maxDroppedNamed+1 || dropped[maxDroppedNamed] != "and 992 more" {
 		t.Errorf("1000 unreadable entries: kept %d, dropped %q", len(list), dropped)
 	}
 
-	_, dropped = parseResolutions(strings.Repeat("?", 60_000))
+	_, dropped = ParseResolutions(strings.Repeat("?", 60_000))
 	if want := strings.Repeat("?", maxNamedBytes) + "…"; len(dropped) != 1 || dropped[0] != want {
 		t.Errorf("a long entry is dropped as %q", dropped)
 	}
@@ -93,7 +93,7 @@ func TestPreviewsAreReadAndWrittenInOneForm(t *testing.T) {
 		"256x144,3":           "256x144,3",
 		"\t256 x 144 ,\t03  ": "256x144,3",
 	} {
-		if got, ok := parsePreviews(header); got.String() != want || !ok {
+		if got, ok := ParsePreviews(header); got.String() != want || !ok {
 			t.Errorf("%q: got %q, %t, want %q", header, got, ok, want)
 		}
 	}
@@ -105,7 +105,7 @@ func TestPreviewsThatCannotBeReadAreFalse(t *testing.T) {
 		"true", "no", ",", "256x144", "256x144,", "256x144,0", "256x144,-3", "256x144,3,3", "256x144,3s", "0x144,3",
 		"256x0,3", "256,3", "x,3", "256x144,2147483648", "256x144 3", "False,3",
 	} {
-		if got, ok := parsePreviews(header); got != (previews{}) || ok {
+		if got, ok := ParsePreviews(header); got != (Previews{}) || ok {
 			t.Errorf("%q: got %q, %t", header, got, ok)
 		}
 	}
@@ -117,7 +117,7 @@ func TestOnlyTrueAsksForARecording(t *testing.T) {
 		"true": true, "TRUE": true, " True ": true,
 		"": false, "false": false, "1": false, "yes": false, "truetrue": false, "true,true": false,
 	} {
-		if got := parseRecord(header); got != want {
+		if got := ParseRecord(header); got != want {
 			t.Errorf("%q: got %t", header, got)
 		}
 	}
@@ -128,19 +128,19 @@ func FuzzResolutionsRoundTrip(f *testing.F) {
 		f.Add(header)
 	}
 	f.Fuzz(func(t *testing.T, header string) {
-		list, dropped := parseResolutions(header)
+		list, dropped := ParseResolutions(header)
 		if len(list) > maxResolutions || len(dropped) > maxDroppedNamed+1 {
 			t.Fatalf("kept %d, dropped %d", len(list), len(dropped))
 		}
-		text := formatResolutions(list)
+		text := FormatResolutions(list)
 		if strings.ContainsFunc(text, func(r rune) bool { return !strings.ContainsRune("0123456789x~,-ORIGINAL", r) }) {
 			t.Fatalf("%q holds something else than resolutions", text)
 		}
-		again, dropped := parseResolutions(text)
+		again, dropped := ParseResolutions(text)
 		if len(list) == 0 {
-			list = []resolution{{}}
+			list = []Resolution{{}}
 		}
-		if diff := cmp.Diff(list, again, cmp.AllowUnexported(resolution{})); diff != "" || dropped != nil {
+		if diff := cmp.Diff(list, again, cmp.AllowUnexported(Resolution{})); diff != "" || dropped != nil {
 			t.Fatalf("%q is read as something else, dropping %q: %s", text, dropped, diff)
 		}
 	})
@@ -151,11 +151,11 @@ func FuzzPreviewsRoundTrip(f *testing.F) {
 		f.Add(header)
 	}
 	f.Fuzz(func(t *testing.T, header string) {
-		p, ok := parsePreviews(header)
-		if !ok && p != (previews{}) {
+		p, ok := ParsePreviews(header)
+		if !ok && p != (Previews{}) {
 			t.Fatalf("unreadable, and yet %q", p)
 		}
-		if again, ok := parsePreviews(p.String()); again != p || !ok {
+		if again, ok := ParsePreviews(p.String()); again != p || !ok {
 			t.Fatalf("%q is read as %q, %t", p, again, ok)
 		}
 	})

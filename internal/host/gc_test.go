@@ -1,4 +1,4 @@
-package main
+package host
 
 import (
 	"context"
@@ -25,7 +25,7 @@ func TestBusyDaemonCollectsRarelyAndAQuietOneGivesMemoryBack(t *testing.T) {
 		ended := make(chan struct{})
 		go func() {
 			defer close(ended)
-			tuneGC(ctx, collector{ // looks at full seconds
+			tune(ctx, collector{ // looks at full seconds
 				read: func() (uint64, uint64) {
 					allocated += perSecond.Load()
 					return live.Load(), allocated
