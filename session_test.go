@@ -20,6 +20,7 @@ import (
 
 	"coordinator/internal/clustertest"
 
+	"github.com/golang-jwt/jwt/v5"
 	"github.com/gorilla/websocket"
 )
 
@@ -545,5 +546,82 @@ func TestReaderThatStallsIsCutWithin10SecondsThoughItSpeaks(t *testing.T) {
 		n.wantConnected(1, 1, 0)
 		n.logs.Await(t, "streaming server disconnected", "does not read")
 		clustertest.Publish(server, encoder, "show")
+	})
+}
+
+// Clocks of peers differ from ours by seconds: 30 of them are forgiven, both ways, and not one more.
+func TestPeersClockMayBe30SecondsOff(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		now := time.Now() // at a whole second: the time of a bubble begins there
+		signed := func(claim string, at time.Time) string {
+			return clustertest.SignToken(t, jwt.SigningMethodHS256, []byte(clustertest.ControlSecret), jwt.MapClaims{"sub": "rtmp-control", claim: at.Unix()})
+		}
+		const half = 500 * time.Millisecond
+		time.Sleep(half)
+		for _, test := range []struct {
+			claim string
+			off   time.Duration // from half a second ago
+			good  bool
+		}{
+			{"nbf", 5 * time.Second, true},
+			{"nbf", 30 * time.Second, true},
+			{"nbf", 31 * time.Second, false},
+			{"nbf", time.Hour, false},
+			{"exp", -5 * time.Second, true},
+			{"exp", -29 * time.Second, true}, // over since 29.5 s
+			{"exp", -30 * time.Second, false},
+			{"exp", -time.Hour, false},
+			{"iat", 5 * time.Second, true},
+			{"iat", time.Hour, true}, // tells an age, and forbids nothing
+		} {
+			fault := tokenFault(signed(test.claim, now.Add(test.off)), clustertest.ControlSecret, "rtmp-control")
+			if good := fault == ""; good != test.good {
+				t.Errorf("%s at %v: %q", test.claim, test.off-half, fault)
+			}
+		}
+	})
+}
+
+// All of them are being upgraded at the same time: the answers are not read before each has asked.
+func TestNoMoreControlSocketsThanThereAreFiles(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newFakeNet(t)
+		n.control.max = 3
+		var conns []net.Conn
+		for range 5 {
+			conn, err := n.connect()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			io.WriteString(conn, upgradeRequest)
+			conns = append(conns, conn)
+		}
+		synctest.Wait()
+		answers := map[string]int{}
+		for _, conn := range conns {
+			var status [len("HTTP/1.1 101")]byte
+			if _, err := io.ReadFull(conn, status[:]); err != nil {
+				t.Fatal(err)
+			}
+			answers[string(status[len("HTTP/1.1 "):])]++
+		}
+		if answers["101"] != 3 || answers["503"] != 2 {
+			t.Errorf("answers %v, want three of 101 and two of 503", answers)
+		}
+		n.logs.Await(t, controlRefused, "too many connections")
+
+		conns[0].Close()
+		conns[1].Close()
+		conns[2].Close()
+		conns[3].Close()
+		conns[4].Close()
+		synctest.Wait()
+		if taken := n.control.count(); taken != 0 {
+			t.Errorf("%d places are taken though all are gone", taken)
+		}
+		n.dial("rtmp")
 	})
 }

@@ -1,7 +1,10 @@
 package main
 
+// The last hour, and the words for how requests and connections end.
+
 import (
 	"context"
+	"fmt"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -86,5 +89,30 @@ func TestHistoryOfNothingIsEmptyLists(t *testing.T) {
 	r := newHistory(nil).report()
 	if r.Load == nil || len(r.Load) != 0 || r.EventsPending == nil {
 		t.Errorf("%+v", r)
+	}
+}
+
+func TestReasonsHaveLabels(t *testing.T) {
+	t.Parallel()
+	for reason, want := range map[error]string{
+		errNoAnswer: "no_answer",
+		fmt.Errorf("%w: status 403", errKeyDenied):        "denied_key",
+		fmt.Errorf("%w: status 503", errApplicationError): "application_error",
+		errWaitedInVain:             "no_encoder",
+		errStopping:                 "stopping",
+		errNotKept:                  "events_not_kept",
+		errTooMany:                  "too_many",
+		errPeerGone:                 "peer_gone",
+		context.Canceled:            "peer_gone",
+		fmt.Errorf("something new"): "other",
+	} {
+		if got := publishResult(reason); got != want {
+			t.Errorf("publish: %v is %s, want %s", reason, got, want)
+		}
+	}
+	for reason, want := range map[error]string{errPeerSilent: "silent", errPeerSlow: "slow", errQueueFull: "queue_full", errNoAnswer: "other"} {
+		if got := disconnectReason(reason); got != want {
+			t.Errorf("disconnect: %v is %s, want %s", reason, got, want)
+		}
 	}
 }
