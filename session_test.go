@@ -6,11 +6,13 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"syscall"
@@ -623,5 +625,47 @@ func TestNoMoreControlSocketsThanThereAreFiles(t *testing.T) {
 			t.Errorf("%d places are taken though all are gone", taken)
 		}
 		n.dial("rtmp")
+	})
+}
+
+// Closing a TLS connection politely would wait 5 s more for a peer that takes nothing.
+func TestTLSPeerThatDoesNotReadIsCutWithin10Seconds(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newFakeNet(t)
+		authority := httptest.NewUnstartedServer(nil) // for its certificate
+		authority.Listener.Close()
+		authority.Listener = newPipeListener()
+		authority.StartTLS()
+		defer authority.Close()
+		listener := newPipeListener()
+		server := &http.Server{Handler: http.HandlerFunc(n.control.rtmp)}
+		served := make(chan error, 1)
+		go func() {
+			served <- server.Serve(tls.NewListener(listener, &tls.Config{Certificates: authority.TLS.Certificates}))
+		}()
+		defer func() { server.Close(); <-served }()
+
+		socket, err := listener.connect()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer socket.Close()
+		secure := tls.Client(socket, &tls.Config{InsecureSkipVerify: true})
+		dialer := websocket.Dialer{NetDial: func(string, string) (net.Conn, error) { return secure, nil }}
+		deaf, _, err := dialer.Dial("ws://x/", http.Header{"X-External-Ip": {"10.0.0.1"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := deaf.WriteMessage(websocket.TextMessage, []byte("PUBLISH-REQUEST\nRequest-ID:1\n")); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		socket.SetWriteDeadline(time.Now().Add(time.Millisecond))
+		if _, err := socket.Write([]byte{0}); !errors.Is(err, io.ErrClosedPipe) {
+			t.Errorf("the connection is not closed: %v", err)
+		}
+		n.logs.Await(t, "streaming server disconnected", "does not read")
 	})
 }

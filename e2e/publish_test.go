@@ -357,3 +357,32 @@ func TestPublishersThatWaitAreDeniedAtTheStop(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// One streaming server whose channels all hang at the application leaves the others their turns.
+func TestChannelsOfOneServerThatHangLeaveOthersTheirTurn(t *testing.T) {
+	t.Parallel()
+	app := clustertest.NewApplication(t)
+	release := make(chan struct{})
+	t.Cleanup(func() { close(release) })
+	const askedAtOnce, ofOneServer = 512, 256 // docs/guarantees.md, limits
+	app.AnswerKeys(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.Header.Get("x-streaming-channel"), "hangs") {
+			select {
+			case <-release:
+			case <-r.Context().Done():
+			}
+		}
+	})
+	d := startDaemon(t, app.Variables("LOG_DEBUG=NO")...)
+	encoder, _ := d.Register(-1)
+	greedy, modest := d.DialPeer("rtmp"), d.DialPeer("rtmp")
+	for i := range askedAtOnce + 100 {
+		greedy.Send("PUBLISH-REQUEST", "Request-ID", fmt.Sprint(i), "Stream-Channel", fmt.Sprintf("hangs%d", i), "Stream-Key", "k")
+	}
+	app.AwaitKeys(ofOneServer)
+	began := time.Now()
+	clustertest.Publish(modest, encoder, "good")
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("the other server's publisher waited %v", took)
+	}
+}
