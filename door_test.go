@@ -392,3 +392,52 @@ func serverConfig(t *testing.T, p *clustertest.Pair) *tls.Config {
 	}
 	return &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{pair}}
 }
+
+func TestStrangersAreGoneAfter10SecondsWithoutAWholeRequest(t *testing.T) {
+	t.Parallel()
+	for name, say := range map[string]func(net.Conn, time.Duration) error{
+		"nothing": func(net.Conn, time.Duration) error { return nil },
+		"a header byte a second": func(conn net.Conn, past time.Duration) error {
+			text := "G"
+			if past > 0 {
+				text = "ET / HTTP/1.1\r\nX: "[int(past/time.Second)-1:][:1]
+			}
+			_, err := io.WriteString(conn, text)
+			return err
+		},
+		"a header line a second": func(conn net.Conn, past time.Duration) error {
+			text := "X-A: b\r\n"
+			if past == 0 {
+				text = "GET /ws/control/rtmp HTTP/1.1\r\nHost: x\r\n"
+			}
+			_, err := io.WriteString(conn, text)
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				n := newFakeNet(t)
+				conn, err := n.connect()
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer conn.Close()
+				gone := make(chan time.Time, 1)
+				go func() {
+					awaitGone(conn)
+					gone <- time.Now()
+				}()
+				for range 30 {
+					if say(conn, time.Since(n.start)) != nil {
+						break
+					}
+					n.wait(time.Second)
+				}
+				if after := (<-gone).Sub(n.start); after != 10*time.Second {
+					t.Errorf("gone after %v", after)
+				}
+			})
+		})
+	}
+}

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -309,4 +310,34 @@ func TestTooManyOpenFilesAreLogged(t *testing.T) {
 	if n := p.Logs.Count("connections cannot be accepted"); n != 1 {
 		t.Errorf("%d lines of it:\n%s", n, p.Logs)
 	}
+}
+
+func TestHandshakeThatNeverEndsIsCutAfter10Seconds(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		listener := newPipeListener()
+		authority := httptest.NewUnstartedServer(nil) // for its certificate
+		authority.Listener.Close()
+		authority.Listener = newPipeListener()
+		authority.StartTLS()
+		defer authority.Close()
+		server := newTestServer(http.NotFoundHandler(), 10, io.Discard)
+		served := make(chan error, 1)
+		go func() {
+			served <- server.serve(listener, &tls.Config{Certificates: authority.TLS.Certificates})
+		}()
+		conn, err := listener.connect()
+		if err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		io.WriteString(conn, "\x16\x03\x01") // the beginning of a ClientHello
+		awaitGone(conn)
+		if after := time.Since(began); after != 10*time.Second {
+			t.Errorf("cut after %v", after)
+		}
+		conn.Close()
+		server.Close()
+		<-served
+	})
 }
