@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -121,5 +122,31 @@ func TestTenThousandEventsOpenNoMoreConnectionsThanAreInFlight(t *testing.T) {
 	}
 	if others.Load() != 0 {
 		t.Errorf("%d tries did not deliver", others.Load())
+	}
+}
+
+func TestAnnouncementThatCouldNeverBeToldIsNone(t *testing.T) {
+	t.Parallel()
+	whole := announcement{streamType: "HLS-LIVE", resolution: "640x360", indexFile: "a.m3u8", startTime: "1.5"}
+	for name, test := range map[string]struct {
+		change func(*announcement)
+		want   bool
+	}{
+		"whole":                  {func(*announcement) {}, true},
+		"no start time":          {func(e *announcement) { e.startTime = "" }, true},
+		"longest index file":     {func(e *announcement) { e.indexFile = strings.Repeat("a", longestIndexFile) }, true},
+		"too long an index file": {func(e *announcement) { e.indexFile = strings.Repeat("a", longestIndexFile+1) }, false},
+		"too long when encoded":  {func(e *announcement) { e.indexFile = strings.Repeat("\x01", longestIndexFile/2) }, false},
+		"too long a resolution":  {func(e *announcement) { e.resolution = strings.Repeat("1", longestDetail+1) }, false},
+		"too long a start time":  {func(e *announcement) { e.startTime = strings.Repeat("1", longestDetail+1) }, false},
+		"no index file":          {func(e *announcement) { e.indexFile = "" }, false},
+		"no resolution":          {func(e *announcement) { e.resolution = "" }, false},
+		"unknown type":           {func(e *announcement) { e.streamType = "HLS" }, false},
+	} {
+		e := whole
+		test.change(&e)
+		if got := e.complete(); got != test.want {
+			t.Errorf("%s: %v", name, got)
+		}
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"maps"
 	"os"
+	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -346,5 +348,17 @@ func TestSecretRevealsItsValueAndEmptyStaysEmpty(t *testing.T) {
 	}
 	if encoded, err := json.Marshal(empty); err != nil || string(encoded) != `""` {
 		t.Errorf("an empty secret is encoded as %s, error %v", encoded, err)
+	}
+}
+
+func TestCheckShowsEverySetting(t *testing.T) {
+	t.Parallel()
+	var out, diagnostics bytes.Buffer
+	i := invocation{args: []string{"-check"}, dotEnv: filepath.Join(t.TempDir(), ".env"), stdout: &out, stderr: &diagnostics}
+	if status := i.execute(t.Context()); status != 0 {
+		t.Fatalf("%d %q", status, &diagnostics)
+	}
+	if lines, fields := strings.Count(out.String(), "\n"), reflect.TypeFor[Config]().NumField(); lines != fields {
+		t.Errorf("%d settings are shown, the configuration has %d", lines, fields)
 	}
 }

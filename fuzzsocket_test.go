@@ -13,7 +13,6 @@ import (
 	"sync"
 	"testing"
 	"time"
-	"unicode"
 
 	"coordinator/internal/clustertest"
 	"coordinator/internal/wire"
@@ -57,7 +56,7 @@ func (b *bystanders) wantUnharmed(t *testing.T) {
 	if status, body := b.Call("GET", "/commands/capacity"); status != 200 || strings.TrimSpace(body) != `{"load":1,"capacity":-1,"encoderCount":1}` {
 		t.Fatalf("capacity: %d %s", status, body)
 	}
-	wantOwnLines(t, b.Logs.String())
+	clustertest.WantOwnLines(t, b.Logs.String())
 	b.Logs.Forget()
 }
 
@@ -94,27 +93,13 @@ func (b *bystanders) in(t *testing.T) {
 	b.encoder.Send("HEARTBEAT")
 }
 
-// wantOwnLines holds each line of a text log: it begins as the daemon begins lines, and shows every character in it.
-func wantOwnLines(t testing.TB, text string) {
-	t.Helper()
-	for line := range strings.Lines(text) {
-		line = strings.TrimSuffix(line, "\n")
-		if !strings.HasPrefix(line, "time=2") || strings.HasPrefix(line, "time="+forgedTime) || strings.ContainsFunc(line, func(r rune) bool { return !unicode.IsPrint(r) }) {
-			t.Fatalf("a line of the log is not the daemon's own: %q", line)
-		}
-	}
-}
-
-const forgedTime = "2001-01-01"
-
 // vocabulary is what a structured sequence of messages is made of.
 func vocabulary() (methods, names, values []string) {
 	methods = []string{"PUBLISH-REQUEST", "PUBLISH-END", "REGISTER", "STREAM-AVAILABLE", "STREAM-CLOSED", "HEARTBEAT", "ERROR", "publish-request",
 		"", "\x1b[2J", "PUBLISH-ACCEPT", "STREAM-KILL"}
-	names = []string{"Request-ID", "Stream-Channel", "Stream-Key", "User-IP", "Stream-ID", "Capacity", "Stream-Type", "Resolution", "Index-file",
-		"Start-Time", "Error-Code", "Error-Message", "", "stream-channel"}
+	names = clustertest.ArgumentNames()
 	values = []string{"a", "b", "bystander", "key", "1", "0", "-1", "2147483647", "-2147483648", "99999999999999999999", "*", "", "HLS-LIVE", "HLS-VOD",
-		"IMG-PREVIEW", "640x360", "live.m3u8", "10.0.0.1", "\x1b[31m", "a\rtime=" + forgedTime, "\u009b2J", "\u202e", "rtmp://host/a/key", "é\u2028",
+		"IMG-PREVIEW", "640x360", "live.m3u8", "10.0.0.1", "\x1b[31m", "a\rtime=" + clustertest.ForgedTime, "\u009b2J", "\u202e", "rtmp://host/a/key", "é\u2028",
 		strings.Repeat("x", 129), strings.Repeat("%0A", 3000)}
 	return methods, names, values
 }

@@ -550,3 +550,42 @@ func TestVerifyBackoffDoublesWithFullJitter(t *testing.T) {
 		}
 	}
 }
+
+// TestRequestsThatAreAnsweredMakeRoomForOthers: were one of them still counted, every publisher would be denied in the end.
+func TestRequestsThatAreAnsweredMakeRoomForOthers(t *testing.T) {
+	t.Parallel()
+	cfg, log := &Config{IDMaxLength: 128}, slog.New(slog.DiscardHandler)
+	d, err := newDaemon(cfg, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := d.coordinator
+	denied := &countingServer{}
+	s := c.joinServer(denied, serverInfo{kind: kindRTMP})
+	turns := make(chan struct{}, maxServerVerifications)
+	publish := func(channel string) {
+		c.publish(t.Context(), s, turns, publishRequest{requestID: "1", channel: channel, key: "k"})
+	}
+	const requests = 100 // there is no encoder
+	for i := range requests {
+		publish(fmt.Sprint("c", i))
+	}
+	c.wait()
+	if pending := c.pending.Load(); pending != 0 || denied.denials.Load() != requests {
+		t.Errorf("%d requests are pending, %d denied", pending, denied.denials.Load())
+	}
+	c.pending.Store(maxPendingPublishes)
+	publish("one-too-many")
+	c.wait()
+	if pending := c.pending.Load(); pending != maxPendingPublishes || denied.denials.Load() != requests+1 {
+		t.Errorf("%d requests are pending, %d denied", pending, denied.denials.Load())
+	}
+}
+
+// countingServer counts denials.
+type countingServer struct {
+	nowhere
+	denials atomic.Int64
+}
+
+func (s *countingServer) deny(string, string) { s.denials.Add(1) }

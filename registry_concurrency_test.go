@@ -14,6 +14,8 @@ import (
 
 	"coordinator/internal/clustertest"
 	"coordinator/internal/outbox"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 type order struct {
@@ -227,3 +229,65 @@ func TestManyPeersAtOnce(t *testing.T) {
 		}
 	}
 }
+
+// TestStreamEndsOnlyAfterItsPublisherIsAccepted holds the race open: the encoder's failure is already waiting while
+// the publisher is being accepted. Were the acceptance handed over after the lock, the kill would come first.
+func TestStreamEndsOnlyAfterItsPublisherIsAccepted(t *testing.T) {
+	t.Parallel()
+	encoder := &hastyEncoder{failed: make(chan struct{})}
+	publisher := &hesitantPublisher{killed: make(chan struct{})}
+	r := newRegistry(1, time.Now(), func() string { return "id" }, publisher, limits{})
+	encoder.fail = func(job encodeJob) {
+		defer close(encoder.failed)
+		r.finish(encoder.self, job.channel, job.streamID, time.Now())
+	}
+	s := r.joinServer(publisher, serverInfo{}, time.Now())
+	encoder.self, _ = r.joinEncoder(encoder, "10.0.0.1", 1, time.Now())
+	if _, err := r.claim(s, claimRequest{id: "1", channel: "chan"}, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	<-encoder.failed
+	if diff := cmp.Diff([]string{"accept", "kill"}, publisher.said); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// hastyEncoder fails every stream at once.
+type hastyEncoder struct {
+	self   *encoder
+	fail   func(encodeJob)
+	failed chan struct{}
+}
+
+func (e *hastyEncoder) start(job encodeJob) { go e.fail(job) }
+
+func (e *hastyEncoder) stop(_, _ string) {}
+
+func (e *hastyEncoder) probe(uint64) {}
+
+// hesitantPublisher gives a kill the time to come before the acceptance, if there is any way for it.
+type hesitantPublisher struct {
+	killed chan struct{}
+	said   []string
+}
+
+func (p *hesitantPublisher) accept(_, _, _ string) {
+	select {
+	case <-p.killed:
+	case <-time.After(20 * time.Millisecond):
+	}
+	p.said = append(p.said, "accept")
+}
+
+func (p *hesitantPublisher) kill(_, _ string) {
+	p.said = append(p.said, "kill")
+	close(p.killed)
+}
+
+func (p *hesitantPublisher) deny(_, _ string) {}
+
+func (p *hesitantPublisher) Append(outbox.Event) {}
+
+func (p *hesitantPublisher) probe(uint64) {}
+
+func (p *hesitantPublisher) keepsUp() bool { return true }

@@ -272,3 +272,33 @@ func TestCloseCommandWhileThePublicationWaits(t *testing.T) {
 	rig.encoder("e", 1)
 	rig.publish(s, "ch")
 }
+
+// 5,000 publications that avoid the one encoder with room cost a transition no more than looking at each.
+func TestManyWhoAvoidAnEncoderCostLittle(t *testing.T) {
+	t.Parallel()
+	lastID := 0
+	now := time.Now()
+	r := newRegistry(1, now, func() string { lastID++; return fmt.Sprint("s", lastID) }, nowhere{}, limits{failover: true, encoderWait: time.Hour})
+	s := r.joinServer(nowhere{}, serverInfo{kind: kindRTMP}, now)
+	e, _ := r.joinEncoder(nowhere{}, "10.0.0.1", -1, now)
+	const publishers = 5000
+	for i := range publishers {
+		if _, err := r.claim(s, claimRequest{id: "r", channel: fmt.Sprint("c", i), answerBy: now.Add(time.Minute)}, now); err != nil {
+			t.Fatal(err)
+		}
+	}
+	began := time.Now()
+	for i := range publishers {
+		id := fmt.Sprint("s", i+1)
+		channel := fmt.Sprint("c", i)
+		r.announce(e, channel, id, announcement{streamType: "HLS-LIVE", resolution: "1x1"}, now)
+		r.finish(e, channel, id, now)
+	}
+	if r.waiting.Len() != publishers {
+		t.Fatalf("%d wait", r.waiting.Len())
+	}
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("%d failures took %v", publishers, took)
+	}
+	t.Log(publishers, "failures took", time.Since(began))
+}

@@ -1,6 +1,9 @@
 package main
 
 import (
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"maps"
 	"os"
 	"path/filepath"
@@ -112,4 +115,61 @@ func TestSecretFileOfTheLargestSizeIsRead(t *testing.T) {
 func TestFaultInASecretFromAFileNamesTheVariable(t *testing.T) {
 	t.Parallel()
 	wantFaults(t, settings{"KEY_VERIFICATION_URL_FILE": secretFile(t, "ftp://"+hidden)}, "KEY_VERIFICATION_URL")
+}
+
+// Constant time by construction: a secret is compared in one function, over digests of one length, or by the JWT
+// library's HMAC. Elsewhere only its being set is asked for.
+func TestSecretsAreComparedInOnePlace(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	reveals := 0
+	for _, name := range files {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		set := token.NewFileSet()
+		file, err := parser.ParseFile(set, name, nil, parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ast.Inspect(file, func(n ast.Node) bool {
+			if call, ok := n.(*ast.CallExpr); ok && isReveal(call) {
+				reveals++
+			}
+			if compared, ok := n.(*ast.BinaryExpr); ok && (compared.Op == token.EQL || compared.Op == token.NEQ) {
+				ast.Inspect(compared, func(n ast.Node) bool {
+					call, ok := n.(*ast.CallExpr)
+					if ok && isReveal(call) {
+						t.Errorf("%s: a secret is compared", set.Position(call.Pos()))
+					}
+					return !ok || !isSameSecret(call)
+				})
+			}
+			return true
+		})
+	}
+	if reveals == 0 {
+		t.Error("no secret is used anywhere: this test looks for the wrong name")
+	}
+	for _, test := range []struct {
+		given, wanted string
+		same          int
+	}{{"", "", 1}, {"a", "a", 1}, {"a", "b", 0}, {"a", "", 0}, {"aa", "a", 0}, {"a", "aa", 0}, {strings.Repeat("a", 1<<16), "a", 0}} {
+		if got := sameSecret(test.given, test.wanted); got != test.same {
+			t.Errorf("%.5q and %.5q: %d", test.given, test.wanted, got)
+		}
+	}
+}
+
+func isReveal(call *ast.CallExpr) bool {
+	selector, ok := call.Fun.(*ast.SelectorExpr)
+	return ok && selector.Sel.Name == "Reveal"
+}
+
+func isSameSecret(call *ast.CallExpr) bool {
+	name, ok := call.Fun.(*ast.Ident)
+	return ok && name.Name == "sameSecret"
 }

@@ -6,11 +6,13 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -465,5 +467,90 @@ func TestReaderThatStallsIsCutWithin10SecondsThoughItSpeaks(t *testing.T) {
 		n.wantConnected(1, 1, 0)
 		n.logs.Await(t, "streaming server disconnected", "does not read")
 		clustertest.Publish(server, encoder, "show")
+	})
+}
+
+// All of them are being upgraded at the same time: the answers are not read before each has asked.
+func TestNoMoreControlSocketsThanThereAreFiles(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newFakeNet(t)
+		n.control.Max = 3
+		var conns []net.Conn
+		for range 5 {
+			conn, err := n.Connect()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			io.WriteString(conn, upgradeRequest)
+			conns = append(conns, conn)
+		}
+		synctest.Wait()
+		answers := map[string]int{}
+		for _, conn := range conns {
+			var status [len("HTTP/1.1 101")]byte
+			if _, err := io.ReadFull(conn, status[:]); err != nil {
+				t.Fatal(err)
+			}
+			answers[string(status[len("HTTP/1.1 "):])]++
+		}
+		if answers["101"] != 3 || answers["503"] != 2 {
+			t.Errorf("answers %v, want three of 101 and two of 503", answers)
+		}
+		n.logs.Await(t, "control connection refused", "too many connections")
+
+		conns[0].Close()
+		conns[1].Close()
+		conns[2].Close()
+		conns[3].Close()
+		conns[4].Close()
+		synctest.Wait()
+		if taken := n.control.Count(); taken != 0 {
+			t.Errorf("%d places are taken though all are gone", taken)
+		}
+		n.dial("rtmp")
+	})
+}
+
+// Closing a TLS connection politely would wait 5 s more for a peer that takes nothing.
+func TestTLSPeerThatDoesNotReadIsCutWithin10Seconds(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newFakeNet(t)
+		authority := httptest.NewUnstartedServer(nil) // for its certificate
+		authority.Listener.Close()
+		authority.Listener = clustertest.NewPipes()
+		authority.StartTLS()
+		defer authority.Close()
+		listener := clustertest.NewPipes()
+		server := &http.Server{Handler: http.HandlerFunc(n.control.ServeRTMP)}
+		served := make(chan error, 1)
+		go func() {
+			served <- server.Serve(tls.NewListener(listener, &tls.Config{Certificates: authority.TLS.Certificates}))
+		}()
+		defer func() { server.Close(); <-served }()
+
+		socket, err := listener.Connect()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer socket.Close()
+		secure := tls.Client(socket, &tls.Config{InsecureSkipVerify: true})
+		dialer := websocket.Dialer{NetDial: func(string, string) (net.Conn, error) { return secure, nil }}
+		deaf, _, err := dialer.Dial("ws://x/", http.Header{"X-External-Ip": {"10.0.0.1"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := deaf.WriteMessage(websocket.TextMessage, []byte("PUBLISH-REQUEST\nRequest-ID:1\n")); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		socket.SetWriteDeadline(time.Now().Add(time.Millisecond))
+		if _, err := socket.Write([]byte{0}); !errors.Is(err, io.ErrClosedPipe) {
+			t.Errorf("the connection is not closed: %v", err)
+		}
+		n.logs.Await(t, "streaming server disconnected", "does not read")
 	})
 }

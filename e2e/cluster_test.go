@@ -101,8 +101,10 @@ func (s *simulation) operate(r *rand.Rand, d *clustertest.Daemon) {
 			if n := len(report.Encoders); n > 0 {
 				e := report.Encoders[r.IntN(n)]
 				for _, known := range s.encoders {
-					if w := known.connection(); w != nil && known.capacity == e.Capacity {
-						s.history.note(simEntry{what: simMoving, who: w.name})
+					for _, name := range known.connections() {
+						if known.capacity == e.Capacity {
+							s.history.note(simEntry{what: simMoving, who: name})
+						}
 					}
 				}
 				d.Command("drain", e.ID, "x-drain-move", "true")

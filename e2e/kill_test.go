@@ -22,8 +22,9 @@ import (
 
 var kills = flag.Int("kills", 24, "how often the coordinator is killed")
 
-// durableWithin is after how long a message that was read is durable: the promise that the kills are held against.
-const durableWithin = 50 * time.Millisecond
+// durableWithin is after how long a message that was read is durable, on a busy machine, too: the promise that the kills are
+// held against.
+const durableWithin = 150 * time.Millisecond
 
 func killedAtRandom(t *testing.T, binary string) {
 	seed := uint64(time.Now().UnixNano())

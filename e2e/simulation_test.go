@@ -369,6 +369,7 @@ type simEncoder struct {
 	// guarded by mu
 	capacity int
 	wire     *simConn
+	names    [2]string           // of the last two connections
 	tasks    map[string]*simTask // by stream ID
 }
 
@@ -407,7 +408,7 @@ func (e *simEncoder) run() {
 func (e *simEncoder) connected(w *simConn) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.wire = w
+	e.wire, e.names = w, [2]string{e.names[1], w.name}
 	e.sim.say(w, simEntry{}, "REGISTER", "Capacity", strconv.Itoa(e.capacity))
 	for _, task := range e.tasks {
 		if task.announced == 0 {
@@ -435,6 +436,13 @@ func (e *simEncoder) connection() *simConn {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.wire
+}
+
+// connections returns the names of those that the coordinator may still have: it may not know yet that the older one is cut.
+func (e *simEncoder) connections() [2]string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.names
 }
 
 func (e *simEncoder) handle(w *simConn, m wire.Message) {

@@ -443,3 +443,35 @@ func TestServerHasATimeLimitForEverything(t *testing.T) {
 		}
 	}
 }
+
+func TestStrangersAreGoneAfter10SecondsWithoutAWholeRequest(t *testing.T) {
+	t.Parallel()
+	for name, say := range map[string]func(second int) string{
+		"nothing":                func(int) string { return "" },
+		"a header byte a second": func(second int) string { return "GET / HTTP/1.1\r\nX: "[second:][:1] },
+		"a header line a second": func(second int) string {
+			if second == 0 {
+				return "GET /ws/control/rtmp HTTP/1.1\r\nHost: x\r\n"
+			}
+			return "X-A: b\r\n"
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				conn := newFakeDoor(t, nil).open()
+				var talking sync.WaitGroup
+				talking.Go(func() {
+					for second := range 15 {
+						if _, err := io.WriteString(conn, say(second)); err != nil {
+							return
+						}
+						time.Sleep(time.Second)
+					}
+				})
+				wantGoneAfter(t, conn, 10*time.Second)
+				talking.Wait()
+			})
+		})
+	}
+}

@@ -1,21 +1,13 @@
-package main
+package e2e
 
 // What SECURITY.md promises and no other test shows.
 
 import (
 	"encoding/json"
 	"fmt"
-	"go/ast"
-	"go/parser"
-	"go/token"
-	"io"
-	"net"
 	"net/http"
-	"path/filepath"
 	"strings"
 	"testing"
-	"testing/synctest"
-	"time"
 	"unicode"
 
 	"coordinator/internal/clustertest"
@@ -24,7 +16,7 @@ import (
 )
 
 // forgery is a value that tries to be a line of its own, and to command the terminal that shows it.
-const forgery = "x\r\ntime=" + forgedTime + "T00:00:00Z level=ERROR msg=forged\n{\"time\":\"" + forgedTime + "\",\"msg\":\"forged\"}\n\x1b[2J\x1b]0;t\x07\x00\x7f\u009b31m\u0085\u2028\u202e\u200b\xff\U000e0041"
+const forgery = "x\r\ntime=" + clustertest.ForgedTime + "T00:00:00Z level=ERROR msg=forged\n{\"time\":\"" + clustertest.ForgedTime + "\",\"msg\":\"forged\"}\n\x1b[2J\x1b]0;t\x07\x00\x7f\u009b31m\u0085\u2028\u202e\u200b\xff\U000e0041"
 
 func TestNobodyForgesALineOfTheLog(t *testing.T) {
 	t.Parallel()
@@ -70,7 +62,7 @@ func TestNobodyForgesALineOfTheLog(t *testing.T) {
 			d.Stop()
 			text := d.Logs.String()
 			if format == "text" {
-				wantOwnLines(t, text)
+				clustertest.WantOwnLines(t, text)
 			} else {
 				wantOwnJSONLines(t, text)
 			}
@@ -89,8 +81,7 @@ func sayForged(t *testing.T, p *clustertest.Peer, method string) {
 	value := oneLine(forgery)
 	var text strings.Builder
 	text.WriteString(strings.ToValidUTF8(method, "") + "\n")
-	_, names, _ := vocabulary()
-	for _, name := range names {
+	for _, name := range clustertest.ArgumentNames() {
 		text.WriteString(name + ":" + value + "\n")
 	}
 	for kind, body := range map[int]string{websocket.TextMessage: text.String(), websocket.BinaryMessage: forgery} {
@@ -108,7 +99,7 @@ func sayForged(t *testing.T, p *clustertest.Peer, method string) {
 
 func TestRequestInTheWrongPlaceIsLoggedWithoutItsPath(t *testing.T) {
 	t.Parallel()
-	const key = "s3cret-key"
+	const key, unknown = "s3cret-key", "(unknown)"
 	d := startDaemon(t, "LOG_DEBUG=YES")
 	ask := func(method, target, path string) {
 		t.Helper()
@@ -154,121 +145,11 @@ func wantOwnJSONLines(t *testing.T, text string) {
 	for line := range strings.Lines(text) {
 		line = strings.TrimSuffix(line, "\n")
 		var record struct{ Time, Level, Msg string }
-		if err := json.Unmarshal([]byte(line), &record); err != nil || record.Level == "" || record.Msg == "forged" || strings.HasPrefix(record.Time, forgedTime) {
+		if err := json.Unmarshal([]byte(line), &record); err != nil || record.Level == "" || record.Msg == "forged" || strings.HasPrefix(record.Time, clustertest.ForgedTime) {
 			t.Errorf("a line of the log is not the daemon's own: %q %v", line, err)
 		}
 		if strings.ContainsFunc(line, func(r rune) bool { return !unicode.IsPrint(r) }) {
 			t.Errorf("a line of the log holds what does not print: %q", line)
 		}
-	}
-}
-
-// Constant time by construction: a secret is compared in one function, over digests of one length, or by the JWT
-// library's HMAC. Elsewhere only its being set is asked for.
-func TestSecretsAreComparedInOnePlace(t *testing.T) {
-	t.Parallel()
-	files, err := filepath.Glob("*.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	rooms, err := filepath.Glob("internal/*/*.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	reveals := 0
-	for _, name := range append(files, rooms...) {
-		if strings.HasSuffix(name, "_test.go") {
-			continue
-		}
-		set := token.NewFileSet()
-		file, err := parser.ParseFile(set, name, nil, parser.SkipObjectResolution)
-		if err != nil {
-			t.Fatal(err)
-		}
-		ast.Inspect(file, func(n ast.Node) bool {
-			if call, ok := n.(*ast.CallExpr); ok && isReveal(call) {
-				reveals++
-			}
-			if compared, ok := n.(*ast.BinaryExpr); ok && (compared.Op == token.EQL || compared.Op == token.NEQ) {
-				ast.Inspect(compared, func(n ast.Node) bool {
-					call, ok := n.(*ast.CallExpr)
-					if ok && isReveal(call) {
-						t.Errorf("%s: a secret is compared", set.Position(call.Pos()))
-					}
-					return !ok || !isSameSecret(call)
-				})
-			}
-			return true
-		})
-	}
-	if reveals == 0 {
-		t.Error("no secret is used anywhere: this test looks for the wrong name")
-	}
-	for _, test := range []struct {
-		given, wanted string
-		same          int
-	}{{"", "", 1}, {"a", "a", 1}, {"a", "b", 0}, {"a", "", 0}, {"aa", "a", 0}, {"a", "aa", 0}, {strings.Repeat("a", 1<<16), "a", 0}} {
-		if got := sameSecret(test.given, test.wanted); got != test.same {
-			t.Errorf("%.5q and %.5q: %d", test.given, test.wanted, got)
-		}
-	}
-}
-
-func isReveal(call *ast.CallExpr) bool {
-	selector, ok := call.Fun.(*ast.SelectorExpr)
-	return ok && selector.Sel.Name == "Reveal"
-}
-
-func isSameSecret(call *ast.CallExpr) bool {
-	name, ok := call.Fun.(*ast.Ident)
-	return ok && name.Name == "sameSecret"
-}
-
-func TestStrangersAreGoneAfter10SecondsWithoutAWholeRequest(t *testing.T) {
-	t.Parallel()
-	for name, say := range map[string]func(net.Conn, time.Duration) error{
-		"nothing": func(net.Conn, time.Duration) error { return nil },
-		"a header byte a second": func(conn net.Conn, past time.Duration) error {
-			text := "G"
-			if past > 0 {
-				text = "ET / HTTP/1.1\r\nX: "[int(past/time.Second)-1:][:1]
-			}
-			_, err := io.WriteString(conn, text)
-			return err
-		},
-		"a header line a second": func(conn net.Conn, past time.Duration) error {
-			text := "X-A: b\r\n"
-			if past == 0 {
-				text = "GET /ws/control/rtmp HTTP/1.1\r\nHost: x\r\n"
-			}
-			_, err := io.WriteString(conn, text)
-			return err
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
-				n := newFakeNet(t)
-				conn, err := n.Connect()
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer conn.Close()
-				gone := make(chan time.Time, 1)
-				go func() {
-					awaitGone(conn)
-					gone <- time.Now()
-				}()
-				for range 30 {
-					if say(conn, time.Since(n.start)) != nil {
-						break
-					}
-					n.wait(time.Second)
-				}
-				if after := (<-gone).Sub(n.start); after != 10*time.Second {
-					t.Errorf("gone after %v", after)
-				}
-			})
-		})
 	}
 }

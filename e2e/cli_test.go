@@ -1,13 +1,17 @@
-package main
+package e2e
+
+// The command line.
 
 import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
-	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -16,18 +20,33 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 )
 
+// hidden is a secret, which is shown nowhere.
+const hidden = "hunter2"
+
 // execute runs a command line with variables given as NAME=value.
 func execute(t *testing.T, flags string, environ ...string) (status int, stdout, stderr string) {
 	t.Helper()
+	return executeIn(t, t.TempDir(), flags, environ...)
+}
+
+// executeIn runs a command line in a directory, whose .env file it reads.
+func executeIn(t *testing.T, dir, flags string, environ ...string) (status int, stdout, stderr string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), clustertest.Patience)
+	defer cancel()
 	var out, diagnostics bytes.Buffer
-	i := invocation{args: strings.Fields(flags), environ: environ, dotEnv: filepath.Join(t.TempDir(), ".env"), stdout: &out, stderr: &diagnostics}
-	status = i.execute(context.Background())
-	return status, out.String(), diagnostics.String()
+	cmd := exec.CommandContext(ctx, coordinatorBinary, strings.Fields(flags)...)
+	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = dir, append([]string{}, environ...), &out, &diagnostics
+	var exit *exec.ExitError
+	if err := cmd.Run(); err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	return cmd.ProcessState.ExitCode(), out.String(), diagnostics.String()
 }
 
 func TestVersionIsPrinted(t *testing.T) {
 	t.Parallel()
-	if status, out, _ := execute(t, "-version", "HTTP_PORT=nonsense"); status != 0 || out != programName+" "+version+"\n" {
+	if status, out, _ := execute(t, "-version", "HTTP_PORT=nonsense"); status != 0 || !regexp.MustCompile(`^coordinator \d+\.\d+\.\d+\n$`).MatchString(out) {
 		t.Errorf("%d %q", status, out)
 	}
 }
@@ -64,9 +83,6 @@ func TestCheckPrintsTheConfigurationWithoutSecrets(t *testing.T) {
 		if !strings.Contains("\n"+out, "\n"+line+"\n") {
 			t.Errorf("%s is missing in:\n%s", line, out)
 		}
-	}
-	if lines, fields := strings.Count(out, "\n"), reflect.TypeFor[Config]().NumField(); lines != fields {
-		t.Errorf("%d settings are shown, the configuration has %d", lines, fields)
 	}
 }
 
@@ -147,18 +163,15 @@ func TestHealthcheckGivesUpOnADaemonThatHangs(t *testing.T) {
 
 func TestDaemonThatCannotStartSaysWhyAndWhatMayBeMisspelled(t *testing.T) {
 	t.Parallel()
-	dotEnv := filepath.Join(t.TempDir(), ".env")
-	if err := os.WriteFile(dotEnv, []byte("EVENT_CALBACK_URL=http://app\nLOG_FORMAT=JSON\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	var diagnostics bytes.Buffer
-	i := invocation{environ: []string{"HTTP_PORT=x"}, dotEnv: dotEnv, stderr: &diagnostics}
-	if status := i.execute(context.Background()); status != 1 {
+	dir := t.TempDir()
+	clustertest.WriteFile(t, filepath.Join(dir, ".env"), []byte("EVENT_CALBACK_URL=http://app\nLOG_FORMAT=JSON\n"))
+	status, _, diagnostics := executeIn(t, dir, "", "HTTP_PORT=x")
+	if status != 1 {
 		t.Errorf("status %d", status)
 	}
 	for _, part := range []string{"HTTP_PORT: ", `"name":"EVENT_CALBACK_URL","meant":"EVENT_CALLBACK_URL"`} {
-		if !strings.Contains(diagnostics.String(), part) {
-			t.Errorf("%s is missing in %s", part, diagnostics.String())
+		if !strings.Contains(diagnostics, part) {
+			t.Errorf("%s is missing in %s", part, diagnostics)
 		}
 	}
 }
@@ -210,27 +223,23 @@ func TestFailedStartIsToldInTheFormOfTheLog(t *testing.T) {
 
 func TestFailedStartIsJSONIfOnlyTheDotEnvFileSaysSoOrCannotBeRead(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	saysSo := filepath.Join(dir, "says-so")
-	writeDotEnv(t, saysSo, "LOG_FORMAT=json\nHTTP_PORT=x\n")
-	for _, i := range []invocation{{dotEnv: saysSo}, {dotEnv: dir, environ: []string{"LOG_FORMAT=json"}}} {
-		var diagnostics bytes.Buffer
-		i.stderr = &diagnostics
-		if status := i.execute(context.Background()); status != 1 || !json.Valid(diagnostics.Bytes()) {
-			t.Errorf("%d %s", status, &diagnostics)
+	saysSo, unreadable := t.TempDir(), t.TempDir()
+	clustertest.WriteFile(t, filepath.Join(saysSo, ".env"), []byte("LOG_FORMAT=json\nHTTP_PORT=x\n"))
+	if err := os.Mkdir(filepath.Join(unreadable, ".env"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for dir, environ := range map[string][]string{saysSo: nil, unreadable: {"LOG_FORMAT=json"}} {
+		if status, _, diagnostics := executeIn(t, dir, "", environ...); status != 1 || !json.Valid([]byte(diagnostics)) {
+			t.Errorf("%d %s", status, diagnostics)
 		}
 	}
 }
 
 func TestAddressThatCannotBeBoundIsAFaultOfBindAddress(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithTimeout(context.Background(), clustertest.Patience) // should one be bound after all
-	defer cancel()
 	for _, address := range []string{"203.0.113.9", "2001:db8::9", "fe80::1%nowhere"} { // for documentation (RFC 5737, RFC 3849)
-		var diagnostics bytes.Buffer
-		i := invocation{environ: []string{"BIND_ADDRESS=" + address, "HTTP_PORT=0", "DATA_DIR=" + t.TempDir()}, dotEnv: "none", stderr: &diagnostics}
-		status := i.execute(ctx)
-		if text := diagnostics.String(); status != 1 || !strings.Contains(text, "coordinator: BIND_ADDRESS: ") || strings.Contains(text, "HTTP_PORT") {
+		status, _, text := execute(t, "", "BIND_ADDRESS="+address, "HTTP_PORT=0")
+		if status != 1 || !strings.Contains(text, "coordinator: BIND_ADDRESS: ") || strings.Contains(text, "HTTP_PORT") {
 			t.Errorf("%s: %d %q", address, status, text)
 		}
 	}

@@ -1,4 +1,4 @@
-package main
+package e2e
 
 // Control sockets: who is let in, and what bad input gets. Nothing a peer says is another peer's trouble.
 
@@ -11,9 +11,9 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"coordinator/internal/clustertest"
@@ -23,6 +23,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/gorilla/websocket"
 )
+
+const controlRefused = "control connection refused"
 
 func TestControlTokens(t *testing.T) {
 	t.Parallel()
@@ -104,53 +106,10 @@ func TestOriginCountsOnlyWithoutASecret(t *testing.T) {
 				t.Fatalf("%v %v, want status %d", res, err, test.want)
 			}
 			if test.want == 403 {
-				d.Logs.Await(t, "control connection refused", "header Origin names another host")
+				d.Logs.Await(t, controlRefused, "header Origin names another host")
 			}
 		})
 	}
-}
-
-// All of them are being upgraded at the same time: the answers are not read before each has asked.
-func TestNoMoreControlSocketsThanThereAreFiles(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		n := newFakeNet(t)
-		n.control.Max = 3
-		var conns []net.Conn
-		for range 5 {
-			conn, err := n.Connect()
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer conn.Close()
-			io.WriteString(conn, upgradeRequest)
-			conns = append(conns, conn)
-		}
-		synctest.Wait()
-		answers := map[string]int{}
-		for _, conn := range conns {
-			var status [len("HTTP/1.1 101")]byte
-			if _, err := io.ReadFull(conn, status[:]); err != nil {
-				t.Fatal(err)
-			}
-			answers[string(status[len("HTTP/1.1 "):])]++
-		}
-		if answers["101"] != 3 || answers["503"] != 2 {
-			t.Errorf("answers %v, want three of 101 and two of 503", answers)
-		}
-		n.logs.Await(t, "control connection refused", "too many connections")
-
-		conns[0].Close()
-		conns[1].Close()
-		conns[2].Close()
-		conns[3].Close()
-		conns[4].Close()
-		synctest.Wait()
-		if taken := n.control.Count(); taken != 0 {
-			t.Errorf("%d places are taken though all are gone", taken)
-		}
-		n.dial("rtmp")
-	})
 }
 
 func TestRefusedTokenOpensNothing(t *testing.T) {
@@ -179,10 +138,15 @@ func TestWithoutASecretNoTokenIsLookedAt(t *testing.T) {
 	d.AwaitServers(2)
 }
 
+// handshake is what an upgrade to a WebSocket of a version says (RFC 6455, 4.1).
+func handshake(version string) []string {
+	return []string{"Connection", "Upgrade", "Upgrade", "websocket", "Sec-WebSocket-Version", version, "Sec-WebSocket-Key", "AAAAAAAAAAAAAAAAAAAAAA=="}
+}
+
 func TestUpgradeThatCannotBeIsRefusedWithAReason(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t)
-	upgrade := []string{"Connection", "Upgrade", "Upgrade", "websocket", "Sec-WebSocket-Version", "13", "Sec-WebSocket-Key", "AAAAAAAAAAAAAAAAAAAAAA=="}
+	upgrade := handshake("13")
 	without := func(name string) (header []string) {
 		for i := 0; i < len(upgrade); i += 2 {
 			if upgrade[i] != name {
@@ -435,5 +399,73 @@ func TestAbsurdNumberOfHeadersIsRefused(t *testing.T) {
 	status := make([]byte, len("HTTP/1.1 431"))
 	if _, err := io.ReadFull(conn, status); err != nil || string(status) != "HTTP/1.1 431" {
 		t.Errorf("answer %q %v, want 431", status, err)
+	}
+}
+
+// What somebody who has to find a peer's fault sees, at the default level.
+func TestRefusedControlConnectionsSayWhy(t *testing.T) {
+	t.Parallel()
+	in := func(d time.Duration) int64 { return time.Now().Add(d).Unix() }
+	signed := func(claims jwt.MapClaims) string {
+		return clustertest.SignToken(t, jwt.SigningMethodHS256, []byte(clustertest.ControlSecret), claims)
+	}
+	good := clustertest.ControlToken(t, "rtmp-control")
+	const token = "x-control-auth-token"
+	for _, test := range []struct {
+		reason string
+		method string
+		header []string // beside those of a good handshake; a second value takes the place of the first
+		status int
+	}{
+		{"no token: CONTROL_SECRET is not set on the peer", "GET", nil, 403},
+		{"token is longer than 4 KiB", "GET", []string{token, strings.Repeat("x", 5<<10)}, 403},
+		{"token is malformed", "GET", []string{token, "gar.bage.s3cret"}, 403},
+		{"token is malformed", "GET", []string{token, signed(jwt.MapClaims{"sub": "rtmp-control", "exp": "s3cret"})}, 403},
+		{"token's algorithm is not HS256", "GET", []string{token, clustertest.SignToken(t, jwt.SigningMethodHS512, []byte(clustertest.ControlSecret), jwt.MapClaims{"sub": "rtmp-control"})}, 403},
+		{"token's algorithm is not HS256", "GET", []string{token, clustertest.SignToken(t, jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, jwt.MapClaims{"sub": "rtmp-control"})}, 403},
+		{"token's signature is wrong: the peer has another CONTROL_SECRET", "GET", []string{token, clustertest.SignToken(t, jwt.SigningMethodHS256, []byte("s3cret"), jwt.MapClaims{"sub": "rtmp-control"})}, 403},
+		{"token has expired: is a clock wrong?", "GET", []string{token, signed(jwt.MapClaims{"sub": "rtmp-control", "exp": in(-time.Minute)})}, 403},
+		{"token is not valid yet: is a clock wrong?", "GET", []string{token, signed(jwt.MapClaims{"sub": "rtmp-control", "nbf": in(time.Hour)})}, 403},
+		{"token is for another endpoint: its subject is not rtmp-control", "GET", []string{token, signed(jwt.MapClaims{"sub": "s3cret"})}, 403},
+		{"x-external-ip is not an IP address or host name", "GET", []string{token, good, "x-external-ip", "10.0.0.1/s3cret"}, 400},
+		{"x-custom-port is not a valid port", "GET", []string{token, good, "x-custom-port", "s3cret"}, 400},
+		{"the client is not using the websocket protocol: 'upgrade' token not found in 'Connection' header", "GET", []string{token, good, "Connection", "s3cret"}, 400},
+		{"the client is not using the websocket protocol: 'websocket' token not found in 'Upgrade' header", "GET", []string{token, good, "Upgrade", "s3cret"}, 400},
+		{"unsupported version: 13 not found in 'Sec-Websocket-Version' header", "GET", []string{token, good, "Sec-WebSocket-Version", "12"}, 400},
+		{"the client is not using the websocket protocol: request method is not GET", "HEAD", []string{token, good}, 405},
+		{"method is not GET", "POST", []string{token, good}, 405},
+	} {
+		t.Run(test.reason, func(t *testing.T) {
+			t.Parallel()
+			d := startDaemon(t, "LOG_DEBUG=NO", "CONTROL_SECRET="+clustertest.ControlSecret)
+			for range 3 {
+				h := http.Header{}
+				for i, header := 0, append(handshake("13"), test.header...); i < len(header); i += 2 {
+					h.Set(header[i], header[i+1])
+				}
+				var sent []string
+				for name := range h {
+					sent = append(sent, name, h.Get(name))
+				}
+				res, body := d.Request(test.method, "/ws/control/rtmp", sent...)
+				if res.StatusCode != test.status {
+					t.Fatalf("status %d %s, want %d", res.StatusCode, body, test.status)
+				}
+				if want := `{"error":"control token refused"}` + "\n"; test.status == 403 && body != want {
+					t.Errorf("the answer tells more than it should: %q", body)
+				}
+			}
+			reason := test.reason
+			if strings.ContainsAny(reason, " ") {
+				reason = strconv.Quote(reason)
+			}
+			line := d.Logs.Await(t, controlRefused)
+			if want := "level=WARN msg=\"" + controlRefused + "\" remote=127.0.0.1 reason=" + reason + " path=/ws/control/rtmp\n"; !strings.HasSuffix(line, want) {
+				t.Errorf("logged %q, want %q", line, want)
+			}
+			if d.Stop(); d.Logs.Count(controlRefused) != 1 || d.Logs.Count("s3cret") > 0 {
+				t.Errorf("want one line, without anything that was sent:\n%s", d.Logs)
+			}
+		})
 	}
 }

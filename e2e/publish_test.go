@@ -1,19 +1,16 @@
-package main
+package e2e
 
 // Publish requests: who is let in, where the stream goes, and that nobody waits for another.
 
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"coordinator/internal/clustertest"
-	"coordinator/internal/outbox"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/gorilla/websocket"
@@ -50,7 +47,7 @@ func TestPublishIsDeniedWithoutAskingTheApplication(t *testing.T) {
 			t.Errorf("%s: denied with %q", test.name, got.Args)
 		}
 	}
-	endless := strings.Repeat("r", maxRequestIDBytes+1)
+	endless := strings.Repeat("r", 257)
 	server.Send("PUBLISH-REQUEST", "Request-ID", endless, "Stream-Channel", "chan", "Stream-Key", "key")
 	server.Expect("PUBLISH-DENY", "Request-ID", endless)
 	server.Send("PUBLISH-REQUEST") // no arguments at all
@@ -345,102 +342,6 @@ func TestStreamKillNeverOvertakesPublishAccept(t *testing.T) {
 	}
 }
 
-// TestStreamEndsOnlyAfterItsPublisherIsAccepted holds the race open: the encoder's failure is already waiting while
-// the publisher is being accepted. Were the acceptance handed over after the lock, the kill would come first.
-func TestStreamEndsOnlyAfterItsPublisherIsAccepted(t *testing.T) {
-	t.Parallel()
-	encoder := &hastyEncoder{failed: make(chan struct{})}
-	publisher := &hesitantPublisher{killed: make(chan struct{})}
-	r := newRegistry(1, time.Now(), func() string { return "id" }, publisher, limits{})
-	encoder.fail = func(job encodeJob) {
-		defer close(encoder.failed)
-		r.finish(encoder.self, job.channel, job.streamID, time.Now())
-	}
-	s := r.joinServer(publisher, serverInfo{}, time.Now())
-	encoder.self, _ = r.joinEncoder(encoder, "10.0.0.1", 1, time.Now())
-	if _, err := r.claim(s, claimRequest{id: "1", channel: "chan"}, time.Now()); err != nil {
-		t.Fatal(err)
-	}
-	<-encoder.failed
-	if diff := cmp.Diff([]string{"accept", "kill"}, publisher.said); diff != "" {
-		t.Error(diff)
-	}
-}
-
-// hastyEncoder fails every stream at once.
-type hastyEncoder struct {
-	self   *encoder
-	fail   func(encodeJob)
-	failed chan struct{}
-}
-
-func (e *hastyEncoder) start(job encodeJob) { go e.fail(job) }
-func (e *hastyEncoder) stop(_, _ string)    {}
-func (e *hastyEncoder) probe(uint64)        {}
-
-// hesitantPublisher gives a kill the time to come before the acceptance, if there is any way for it.
-type hesitantPublisher struct {
-	killed chan struct{}
-	said   []string
-}
-
-func (p *hesitantPublisher) accept(_, _, _ string) {
-	select {
-	case <-p.killed:
-	case <-time.After(20 * time.Millisecond):
-	}
-	p.said = append(p.said, "accept")
-}
-
-func (p *hesitantPublisher) kill(_, _ string) {
-	p.said = append(p.said, "kill")
-	close(p.killed)
-}
-
-func (p *hesitantPublisher) deny(_, _ string)    {}
-func (p *hesitantPublisher) Append(outbox.Event) {}
-func (p *hesitantPublisher) probe(uint64)        {}
-func (p *hesitantPublisher) keepsUp() bool       { return true }
-
-// TestRequestsThatAreAnsweredMakeRoomForOthers: were one of them still counted, every publisher would be denied in the end.
-func TestRequestsThatAreAnsweredMakeRoomForOthers(t *testing.T) {
-	t.Parallel()
-	cfg, log := &Config{IDMaxLength: 128}, slog.New(slog.DiscardHandler)
-	d, err := newDaemon(cfg, log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := d.coordinator
-	denied := &countingServer{}
-	s := c.joinServer(denied, serverInfo{kind: kindRTMP})
-	turns := make(chan struct{}, maxServerVerifications)
-	publish := func(channel string) {
-		c.publish(t.Context(), s, turns, publishRequest{requestID: "1", channel: channel, key: "k"})
-	}
-	const requests = 100 // there is no encoder
-	for i := range requests {
-		publish(fmt.Sprint("c", i))
-	}
-	c.wait()
-	if pending := c.pending.Load(); pending != 0 || denied.denials.Load() != requests {
-		t.Errorf("%d requests are pending, %d denied", pending, denied.denials.Load())
-	}
-	c.pending.Store(maxPendingPublishes)
-	publish("one-too-many")
-	c.wait()
-	if pending := c.pending.Load(); pending != maxPendingPublishes || denied.denials.Load() != requests+1 {
-		t.Errorf("%d requests are pending, %d denied", pending, denied.denials.Load())
-	}
-}
-
-// countingServer counts denials.
-type countingServer struct {
-	nowhere
-	denials atomic.Int64
-}
-
-func (s *countingServer) deny(string, string) { s.denials.Add(1) }
-
 // TestPublishersThatWaitAreDeniedAtTheStop instead of being left without an answer.
 func TestPublishersThatWaitAreDeniedAtTheStop(t *testing.T) {
 	t.Parallel()
@@ -454,5 +355,34 @@ func TestPublishersThatWaitAreDeniedAtTheStop(t *testing.T) {
 	server.ExpectDenied("waits")
 	if err := server.AwaitGone(); !websocket.IsCloseError(err, websocket.CloseGoingAway) {
 		t.Error(err)
+	}
+}
+
+// One streaming server whose channels all hang at the application leaves the others their turns.
+func TestChannelsOfOneServerThatHangLeaveOthersTheirTurn(t *testing.T) {
+	t.Parallel()
+	app := clustertest.NewApplication(t)
+	release := make(chan struct{})
+	t.Cleanup(func() { close(release) })
+	const askedAtOnce, ofOneServer = 512, 256 // docs/guarantees.md, limits
+	app.AnswerKeys(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.Header.Get("x-streaming-channel"), "hangs") {
+			select {
+			case <-release:
+			case <-r.Context().Done():
+			}
+		}
+	})
+	d := startDaemon(t, app.Variables("LOG_DEBUG=NO")...)
+	encoder, _ := d.Register(-1)
+	greedy, modest := d.DialPeer("rtmp"), d.DialPeer("rtmp")
+	for i := range askedAtOnce + 100 {
+		greedy.Send("PUBLISH-REQUEST", "Request-ID", fmt.Sprint(i), "Stream-Channel", fmt.Sprintf("hangs%d", i), "Stream-Key", "k")
+	}
+	app.AwaitKeys(ofOneServer)
+	began := time.Now()
+	clustertest.Publish(modest, encoder, "good")
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("the other server's publisher waited %v", took)
 	}
 }
