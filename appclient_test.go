@@ -21,8 +21,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"coordinator/internal/clustertest"
-
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -559,24 +557,5 @@ func TestConnectionsLiveFiveMinutesSoThatANameThatMovesIsFollowed(t *testing.T) 
 				}
 			})
 		})
-	}
-}
-
-func TestRequestsToTheApplicationSayWhoAsks(t *testing.T) {
-	t.Parallel()
-	app := clustertest.NewApplication(t)
-	said := make(chan []string, 2)
-	answer := func(_ http.ResponseWriter, r *http.Request) { said <- r.Header["User-Agent"] }
-	app.AnswerKeys(answer)
-	app.AnswerEvents(answer)
-	d := startDaemon(t, app.Variables()...)
-	server := d.DialPeer("rtmp")
-	encoder, _ := d.Register(1)
-	id := clustertest.Publish(server, encoder, "show")
-	encoder.Available("show", id, "HLS-LIVE", "ORIGINAL", "live")
-	for _, kind := range []string{"verification", "event"} {
-		if got := <-said; len(got) != 1 || got[0] != "coordinator/"+version {
-			t.Errorf("%s: the user agent is %q", kind, got)
-		}
 	}
 }

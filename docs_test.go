@@ -1,19 +1,16 @@
 package main
 
-// Holds the README and the pages of docs/ against the program and the example.
+// Holds the pages of docs/ against the program.
 
 import (
 	"fmt"
 	"maps"
 	"os"
-	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
-	"unicode"
 
 	"coordinator/internal/clustertest"
 	"coordinator/internal/control"
@@ -88,128 +85,6 @@ func TestOperateListsEveryMetricWithItsLabels(t *testing.T) {
 	if diff := cmp.Diff(exposed, slices.Sorted(maps.Keys(rows))); diff != "" {
 		t.Errorf("metrics of the code (-) and of docs/operate.md (+):\n%s", diff)
 	}
-}
-
-func TestDocumentsShowTheExampleApplicationAsItIs(t *testing.T) {
-	t.Parallel()
-	page, err := os.ReadFile("docs/application.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	example, err := os.ReadFile("examples/application.py")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !strings.Contains(string(page), "```python\n"+string(example)+"```\n") {
-		t.Error("docs/application.md shows another application than examples/application.py")
-	}
-}
-
-func TestReadmeWalkShowsWhatANewDaemonAnswers(t *testing.T) {
-	t.Parallel()
-	text, err := os.ReadFile("README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, walk, _ := strings.Cut(string(text), "```console\n")
-	walk, _, _ = strings.Cut(walk, "```")
-	lines := strings.Split(strings.TrimSpace(walk), "\n")
-	if len(lines) < 10 {
-		t.Fatalf("no walk is found: %q", lines)
-	}
-	d := startDaemon(t)
-	for i := 0; i+1 < len(lines); i += 2 {
-		method, path, header := readCurl(t, lines[i])
-		if _, got := d.Call(method, path, header...); got != lines[i+1]+"\n" {
-			t.Errorf("%s\nanswers %sand not  %s", lines[i], got, lines[i+1])
-		}
-	}
-}
-
-// readCurl takes apart a line such as: $ curl -X POST -H 'name: value' http://localhost:8080/path
-func readCurl(t *testing.T, line string) (method, path string, header []string) {
-	t.Helper()
-	command, path, ok := strings.Cut(line, "http://localhost:8080")
-	command, isCurl := strings.CutPrefix(command, "$ curl ")
-	if !ok || !isCurl {
-		t.Fatalf("no curl command: %s", line)
-	}
-	method = "GET"
-	if strings.Contains(command, "-X POST ") {
-		method = "POST"
-	}
-	for i, quoted := range strings.Split(command, "'") {
-		if i%2 == 1 {
-			name, value, _ := strings.Cut(quoted, ": ")
-			header = append(header, name, value)
-		}
-	}
-	return method, path, header
-}
-
-func TestReadmeIsShort(t *testing.T) {
-	t.Parallel()
-	const most = 10 << 10
-	if size := len(clustertest.ReadText(t, "README.md")); size > most {
-		t.Errorf("README.md has %d bytes, want at most %d: what is not needed at first belongs to docs/", size, most)
-	}
-}
-
-// TestLinksLeadSomewhere goes through the links of all documents to files and headings of this repository.
-func TestLinksLeadSomewhere(t *testing.T) {
-	t.Parallel()
-	pages, err := filepath.Glob("docs/*.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	pages = append(pages, "README.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md")
-	link := regexp.MustCompile(`\]\(([^)]+)\)|(?:src|srcset)="([^"]+)"`)
-	found := 0
-	for _, page := range pages {
-		for _, match := range link.FindAllStringSubmatch(clustertest.ReadText(t, page), -1) {
-			target := match[1] + match[2]
-			if strings.Contains(target, "://") {
-				continue
-			}
-			found++
-			file, anchor, _ := strings.Cut(target, "#")
-			if path := filepath.Join(filepath.Dir(page), file); file != "" {
-				if _, err := os.Stat(path); err != nil {
-					t.Errorf("%s links to %s: %v", page, target, err)
-					continue
-				}
-				file = path
-			} else {
-				file = page
-			}
-			if anchor != "" && !slices.Contains(anchors(clustertest.ReadText(t, file)), anchor) {
-				t.Errorf("%s links to %s: there is no such heading", page, target)
-			}
-		}
-	}
-	if found < 20 {
-		t.Errorf("%d links were found: this test looks in the wrong place", found)
-	}
-}
-
-// anchors are those that GitHub gives to the headings of a page.
-func anchors(page string) (list []string) {
-	for line := range strings.Lines(page) {
-		heading := strings.TrimLeft(line, "#")
-		if heading == line || !strings.HasPrefix(heading, " ") {
-			continue
-		}
-		list = append(list, strings.Map(func(r rune) rune {
-			switch {
-			case r == ' ':
-				return '-'
-			case unicode.IsLetter(r), unicode.IsDigit(r), r == '-', r == '_':
-				return unicode.ToLower(r)
-			}
-			return -1
-		}, strings.TrimSpace(heading)))
-	}
-	return list
 }
 
 // TestLimitsAreThoseOfTheProgram: other tests read a limit from the constant that they test, so this is the one that sees

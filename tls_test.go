@@ -164,16 +164,6 @@ func TestCertificateDirectoryThatCannotBeWatchedLeavesThePeriodicCheck(t *testin
 	s.AwaitServed(2)
 }
 
-func TestCertificateOutsideItsValidityIsServedWithAWarning(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	clustertest.NewPairValid(t, 1, time.Time{}, time.Now().Add(-time.Hour)).Write(t, dir)
-	d := startDaemon(t, "LOG_DEBUG=NO", "SSL_PORT=0", "SSL_CERT="+filepath.Join(dir, "tls.crt"), "SSL_KEY="+filepath.Join(dir, "tls.key"))
-	d.Logs.Await(t, "level=WARN", notValid, "expired at")
-	s := &clustertest.TLSClient{T: t, Address: clustertest.Attribute(d.Logs.Await(t, "msg=listening", "scheme=https"), "addr"), Log: d.Logs}
-	s.WantServed(1)
-}
-
 func TestCertificateThatIsNotValidIsLoggedWhenThatChanges(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

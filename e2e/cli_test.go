@@ -32,6 +32,7 @@ func execute(t *testing.T, flags string, environ ...string) (status int, stdout,
 // executeIn runs a command line in a directory, whose .env file it reads.
 func executeIn(t *testing.T, dir, flags string, environ ...string) (status int, stdout, stderr string) {
 	t.Helper()
+	clustertest.DependOnProgram(t)
 	ctx, cancel := context.WithTimeout(t.Context(), clustertest.Patience)
 	defer cancel()
 	var out, diagnostics bytes.Buffer

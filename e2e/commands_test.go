@@ -9,7 +9,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -23,11 +22,8 @@ import (
 func TestWelcomeNamesProgramAndVersion(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t, "COMMANDS_API_AUTH=Bearer", "COMMANDS_API_AUTH_TOKEN=t0ken")
-	version, err := exec.Command(coordinatorBinary, "-version").Output()
-	if err != nil || !strings.HasPrefix(string(version), "coordinator ") {
-		t.Fatalf("%q %v", version, err)
-	}
-	if status, body := d.Call("GET", "/"); status != 200 || body != string(version) {
+	_, version, _ := execute(t, "-version")
+	if status, body := d.Call("GET", "/"); status != 200 || body != version {
 		t.Errorf("%d %q", status, body)
 	}
 }

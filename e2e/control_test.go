@@ -138,15 +138,10 @@ func TestWithoutASecretNoTokenIsLookedAt(t *testing.T) {
 	d.AwaitServers(2)
 }
 
-// handshake is what an upgrade to a WebSocket of a version says (RFC 6455, 4.1).
-func handshake(version string) []string {
-	return []string{"Connection", "Upgrade", "Upgrade", "websocket", "Sec-WebSocket-Version", version, "Sec-WebSocket-Key", "AAAAAAAAAAAAAAAAAAAAAA=="}
-}
-
 func TestUpgradeThatCannotBeIsRefusedWithAReason(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t)
-	upgrade := handshake("13")
+	upgrade := clustertest.Handshake("13")
 	without := func(name string) (header []string) {
 		for i := 0; i < len(upgrade); i += 2 {
 			if upgrade[i] != name {
@@ -440,7 +435,7 @@ func TestRefusedControlConnectionsSayWhy(t *testing.T) {
 			d := startDaemon(t, "LOG_DEBUG=NO", "CONTROL_SECRET="+clustertest.ControlSecret)
 			for range 3 {
 				h := http.Header{}
-				for i, header := 0, append(handshake("13"), test.header...); i < len(header); i += 2 {
+				for i, header := 0, append(clustertest.Handshake("13"), test.header...); i < len(header); i += 2 {
 					h.Set(header[i], header[i+1])
 				}
 				var sent []string

@@ -310,3 +310,23 @@ func wantEvents(t *testing.T, app *clustertest.Application, want map[string][]st
 		t.Error("events (-want +got):\n", diff)
 	}
 }
+
+func TestRequestsToTheApplicationSayWhoAsks(t *testing.T) {
+	t.Parallel()
+	_, version, _ := execute(t, "-version")
+	app := clustertest.NewApplication(t)
+	said := make(chan []string, 2)
+	answer := func(_ http.ResponseWriter, r *http.Request) { said <- r.Header["User-Agent"] }
+	app.AnswerKeys(answer)
+	app.AnswerEvents(answer)
+	d := startDaemon(t, app.Variables()...)
+	server := d.DialPeer("rtmp")
+	encoder, _ := d.Register(1)
+	id := clustertest.Publish(server, encoder, "show")
+	encoder.Available("show", id, "HLS-LIVE", "ORIGINAL", "live")
+	for _, kind := range []string{"verification", "event"} {
+		if got := <-said; len(got) != 1 || strings.Replace(got[0], "/", " ", 1)+"\n" != version {
+			t.Errorf("%s: the user agent is %q", kind, got)
+		}
+	}
+}

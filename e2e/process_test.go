@@ -332,3 +332,13 @@ func proxyVariablesAreIgnored(t *testing.T, binary string) {
 	encoder, _ := p.Register(1)
 	clustertest.TellLife(t, app, server, encoder, "show")
 }
+
+func TestCertificateOutsideItsValidityIsServedWithAWarning(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	clustertest.NewPairValid(t, 1, time.Time{}, time.Now().Add(-time.Hour)).Write(t, dir)
+	d := startDaemon(t, "LOG_DEBUG=NO", "SSL_PORT=0", "SSL_CERT="+filepath.Join(dir, "tls.crt"), "SSL_KEY="+filepath.Join(dir, "tls.key"))
+	d.Logs.Await(t, "level=WARN", "certificate is served, but clients will refuse it", "expired at")
+	s := &clustertest.TLSClient{T: t, Address: clustertest.Attribute(d.Logs.Await(t, "msg=listening", "scheme=https"), "addr"), Log: d.Logs}
+	s.WantServed(1)
+}

@@ -220,3 +220,8 @@ func (p *Peer) Tell(method string, args ...string) {
 	}
 	p.SendRaw(1, b.String())
 }
+
+// Handshake is what an upgrade to a WebSocket of a version says (RFC 6455, 4.1).
+func Handshake(version string) []string {
+	return []string{"Connection", "Upgrade", "Upgrade", "websocket", "Sec-WebSocket-Version", version, "Sec-WebSocket-Key", "AAAAAAAAAAAAAAAAAAAAAA=="}
+}

@@ -24,6 +24,36 @@ func Build(dir string, arguments ...string) (binary string, err error) {
 	return binary, nil
 }
 
+// DependOnProgram has the go command see a test that runs the binary as one that depends on the program: it keeps results of
+// tests until a file changes that they have opened, and knows nothing of what a binary was built from.
+func DependOnProgram(t testing.TB) {
+	t.Helper()
+	root, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for !isFile(filepath.Join(root, "go.mod")) {
+		if root == filepath.Dir(root) {
+			t.Fatal("there is no go.mod above the test")
+		}
+		root = filepath.Dir(root)
+	}
+	packages, err := filepath.Glob(filepath.Join(root, "internal", "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range append(packages, root, filepath.Join(root, "dashboard")) {
+		if _, err := os.ReadDir(dir); err != nil { // an open directory stands for all files in it
+			t.Fatal(err)
+		}
+	}
+}
+
+func isFile(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode().IsRegular()
+}
+
 // Process is a running binary in a directory of its own.
 type Process struct {
 	*Daemon
@@ -34,6 +64,8 @@ type Process struct {
 
 // NewProcess is a binary that is to run in dir with nothing but the given variables in its environment.
 func NewProcess(t testing.TB, binary, dir string, variables ...string) *Process {
+	t.Helper()
+	DependOnProgram(t)
 	p := &Process{Daemon: &Daemon{T: t, Logs: NewLog()}, Cmd: exec.Command(binary), Dir: dir, Ended: make(chan struct{})}
 	p.Cmd.Dir, p.Cmd.Env, p.Cmd.Stderr = dir, variables, p.Logs
 	p.Stop = func() error {

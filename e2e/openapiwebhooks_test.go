@@ -1,4 +1,4 @@
-package main
+package e2e
 
 // Holds what the daemon sends to the application, and what it reads of the answers, against the webhooks of
 // api/openapi.yaml.
@@ -10,41 +10,9 @@ import (
 	"strings"
 	"testing"
 
+	"coordinator/internal/apidoc"
 	"coordinator/internal/clustertest"
-	"coordinator/internal/profile"
 )
-
-func TestAPIDocumentSaysWhichProfilesAreRead(t *testing.T) {
-	t.Parallel()
-	answer := readAPIDocument(t).operation("webhooks", "keyVerification", "POST").child("responses").child("200").child("headers")
-	for _, test := range []struct {
-		header string
-		values []string
-		reads  func(string) bool
-	}{
-		{
-			"x-resolutions",
-			[]string{"ORIGINAL", "original,640x360", "640x360-30", "640x360-30~900 , ORIGINAL", "0x360", "640", "640x360~", "640x360~900-30", "x"},
-			func(s string) bool { _, dropped := profile.ParseResolutions(s); return len(dropped) == 0 },
-		},
-		{
-			"x-previews",
-			[]string{"False", "FALSE", "256x144, 3", "256x144,3", "256x144", "256x0,3", "true"},
-			func(s string) bool { _, ok := profile.ParsePreviews(s); return ok },
-		},
-		{
-			"x-record",
-			[]string{"true", "TRUE", "1", "yes"},
-			profile.ParseRecord,
-		},
-	} {
-		for _, value := range test.values {
-			if err := answer.child(test.header).check(value); (err == nil) != test.reads(value) {
-				t.Errorf("%s: %s is read: %t, but in the document: %v", test.header, value, test.reads(value), err)
-			}
-		}
-	}
-}
 
 // TestRequestsToTheApplicationAreAsTheAPIDocumentSays has a stream with all kinds of announcements lose its encoder, go on
 // at another one, and end.
@@ -53,15 +21,15 @@ func TestRequestsToTheApplicationAreAsTheAPIDocumentSays(t *testing.T) {
 	app := clustertest.NewApplication(t)
 	d := startDaemon(t, app.Variables("KEY_VERIFICATION_AUTH=Bearer", "KEY_VERIFICATION_AUTH_TOKEN=token",
 		"EVENT_CALLBACK_AUTH=Basic", "EVENT_CALLBACK_AUTH_USER=u", "EVENT_CALLBACK_PASSWORD=p")...)
-	doc := readAPIDocument(t)
-	answer := doc.operation("webhooks", "keyVerification", "POST").child("responses").child("200").child("headers")
+	doc := apidoc.Read(t, "../api/openapi.yaml")
+	answer := doc.Operation("webhooks", "keyVerification", "POST").Child("responses").Child("200").Child("headers")
 	app.AnswerKeys(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("x-streaming-key") != "key" {
 			w.WriteHeader(http.StatusCreated)
 			return
 		}
-		for name := range answer.value {
-			w.Header().Set(name, answer.child(name).text("example"))
+		for name := range answer.Value {
+			w.Header().Set(name, answer.Child(name).Text("example"))
 		}
 	})
 	first, _ := d.Register(1)
@@ -102,32 +70,32 @@ func TestRequestsToTheApplicationAreAsTheAPIDocumentSays(t *testing.T) {
 		name := map[string]string{"stream-available": "streamAvailable", "stream-closed": "streamClosed"}[header.Get("x-event-type")]
 		wantWebhook(doc, name, "Basic dTpw", header)
 	}
-	hooks, all := part{doc, "", doc.root}.children("webhooks")
+	hooks, all := doc.Root().Children("webhooks")
 	for _, name := range hooks {
-		op := all.child(name).child("post")
-		for _, parameter := range op.parameters() {
-			if name := http.CanonicalHeaderKey(parameter.text("name")); !doc.seen[op.pointer+" "+name] {
-				t.Errorf("documented, but never sent: %s %s", op.pointer, name)
+		op := all.Child(name).Child("post")
+		for _, parameter := range op.Parameters() {
+			if name := http.CanonicalHeaderKey(parameter.Text("name")); !doc.Seen(op.Pointer, name) {
+				t.Errorf("documented, but never sent: %s %s", op.Pointer, name)
 			}
 		}
 	}
 }
 
 // wantWebhook holds all headers of a request against the document.
-func wantWebhook(doc *apiDocument, name, authorization string, header http.Header) {
-	doc.t.Helper()
-	if err := doc.operation("webhooks", name, "POST").fits(nil, header); err != nil {
-		doc.t.Errorf("%s: %v: %v", name, err, header)
+func wantWebhook(doc *apidoc.Document, name, authorization string, header http.Header) {
+	doc.T.Helper()
+	if err := doc.Operation("webhooks", name, "POST").Fits(nil, header); err != nil {
+		doc.T.Errorf("%s: %v: %v", name, err, header)
 	}
 	if got := header.Get("Authorization"); got != authorization {
-		doc.t.Errorf("%s: Authorization is %q", name, got)
+		doc.T.Errorf("%s: Authorization is %q", name, got)
 	}
 	if got := header.Get("Content-Length"); got != "0" {
-		doc.t.Errorf("%s: Content-Length is %q", name, got)
+		doc.T.Errorf("%s: Content-Length is %q", name, got)
 	}
 	for other := range header {
 		if !strings.HasPrefix(other, "X-") && !slices.Contains([]string{"Authorization", "Content-Length", "User-Agent"}, other) {
-			doc.t.Errorf("%s: header %s is not documented", name, other)
+			doc.T.Errorf("%s: header %s is not documented", name, other)
 		}
 	}
 }

@@ -1,6 +1,6 @@
-package main
+package e2e
 
-// Holds what is shipped for operators against the code.
+// Holds what is shipped for operators against the program.
 
 import (
 	"bytes"
@@ -9,20 +9,23 @@ import (
 	"maps"
 	"net/url"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+
+	"coordinator/internal/clustertest"
 
 	"go.yaml.in/yaml/v3"
 )
 
 func TestKubernetesManifestSetsOnlyKnownVariables(t *testing.T) {
 	t.Parallel()
-	manifest, err := os.ReadFile("deploy/kubernetes.yaml")
+	manifest, err := os.ReadFile("../deploy/kubernetes.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
-	known, set := configNames(), settings{}
+	known, set := documentedVariables(t), map[string]string{}
 	for line := range strings.Lines(string(manifest)) {
 		name, value, ok := strings.Cut(strings.TrimPrefix(strings.TrimSpace(line), "- {name: "), ", value: ")
 		if !ok {
@@ -38,13 +41,40 @@ func TestKubernetesManifestSetsOnlyKnownVariables(t *testing.T) {
 	for name, secret := range map[string]string{"KEY_VERIFICATION_AUTH_TOKEN": "t", "EVENT_CALLBACK_AUTH_TOKEN": "t", "COMMANDS_API_AUTH_TOKEN": "t"} {
 		set[name] = secret
 	}
-	cfg, err := loadConfig(set.get)
-	if err != nil {
-		t.Fatal(err)
+	dir := t.TempDir()
+	clustertest.NewPair(t, 1).Write(t, dir)
+	set["SSL_CERT"], set["SSL_KEY"] = filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key")
+	var environ []string
+	for name, value := range set {
+		environ = append(environ, name+"="+value)
 	}
-	if cfg.HTTPPort != 8080 || cfg.SSLPort != 8443 || !cfg.LogJSON || cfg.CommandsAuth.scheme != "Bearer" {
-		t.Errorf("the manifest is not read as it stands: %+v", cfg)
+	status, out, diagnostics := execute(t, "-check", environ...)
+	if status != 0 || diagnostics != "" {
+		t.Fatalf("%d %s", status, diagnostics)
 	}
+	for _, line := range []string{"HTTP_PORT=8080", "SSL_PORT=8443", "LOG_FORMAT=json", "COMMANDS_API_AUTH=Bearer"} {
+		if !strings.Contains("\n"+out, "\n"+line+"\n") {
+			t.Errorf("the manifest is not read as it stands: %s is missing in\n%s", line, out)
+		}
+	}
+}
+
+// documentedVariables are those of docs/configuration.md, which another test holds against the code.
+func documentedVariables(t *testing.T) (names []string) {
+	t.Helper()
+	_, table, _ := strings.Cut(clustertest.ReadText(t, "../docs/configuration.md"), "| name | default | meaning |\n|---|---|---|\n")
+	for line := range strings.Lines(table) {
+		row, isRow := strings.CutPrefix(line, "| `")
+		if !isRow {
+			break
+		}
+		name, _, _ := strings.Cut(row, "`")
+		names = append(names, name)
+	}
+	if len(names) < 20 {
+		t.Fatalf("only %d variables are documented: %q", len(names), names)
+	}
+	return names
 }
 
 // peerKind is what the images of the peers need, to work with the coordinator and with each other.
@@ -108,7 +138,7 @@ func TestComposeFileGivesEachPeerWhatItNeeds(t *testing.T) {
 		}
 		Volumes map[string]any
 	}
-	readYAML(t, "compose.yaml", &file)
+	readYAML(t, "../compose.yaml", &file)
 	for name, kind := range peerKinds() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -129,7 +159,7 @@ func TestComposeFileGivesEachPeerWhatItNeeds(t *testing.T) {
 		t.Error("the volume is not there")
 	}
 	for name := range file.Services["coordinator"].Environment {
-		if !slices.Contains(configNames(), name) {
+		if !slices.Contains(documentedVariables(t), name) {
 			t.Errorf("%s is none of our variables", name)
 		}
 	}
@@ -137,7 +167,7 @@ func TestComposeFileGivesEachPeerWhatItNeeds(t *testing.T) {
 
 func TestKubernetesManifestGivesEachPeerWhatItNeeds(t *testing.T) {
 	t.Parallel()
-	text, err := os.ReadFile("deploy/kubernetes-peers.yaml")
+	text, err := os.ReadFile("../deploy/kubernetes-peers.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -205,7 +235,7 @@ func TestKubernetesManifestGivesEachPeerWhatItNeeds(t *testing.T) {
 
 func TestDocumentsNameWhatEachPeerNeeds(t *testing.T) {
 	t.Parallel()
-	text, err := os.ReadFile("docs/peers.md")
+	text, err := os.ReadFile("../docs/peers.md")
 	if err != nil {
 		t.Fatal(err)
 	}

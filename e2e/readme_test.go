@@ -1,0 +1,51 @@
+package e2e
+
+// The README's walk, step by step.
+
+import (
+	"os"
+	"strings"
+	"testing"
+)
+
+func TestReadmeWalkShowsWhatANewDaemonAnswers(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, walk, _ := strings.Cut(string(text), "```console\n")
+	walk, _, _ = strings.Cut(walk, "```")
+	lines := strings.Split(strings.TrimSpace(walk), "\n")
+	if len(lines) < 10 {
+		t.Fatalf("no walk is found: %q", lines)
+	}
+	d := startDaemon(t)
+	for i := 0; i+1 < len(lines); i += 2 {
+		method, path, header := readCurl(t, lines[i])
+		if _, got := d.Call(method, path, header...); got != lines[i+1]+"\n" {
+			t.Errorf("%s\nanswers %sand not  %s", lines[i], got, lines[i+1])
+		}
+	}
+}
+
+// readCurl takes apart a line such as: $ curl -X POST -H 'name: value' http://localhost:8080/path
+func readCurl(t *testing.T, line string) (method, path string, header []string) {
+	t.Helper()
+	command, path, ok := strings.Cut(line, "http://localhost:8080")
+	command, isCurl := strings.CutPrefix(command, "$ curl ")
+	if !ok || !isCurl {
+		t.Fatalf("no curl command: %s", line)
+	}
+	method = "GET"
+	if strings.Contains(command, "-X POST ") {
+		method = "POST"
+	}
+	for i, quoted := range strings.Split(command, "'") {
+		if i%2 == 1 {
+			name, value, _ := strings.Cut(quoted, ": ")
+			header = append(header, name, value)
+		}
+	}
+	return method, path, header
+}
