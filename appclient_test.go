@@ -21,6 +21,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"coordinator/internal/clustertest"
+
 	"github.com/google/go-cmp/cmp"
 )
 

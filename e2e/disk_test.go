@@ -56,7 +56,7 @@ func TestKillsOnAFullDiskLeaveNoStreamOpen(t *testing.T) {
 		p := start()
 		end := time.Now().Add(300*time.Millisecond + rand.N(time.Second))
 		publishMany(p, round, func() bool {
-			if round%4 != 3 {
+			if round%4 != 2 {
 				return time.Now().After(end)
 			}
 			status, _ := p.Call("GET", "/readyz")

@@ -9,13 +9,13 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
+	"coordinator/internal/clustertest"
 	"coordinator/internal/wire"
 )
 
@@ -69,9 +69,8 @@ func (d *demo) play(ctx context.Context, o *options, port string) (err error) {
 	if err != nil {
 		return err
 	}
-	base := "http://" + application.Addr
 	d.under, err = startChild(ctx, o.dir, program, "HTTP_PORT="+port, "LOG_DEBUG=NO",
-		"KEY_VERIFICATION_URL="+base+"/verify", "EVENT_CALLBACK_URL="+base+"/event")
+		"KEY_VERIFICATION_URL="+application.URL+"/verify", "EVENT_CALLBACK_URL="+application.URL+"/event")
 	if err != nil {
 		return err
 	}
@@ -120,11 +119,7 @@ func (d *demo) say(format string, values ...any) {
 }
 
 // startApplication answers that the key of a channel is its name with "-key", and takes all events.
-func (d *demo) startApplication() (*http.Server, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, err
-	}
+func (d *demo) startApplication() (*clustertest.HTTPServer, error) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /verify", func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("x-streaming-key") != r.Header.Get("x-streaming-channel")+"-key" {
@@ -135,21 +130,18 @@ func (d *demo) startApplication() (*http.Server, error) {
 		w.Header().Set("x-record", "true")
 	})
 	mux.HandleFunc("POST /event", func(_ http.ResponseWriter, r *http.Request) {
-		if r.Header.Get("x-event-type") == "stream-available" && r.Header.Get("x-resolution") != demoResolutions[0] {
-			return // one line is enough
-		}
-		switch h := r.Header; {
-		case h.Get("x-event-type") == "stream-closed":
-			d.say("application: %s, stream %s is over", h.Get("x-streaming-channel"), short(h.Get("x-streaming-id")))
-		case h.Get("x-stream-type") == "HLS-LIVE":
-			d.say("application: %s can be played", h.Get("x-streaming-channel"))
-		case h.Get("x-stream-type") == "HLS-VOD":
-			d.say("application: %s has a recording", h.Get("x-streaming-channel"))
+		switch e := clustertest.EventOf(r.Header); {
+		case e.Type == "stream-closed":
+			d.say("application: %s, stream %s is over", e.Channel, short(e.StreamID))
+		case e.Resolution != demoResolutions[0]: // one line is enough
+		case e.StreamType == "HLS-LIVE":
+			d.say("application: %s can be played", e.Channel)
+		case e.StreamType == "HLS-VOD":
+			d.say("application: %s has a recording", e.Channel)
 		}
 	})
-	server := &http.Server{Addr: l.Addr().String(), Handler: mux}
-	go server.Serve(l) // ends with Close
-	return server, nil
+	server := &clustertest.HTTPServer{Handler: mux}
+	return server, server.Listen("127.0.0.1:0")
 }
 
 func short(id string) string { return id[:min(6, len(id))] }
@@ -180,7 +172,7 @@ func (d *demo) run(ctx context.Context, p *peer, told func(ctx context.Context, 
 	gone = make(chan struct{})
 	d.playing.Go(func() {
 		defer close(gone)
-		p.read(func(message []byte) { told(ctx, message) }) // the end is that of the connection
+		p.Each(func(message []byte) { told(ctx, message) }) // the end is that of the connection
 	})
 	d.playing.Go(func() {
 		tick := time.NewTicker(heartbeatEvery)
@@ -188,7 +180,7 @@ func (d *demo) run(ctx context.Context, p *peer, told func(ctx context.Context, 
 		for {
 			select {
 			case <-tick.C:
-				p.say("HEARTBEAT")
+				p.Say("HEARTBEAT")
 			case <-gone:
 				return
 			case <-ctx.Done():
@@ -260,7 +252,7 @@ func (d *demo) publish(ctx context.Context, s *demoServer, channel, key string, 
 	d.setPublisher(s, channel, p)
 	defer d.setPublisher(s, channel, nil)
 	defer close(p.ended)
-	s.peer.say("PUBLISH-REQUEST", "Request-ID", channel, "Stream-Channel", channel, "Stream-Key", key, "User-IP", "192.0.2.1")
+	s.peer.Say("PUBLISH-REQUEST", "Request-ID", channel, "Stream-Channel", channel, "Stream-Key", key, "User-IP", "192.0.2.1")
 	var id string
 	select {
 	case id = <-p.answer:
@@ -284,7 +276,7 @@ func (d *demo) publish(ctx context.Context, s *demoServer, channel, key string, 
 	case <-p.killed:
 		d.say("%s: the publisher of %s is ended by the coordinator", s.name, channel)
 	}
-	s.peer.say("PUBLISH-END", "Stream-Channel", channel, "Stream-ID", id)
+	s.peer.Say("PUBLISH-END", "Stream-Channel", channel, "Stream-ID", id)
 }
 
 func (d *demo) setPublisher(s *demoServer, channel string, p *demoPublisher) {
@@ -334,7 +326,7 @@ func (e *demoEncoder) connect(ctx context.Context) error {
 		cancel() // what it encoded goes with it
 	})
 	e.setPeer(p, gone)
-	p.say("REGISTER", "Capacity", strconv.Itoa(demoCapacity))
+	p.Say("REGISTER", "Capacity", strconv.Itoa(demoCapacity))
 	return nil
 }
 
@@ -398,13 +390,13 @@ func (e *demoEncoder) encode(ctx, starting context.Context, channel, id string, 
 		e.announce(p, channel, id, "HLS-VOD", "vod.m3u8")
 	}
 	if ctx.Err() == nil {
-		p.say("STREAM-CLOSED", "Stream-Channel", channel, "Stream-ID", id)
+		p.Say("STREAM-CLOSED", "Stream-Channel", channel, "Stream-ID", id)
 	}
 }
 
 func (e *demoEncoder) announce(p *peer, channel, id, kind, file string) {
 	for _, resolution := range demoResolutions {
-		p.say("STREAM-AVAILABLE", "Stream-Channel", channel, "Stream-ID", id, "Stream-Type", kind, "Resolution", resolution,
+		p.Say("STREAM-AVAILABLE", "Stream-Channel", channel, "Stream-ID", id, "Stream-Type", kind, "Resolution", resolution,
 			"Index-file", "hls/"+channel+"/"+id+"/"+resolution+"/"+file)
 	}
 }

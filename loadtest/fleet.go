@@ -86,14 +86,14 @@ func (f *fleet) attach(ctx context.Context, kind string) (*peer, error) {
 	handle := f.serverTold
 	if kind == "hls" {
 		handle = f.encoderTold
-		p.say("REGISTER", "Capacity", encoderCapacity)
+		p.Say("REGISTER", "Capacity", encoderCapacity)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.peers[p] = struct{}{}
 	f.readers.Go(func() {
-		p.read(func(message []byte) { handle(p, message) })
-		p.conn.Close()
+		p.Each(func(message []byte) { handle(p, message) })
+		p.Conn.Close()
 		f.detach(p)
 	})
 	return p, nil
@@ -144,7 +144,7 @@ func (f *fleet) beat(ctx context.Context) {
 		}
 		share := min(len(waiting), (len(waiting)+parts-n%parts-1)/(parts-n%parts))
 		for _, p := range waiting[:share] {
-			p.say("HEARTBEAT")
+			p.Say("HEARTBEAT")
 		}
 		waiting = waiting[share:]
 		select {

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"coordinator/internal/clustertest"
 	"coordinator/internal/wire"
 )
 
@@ -42,7 +43,7 @@ type life struct {
 func (f *fleet) begin(l *life, server *peer, intended time.Time, held bool) {
 	channel := f.prepare(l, server, intended, held)
 	f.begun.Add(1)
-	server.say("PUBLISH-REQUEST", "Request-ID", channel, "Stream-Channel", channel, "Stream-Key", "key-"+channel, "User-IP", "192.0.2.1")
+	server.Say("PUBLISH-REQUEST", "Request-ID", channel, "Stream-Channel", channel, "Stream-Key", "key-"+channel, "User-IP", "192.0.2.1")
 }
 
 func (f *fleet) prepare(l *life, server *peer, intended time.Time, held bool) (channel string) {
@@ -133,7 +134,7 @@ func (f *fleet) accepted(channel, streamID string) {
 		f.unexpected.Add(1)
 		return
 	case end != nil:
-		end.say("PUBLISH-END", "Stream-Channel", channel, "Stream-ID", streamID)
+		end.Say("PUBLISH-END", "Stream-Channel", channel, "Stream-ID", streamID)
 	case f.endAfter > 0:
 		time.AfterFunc(f.endAfter, func() { f.endUnseen(l, generation) })
 	}
@@ -158,7 +159,7 @@ func (f *fleet) acceptLife(l *life, generation int, streamID string) (known bool
 // endUnseen ends a life whether the application has heard of it or not.
 func (f *fleet) endUnseen(l *life, generation int) {
 	if server, channel, streamID := l.endNow(generation); server != nil {
-		server.say("PUBLISH-END", "Stream-Channel", channel, "Stream-ID", streamID)
+		server.Say("PUBLISH-END", "Stream-Channel", channel, "Stream-ID", streamID)
 	}
 }
 
@@ -209,7 +210,7 @@ func (f *fleet) encode(p *peer, channel, streamID string) {
 	}
 	f.told.Add(int64(f.announcements))
 	for n := 1; n <= f.announcements; n++ {
-		p.say("STREAM-AVAILABLE", "Stream-Channel", channel, "Stream-ID", streamID, "Stream-Type", "HLS-LIVE",
+		p.Say("STREAM-AVAILABLE", "Stream-Channel", channel, "Stream-ID", streamID, "Stream-Type", "HLS-LIVE",
 			"Resolution", "1280x720-30", "Index-file", indexFile(channel, n))
 	}
 	f.progress.Add(1)
@@ -222,7 +223,7 @@ func (f *fleet) finishEncoding(p *peer, channel, streamID string) {
 		return
 	}
 	f.told.Add(1)
-	p.say("STREAM-CLOSED", "Stream-Channel", channel, "Stream-ID", streamID)
+	p.Say("STREAM-CLOSED", "Stream-Channel", channel, "Stream-ID", streamID)
 	f.progress.Add(1)
 }
 
@@ -242,15 +243,15 @@ func (l *life) tell(generation int, streamID string, events int) bool {
 }
 
 // take is the application's part: it has got an event.
-func (f *fleet) take(a arrival) {
-	l, generation := f.find(a.channel)
+func (f *fleet) take(a clustertest.Event) {
+	l, generation := f.find(a.Channel)
 	if l == nil {
 		return // of another run: an outbox lives longer than a load test
 	}
 	f.progress.Add(1)
 	switch next, server := f.arrive(l, generation, a); next {
 	case endLife:
-		server.say("PUBLISH-END", "Stream-Channel", a.channel, "Stream-ID", a.streamID)
+		server.Say("PUBLISH-END", "Stream-Channel", a.Channel, "Stream-ID", a.StreamID)
 	case holdLife:
 		f.leaveFlight()
 	case completeLife:
@@ -269,22 +270,22 @@ const (
 	completeLife
 )
 
-func (f *fleet) arrive(l *life, generation int, a arrival) (step, *peer) {
+func (f *fleet) arrive(l *life, generation int, a clustertest.Event) (step, *peer) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if generation < l.generation || (generation == l.generation && !l.underWay) {
 		f.repeated.Add(1) // that life is over: it had all its events
 		return noStep, nil
 	}
-	if !l.isLocked(generation, a.streamID) {
+	if !l.isLocked(generation, a.StreamID) {
 		f.unexpected.Add(1)
 		return noStep, nil
 	}
 	number := f.announcements + 1
-	if !a.closed {
-		number = indexNumber(a.indexFile)
+	if a.Type != "stream-closed" {
+		number = indexNumber(a.IndexFile)
 	}
-	switch l.delivery.arrive(number, a.eventID) {
+	switch l.delivery.arrive(number, a.ID) {
 	case repeated:
 		f.repeated.Add(1)
 		return noStep, nil

@@ -119,7 +119,7 @@ func (c *wrongCoordinator) handle(conn *websocket.Conn, message []byte) {
 		c.note(channel, http.Header{"X-Event-Type": {"stream-available"}, "X-Index-File": {wire.Value(message, "Index-file")}})
 	case "STREAM-CLOSED":
 		for _, header := range c.fault(c.note(channel, http.Header{"X-Event-Type": {"stream-closed"}})) {
-			request, err := http.NewRequest(http.MethodPost, c.app.events.url(), nil)
+			request, err := http.NewRequest(http.MethodPost, c.app.events.URL, nil)
 			if err != nil {
 				return
 			}

@@ -1,20 +1,16 @@
 package main
 
-// Streaming servers and encoders: control connections with one reader each. What they do with a message is in lives.go.
+// Streaming servers and encoders: control connections of internal/clustertest with one reader each. What they do with a message is in lives.go.
 
 import (
 	"context"
 	"fmt"
-	"io"
-	"net/http"
 	"strconv"
-	"sync"
 	"sync/atomic"
 	"time"
 
-	"coordinator/internal/wire"
+	"coordinator/internal/clustertest"
 
-	"github.com/golang-jwt/jwt/v5"
 	"github.com/gorilla/websocket"
 )
 
@@ -26,55 +22,16 @@ const (
 
 // peer is one control connection.
 type peer struct {
-	// set once
-	conn *websocket.Conn
+	*clustertest.Connection
 
 	leaving  atomic.Bool  // its end is wanted
 	lastBeat atomic.Int64 // when the coordinator's last heartbeat came, before it when it connected; in Unix nanoseconds
-
-	writing sync.Mutex
-	line    []byte // guarded by writing
 }
 
-// say sends a message. It waits while the coordinator does not read, which is part of the load.
-// An error is the reader's to find.
-func (p *peer) say(method string, arguments ...string) {
-	p.writing.Lock()
-	defer p.writing.Unlock()
-	p.line = wire.Append(p.line[:0], method, arguments...)
-	_ = p.conn.WriteMessage(websocket.TextMessage, p.line)
-}
-
-// cut ends the connection without a goodbye, as a power failure does.
+// cut ends the connection, as is wanted.
 func (p *peer) cut() {
 	p.leaving.Store(true)
-	p.conn.NetConn().Close()
-}
-
-// read hands on each message until the connection ends. The message is valid until handle returns.
-func (p *peer) read(handle func(message []byte)) error {
-	buffer := make([]byte, 512)
-	for {
-		_, reader, err := p.conn.NextReader()
-		if err != nil {
-			return err
-		}
-		n := 0
-		for {
-			if n == len(buffer) {
-				buffer = append(buffer, make([]byte, len(buffer))...)
-			}
-			k, err := reader.Read(buffer[n:])
-			n += k
-			if err == io.EOF {
-				break
-			}
-			if err != nil {
-				return err
-			}
-		}
-		handle(buffer[:n])
-	}
+	p.Cut()
 }
 
 // beat notes a heartbeat of the coordinator and returns by how much it came later than it should.
@@ -96,24 +53,23 @@ type dialler struct {
 
 // dial connects a peer; encoders would reach it at the port, if it is a streaming server.
 func (d dialler) dial(ctx context.Context, kind string, port int) (*peer, error) {
-	header := http.Header{"X-External-Ip": {"127.0.0.1"}, "X-Custom-Port": {strconv.Itoa(port)}}
+	header := []string{"X-External-Ip", "127.0.0.1", "X-Custom-Port", strconv.Itoa(port)}
 	if d.secret != "" {
-		claims := jwt.MapClaims{"sub": kind + "-control"}
-		token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, claims).SignedString([]byte(d.secret))
+		token, err := clustertest.Token(d.secret, kind+"-control")
 		if err != nil {
 			return nil, err
 		}
-		header.Set("x-control-auth-token", token)
+		header = append(header, "x-control-auth-token", token)
 	}
 	upgrade := websocket.Dialer{HandshakeTimeout: handshakeTimeout, ReadBufferSize: 512, WriteBufferSize: 512}
-	conn, reply, err := upgrade.DialContext(ctx, "ws://"+d.addr+"/ws/control/"+kind, header)
+	connection, reply, err := clustertest.Connect(ctx, "ws://"+d.addr+"/ws/control/"+kind, &upgrade, header...)
 	if err != nil {
 		if reply != nil {
 			err = fmt.Errorf("%w: %s", err, reply.Status)
 		}
 		return nil, fmt.Errorf("connecting a peer: %w", err)
 	}
-	p := &peer{conn: conn}
+	p := &peer{Connection: connection}
 	p.lastBeat.Store(time.Now().UnixNano())
 	return p, nil
 }

@@ -143,11 +143,11 @@ func (o *options) refuseEvents(ctx context.Context, r *rig) ([]figure, error) {
 		return nil, err
 	}
 	o.progress.now("application gone", r.status)
-	r.app.events.close()
+	r.app.events.Close()
 	stopped := rest(ctx, o.outage)
 	waiting, begun, back := r.told.Load()-r.arrived.Load(), r.begun.Load(), time.Now()
 	o.progress.now("application back", r.status)
-	if err := r.app.events.open(r.app.events.addr); err != nil {
+	if err := r.app.events.Listen(r.app.events.Addr); err != nil {
 		return nil, err
 	}
 	for i := range r.lives[:begun] {

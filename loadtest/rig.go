@@ -57,7 +57,7 @@ func newRig(ctx context.Context, o *options, plan rigPlan) (_ *rig, err error) {
 		r.under = &coordinator{addr: o.addr}
 	} else {
 		r.under, err = startChild(ctx, o.dir, plan.program,
-			"KEY_VERIFICATION_URL="+r.app.keys.url(), "EVENT_CALLBACK_URL="+r.app.events.url(), "CONTROL_SECRET="+o.secret)
+			"KEY_VERIFICATION_URL="+r.app.keys.URL+"/", "EVENT_CALLBACK_URL="+r.app.events.URL+"/", "CONTROL_SECRET="+o.secret)
 		if err != nil {
 			return nil, err
 		}
@@ -212,7 +212,7 @@ func (r *rig) result(s sample, figures ...figure) result {
 		CPUPerLife:     s.cpuPerLife(),
 		OwnCPUPerLife:  perLife(s.own, s.lives),
 		MemoryKiB:      r.under.memory(),
-		Connections:    r.app.opened.Load(),
+		Connections:    r.app.opened(),
 		EventsTold:     r.told.Load(),
 		EventsArrived:  r.arrived.Load(),
 		Lost:           lost,

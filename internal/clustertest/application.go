@@ -1,11 +1,8 @@
 package clustertest
 
 import (
-	"io"
-	"log"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -15,7 +12,7 @@ import (
 // Application is the application's two endpoints. It accepts everything unless told otherwise.
 type Application struct {
 	t      testing.TB
-	Server *httptest.Server
+	Server *HTTPServer
 
 	mu sync.Mutex
 	// guarded by mu
@@ -39,8 +36,8 @@ func NewApplicationOn(t testing.TB, l net.Listener) *Application {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /verify", a.serveKey)
 	mux.HandleFunc("POST /event", a.serveEvent)
-	a.Server = &httptest.Server{Listener: l, Config: &http.Server{Handler: mux, ErrorLog: log.New(io.Discard, "", 0)}}
-	a.Server.Start()
+	a.Server = &HTTPServer{Handler: mux}
+	a.Server.Serve(l)
 	t.Cleanup(a.Server.Close)
 	return a
 }
@@ -154,14 +151,8 @@ func (a *Application) AwaitKeys(n int) []http.Header {
 	}
 }
 
-// Describe is an event in short: type channel stream, then what is available.
-func Describe(h http.Header) string {
-	s := h.Get("x-event-type") + " " + h.Get("x-streaming-channel") + " " + h.Get("x-streaming-id")
-	if kind := h.Get("x-stream-type"); kind != "" {
-		s += " " + kind + " " + h.Get("x-resolution") + " " + h.Get("x-index-file")
-	}
-	return s
-}
+// Describe is an event in short.
+func Describe(h http.Header) string { return EventOf(h).String() }
 
 func DescribeAll(events []http.Header) (list []string) {
 	for _, h := range events {
@@ -179,9 +170,9 @@ func (a *Application) AwaitStream(id string, want ...string) {
 		var got []string
 		seen := map[string]bool{}
 		for _, h := range events {
-			if event := h.Get("x-event-id"); h.Get("x-streaming-id") == id && !seen[event] {
-				seen[event] = true
-				got = append(got, Describe(h))
+			if e := EventOf(h); e.StreamID == id && !seen[e.ID] {
+				seen[e.ID] = true
+				got = append(got, e.String())
 			}
 		}
 		if len(got) > len(want) || strings.Join(got, "\n") != strings.Join(want[:len(got)], "\n") {

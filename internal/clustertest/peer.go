@@ -1,9 +1,8 @@
 package clustertest
 
 import (
+	"context"
 	"net/http"
-	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -13,14 +12,13 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// testPeer is a streaming server or an encoder.
+// Peer is a streaming server or an encoder of a test: a connection, and what is awaited on it.
 type Peer struct {
+	*Connection
 	t    testing.TB
-	Conn *websocket.Conn
 	In   chan wire.Message // all but heartbeats; closed when the connection is gone
 	Gone error             // why; readable once in is closed
 
-	writing    sync.Mutex
 	Heartbeats atomic.Int64
 }
 
@@ -28,22 +26,18 @@ func Dial(t testing.TB, url string, dialer *websocket.Dialer, header ...string) 
 	if dialer == nil {
 		dialer = &websocket.Dialer{HandshakeTimeout: Patience}
 	}
-	h := http.Header{}
-	for i := 0; i < len(header); i += 2 {
-		h.Add(header[i], header[i+1])
-	}
-	conn, res, err := dialer.Dial(url, h)
+	c, res, err := Connect(context.Background(), url, dialer, header...)
 	if err != nil {
 		return nil, res, err
 	}
-	p := NewPeer(t, conn)
+	p := newPeer(t, c)
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
 		p.Read()
 	}()
 	t.Cleanup(func() {
-		conn.Close()
+		c.Conn.Close()
 		for range p.In { // a reader that waits for room
 		}
 		<-ended
@@ -53,7 +47,11 @@ func Dial(t testing.TB, url string, dialer *websocket.Dialer, header ...string) 
 
 // NewPeer is a peer on a connection. Its owner calls Read.
 func NewPeer(t testing.TB, conn *websocket.Conn) *Peer {
-	return &Peer{t: t, Conn: conn, In: make(chan wire.Message, 1024)}
+	return newPeer(t, &Connection{Conn: conn})
+}
+
+func newPeer(t testing.TB, c *Connection) *Peer {
+	return &Peer{Connection: c, t: t, In: make(chan wire.Message, 1024)}
 }
 
 // For makes t the test that ends when the peer fails.
@@ -62,38 +60,22 @@ func (p *Peer) For(t testing.TB) { p.t = t }
 // Read takes what comes until the connection ends.
 func (p *Peer) Read() {
 	defer close(p.In)
-	for {
-		_, data, err := p.Conn.ReadMessage()
-		if err != nil {
-			p.Gone = err
-			return
-		}
-		m := wire.ParseStrict(data)
+	p.Gone = p.Each(func(message []byte) {
+		m := wire.ParseStrict(message)
 		if m.Method == "HEARTBEAT" {
 			p.Heartbeats.Add(1)
 		} else {
 			p.In <- m
 		}
-	}
+	})
 }
 
 // Send writes a message as today's peers do. args is name, value, name, value ...
 func (p *Peer) Send(method string, args ...string) {
 	p.t.Helper()
-	var b strings.Builder
-	b.WriteString(method + "\n")
-	for i := 0; i < len(args); i += 2 {
-		b.WriteString(args[i] + ":" + args[i+1] + "\n")
-	}
-	if err := p.SendRaw(websocket.TextMessage, b.String()); err != nil {
+	if err := p.Say(method, args...); err != nil {
 		p.t.Fatalf("send %s: %v", method, err)
 	}
-}
-
-func (p *Peer) SendRaw(kind int, data string) error {
-	p.writing.Lock()
-	defer p.writing.Unlock()
-	return p.Conn.WriteMessage(kind, []byte(data))
 }
 
 // Expect takes the next message, which must have the method and the arguments (name, value ...).
@@ -211,15 +193,8 @@ func (p *Peer) Attend() {
 	}
 }
 
-// Tell is send for a peer that may be gone by then.
-func (p *Peer) Tell(method string, args ...string) {
-	var b strings.Builder
-	b.WriteString(method + "\n")
-	for i := 0; i < len(args); i += 2 {
-		b.WriteString(args[i] + ": " + args[i+1] + "\n")
-	}
-	p.SendRaw(1, b.String())
-}
+// Tell is Send for a peer that may be gone by then, and that writes a blank after the colon, as some do.
+func (p *Peer) Tell(method string, args ...string) { _ = p.say(": ", method, args) }
 
 // Handshake is what an upgrade to a WebSocket of a version says (RFC 6455, 4.1).
 func Handshake(version string) []string {

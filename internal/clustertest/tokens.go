@@ -22,7 +22,12 @@ func SignToken(t testing.TB, method jwt.SigningMethod, key any, claims jwt.MapCl
 }
 
 func ControlToken(t testing.TB, subject string) string {
-	return SignToken(t, jwt.SigningMethodHS256, []byte(ControlSecret), jwt.MapClaims{"sub": subject})
+	t.Helper()
+	token, err := Token(ControlSecret, subject)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return token
 }
 
 // sendHugeFrame sends the header of a text frame of the given length (RFC 6455, 5.2), with a mask of zeros.
