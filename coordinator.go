@@ -1,6 +1,6 @@
 package main
 
-// The use cases: join, publish, end, announce, finish, close, leave. The only file that knows the whole story: what
+// The use cases: join, publish, end, announce, close, leave. The only file that knows the whole story: what
 // peers and the application ask for comes in here, is checked, and becomes one transition of the registry.
 
 import (
@@ -251,9 +251,9 @@ func (c *coordinator) announce(e *encoder, channel, streamID string, a announcem
 	c.tell(notices)
 }
 
-// finish is STREAM-CLOSED. errorCode and errorMessage are the encoder's words, empty if it had no trouble.
-func (c *coordinator) finish(e *encoder, channel, streamID, errorCode, errorMessage string) {
-	notices, own := c.registry.finish(e, channel, streamID, time.Now())
+// streamClosed is STREAM-CLOSED. errorCode and errorMessage are the encoder's words, empty if it had no trouble.
+func (c *coordinator) streamClosed(e *encoder, channel, streamID, errorCode, errorMessage string) {
+	notices, own := c.registry.streamClosed(e, channel, streamID, time.Now())
 	if !own {
 		c.notItsOwn("STREAM-CLOSED", e.id, channel, streamID)
 		return
@@ -269,18 +269,12 @@ func (c *coordinator) finish(e *encoder, channel, streamID, errorCode, errorMess
 
 func (c *coordinator) drain(id uint64, move bool) error {
 	notices, err := c.registry.drain(id, move, time.Now())
-	if err == nil {
-		c.log.Info("draining", "session", id, "move", move)
-	}
 	c.tell(notices)
 	return err
 }
 
 func (c *coordinator) undrain(id uint64) error {
 	notices, err := c.registry.undrain(id, time.Now())
-	if err == nil {
-		c.log.Info("back in service", "session", id)
-	}
 	c.tell(notices)
 	return err
 }
@@ -308,6 +302,12 @@ func (c *coordinator) tell(notices []notice) {
 			c.log.Info("stream closed", "channel", n.channel, "stream", n.stream, "encoder", n.encoder)
 		case noteSetAside:
 			c.log.Warn("encoder set aside", "encoder", n.encoder, "reason", n.reason.Error())
+		case noteDraining:
+			c.log.Info(n.who()+" is draining: it gets nothing new", "session", n.session())
+		case noteMoving:
+			c.log.Info("streams of the encoder are being moved to others", "session", n.session())
+		case noteInService:
+			c.log.Info(n.who()+" is back in service", "session", n.session())
 		}
 	}
 }

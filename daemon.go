@@ -10,11 +10,13 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"sync"
 	"time"
 
 	"coordinator/internal/control"
 	"coordinator/internal/door"
+	"coordinator/internal/host"
 	"coordinator/internal/logs"
 )
 
@@ -37,17 +39,23 @@ type daemon struct {
 	failed     chan error // why serving ended; has room for one
 	background sync.WaitGroup
 	endTime    context.CancelFunc // of what start has started
+
+	watchers     sync.WaitGroup
+	watching     context.Context // of watchers
+	stopWatching context.CancelFunc
 }
 
 // newDaemon opens the outbox. Whoever has the daemon stops it, started or not. Errors are those of the outbox.
 func newDaemon(cfg *Config, log *slog.Logger) (*daemon, error) {
 	d := &daemon{failed: make(chan error, 1), endTime: func() {}}
+	d.watching, d.stopWatching = context.WithCancel(context.Background())
 	d.metrics = newMetrics(func() clusterState { return d.coordinator.state() })
 	observe := func(status int, err error, took time.Duration) {
 		d.metrics.eventAttempted(sendResult(status, err), took)
 	}
 	events, err := newCallbacks(cfg, observe, log)
 	if err != nil {
+		d.stopWatching()
 		return nil, err
 	}
 	d.events = events
@@ -76,6 +84,19 @@ func (d *daemon) start() {
 	d.background.Go(func() { d.coordinator.history.Run(ctx) })
 }
 
+// follow takes up the certificate whenever its files change, looks at them every so often, and at each hangup.
+func (d *daemon) follow(cert *certificate, every time.Duration, hangup <-chan os.Signal, log *slog.Logger) {
+	d.metrics.exposeCertificate(cert.notAfter)
+	d.watchers.Go(func() {
+		if err := cert.watch(d.watching, every, hangup, log); err != nil {
+			log.Warn("cannot stop watching the certificate files", "error", err)
+		}
+	})
+}
+
+// tuneGC is for one daemon of the process.
+func (d *daemon) tuneGC() { d.watchers.Go(func() { host.TuneGC(d.watching) }) }
+
 // serve serves what l accepts: HTTPS, or plain HTTP if secure is nil. It returns at once; what breaks comes out of failed.
 func (d *daemon) serve(l net.Listener, secure *tls.Config) {
 	d.background.Go(func() {
@@ -102,7 +123,10 @@ func (d *daemon) stop(deliver time.Duration) error {
 	d.verifier.close()
 	ctx, cancel := context.WithTimeout(context.Background(), deliver)
 	defer cancel()
-	return d.events.Drain(ctx)
+	err := d.events.Drain(ctx)
+	d.stopWatching()
+	d.watchers.Wait()
+	return err
 }
 
 // finishServing closes the listeners and lets requests that are being answered finish; it knows nothing of control sockets.

@@ -16,7 +16,6 @@ import (
 	"os"
 	"os/signal"
 	"strconv"
-	"sync"
 	"syscall"
 	"time"
 
@@ -96,47 +95,37 @@ func run(ctx context.Context, getenv func(string) string, stderr *logs.Writer, h
 	}
 	d.metrics.exposeBuild(version)
 	d.metrics.exposeLog(stderr.Dropped)
-	watching, stopWatching := context.WithCancel(context.Background())
-	var watchers sync.WaitGroup
-	defer func() {
-		err = errors.Join(err, d.stop(deliverEvents))
-		stopWatching()
-		watchers.Wait()
-	}()
+	defer func() { err = errors.Join(err, d.stop(deliverEvents)) }()
 	listeners, err := listen(cfg, cert)
 	if err != nil {
 		return err
 	}
 	warnOpenDoors(cfg, log)
 	if cert != nil {
-		d.metrics.exposeCertificate(cert.notAfter)
-		watchers.Go(func() {
-			if err := cert.watch(watching, cfg.SSLCheckReload, hangup, log); err != nil {
-				log.Warn("cannot stop watching the certificate files", "error", err)
-			}
-		})
+		d.follow(cert, cfg.SSLCheckReload, hangup, log)
 	}
 	if getenv("GOGC") == "" {
-		watchers.Go(func() { host.TuneGC(watching) })
+		d.tuneGC()
 	}
 	d.start()
 	for _, l := range listeners {
 		log.Info("listening", "scheme", l.scheme, "addr", l.Addr().String())
 		d.serve(l.Listener, l.secure)
 	}
-	notify := func(state string) {
-		if err := host.NotifySystemd(getenv, state); err != nil {
-			log.Warn("cannot notify systemd", "state", state, "error", err)
-		}
-	}
-	notify("READY=1")
+	tellSystemd(getenv, "READY=1", log)
 	select {
 	case <-ctx.Done():
 	case err = <-d.failed:
 	}
 	log.Info("stopping")
-	notify("STOPPING=1")
+	tellSystemd(getenv, "STOPPING=1", log)
 	return err
+}
+
+func tellSystemd(getenv func(string) string, state string, log *slog.Logger) {
+	if err := host.NotifySystemd(getenv, state); err != nil {
+		log.Warn("cannot notify systemd", "state", state, "error", err)
+	}
 }
 
 func warnOpenDoors(cfg *Config, log *slog.Logger) {

@@ -127,7 +127,7 @@ func (p *encoderPeerSession) Handle(m wire.Message) {
 		}
 		p.c.announce(p.encoder, channel, streamID, a)
 	case "STREAM-CLOSED":
-		p.c.finish(p.encoder, channel, streamID, m.Get("Error-Code"), m.Get("Error-Message"))
+		p.c.streamClosed(p.encoder, channel, streamID, m.Get("Error-Code"), m.Get("Error-Message"))
 	default:
 		handleCommon(m, p.c.log, p.encoder.id)
 	}

@@ -293,7 +293,21 @@ const (
 	noteMoved                         // a publication, to another encoder
 	noteClosed                        // a stream
 	noteSetAside                      // an encoder
+	noteDraining                      // a streaming server, or an encoder
+	noteMoving                        // an encoder that drains: its streams are taken to others
+	noteInService                     // a streaming server or an encoder, again
 )
+
+// who and session are of a notice about one peer.
+
+func (n notice) who() string {
+	if n.server != 0 {
+		return "streaming server"
+	}
+	return "encoder"
+}
+
+func (n notice) session() uint64 { return max(n.server, n.encoder) }
 
 func (r *registry) noteLocked(n notice) { r.notices = append(r.notices, n) }
 

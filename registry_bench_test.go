@@ -47,7 +47,7 @@ func BenchmarkRegistryLife(b *testing.B) {
 				e := r.channels.get("one").current.encoder
 				r.announce(e, "one", "one", announcement{streamType: "HLS-LIVE", resolution: "ORIGINAL"}, now)
 				r.end(s, "one", "one", now)
-				r.finish(e, "one", "one", now)
+				r.streamClosed(e, "one", "one", now)
 			}
 		})
 	}

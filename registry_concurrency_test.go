@@ -144,7 +144,7 @@ func (c *crowd) encoderLives() {
 			for id, o := range jobs {
 				c.r.announce(e, o.channel, id, announcement{streamType: "HLS-LIVE", resolution: "ORIGINAL"}, c.now())
 				if o.method == "stop" || rand.IntN(20) == 0 {
-					c.r.finish(e, o.channel, id, c.now())
+					c.r.streamClosed(e, o.channel, id, c.now())
 					delete(jobs, id)
 				}
 			}
@@ -239,7 +239,7 @@ func TestStreamEndsOnlyAfterItsPublisherIsAccepted(t *testing.T) {
 	r := newRegistry(1, time.Now(), func() string { return "id" }, publisher, limits{})
 	encoder.fail = func(job encodeJob) {
 		defer close(encoder.failed)
-		r.finish(encoder.self, job.channel, job.streamID, time.Now())
+		r.streamClosed(encoder.self, job.channel, job.streamID, time.Now())
 	}
 	s := r.joinServer(publisher, serverInfo{}, time.Now())
 	encoder.self, _ = r.joinEncoder(encoder, "10.0.0.1", 1, time.Now())

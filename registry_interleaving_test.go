@@ -225,7 +225,7 @@ func (m *clusterModel) announceOf(k *modelTask, kind string) {
 func (m *clusterModel) finish(k *modelTask) {
 	m.say("encoder %d closes %s", k.encoder.encoder.id, k.id)
 	k.over = true
-	notices, own := m.r.finish(k.encoder.encoder, k.channel, k.id, m.now)
+	notices, own := m.r.streamClosed(k.encoder.encoder, k.channel, k.id, m.now)
 	m.hold(own, "STREAM-CLOSED of %s was not taken", k.id)
 	m.done(notices)
 }
@@ -349,7 +349,7 @@ func (m *clusterModel) twinFinishes() {
 		m.say("encoder %d closes %s", e.encoder.id, k.id)
 		m.successes++
 		k.over = true
-		notices, own := m.r.finish(e.encoder, k.channel, k.id, m.now)
+		notices, own := m.r.streamClosed(e.encoder, k.channel, k.id, m.now)
 		m.hold(own, "STREAM-CLOSED of %s was not taken from the encoder's twin", k.id)
 		m.done(notices)
 	}
@@ -368,7 +368,7 @@ func (m *clusterModel) foreignMessage() {
 	told := m.told
 	if e, ok := oneOf(m, m.encoders); ok && (e != k.encoder && !k.encoder.mayBeSucceeded(e) || k.over) {
 		m.say("encoder %d speaks of %s", e.encoder.id, k.id)
-		notices, own := m.r.finish(e.encoder, k.channel, k.id, m.now)
+		notices, own := m.r.streamClosed(e.encoder, k.channel, k.id, m.now)
 		m.hold(!own && m.told == told, "a foreign STREAM-CLOSED of %s was taken", k.id)
 		m.done(notices)
 		_, own = m.r.announce(e.encoder, k.channel, k.id, announcement{streamType: "HLS-LIVE"}, m.now)

@@ -197,10 +197,10 @@ func (st *stream) addOutputLocked(o output) {
 	}
 }
 
-// finish is STREAM-CLOSED: the stream is closed, its slot free. If the encoder ended a live stream by itself, the
+// streamClosed is STREAM-CLOSED: the stream is closed, its slot free. If the encoder ended a live stream by itself, the
 // publication is moved or killed. It reports whether the stream was the encoder's own, or that of an older session whose
 // place the encoder has taken; if not, nothing changes.
-func (r *registry) finish(e *encoder, channel, streamID string, now time.Time) ([]notice, bool) {
+func (r *registry) streamClosed(e *encoder, channel, streamID string, now time.Time) ([]notice, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	st := r.findStreamLocked(channel, streamID)

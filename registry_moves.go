@@ -21,14 +21,17 @@ func (r *registry) drain(id uint64, move bool, now time.Time) ([]notice, error) 
 	defer r.mu.Unlock()
 	if s := r.servers[id]; s != nil {
 		s.draining = true
-		return nil, nil
+		r.noteLocked(notice{kind: noteDraining, server: id})
+		return r.takeNoticesLocked(), nil
 	}
 	e := r.encoders[id]
 	if e == nil {
 		return nil, errUnknownMember
 	}
 	e.draining = true
+	r.noteLocked(notice{kind: noteDraining, encoder: id})
 	if move {
+		r.noteLocked(notice{kind: noteMoving, encoder: id})
 		r.moving[e] = struct{}{}
 		for _, st := range e.streams {
 			st.pub.failedMoves = 0
@@ -44,7 +47,8 @@ func (r *registry) undrain(id uint64, now time.Time) ([]notice, error) {
 	defer r.mu.Unlock()
 	if s := r.servers[id]; s != nil {
 		s.draining = false
-		return nil, nil
+		r.noteLocked(notice{kind: noteInService, server: id})
+		return r.takeNoticesLocked(), nil
 	}
 	e := r.encoders[id]
 	if e == nil {
@@ -52,6 +56,7 @@ func (r *registry) undrain(id uint64, now time.Time) ([]notice, error) {
 	}
 	e.draining = false
 	delete(r.moving, e)
+	r.noteLocked(notice{kind: noteInService, encoder: id})
 	r.settleLocked(now)
 	return r.takeNoticesLocked(), nil
 }

@@ -191,11 +191,11 @@ func TestMessagesKeptAreTakenInBeforeAnythingIsOrdered(t *testing.T) {
 		"nothing":          {func(*registry) {}, nil, nil, "c live p1 at 2"},
 		"publisher ended":  {func(r *registry) { r.end(r.servers[rowServer], "c", "p1", now) }, []string{"2 stop p1"}, nil, "closing p1"},
 		"stream available": {func(r *registry) { available(r, "HLS-VOD") }, nil, []string{"p1 2 HLS-VOD"}, "c live p1 at 2"},
-		"stream closed": {func(r *registry) { r.finish(r.encoders[rowEncoder], "c", "p1", now) },
+		"stream closed": {func(r *registry) { r.streamClosed(r.encoders[rowEncoder], "c", "p1", now) },
 			[]string{"3 start new1"}, []string{"p1 2 closed"}, "c live new1 at 3"},
 		"stream closed, publisher ended": {func(r *registry) {
 			r.end(r.servers[rowServer], "c", "p1", now)
-			r.finish(r.encoders[rowEncoder], "c", "p1", now)
+			r.streamClosed(r.encoders[rowEncoder], "c", "p1", now)
 		}, []string{"2 stop p1"}, []string{"p1 2 closed"}, ""},
 		"encoder left": {func(r *registry) { r.leaveEncoder(r.encoders[rowEncoder], now) }, []string{"3 start new1"}, []string{"p1 2 closed"}, "c live new1 at 3"},
 		"both encoders left": {func(r *registry) {

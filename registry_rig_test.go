@@ -209,7 +209,7 @@ func (rig *registryRig) available(e *encoder, channel, id, streamType string) bo
 
 func (rig *registryRig) closed(e *encoder, channel, id string) bool {
 	rig.t.Helper()
-	notices, own := rig.r.finish(e, channel, id, rig.now)
+	notices, own := rig.r.streamClosed(e, channel, id, rig.now)
 	rig.step(notices)
 	return own
 }

@@ -396,7 +396,7 @@ func TestStreamsThatStayAreSeenOnceWhileOthersComeAndGo(t *testing.T) {
 			p := r.channels.get(channel)
 			r.end(s, channel, p.publisherID, now)
 			for _, e := range r.encoders {
-				r.finish(e, channel, p.publisherID, now)
+				r.streamClosed(e, channel, p.publisherID, now)
 			}
 		}
 	}
