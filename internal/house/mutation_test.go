@@ -48,8 +48,8 @@ func mutations() []mutation {
 		},
 		{
 			"durability", "internal/outbox/outbox.go",
-			"	left, err := o.store.commit(o.unwritten)\n	o.unwritten = left\n	o.delivery.committed(appended[:len(appended)-len(left.appended)])\n",
-			"	o.delivery.committed(appended)\n	left, err := o.store.commit(o.unwritten)\n	left.appended = nil\n	o.unwritten = left\n",
+			"	left, err := o.store.commit(o.unwritten)\n	o.unwritten = left\n	o.committed(appended[:len(appended)-len(left.appended)])\n",
+			"	o.committed(appended)\n	left, err := o.store.commit(o.unwritten)\n	left.appended = nil\n	o.unwritten = left\n",
 			"TestAnEventIsSentOnlyAfterItsCommit", "an event is sent before it is durable",
 		},
 		{

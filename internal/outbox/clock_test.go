@@ -65,7 +65,7 @@ func (c *settableClock) event(stream string, seq int) Event {
 // outbox is one that goes by the clock.
 func (c *settableClock) outbox(t *testing.T, store eventStore, send Send) *Outbox {
 	t.Helper()
-	events, err := newOutbox(c.now, store, send, unobserved, slog.New(slog.DiscardHandler))
+	events, err := newOutbox(c.now, store, send, unobserved, nil, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

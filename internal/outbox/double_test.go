@@ -4,6 +4,7 @@ package outbox
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/fnv"
@@ -53,10 +54,11 @@ type memoryStore struct {
 	mu     sync.Mutex
 	queues map[uint64]queueRecord
 	events map[[2]uint64]Event
+	kept   map[string][]byte // of the cluster
 }
 
 func newMemoryStore() *memoryStore {
-	return &memoryStore{queues: map[uint64]queueRecord{}, events: map[[2]uint64]Event{}}
+	return &memoryStore{queues: map[uint64]queueRecord{}, events: map[[2]uint64]Event{}, kept: map[string][]byte{}}
 }
 
 // crashed is what a process that starts after a crash at this moment finds.
@@ -64,7 +66,7 @@ func (s *memoryStore) crashed() *memoryStore {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	copied := newMemoryStore()
-	copied.events = maps.Clone(s.events)
+	copied.events, copied.kept = maps.Clone(s.events), maps.Clone(s.kept)
 	for number, record := range s.queues {
 		record.announced = slices.Clone(record.announced)
 		copied.queues[number] = record
@@ -83,6 +85,12 @@ func (s *memoryStore) load(each func(uint64, queueRecord)) error {
 
 func (s *memoryStore) trouble() error { return nil }
 
+func (s *memoryStore) cluster() (map[string][]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.kept), nil
+}
+
 func (s *memoryStore) commit(g group) (group, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -99,6 +107,16 @@ func (s *memoryStore) commit(g group) (group, error) {
 		record.note(&ev)
 		s.queues[ev.Queue] = record
 		s.events[[2]uint64{ev.Queue, uint64(ev.Position)}] = ev
+		if ev.Message > 0 {
+			s.kept[appliedKey(ev.Session)] = binary.BigEndian.AppendUint64(nil, ev.Message)
+		}
+	}
+	for _, c := range g.changes {
+		if c.value == nil {
+			delete(s.kept, c.key)
+		} else {
+			s.kept[c.key] = c.value
+		}
 	}
 	for _, mark := range g.delivered {
 		record, known := s.queues[mark.queue]
@@ -332,7 +350,7 @@ func drained(t testing.TB, c *Outbox) {
 }
 
 func resume(store eventStore, send Send, log *slog.Logger) (*Outbox, error) {
-	return newOutbox(time.Now, store, send, unobserved, log)
+	return newOutbox(time.Now, store, send, unobserved, nil, log)
 }
 
 func unobserved(int, error, time.Duration) {}

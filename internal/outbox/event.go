@@ -18,6 +18,9 @@ type Event struct {
 	StreamType, Resolution, IndexFile, StartTime string
 
 	At time.Time // when it happened; its monotonic reading is used as long as the process lives
+
+	// With the commit of the event, all messages of the session up to this one are applied; 0: it says nothing of messages.
+	Session, Message uint64
 }
 
 // ID is the same whenever the event is sent, and no other event has it.

@@ -36,6 +36,7 @@ var errDiskHangs = errors.New("the disk does not answer")
 // eventStore keeps events durably. The outbox is one; tests use others.
 type eventStore interface {
 	load(each func(number uint64, record queueRecord)) error
+	cluster() (map[string][]byte, error)
 	commit(group) (left group, err error) // of one goroutine only; what is left may be given again after an error
 	read(queue uint64, position uint32) (Event, error)
 	trouble() error // why no stream may begin
@@ -70,8 +71,11 @@ type Outbox struct {
 	drainOnce   sync.Once
 	drainErr    error
 
+	applied func(session, message uint64) // nil: nobody asks; see OpenCluster
+
 	mu       sync.Mutex
 	appended []Event   // guarded by mu
+	changes  []Change  // guarded by mu
 	commitAt time.Time // guarded by mu: when the commit that is under way began
 	writing  time.Time // guarded by mu: when the oldest event happened that the writer has taken and not committed
 	broken   error     // guarded by mu: why the last commit failed
@@ -86,6 +90,15 @@ type Outbox struct {
 // set aside and an empty one takes its place. On a full disk Open works, and Err says so. It fails if another process uses
 // dir, if a newer version wrote the file, or if the system does not let it use dir.
 func Open(dir string, send Send, observe Observe, log *slog.Logger) (*Outbox, error) {
+	store, err := openLogged(dir, log)
+	if err != nil {
+		return nil, err
+	}
+	return openOutbox(time.Now, store, send, observe, nil, log)
+}
+
+// openLogged is openStore, and logs that a damaged file was set aside.
+func openLogged(dir string, log *slog.Logger) (*boltStore, error) {
 	store, found, err := openStore(dir)
 	if err != nil {
 		return nil, err
@@ -93,17 +106,26 @@ func Open(dir string, send Send, observe Observe, log *slog.Logger) (*Outbox, er
 	if found != nil {
 		log.Error("the outbox is damaged and was set aside: undelivered events are lost, and the application may take streams for live that are not",
 			"file", found.file, "aside", found.aside, "error", found.err)
+		store.wasDamaged = true
 	}
-	o, err := newOutbox(time.Now, store, send, observe, log)
+	return store, nil
+}
+
+// openOutbox is newOutbox, and closes the store if that fails.
+func openOutbox(now func() time.Time, store eventStore, send Send, observe Observe, cluster *Cluster, log *slog.Logger) (*Outbox, error) {
+	o, err := newOutbox(now, store, send, observe, cluster, log)
 	if err != nil {
 		return nil, errors.Join(err, store.close())
 	}
-	o.wasDamaged = found != nil
+	if bolt, ok := store.(*boltStore); ok {
+		o.wasDamaged = bolt.wasDamaged
+	}
 	return o, nil
 }
 
-// newOutbox takes up a store. Tests set the wall clock by now.
-func newOutbox(now func() time.Time, store eventStore, send Send, observe Observe, log *slog.Logger) (*Outbox, error) {
+// newOutbox takes up a store. Tests set the wall clock by now. cluster is nil without gateways; else it gets what is known of
+// queues.
+func newOutbox(now func() time.Time, store eventStore, send Send, observe Observe, cluster *Cluster, log *slog.Logger) (*Outbox, error) {
 	o := &Outbox{
 		log:         log,
 		store:       store,
@@ -113,7 +135,7 @@ func newOutbox(now func() time.Time, store eventStore, send Send, observe Observ
 	}
 	o.ctx, o.stop = context.WithCancel(context.Background())
 	o.delivery = newDelivery(send, observe, o.eventDelivered, store.read, now, log)
-	if err := o.resume(); err != nil {
+	if err := o.resume(cluster); err != nil {
 		o.stop()
 		return nil, fmt.Errorf("take up undelivered events: %w", err)
 	}
@@ -121,14 +143,21 @@ func newOutbox(now func() time.Time, store eventStore, send Send, observe Observ
 }
 
 // resume takes up what the store holds and closes the streams whose end was not recorded.
-func (o *Outbox) resume() error {
+func (o *Outbox) resume(cluster *Cluster) error {
 	var lost []Event
 	now := o.delivery.now()
 	err := o.store.load(func(number uint64, record queueRecord) {
 		o.lastQueue = max(o.lastQueue, number)
 		o.undelivered.Add(int64(record.tail - record.head))
 		o.delivery.resume(number, record)
+		if cluster != nil {
+			cluster.Tails[number] = record.tail
+		}
 		for i, s := range record.announced {
+			if cluster != nil && len(cluster.Gateways) > 0 {
+				cluster.Announced = append(cluster.Announced, Announced{number, s.channel, s.streamID, s.previous, s.lastSeq})
+				continue
+			}
 			lost = append(lost, Event{
 				Channel: s.channel, StreamID: s.streamID, Queue: number, Position: record.tail + uint32(i), Previous: s.previous,
 				Seq: s.lastSeq + 1, Closed: true, At: now,
@@ -327,19 +356,31 @@ func (o *Outbox) writeGroup() error {
 		poke(o.wakeRemoval)
 	}
 	o.unwritten.delivered = append(o.unwritten.delivered, marks...)
+	o.unwritten.changes = append(o.unwritten.changes, o.takeChanges()...)
 	if o.unwritten.empty() && o.store.trouble() == nil {
 		return nil
 	}
 	o.setCommitting(time.Now())
 	defer o.setCommitting(time.Time{})
-	appended := o.unwritten.appended
+	appended, changes := o.unwritten.appended, o.unwritten.changes
 	left, err := o.store.commit(o.unwritten)
 	o.unwritten = left
-	o.delivery.committed(appended[:len(appended)-len(left.appended)])
+	o.committed(appended[:len(appended)-len(left.appended)])
+	changed(changes[:len(changes)-len(left.changes)])
 	if err == nil {
 		o.allCommitted()
 	}
 	return err
+}
+
+// committed passes on events that are durable now.
+func (o *Outbox) committed(events []Event) {
+	o.delivery.committed(events)
+	for i := range events {
+		if ev := &events[i]; ev.Message > 0 && o.applied != nil {
+			o.applied(ev.Session, ev.Message)
+		}
+	}
 }
 
 // writeAll commits until nothing is left in memory.
@@ -354,7 +395,7 @@ func (o *Outbox) writeAll() error {
 func (o *Outbox) allWritten() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return len(o.appended) == 0 && !o.delivery.unmarked()
+	return len(o.appended) == 0 && len(o.changes) == 0 && !o.delivery.unmarked()
 }
 
 // takeAppended takes over the first events in memory, at most limit.

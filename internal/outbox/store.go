@@ -39,9 +39,12 @@ var errUnreadable = errors.New("unreadable event in the outbox")
 type group struct {
 	appended  []Event
 	delivered []deliveredMark
+	changes   []Change
 }
 
-func (g group) empty() bool { return len(g.appended) == 0 && len(g.delivered) == 0 }
+func (g group) empty() bool {
+	return len(g.appended) == 0 && len(g.delivered) == 0 && len(g.changes) == 0
+}
 
 // deliveredMark says that the events of a queue before position head are delivered.
 type deliveredMark struct {
@@ -51,8 +54,9 @@ type deliveredMark struct {
 
 type boltStore struct {
 	// set once
-	dir  string
-	lock *os.File // the directory, locked as long as it is open
+	dir        string
+	lock       *os.File // the directory, locked as long as it is open
+	wasDamaged bool     // the file that was found
 
 	db atomic.Pointer[bbolt.DB] // replaced by the writer, under reading; nil: there was no room to create it
 
@@ -147,7 +151,7 @@ func (s *boltStore) load(each func(number uint64, record queueRecord)) error {
 }
 
 // commit makes as much of g durable as fits, and returns the rest: removals first, in smaller transactions if need be, then
-// events in their order. With an empty g it only restores the reserve. Only one goroutine may call it.
+// changes, then events in their order. With an empty g it only restores the reserve. Only one goroutine may call it.
 func (s *boltStore) commit(g group) (left group, err error) {
 	if s.isDamaged() {
 		s.commitInMemory(g)
@@ -167,7 +171,7 @@ func (s *boltStore) commit(g group) (left group, err error) {
 	if err != nil {
 		err = fmt.Errorf("commit to the outbox: %w", err)
 	}
-	if isDiskFull(err) && len(left.appended) == 0 && len(left.delivered) == 0 {
+	if isDiskFull(err) && left.empty() {
 		err = nil // g is on disk; only the reserve is low, and trouble says so
 	}
 	return left, err
@@ -188,6 +192,10 @@ func (s *boltStore) commitToFile(g group) (left group, err error) {
 	if g.delivered, err = s.removeBySteps(db, g.delivered); err != nil {
 		return g, err
 	}
+	if err := s.write(db, group{changes: g.changes}); err != nil {
+		return g, err
+	}
+	g.changes = nil
 	for len(g.appended) > 0 {
 		n, err := s.fit(db, g.appended)
 		if n == 0 {
@@ -278,7 +286,7 @@ func (s *boltStore) write(db *bbolt.DB, g group) error {
 				return err
 			}
 		}
-		return nil
+		return applyChanges(tx, g.changes, g.appended)
 	})
 	if err == nil {
 		s.announced = announced

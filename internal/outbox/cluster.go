@@ -1,0 +1,204 @@
+package outbox
+
+// What a coordinator with gateways keeps beside its events: which store this is, which numbers may have been given, which
+// gateways there are, and up to which message of each encoder everything is told. It is one more bucket, "cluster", which a
+// coordinator without gateways neither writes nor reads.
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"go.etcd.io/bbolt"
+)
+
+const (
+	clusterBucket = "cluster"
+
+	storeIDKey    = "store"
+	numbersKey    = "numbers"
+	gatewayPrefix = "gateway/"
+	appliedPrefix = "applied/"
+)
+
+// Cluster is what the store knew when it was opened.
+type Cluster struct {
+	StoreID   string
+	Numbers   uint64 // no session and no publication has a higher number
+	Gateways  []string
+	Applied   map[uint64]uint64 // by session: the number of its last message all of whose events are in the store
+	Tails     map[uint64]uint32 // of queues: the next position
+	Announced []Announced       // streams that the application knows and was not told the end of
+}
+
+// Announced is a stream of which the application knows. LastSeq is that of its last event.
+type Announced struct {
+	Queue                       uint64
+	Channel, StreamID, Previous string
+	LastSeq                     uint64
+}
+
+// Change is a change of what is kept of a cluster. It may be made twice.
+type Change struct {
+	key    string
+	value  []byte // nil: the key is removed
+	staged chan struct{}
+}
+
+// AddGateway is to be durable before the gateway is told anything.
+func AddGateway(id string) Change { return Change{key: gatewayPrefix + id, value: []byte{1}} }
+
+func RemoveGateway(id string) Change { return Change{key: gatewayPrefix + id} }
+
+// UseNumbers says that numbers up to last are given from now on.
+func UseNumbers(last uint64) Change {
+	return Change{key: numbersKey, value: binary.BigEndian.AppendUint64(nil, last)}
+}
+
+// ForgetSession drops how far a session's messages are told.
+func ForgetSession(session uint64) Change { return Change{key: appliedKey(session)} }
+
+func appliedKey(session uint64) string {
+	return appliedPrefix + string(binary.BigEndian.AppendUint64(nil, session))
+}
+
+// OpenCluster is Open for a coordinator with gateways: streams that were announced are closed only if no gateway is known, for
+// they may live on at one. Without a send nothing can be appended. applied is told by the writer when all that follows from a
+// message of a session is durable, if an event said which message it was.
+func OpenCluster(dir string, send Send, observe Observe, applied func(session, message uint64), log *slog.Logger) (*Outbox, Cluster, error) {
+	store, err := openLogged(dir, log)
+	if err != nil {
+		return nil, Cluster{}, err
+	}
+	return newClusterOutbox(time.Now, store, send, observe, applied, log)
+}
+
+func newClusterOutbox(now func() time.Time, store eventStore, send Send, observe Observe, applied func(session, message uint64), log *slog.Logger) (*Outbox, Cluster, error) {
+	kept, err := store.cluster()
+	if err != nil {
+		return nil, Cluster{}, errors.Join(err, store.close())
+	}
+	c := readCluster(kept)
+	o, err := openOutbox(now, store, send, observe, &c, log)
+	if err != nil {
+		return nil, Cluster{}, err
+	}
+	o.applied = applied
+	if c.StoreID == "" {
+		c.StoreID = rand.Text()
+		o.Change(Change{key: storeIDKey, value: []byte(c.StoreID)})
+		if err := o.writeAll(); err != nil {
+			o.report(err) // it stays in memory until it can be written
+		}
+	}
+	return o, c, nil
+}
+
+// readCluster leaves out what it does not know.
+func readCluster(kept map[string][]byte) Cluster {
+	c := Cluster{StoreID: string(kept[storeIDKey]), Applied: map[uint64]uint64{}, Tails: map[uint64]uint32{}}
+	for key, value := range kept {
+		if id, ok := strings.CutPrefix(key, gatewayPrefix); ok {
+			c.Gateways = append(c.Gateways, id)
+		}
+		if len(value) != 8 {
+			continue
+		}
+		number := binary.BigEndian.Uint64(value)
+		if session, ok := strings.CutPrefix(key, appliedPrefix); ok && len(session) == 8 {
+			c.Applied[binary.BigEndian.Uint64([]byte(session))] = number
+		} else if key == numbersKey {
+			c.Numbers = number
+		}
+	}
+	return c
+}
+
+// Change makes changes durable, with the next commit: before or with all events that are appended later. The channel is
+// closed when they are.
+func (o *Outbox) Change(changes ...Change) (durable <-chan struct{}) {
+	done := make(chan struct{})
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for i := range changes {
+		changes[i].staged = done
+	}
+	o.changes = append(o.changes, changes...)
+	poke(o.wake)
+	return done
+}
+
+func (o *Outbox) takeChanges() []Change {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	taken := o.changes
+	o.changes = nil
+	return taken
+}
+
+// changed tells those who wait.
+func changed(changes []Change) {
+	for i, c := range changes {
+		if i+1 == len(changes) || changes[i+1].staged != c.staged {
+			close(c.staged)
+		}
+	}
+}
+
+// applyChanges writes changes, and for each event that follows from a message that the message is applied.
+func applyChanges(tx *bbolt.Tx, changes []Change, events []Event) error {
+	var bucket *bbolt.Bucket
+	put := func(key string, value []byte) (err error) {
+		if bucket == nil {
+			if bucket, err = tx.CreateBucketIfNotExists([]byte(clusterBucket)); err != nil {
+				return err
+			}
+		}
+		if value == nil {
+			return bucket.Delete([]byte(key))
+		}
+		return bucket.Put([]byte(key), value)
+	}
+	for _, c := range changes {
+		if err := put(c.key, c.value); err != nil {
+			return err
+		}
+	}
+	for i := range events {
+		if ev := &events[i]; ev.Message > 0 {
+			if err := put(appliedKey(ev.Session), binary.BigEndian.AppendUint64(nil, ev.Message)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// cluster returns all that is kept beside events.
+func (s *boltStore) cluster() (kept map[string][]byte, err error) {
+	kept = map[string][]byte{}
+	db := s.db.Load()
+	if db == nil {
+		return kept, nil
+	}
+	err = guarded(func() error {
+		return db.View(func(tx *bbolt.Tx) error {
+			bucket := tx.Bucket([]byte(clusterBucket))
+			if bucket == nil {
+				return nil
+			}
+			return bucket.ForEach(func(key, value []byte) error {
+				kept[string(key)] = append([]byte{}, value...)
+				return nil
+			})
+		})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read what is kept of the cluster: %w", classify(err))
+	}
+	return kept, nil
+}
