@@ -64,6 +64,14 @@ func (p *Refuse) Fields(c *tagged.Coder) {
 	c.Bytes(3, &p.Proof)
 }
 
+// Names of memos: of a session, which has one, and of a publication or stream, which follow with their number or ID.
+const (
+	SessionMemo     = "s"
+	PublicationMemo = "p"
+	StreamMemo      = "o" // what was ordered
+	ToldMemo        = "t" // what the application is told
+)
+
 // Memo is a memo of a session under its name. An empty value says that it is to be forgotten.
 type Memo struct {
 	Name  string
