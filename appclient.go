@@ -13,6 +13,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -115,10 +116,12 @@ func (c *appClient) post(ctx context.Context, header http.Header) (status int, r
 	within, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	var connected, reused, replying atomic.Bool
+	var carrier atomic.Pointer[watchedConn]
 	request := c.request.WithContext(httptrace.WithClientTrace(within, &httptrace.ClientTrace{
 		GotConn: func(conn httptrace.GotConnInfo) {
 			connected.Store(true)
 			reused.Store(conn.Reused)
+			carrier.Store(watchedBeneath(conn.Conn))
 		},
 		GotFirstResponseByte: func() { replying.Store(true) },
 	}))
@@ -142,7 +145,7 @@ func (c *appClient) post(ctx context.Context, header http.Header) (status int, r
 	case within.Err() != nil:
 		err = within.Err()
 	case replying.Load(): // err may quote the reply, which may repeat the request
-		if brokeOff(err) {
+		if conn := carrier.Load(); conn != nil && conn.ended.Load() {
 			return 0, nil, errBrokenReply
 		}
 		return 0, nil, errUnreadableReply
@@ -157,10 +160,37 @@ func (c *appClient) post(ctx context.Context, header http.Header) (status int, r
 	return 0, nil, err
 }
 
-// brokeOff reports whether reading a reply failed because no more of it came.
-func brokeOff(err error) bool {
-	var failedRead *net.OpError
-	return errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) || errors.As(err, &failedRead)
+// watchedConn remembers whether reading has come to an end. net/http does not tell: what broke off within a line of a reply
+// is a malformed line to it.
+type watchedConn struct {
+	net.Conn
+	ended atomic.Bool
+}
+
+func (c *watchedConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if err != nil {
+		c.ended.Store(true)
+	}
+	return n, err
+}
+
+func watchedBeneath(conn net.Conn) *watchedConn {
+	if secure, ok := conn.(*tls.Conn); ok {
+		conn = secure.NetConn()
+	}
+	watched, _ := conn.(*watchedConn)
+	return watched
+}
+
+func watched(dial func(context.Context, string, string) (net.Conn, error)) func(context.Context, string, string) (net.Conn, error) {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := dial(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		return &watchedConn{Conn: conn}, nil
+	}
 }
 
 // youngPool is where requests go now. No pool gets old, so that a name that moves is followed, under steady traffic too.
@@ -178,6 +208,7 @@ func (c *appClient) currentPool() *connPool {
 	defer c.mu.Unlock()
 	if c.pool == nil {
 		c.pool = &connPool{c.transport.Clone(), time.Now()}
+		c.pool.DialContext = watched(c.pool.DialContext)
 	}
 	return c.pool
 }

@@ -561,3 +561,15 @@ func TestConnectionsLiveFiveMinutesSoThatANameThatMovesIsFollowed(t *testing.T) 
 		})
 	}
 }
+
+// A reply may break off anywhere, also within a line: that is no answer.
+func TestReplyThatBreaksOffAnywhereIsBroken(t *testing.T) {
+	t.Parallel()
+	const whole = "HTTP/1.1 200 OK\r\nDate: Mon, 01 Jan 2024 00:00:00 GMT\r\nX-Record: true\r\nContent-Length: 0\r\n\r\n"
+	for n := 1; n < len(whole); n++ {
+		client := newTestClient(t, startRawApp(t, func(conn *net.TCPConn) { _, _ = io.WriteString(conn, whole[:n]) }), "", 1)
+		if _, _, err := client.post(t.Context(), nil); !errors.Is(err, errBrokenReply) {
+			t.Errorf("after %q: %v", whole[:n], err)
+		}
+	}
+}

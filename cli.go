@@ -219,7 +219,7 @@ func (i invocation) config() (*Config, error) {
 	return loadConfig(getenv)
 }
 
-// getenv joins the environment and the .env file, and warns of names in either that are set in vain.
+// getenv joins the environment and the .env file, and warns of names in either that have no effect.
 func (i invocation) getenv() (func(string) string, error) {
 	getenv, names, err := i.variables()
 	if err != nil {

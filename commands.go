@@ -15,7 +15,7 @@ import (
 	"coordinator/internal/httpjson"
 )
 
-// commands are the handlers of the API. They are called behind the authorization of routes.go.
+// commands are the handlers of the API. They are called behind the credentials of authorization.go.
 type commands struct {
 	coordinator *coordinator
 }
@@ -34,7 +34,7 @@ func (a *commands) close(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	if err := a.coordinator.closeStream(channel, streamID); err != nil {
+	if err := a.coordinator.killPublisher(channel, streamID); err != nil {
 		httpjson.Error(w, http.StatusBadRequest, err.Error())
 		return
 	}

@@ -152,7 +152,7 @@ func (e *environment) fault(name, format string, args ...any) {
 func (e *environment) read(name string) variable {
 	value := strings.TrimSpace(e.getenv(name))
 	if value == dangling {
-		e.fault(name, `has a $ in the .env file before a name that is set nowhere: put the value into 'single quotes', or write \$`)
+		e.fault(name, `has a $ in the .env file before what is no name, or one that is set nowhere: put the value into 'single quotes', or write \$`)
 		return variable{name: name, faulty: true}
 	}
 	return variable{name: name, value: value}

@@ -1,6 +1,6 @@
 package main
 
-// The use cases: join, publish, end, announce, close, leave. The only file that knows the whole story: what
+// The use cases: join, publish, end, announce, stream closed, close command, drain, leave. The only file that knows the whole story: what
 // peers and the application ask for comes in here, is checked, and becomes one transition of the registry.
 
 import (
@@ -143,8 +143,8 @@ func (c *coordinator) leaveEncoder(e *encoder, reason error) {
 	c.tell(c.registry.leaveEncoder(e, time.Now()))
 }
 
-// answered is called at the first sign of life of a session that was probed.
-func (c *coordinator) answered(session uint64) { c.tell(c.registry.answered(session)) }
+// probeAnswered is called at the first sign of life of a session that was probed.
+func (c *coordinator) probeAnswered(session uint64) { c.tell(c.registry.probeAnswered(session)) }
 
 // publish answers a publish request, with accept or deny on the server's peer, within answerWithin. It returns at once; what
 // has to wait for the application runs beside the caller and ends with ctx, which is the connection's. turns limits the
@@ -265,7 +265,7 @@ func (c *coordinator) streamClosed(e *encoder, channel, streamID, errorCode, err
 	c.tell(notices)
 }
 
-// drain and undrain are the operator's: see the registry's.
+// drain takes a peer out of service, undrain puts it back. Errors: errUnknownMember.
 
 func (c *coordinator) drain(id uint64, move bool) error {
 	notices, err := c.registry.drain(id, move, time.Now())
@@ -316,9 +316,9 @@ func (c *coordinator) notItsOwn(method string, id uint64, channel, streamID stri
 	c.log.Debug("message about a stream that is not the sender's own", "method", method, "session", id, "channel", logs.Loggable(channel), "stream", logs.Loggable(streamID))
 }
 
-// closeStream is the application's command. streamID is an ID or "*". Errors: errBadChannel,
+// killPublisher is the close command: it tells the publisher to stop. streamID is an ID or "*". Errors: errBadChannel,
 // errBadStreamID; there being nothing to close is none.
-func (c *coordinator) closeStream(channel, streamID string) error {
+func (c *coordinator) killPublisher(channel, streamID string) error {
 	if !c.validID(channel) {
 		return errBadChannel
 	}

@@ -36,9 +36,9 @@ type daemon struct {
 	control     *control.Sockets
 	server      *door.Server
 
-	failed     chan error // why serving ended; has room for one
-	background sync.WaitGroup
-	endTime    context.CancelFunc // of what start has started
+	failed        chan error // why serving ended; has room for one
+	background    sync.WaitGroup
+	endBackground context.CancelFunc // ends what start has started
 
 	watchers     sync.WaitGroup
 	watching     context.Context // of watchers
@@ -47,7 +47,7 @@ type daemon struct {
 
 // newDaemon opens the outbox. Whoever has the daemon stops it, started or not. Errors are those of the outbox.
 func newDaemon(cfg *Config, log *slog.Logger) (*daemon, error) {
-	d := &daemon{failed: make(chan error, 1), endTime: func() {}}
+	d := &daemon{failed: make(chan error, 1), endBackground: func() {}}
 	d.watching, d.stopWatching = context.WithCancel(context.Background())
 	d.metrics = newMetrics(func() clusterState { return d.coordinator.state() })
 	observe := func(status int, err error, took time.Duration) {
@@ -64,7 +64,7 @@ func newDaemon(cfg *Config, log *slog.Logger) (*daemon, error) {
 	sockets, refusals := door.MaxSockets(), logs.NewRefusals(log)
 	d.control = control.NewSockets(control.Config{
 		Secret:   cfg.ControlSecret,
-		Max:      sockets - door.KeptVisitors,
+		Max:      sockets - door.ReservedVisitors,
 		NewPeer:  d.coordinator.newPeer,
 		Metrics:  d.metrics,
 		Log:      log,
@@ -78,7 +78,7 @@ func newDaemon(cfg *Config, log *slog.Logger) (*daemon, error) {
 // start begins to deliver events and to keep time.
 func (d *daemon) start() {
 	ctx, cancel := context.WithCancel(context.Background())
-	d.endTime = cancel
+	d.endBackground = cancel
 	d.events.Start()
 	d.background.Go(func() { d.coordinator.keepTime(ctx) })
 	d.background.Go(func() { d.coordinator.history.Run(ctx) })
@@ -117,7 +117,7 @@ func (d *daemon) stop(deliver time.Duration) error {
 	d.finishServing()
 	d.control.Close()
 	d.coordinator.wait()
-	d.endTime()
+	d.endBackground()
 	d.background.Wait()
 	d.server.Wait()
 	d.verifier.close()

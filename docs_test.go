@@ -109,10 +109,10 @@ func TestLimitsAreThoseOfTheProgram(t *testing.T) {
 	kib := func(n int) string { return fmt.Sprintf("%d KiB", n>>10) }
 	const goHeaderSlop = 4 << 10 // net/http allows so much more than MaxHeaderBytes
 	for what, parts := range map[string][]string{
-		"all connections":     {"less " + thousands(door.OtherFiles), thousands(2*door.KeptVisitors) + " at least"},
-		"control connections": {"less " + thousands(door.KeptVisitors)},
+		"all connections":     {"less " + thousands(door.OtherFiles), thousands(2*door.ReservedVisitors) + " at least"},
+		"control connections": {"less " + thousands(door.ReservedVisitors)},
 		"other connections, and those that are not yet control connections": {thousands(door.MaxVisitors)},
-		"a request":                                        {kib(door.MaxHeaderBytes + goHeaderSlop), seconds(door.RequestWithin) + " after its first byte"},
+		"a request":                                        {kib(door.MaxHeaderBytes + goHeaderSlop), fmt.Sprint(door.MaxHeaderLines, " lines"), seconds(door.RequestWithin) + " after its first byte"},
 		"a connection without a request":                   {seconds(door.IdleLimit)},
 		"message of a peer":                                {kib(control.MaxMessageBytes)},
 		"messages that a peer does not read":               {fmt.Sprintf("%d MiB", control.MaxQueuedBytes>>20), seconds(control.SendLimit)},

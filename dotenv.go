@@ -85,7 +85,7 @@ var (
 
 	// valueForm is a value that godotenv takes for what it says. Without quotes it ends at a # after white space. Between
 	// double quotes \" is a quote, but not at the end, \\ a backslash, but not at the end or before a $, \n and \r are line ends.
-	valueForm = regexp.MustCompile(`^(?:'[^']*'(?:[ \t]+#.*)?` +
+	valueForm = regexp.MustCompile(`^(?:'(?:[^']*[^'\\])?'(?:[ \t]+#.*)?` +
 		`|"(?:(?:[^"\\]|\\[nr$"]|\\\\[^"\\$])*(?:[^"\\]|\\[nr$]|\\\\[^"\\$]))?"(?:[ \t]+#.*)?` +
 		`)$`)
 )
@@ -96,11 +96,14 @@ func checkLines(text string) error {
 	number := 0
 	for line := range strings.SplitSeq(text, "\n") {
 		number++
+		fault := func(what string) error { return fmt.Errorf("line %d: %s", number, what) }
 		line = strings.Trim(strings.TrimSuffix(line, "\r"), " \t")
-		if line == "" || line[0] == '#' {
+		switch {
+		case strings.Contains(line, "\r"):
+			return fault("has a carriage return that ends no line: end lines with a line feed")
+		case line == "", line[0] == '#':
 			continue
 		}
-		fault := func(what string) error { return fmt.Errorf("line %d: %s", number, what) }
 		parts := lineForm.FindStringSubmatch(line)
 		switch {
 		case !utf8.ValidString(line):
@@ -111,6 +114,8 @@ func checkLines(text string) error {
 		name, blank, value := parts[1], parts[2], parts[3]
 		quoted := strings.HasPrefix(value, "'") || strings.HasPrefix(value, `"`)
 		switch {
+		case name == dollarName || name == "export":
+			return fault("sets a name that cannot be set")
 		case lines[name] > 0:
 			return fault(fmt.Sprintf("sets the name of line %d again", lines[name]))
 		case quoted && !valueForm.MatchString(value):
@@ -136,9 +141,12 @@ func fillIn(variable string, file map[string]string, lookup func(string) (string
 	filled := parts[0]
 	for _, part := range parts[1:] {
 		name, rest := cutName(part)
-		if name == "" {
+		if name == "" && !strings.HasPrefix(part, "{") {
 			filled += "$" + part
 			continue
+		}
+		if name == "" || !strings.HasPrefix(part, "{") && strings.TrimLeft(rest, "abcdefghijklmnopqrstuvwxyz") != rest {
+			return dangling // ${ without a name and }, or a name that goes on in small letters
 		}
 		value, ok := lookup(name)
 		if _, inFile := file[name]; !ok && inFile && !slices.Contains(outer, name) {

@@ -1,7 +1,8 @@
 package main
 
 // Probes. /livez: the process answers, whatever becomes of application, peers or disk. /readyz: it would take a new
-// stream. Both are open to anybody and say no more than that; the reasons are told to who may use the commands API.
+// stream. Both are open to anybody and reveal nothing else; only callers who may use the commands API
+// see the reasons.
 
 import (
 	"fmt"

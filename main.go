@@ -69,7 +69,11 @@ func sayLast(stderr io.Writer, line string) {
 	written := make(chan struct{})
 	go func() {
 		defer close(written)
-		_, _ = io.WriteString(stderr, line) // there is nobody to tell
+		for until := time.Now().Add(lastWords); time.Now().Before(until); time.Sleep(5 * time.Millisecond) {
+			if _, err := io.WriteString(stderr, line); !errors.Is(err, syscall.EAGAIN) { // a full pipe that does not block
+				return // there is nobody to tell
+			}
+		}
 	}()
 	select {
 	case <-written:

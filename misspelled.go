@@ -1,6 +1,6 @@
 package main
 
-// Finds variables that are set in vain: those whose names look like misspellings of ours, and those that need another
+// Finds variables that are set and have no effect: those whose names look like misspellings of ours, and those that need another
 // one to be set. Otherwise the daemon runs with an open door or without its application, and nobody is told.
 
 import (
@@ -86,7 +86,7 @@ func slipsAllowed(name string) int {
 	return min(len(name)/7, 2)
 }
 
-// editDistance counts the bytes to insert, delete, replace, or swap with their neighbour that make b of a.
+// editDistance counts the bytes to insert, delete, replace, or swap with their neighbour that turn a into b.
 func editDistance(a, b string) int {
 	before, last, row := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
 	for j := range row {

@@ -80,7 +80,7 @@ func (p *serverPeerSession) kill(channel, streamID string) {
 func (p *serverPeerSession) keepsUp() bool { return p.KeepsUp() }
 
 func (p *serverPeerSession) probe(session uint64) {
-	p.Probe(func() { p.c.answered(session) })
+	p.Probe(func() { p.c.probeAnswered(session) })
 }
 
 // encoderPeerSession is the connection of an encoder, which it becomes with its first REGISTER.
@@ -182,7 +182,7 @@ func (p *encoderPeerSession) stop(channel, streamID string) {
 }
 
 func (p *encoderPeerSession) probe(session uint64) {
-	p.Probe(func() { p.c.answered(session) })
+	p.Probe(func() { p.c.probeAnswered(session) })
 }
 
 // handleCommon is what both kinds of peers may say. id is 0 before an encoder has registered.

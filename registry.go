@@ -241,7 +241,7 @@ type limits struct {
 type registry struct {
 	// set once
 	limits      limits
-	began       time.Time // when its clock stood at 0: a time that is kept of each stream takes a third of a time.Time
+	began       time.Time // times of streams are kept as durations since then, a third of the size of a time.Time
 	newStreamID func() string
 	random      func(n int) int // from 0 to n-1
 	events      eventLog
@@ -254,7 +254,7 @@ type registry struct {
 	servers      map[uint64]*server
 	encoders     map[uint64]*encoder
 	moving       map[*encoder]struct{}   // drained, and to be emptied
-	channels     channelIndex            // the live publication of each channel
+	channels     channelIndex            // the publication that holds each channel, with an encoder or without
 	ousted       map[string]*publication // that have lost their channel and were not said to have ended, by publisher ID
 	closing      map[string]*stream      // streams, by ID
 	slots        slotCount
@@ -268,8 +268,8 @@ type registry struct {
 	freed        []string                     // channels with held requests that have become free
 	losses       map[*publication][]time.Time // of encoders, within the last minute
 	started      []*stream                    // in the order of their start, while startTimeout is not over
-	postponed    map[*publication]loss        // nil: what follows from a loss is done at once; see postponeLocked
-	silent       bool                         // events of what happens are in the store already
+	postponed    map[*publication]loss        // nil: what follows from a loss is done at once. Set in a restore and by leaveGateways until goOnAllLocked
+	silent       bool                         // set while messages are taken in again whose events are in the store
 	notices      []notice
 }
 

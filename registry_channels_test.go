@@ -33,8 +33,8 @@ func TestChannelsAreFoundWhateverTheirHashes(t *testing.T) {
 						t.Fatalf("step %d: %s is %p, want %p", step, channel, got, live[channel])
 					}
 				}
-				if x.len() != len(live) || len(x.slots) > 40 || len(x.slots)-len(x.free) != len(live) {
-					t.Fatalf("step %d: %d channels in %d slots, %d free; want %d", step, x.len(), len(x.slots), len(x.free), len(live))
+				if x.len() != len(live) || len(x.cells) > 40 || len(x.cells)-len(x.free) != len(live) {
+					t.Fatalf("step %d: %d channels in %d slots, %d free; want %d", step, x.len(), len(x.cells), len(x.free), len(live))
 				}
 			}
 		})

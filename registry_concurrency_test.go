@@ -112,7 +112,7 @@ func (c *crowd) serverLives() {
 				case o.method == "accept":
 					publishers[o.channel] = o.streamID
 				case o.method == "probe":
-					c.r.answered(o.session)
+					c.r.probeAnswered(o.session)
 				case rand.IntN(4) > 0: // one in four kills gets lost
 					c.r.end(s, o.channel, o.streamID, c.now())
 				}
@@ -136,7 +136,7 @@ func (c *crowd) encoderLives() {
 		for i := range 60 {
 			for _, o := range box.take() {
 				if o.method == "probe" {
-					c.r.answered(o.session)
+					c.r.probeAnswered(o.session)
 				} else {
 					jobs[o.streamID] = o
 				}

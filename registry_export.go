@@ -1,7 +1,8 @@
 package main
 
 // What gateways keep of the sessions they hold: memos of sessions, publications and streams, from which registry_restore.go
-// makes the state again. Part of the registry, under its rules.
+// makes the state again. Gateways are processes that hold peers' sockets while the coordinator restarts. Not connected yet: the
+// daemon does not use this. Part of the registry, under its rules.
 
 import (
 	"time"

@@ -311,14 +311,14 @@ func (m *clusterModel) answerProbe() {
 		if s.probed && m.rnd.IntN(2) == 0 {
 			m.say("server %d answers", s.id)
 			s.probed = false
-			m.done(m.r.answered(s.id))
+			m.done(m.r.probeAnswered(s.id))
 		}
 	}
 	for _, e := range m.encoders {
 		if e.probed && m.rnd.IntN(2) == 0 {
 			m.say("encoder %d answers", e.encoder.id)
 			e.probed = false
-			m.done(m.r.answered(e.encoder.id))
+			m.done(m.r.probeAnswered(e.encoder.id))
 		}
 	}
 }

@@ -128,7 +128,7 @@ func (c *invariantCheck) allStreams() iter.Seq[*stream] {
 
 func livePublications(r *registry) iter.Seq[*publication] {
 	return func(yield func(*publication) bool) {
-		for _, p := range r.channels.slots {
+		for _, p := range r.channels.cells {
 			if p != nil && !yield(p) {
 				return
 			}

@@ -65,7 +65,8 @@ func (r *registry) publishLocked(w *waiter, e *encoder, now time.Time) {
 	r.noteLocked(notice{kind: noteStarted, channel: p.channel, stream: p.id, server: p.server.id, encoder: e.id})
 }
 
-// startLocked takes a slot of the encoder and starts an encoding on it. It is the one place where a slot is taken.
+// startLocked takes a slot of the encoder and starts an encoding on it. Slots are taken here, and for streams that are found
+// after a start by restorer.addStream; nowhere else.
 func (r *registry) startLocked(p *publication, e *encoder, id string, now time.Time) *stream {
 	p.lastOrdinal++
 	st := &stream{id: id, pub: p, encoder: e, ordinal: p.lastOrdinal, previous: p.lastToldLocked(), started: now.Sub(r.began)}

@@ -433,7 +433,7 @@ func TestAChannelThatComesBackIsReportedOnce(t *testing.T) {
 	t.Parallel()
 	r := registryWith(t, 3500)
 	now := time.Now()
-	first, last := r.channels.slots[5], r.channels.slots[3000]
+	first, last := r.channels.cells[5], r.channels.cells[3000]
 	reported, once := map[string]int{}, true
 	r.liveStreams(func(part []streamReport) {
 		for _, row := range part {

@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// provenAfter is how long an encoder has to be connected to be preferred for a publication that lost another, so that one
+// settledAfter is how long an encoder has to be connected to count as settled, and so be preferred for a publication that lost another, so that one
 // that comes and goes in a loop does not take it down with it.
-const provenAfter = 10 * time.Second
+const settledAfter = 10 * time.Second
 
 // slotCount is updated with every transition, so that reading it costs the same with any number of streams.
 type slotCount struct {
@@ -38,7 +38,7 @@ func (e *encoder) load() int { return len(e.streams) }
 func (e *encoder) hasFreeSlot() bool { return e.capacity < 0 || e.load() < e.capacity }
 
 // chooseLocked returns the encoder with a free slot and the least load, nil if there is none; one that may be dead or is
-// set aside only if there is no other. A publication that has lost an encoder gets a proven one if there is one.
+// set aside only if there is no other. A publication that has lost an encoder gets a settled one if there is one.
 func (r *registry) chooseLocked(w *waiter, now time.Time) *encoder {
 	var best *encoder
 	for _, e := range r.encoders {
@@ -60,7 +60,7 @@ func (w *waiter) preferred(a, b *encoder, now time.Time) bool {
 		return y
 	}
 	if w.pub != nil {
-		if x, y := now.Sub(a.since) >= provenAfter, now.Sub(b.since) >= provenAfter; x != y {
+		if x, y := now.Sub(a.since) >= settledAfter, now.Sub(b.since) >= settledAfter; x != y {
 			return x
 		}
 	}

@@ -1,6 +1,6 @@
 package main
 
-// Makes the state again after a start, from what gateways have kept and what is in the store. Whoever is not there has left:
+// Not connected yet: the daemon does not use this. Makes the state again after a start, from what gateways have kept and what is in the store. Whoever is not there has left:
 // direct sessions with the process before this one, sessions of a gateway that did not come back with it.
 //
 // An order and the memos that go with it travel to one gateway at a time, so a process that dies between two of them leaves

@@ -221,10 +221,10 @@ func (rig *registryRig) kill(channel, id string) bool {
 	return killed
 }
 
-// answered is a sign of life after a probe.
-func (rig *registryRig) answered(session uint64) {
+// probeAnswered is a sign of life after a probe.
+func (rig *registryRig) probeAnswered(session uint64) {
 	rig.t.Helper()
-	rig.step(rig.r.answered(session))
+	rig.step(rig.r.probeAnswered(session))
 }
 
 func (rig *registryRig) drain(id uint64, move bool) {

@@ -69,7 +69,7 @@ type encoderReport struct {
 	Since    time.Time `json:"since"`
 	Draining bool      `json:"draining"`
 	Moving   bool      `json:"moving"`   // its streams are being taken to other encoders
-	SetAside bool      `json:"setAside"` // by the flap guard
+	SetAside bool      `json:"setAside"` // because it failed streams: countFailureLocked
 }
 
 // report copies all but the active streams, which liveStreams gives.

@@ -1,7 +1,7 @@
 package main
 
 // The transitions of the registry one by one: choice of the encoder, claims, the ways a stream ends, who is told what
-// in which order. registry_guards_test.go has drain, flap guard and start timeout, registry_failover_test.go the way to another encoder.
+// in which order. registry_guards_test.go has drain, encoders set aside and start timeout, registry_failover_test.go the way to another encoder.
 
 import (
 	"fmt"

@@ -25,7 +25,7 @@ const (
 )
 
 // prober asks the peer of a session for a sign of life, under the rules of serverPeer. At the first one it has
-// registry.answered called; without one it ends the session. It is not called again until one of these has happened.
+// registry.probeAnswered called; without one it ends the session. It is not called again until one of these has happened.
 type prober interface {
 	probe(session uint64)
 }
@@ -122,8 +122,8 @@ func (r *registry) probeGroupLocked(g *twinGroup, now time.Time) {
 	}
 }
 
-// answered ends the probe of a session: it lives, and its channels are busy.
-func (r *registry) answered(session uint64) []notice {
+// probeAnswered ends the probe of a session: it lives, and its channels are busy.
+func (r *registry) probeAnswered(session uint64) []notice {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if e := r.encoders[session]; e != nil {

@@ -27,8 +27,8 @@ type waiter struct {
 	due time.Time
 }
 
-// placeLocked grants a publish request a slot, or lets it wait. Errors: those of grantLocked but errMayBeFree, if there is no
-// waiting.
+// placeLocked grants a publish request a slot, lets it wait for one, or holds it. Errors: errStopping, errPeerGone, errDraining,
+// errChannelBusy; errNoEncoder if waiting is off or the queue is full.
 func (r *registry) placeLocked(w *waiter, now time.Time) error {
 	err := errStopping
 	switch {
@@ -157,7 +157,7 @@ func (r *registry) settleLocked(now time.Time) {
 		return
 	}
 	r.placeFreedLocked(now)
-	var refused []*encoder // whoever avoids one of these has no other
+	var refused []*encoder // found no slot elsewhere for those that avoid them
 	for el := r.waiting.Front(); el != nil; {
 		next, w := el.Next(), el.Value.(*waiter)
 		if slices.Contains(refused, w.avoid) {

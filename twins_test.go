@@ -40,8 +40,8 @@ func TestASessionIsProbedOnceAtATime(t *testing.T) {
 	rig.expect()
 	rig.pass(probesApart)
 	rig.expect("b probe") // a has not answered yet
-	rig.answered(a.id)
-	rig.answered(b.id)
+	rig.probeAnswered(a.id)
+	rig.probeAnswered(b.id)
 	for i := range 100 {
 		rig.serverAt("10.0.0.1", fmt.Sprint("d", i), "RTMP")
 	}
@@ -81,7 +81,7 @@ func TestRequestForAChannelOfASuspectSessionIsHeld(t *testing.T) {
 		want []string
 	}{
 		"it is dead": {func(rig *registryRig, old, back *server) { rig.loseServer(old) }, []string{"e stop ch id1", "back accept r-ch ch id2", "e start ch id2", "back deny r-ch ch"}},
-		"it answers": {func(rig *registryRig, old, back *server) { rig.answered(old.id) }, []string{"back deny r-ch ch", "back deny r-ch ch"}},
+		"it answers": {func(rig *registryRig, old, back *server) { rig.probeAnswered(old.id) }, []string{"back deny r-ch ch", "back deny r-ch ch"}},
 		"it ends":    {func(rig *registryRig, old, back *server) { rig.end(old, "ch", "id1") }, []string{"e stop ch id1", "back accept r-ch ch id2", "e start ch id2", "back deny r-ch ch"}},
 		"its twin says that it has ended": {func(rig *registryRig, old, back *server) { rig.end(back, "ch", "id1") },
 			[]string{"e stop ch id1", "back accept r-ch ch id2", "e start ch id2", "back deny r-ch ch"}},
@@ -139,7 +139,7 @@ func TestTwinThatComesAndGoesHoldsUpNobodyForLong(t *testing.T) {
 		}
 		rig.pass(probesApart)
 		rig.forget()
-		rig.answered(live.id)
+		rig.probeAnswered(live.id)
 		rig.expect("other deny r-ch ch")
 		rig.loseServer(flapping)
 	}
@@ -203,7 +203,7 @@ func TestEncoderThatIsProbedIsChosenLast(t *testing.T) {
 	rig.publish(s, "b")
 	rig.publish(s, "c") // rather than deny it
 	rig.expect("s accept r-a a id1", "back start a id1", "s accept r-b b id2", "back start b id2", "s accept r-c c id3", "old start c id3")
-	rig.answered(old.id)
+	rig.probeAnswered(old.id)
 	rig.publish(s, "d")
 	rig.expect("s accept r-d d id4", "old start d id4")
 }

@@ -1,7 +1,7 @@
 package e2e
 
 // A random cluster on one coordinator over real sockets, with an application that fails at times, judged by its history.
-// The number of steps and the seed can be set: go test -run TestRandomCluster -steps 200000 -seed 7 .
+// The number of steps and the seed can be set: go test -run TestRandomCluster ./e2e -steps 200000 -seed 7
 
 import (
 	"context"

@@ -1,7 +1,7 @@
 package e2e
 
 // kill -9 at any moment: the real binary as a child process, peers that come back after each kill, and an application
-// that outlives them all. How often it is killed can be set: go test -run TestProcess/no_event_is_lost -kills 500 .
+// that outlives them all. How often it is killed can be set: go test -run TestProcess/no_event_is_lost ./e2e -kills 500
 
 import (
 	"encoding/json"

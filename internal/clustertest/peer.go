@@ -17,7 +17,7 @@ type Peer struct {
 	*Connection
 	t    testing.TB
 	In   chan wire.Message // all but heartbeats; closed when the connection is gone
-	Gone error             // why; readable once in is closed
+	Gone error             // why; readable once In is closed
 
 	Heartbeats atomic.Int64
 }

@@ -264,7 +264,7 @@ func isAddress(s string) bool {
 	return len(s) <= 253
 }
 
-// takePlace is asked before a connection is upgraded, so that there are never more than max.
+// takePlace is asked before a connection is upgraded, so that there are never more than Max.
 func (cs *Sockets) takePlace() error {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()

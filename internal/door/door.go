@@ -21,9 +21,9 @@ import (
 )
 
 const (
-	MaxVisitors  = 16_384 // connections that are no control sockets, at the most
-	KeptVisitors = 256    // of them have room however many control sockets there are
-	OtherFiles   = 1024   // descriptors for the application's connections, the outbox and the certificate
+	MaxVisitors      = 16_384 // connections that are no control sockets, at the most
+	ReservedVisitors = 256    // of them that control sockets never take the room of
+	OtherFiles       = 1024   // descriptors for the application's connections, the outbox and the certificate
 
 	// promptAnswer is far longer than the work on any request but a few. What takes longer is most often an answer that
 	// its client does not read.
@@ -39,7 +39,7 @@ func MaxSockets() int {
 	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files) != nil {
 		files.Cur = 1 << 20
 	}
-	return max(2*KeptVisitors, int(min(files.Cur, 1<<20))-OtherFiles)
+	return max(2*ReservedVisitors, int(min(files.Cur, 1<<20))-OtherFiles)
 }
 
 type door struct {
@@ -64,8 +64,9 @@ func (d *door) guard(server *http.Server) {
 		v := conn.(*visitor)
 		switch state {
 		case http.StateIdle:
-			v.stage.Store(idle)
+			v.serverIsIdle()
 		case http.StateHijacked:
+			v.stage.Store(upgraded)
 			d.leave(v)
 		}
 	}
@@ -127,6 +128,12 @@ func (l *doorListener) Close() error {
 	return err
 }
 
+func (l *doorListener) isOver() bool {
+	l.door.mu.Lock()
+	defer l.door.mu.Unlock()
+	return l.over
+}
+
 func (l *doorListener) dismissAll() {
 	l.door.mu.Lock()
 	defer l.door.mu.Unlock()
@@ -167,10 +174,10 @@ func (l *doorListener) acceptAll() error {
 			l.logUnaccepted("too many open files: raise the limit of this process (ulimit -n, LimitNOFILE)")
 		case errno == syscall.ENFILE:
 			l.logUnaccepted("too many open files on this machine: raise fs.file-max")
-		case errno == syscall.ENOBUFS, errno == syscall.ENOMEM, errno.Temporary():
-			l.logUnaccepted(errno.Error())
-		default:
+		case errno == syscall.EBADF, errno == syscall.EINVAL, errno == syscall.ENOTSOCK, errno == syscall.EFAULT:
 			return err
+		default: // accept(2): errors of the network are passed on here, and are to be taken like EAGAIN
+			l.logUnaccepted(errno.Error())
 		}
 		pause = min(max(2*pause, 5*time.Millisecond), longest)
 		select {

@@ -2,6 +2,7 @@ package door
 
 import (
 	"bufio"
+	"context"
 	"crypto/tls"
 	"io"
 	"net"
@@ -313,6 +314,8 @@ func TestLaterRequestHas10SecondsFromItsFirstByte(t *testing.T) {
 		"after a long time":          {"", 500 * time.Second, "G"},
 		"with the one before":        {"GET / HTTP/1.1\r\nHost:", 0, ""},
 		"partly with the one before": {"GE", 0, "T"},
+		"its first line before":      {"GET / HTTP/1.1\r\n", 0, ""},
+		"two lines before":           {"GET / HTTP/1.1\r\nX: y\r\n", 0, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -474,4 +477,79 @@ func TestStrangersAreGoneAfter10SecondsWithoutAWholeRequest(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Lines cost more than bytes: each is an entry of a map.
+func TestRequestOfManyShortLinesIsRefused(t *testing.T) {
+	t.Parallel()
+	for lines, status := range map[int]int{MaxHeaderLines - 10: 200, MaxHeaderLines + 10: 400} {
+		synctest.Test(t, func(t *testing.T) {
+			conn := newFakeDoor(t, nil).open()
+			var asking sync.WaitGroup
+			asking.Go(func() {
+				io.WriteString(conn, "GET / HTTP/1.1\r\nHost: x\r\n"+strings.Repeat("a:\n", lines)+"\r\n")
+			})
+			res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if err != nil || res.StatusCode != status {
+				t.Errorf("%d lines: %v, %v", lines, res, err)
+			}
+			conn.Close()
+			asking.Wait()
+		})
+	}
+}
+
+// The beginning of a request may be whole lines, which the server has read with the request before: it is not forgotten.
+func TestHalfARequestOfWholeLinesIsNeverTakenForAnother(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeDoorFor(t, nil, 10, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.URL.Path) })
+		conn := f.open()
+		io.WriteString(conn, clustertest.PlainRequest+"GET /first HTTP/1.1\r\n")
+		reader := bufio.NewReader(conn)
+		res, err := http.ReadResponse(reader, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		io.Copy(io.Discard, res.Body)
+		time.Sleep(9 * time.Second)
+		io.WriteString(conn, "Host: x\r\n\r\n")
+		if res, err = http.ReadResponse(reader, nil); err != nil {
+			t.Fatal(err)
+		}
+		if path, _ := io.ReadAll(res.Body); string(path) != "/first" {
+			t.Errorf("answer to %s", path)
+		}
+	})
+}
+
+// TLS ends with an alert, which a client that reads nothing does not take.
+func TestStopDoesNotWaitForClientsThatTakeNoAlert(t *testing.T) {
+	t.Parallel()
+	pair := clustertest.NewPair(t, 1)
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeDoor{clustertest.NewPipes(), t, clustertest.NewLog()}
+		server := newTestServer(http.HandlerFunc(welcome), 10, f.logs)
+		served := make(chan error, 1)
+		go func() { served <- server.Serve(f, serverConfig(t, pair)) }()
+		for range 3 {
+			secure := tls.Client(f.open(), &tls.Config{InsecureSkipVerify: true})
+			if err := secure.Handshake(); err != nil {
+				t.Fatal(err)
+			}
+			io.WriteString(secure, "GET / HTTP/1.1\r\n")
+			synctest.Wait()
+		}
+		began := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if server.Shutdown(ctx) != nil {
+			server.Close()
+		}
+		<-served
+		server.Wait()
+		if took := time.Since(began); took > 2*time.Second {
+			t.Errorf("took %v", took)
+		}
+	})
 }

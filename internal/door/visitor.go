@@ -8,6 +8,7 @@ package door
 // connection was accepted, TLS handshake included.
 
 import (
+	"bytes"
 	"container/list"
 	"crypto/tls"
 	"errors"
@@ -27,7 +28,15 @@ const (
 	// when they send the next request on it costs their client a 502.
 	IdleLimit    = 620 * time.Second
 	idleInServer = time.Second // part of it: a busy connection is not handed to and fro
+
+	// MaxHeaderLines bounds what the headers of a request cost: a line costs more than its bytes.
+	MaxHeaderLines = 256
+
+	// alertWithin is for the alert that ends a TLS connection. Whoever does not take it is cut off.
+	alertWithin = 100 * time.Millisecond
 )
+
+var errTooManyLines = errors.New("request has too many header lines")
 
 // The stages of a visitor.
 const (
@@ -35,6 +44,7 @@ const (
 	atWork                // a request is coming in, or being answered
 	idle                  // it was answered; the server waits for the next one, no longer than idleInServer
 	released              // nothing came: the server closes it, which gives it back
+	upgraded              // to a WebSocket; the server has no part in it any more
 )
 
 // visitor is the net.Conn of one connection. The server gives it back by closing it.
@@ -49,11 +59,13 @@ type visitor struct {
 	// owned by whoever reads: the wait, then the server
 	handshakeDone bool // or there is none
 	bufferSize    int  // of the server
+	lines         int  // of the request that is coming in, so far; guarded by mu
 
 	mu sync.Mutex // held while the stage goes to and from atWork
 	// guarded by mu: while a handler is at work, the server reads in another goroutine
 	wholeBy        time.Time // when the request that is coming in has to be complete; zero: it is
-	serverDeadline time.Time // the read deadline that the server has set, while wholeBy may be earlier
+	serverDeadline time.Time // the read deadline that the server has set
+	waits          int       // deadlines that the server has set since it went idle: the second one is for a request
 
 	// guarded by door.mu
 	place *list.Element // in among; nil: it has left
@@ -76,8 +88,17 @@ func (v *visitor) NetConn() net.Conn { return v.socket.Conn }
 // heldSocket puts back the byte that ended the wait for a request.
 type heldSocket struct {
 	net.Conn
-	first [1]byte
-	held  bool
+	first   [1]byte
+	held    bool
+	closing atomic.Bool // writing takes no longer than alertWithin from here
+}
+
+// SetWriteDeadline is also called by crypto/tls before it sends its last alert, and by the server in the middle of that.
+func (s *heldSocket) SetWriteDeadline(t time.Time) error {
+	if s.closing.Load() {
+		return nil
+	}
+	return s.Conn.SetWriteDeadline(t)
 }
 
 func (s *heldSocket) Read(p []byte) (int, error) {
@@ -120,8 +141,12 @@ func (v *visitor) dismiss() {
 	CloseNow(v)
 }
 
-// Read is called by the server. It does the TLS handshake first, so that the limit of the first request covers it.
+// Read is called by the server, and by whoever has the connection once it is upgraded. It does the TLS handshake first, so
+// that the limit of the first request covers it.
 func (v *visitor) Read(p []byte) (int, error) {
+	if v.stage.Load() == upgraded {
+		return v.Conn.Read(p)
+	}
 	if !v.handshakeDone {
 		if err := v.handshake(v.Conn.(*tls.Conn)); err != nil {
 			return 0, err
@@ -134,6 +159,9 @@ func (v *visitor) Read(p []byte) (int, error) {
 		v.requestBegins(idle)
 	}
 	n, err := v.Conn.Read(p)
+	if v.tooManyLines(p[:n]) {
+		return 0, errTooManyLines
+	}
 	if v.stage.Load() == idle {
 		if n > 0 {
 			v.requestBegins(idle)
@@ -144,12 +172,37 @@ func (v *visitor) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// SetReadDeadline is called by the server.
+// tooManyLines counts the lines of a request that is coming in.
+func (v *visitor) tooManyLines(read []byte) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.wholeBy.IsZero() {
+		return false
+	}
+	v.lines += bytes.Count(read, []byte("\n"))
+	return v.lines > MaxHeaderLines
+}
+
+// serverIsIdle notes that the server waits for the next request.
+func (v *visitor) serverIsIdle() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.waits = 0
+	v.stage.Store(idle)
+}
+
+// SetReadDeadline is called by the server: once when it begins to wait for a request, and again when one has begun, of which
+// it may have read whole lines with the request before.
 func (v *visitor) SetReadDeadline(t time.Time) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	if v.stage.Load() == idle {
+		if v.waits++; v.waits == 2 {
+			v.requestBeginsLocked(idle)
+		}
+	}
+	v.serverDeadline = t
 	if !v.wholeBy.IsZero() {
-		v.serverDeadline = t
 		if t.IsZero() || t.After(v.wholeBy) {
 			t = v.wholeBy
 		}
@@ -170,6 +223,10 @@ func (v *visitor) mustBeWholeBy() (deadline time.Time, one bool) {
 func (v *visitor) requestBegins(from int32) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	v.requestBeginsLocked(from)
+}
+
+func (v *visitor) requestBeginsLocked(from int32) {
 	if !v.stage.CompareAndSwap(from, atWork) || !v.wholeBy.IsZero() {
 		return
 	}
@@ -181,6 +238,7 @@ func (v *visitor) requestIsWhole() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.stage.Store(atWork)
+	v.lines = 0
 	if !v.wholeBy.IsZero() {
 		v.wholeBy = time.Time{}
 		v.Conn.SetReadDeadline(v.serverDeadline) // or the read would time out while the handler runs
@@ -193,8 +251,16 @@ func (v *visitor) Close() error {
 		v.listener.door.waitAgain(v)
 		return nil
 	}
-	v.listener.door.leave(v)
-	return v.Conn.Close()
+	if v.listener.isOver() { // the server closes one after the other, and waits for each
+		v.listener.door.leave(v)
+		CloseNow(v)
+		return nil
+	}
+	v.socket.Conn.SetWriteDeadline(time.Now().Add(alertWithin))
+	v.socket.closing.Store(true)
+	err := v.Conn.Close()
+	v.listener.door.leave(v) // not before it is closed: as long as it is open it counts
+	return err
 }
 
 func (v *visitor) handshake(secure *tls.Conn) error {

@@ -13,7 +13,7 @@ const (
 	keptPoints = 3600 / Step
 )
 
-// Reading is the state of one moment. publishes and what follows it are counts since the start.
+// Reading is the state of one moment. Publishes and what follows it are counts since the start.
 type Reading struct {
 	Load, Capacity, EventsPending             int
 	Publishes, Denials, Verified, KeysRefused int64

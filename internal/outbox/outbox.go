@@ -1,9 +1,8 @@
 // Package outbox keeps events on disk until the application has taken them, and delivers them in order.
 //
 // Order: the events of a queue are sent strictly in the order of their positions, one at a time. Queues never wait for each
-// other. At least once: an event is sent only after its commit, and removed with a commit after its 200, so that a crash at
-// any moment loses nothing that was sent; one whose removal was not committed is sent again after the next start, with the
-// same ID. A stream that was announced and whose stream-closed was never appended gets one at the next start.
+// other. At least once: an event is sent only after its commit, and removed with a commit after its 200, so that a crash
+// loses no event that was committed; one whose removal was not committed is sent again after the next start, with the same ID. A stream that was announced and whose stream-closed was never appended gets one at the next start.
 //
 // An event goes Append -> memory -> the writer goroutine -> store -> delivery -> 200 -> removed with the writer's next
 // commit. The writer is the only one that waits for the disk. What cannot be written stays in memory and is tried again
@@ -33,7 +32,7 @@ const (
 
 var errDiskHangs = errors.New("the disk does not answer")
 
-// eventStore keeps events durably. The outbox is one; tests use others.
+// eventStore keeps events durably: boltStore on disk; tests use others.
 type eventStore interface {
 	load(each func(number uint64, record queueRecord)) error
 	cluster() (map[string][]byte, error)
