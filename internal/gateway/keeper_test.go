@@ -495,3 +495,27 @@ func TestSessionThatKeepsMostIsClosedWhenAllKeepTooMuch(t *testing.T) {
 		t.Fatalf("%d bytes are kept: %+v", k.size, last)
 	}
 }
+
+// A coordinator that takes nothing is given up: the next link begins with all there is, whoever is at its other end.
+func TestWhatTheCoordinatorDoesNotTakeEndsTheTerm(t *testing.T) {
+	t.Parallel()
+	k := newKeeper("g")
+	k.welcome(link.Welcome{Store: "s", Term: "t"}, time.Time{})
+	number, _ := k.open(link.Attach{Kind: "HLS"})
+	text := bytes.Repeat([]byte("x"), 64<<10)
+	for n := 0; !k.overflows(); n++ {
+		if n > 2*maxUnacknowledged/len(text) {
+			t.Fatalf("%d bytes are not acknowledged", k.unackedN)
+		}
+		k.said(number, text, time.Time{})
+	}
+	k.unlinked()
+	k.forgetTerm()
+	if h := k.hello(); h.Term != "" || h.Store != "s" {
+		t.Errorf("%+v", h)
+	}
+	frames := k.welcome(link.Welcome{Store: "s", Term: "t"}, time.Time{})
+	if frames[0].Kind != link.KindAttach || frames[0].Number != 1 || frames[len(frames)-1].Kind != link.KindSynced {
+		t.Errorf("the next link begins with %v %d and ends with %v", frames[0].Kind, frames[0].Number, frames[len(frames)-1].Kind)
+	}
+}
