@@ -8,7 +8,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"syscall"
 )
 
 // ErrNotRegular is inside the error for anything but a regular file.
@@ -28,14 +27,7 @@ func Open(path string) (*os.File, error) {
 	if _, err := Stat(path); errors.Is(err, ErrNotRegular) {
 		return nil, err
 	}
-	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // it may be another one by now
-	if err != nil {
-		return nil, err
-	}
-	if stat, err := file.Stat(); err != nil || !stat.Mode().IsRegular() {
-		return nil, errors.Join(&fs.PathError{Op: "open", Path: path, Err: ErrNotRegular}, err, file.Close())
-	}
-	return file, nil
+	return os.Open(path)
 }
 
 // ReadFile returns the whole content of a regular file. Errors are those of Open, and what the system says.
