@@ -49,7 +49,11 @@ func TestCrowdAtTheDoorLeavesTheCommandsAPIQuick(t *testing.T) {
 		return
 	}
 	grown := p.PeakMemory() - before
-	if t.Logf("%d idle connections cost %d MiB at most", len(conns), grown>>20); grown > 300<<20 {
+	most := 300 << 20
+	if len(buildArguments) > 0 { // the race detector multiplies it
+		most *= 5
+	}
+	if t.Logf("%d idle connections cost %d MiB at most", len(conns), grown>>20); grown > most {
 		t.Errorf("memory grew by %d MiB", grown>>20)
 	}
 	best := time.Hour
