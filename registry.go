@@ -269,6 +269,7 @@ type registry struct {
 	losses       map[*publication][]time.Time // of encoders, within the last minute
 	started      []*stream                    // in the order of their start, while startTimeout is not over
 	postponed    map[*publication]loss        // nil: what follows from a loss is done at once. Set in a restore and by leaveGateways until goOnAllLocked
+	replay       *replay                      // between restore and restored
 	silent       bool                         // set while messages are taken in again whose events are in the store
 	notices      []notice
 }

@@ -11,12 +11,12 @@ import (
 )
 
 func (r *registry) serverMemoLocked(s *server) memo.Session {
-	return memo.Session{Draining: s.draining}
+	return memo.Session{Kept: true, Draining: s.draining}
 }
 
 func (r *registry) encoderMemoLocked(e *encoder) memo.Session {
 	_, moving := r.moving[e]
-	return memo.Session{Draining: e.draining, Moving: moving, Capacity: e.capacity}
+	return memo.Session{Kept: true, Draining: e.draining, Moving: moving, Capacity: e.capacity}
 }
 
 func (p *publication) memoLocked() memo.Publication {

@@ -20,6 +20,11 @@ func (p *publication) movable() bool { return p.server.kind == kindRTMP && !p.ki
 // fare better; if not, or if there can be no other, the publication is killed.
 func (r *registry) lostLocked(st *stream, mayMove bool, reason error, now time.Time) {
 	p := st.pub
+	l := loss{from: st.encoder, reason: reason, mayMove: mayMove}
+	if r.replay != nil {
+		r.replay.lose(st, l)
+		return
+	}
 	switch {
 	case p.successor == st: // the current one goes on
 		p.successor = nil
@@ -33,7 +38,6 @@ func (r *registry) lostLocked(st *stream, mayMove bool, reason error, now time.T
 	if st.lastSeq == 0 && st.previous != "" {
 		p.id = st.previous // the application has not heard of a later one
 	}
-	l := loss{from: st.encoder, reason: reason, mayMove: mayMove}
 	if r.postponed != nil {
 		r.postponed[p] = l
 		return
@@ -43,7 +47,7 @@ func (r *registry) lostLocked(st *stream, mayMove bool, reason error, now time.T
 
 // loss is why a publication has no encoder.
 type loss struct {
-	from    *encoder
+	from    *encoder // nil: not its fault
 	reason  error
 	mayMove bool // another encoder may fare better
 }
@@ -58,9 +62,9 @@ func (r *registry) goOnLocked(p *publication, l loss, now time.Time) {
 		r.giveUpLocked(p, errEncodersLost, now)
 		return
 	}
-	w := &waiter{pub: p, avoid: l.from}
-	if l.from.gone {
-		w.avoid = nil
+	w := &waiter{pub: p}
+	if l.from != nil && !l.from.gone {
+		w.avoid = l.from
 	}
 	r.placeLostLocked(w, now)
 }

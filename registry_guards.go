@@ -31,7 +31,7 @@ var (
 // source may be gone before the streaming server says so.
 func (r *registry) countFailureLocked(st *stream, now time.Time) {
 	e := st.encoder
-	if st.lastSeq > 0 || r.age(st, now) > earlyFailure || st.pub.killed {
+	if st.lastSeq > 0 || r.age(st, now) > earlyFailure || st.pub.killed || r.replay != nil {
 		return
 	}
 	e.failures++

@@ -28,8 +28,8 @@ func (r *registry) channelIsBusy(channel string) bool {
 // claim makes a channel live: it takes the channel and an encoder's slot, accepts the request and starts the
 // encoding. If there is no slot, the request waits for one up to limits.encoderWait and until answerBy at the latest;
 // if the channel is live on a session that may be dead, it is held until that is known. Then it is answered by a later
-// transition. Errors, each leaving nothing behind and nothing said: errStopping, errPeerGone, errDraining,
-// errChannelBusy, errNoEncoder.
+// transition. Errors, each leaving nothing behind and nothing said: errStopping, errPeerGone, errRestoring,
+// errDraining, errChannelBusy, errNoEncoder.
 func (r *registry) claim(s *server, request claimRequest, now time.Time) ([]notice, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -38,6 +38,8 @@ func (r *registry) claim(s *server, request claimRequest, now time.Time) ([]noti
 		return nil, errStopping
 	case s.gone:
 		return nil, errPeerGone
+	case r.replay != nil:
+		return nil, errRestoring
 	}
 	err := r.placeLocked(&waiter{server: s, request: request}, now)
 	return r.takeNoticesLocked(), err
@@ -168,7 +170,7 @@ func (r *registry) announce(e *encoder, channel, streamID string, a announcement
 	st.pub.proven = true
 	// When the move began current was unknown to the application, so the successor was to follow the stream before it. Now
 	// the application learns of current first, and the successor follows that.
-	if next := st.pub.successor; next != nil && st == st.pub.current && st.lastSeq == 0 && next.lastSeq == 0 {
+	if next := st.pub.successor; next != nil && st == st.pub.current && next.lastSeq == 0 {
 		next.previous = st.id
 	}
 	st.addOutputLocked(output{a.streamType, a.resolution})
@@ -232,6 +234,9 @@ func (r *registry) ownStreamLocked(e *encoder, channel, streamID string) *stream
 
 func (r *registry) findStreamLocked(channel, streamID string) *stream {
 	st := r.closing[streamID]
+	if st == nil && r.replay != nil {
+		st = r.replay.streams[streamID]
+	}
 	if p := r.channels.get(channel); st == nil && p != nil {
 		st = p.liveStreamLocked(streamID)
 	}
@@ -257,6 +262,9 @@ func (st *stream) isLiveLocked() bool { return st == st.pub.current || st == st.
 func (r *registry) closeLocked(st *stream, now time.Time) {
 	if st.closing {
 		delete(r.closing, st.id)
+	}
+	if r.replay != nil {
+		delete(r.replay.streams, st.id)
 	}
 	st.encoder.streams.remove(st)
 	if st.superseded {

@@ -8,15 +8,15 @@ package main
 //
 //	publication and its current stream at its encoder       as it was
 //	publication names no stream                             waits for an encoder, as it did
-//	its stream is not there, never proven, and the          started anew under a new ID: the start was never passed on
-//	  encoder's gateway is here
+//	its stream is not there and was never announced, and    started anew under a new ID: the start was never passed on
+//	  the encoder's gateway is here
 //	its stream is not there                                 lost: goes on at another encoder, or is killed
 //	a later stream is there, the named one is missing or    the later one is current: the publication's memo was lost
 //	  closing
 //	stream whose publication is not there, or does not      ENCODE-STOP, closing
 //	  name it
 //	successor that has announced an HLS-LIVE                takes over
-//	current stream closing, no successor                    the kills start anew
+//	current stream closing, no successor                    the kills start anew; but if it was superseded, lost
 //	killed                                                  the kills start anew
 //	two publications of one channel                         one keeps it; the other is killed and ousted
 //	announced in the store, at no encoder                   stream-closed
@@ -38,6 +38,7 @@ import (
 
 var (
 	errChannelTaken = errors.New("another publisher is live on the channel")
+	errRestoring    = errors.New("coordinator has just started and waits for its gateways")
 	errEncoderAsked = errors.New("encoder was told to stop the stream")
 )
 
@@ -66,12 +67,30 @@ type restorer struct {
 	publications map[uint64]*publication // by number; strangers are those whose server is not here
 	strangers    map[uint64]*publication
 	memos        map[*publication]memo.Publication
-	streams      map[*publication][]*stream // in the order of their ordinals
 	announced    map[string]announcedStream // streams in the store that no encoder here has
 }
 
+// replay is what is not decided before all is taken in that peers have said: which stream serves which publication, and which
+// publication has which channel.
+type replay struct {
+	streams map[string]*stream // by ID; those that are not closing
+	lost    map[*publication]lostStream
+}
+
+// lostStream is the last stream that a publication has lost meanwhile.
+type lostStream struct {
+	stream *stream
+	loss
+}
+
+func (y *replay) lose(st *stream, l loss) {
+	if last, found := y.lost[st.pub]; !found || last.stream.ordinal < st.ordinal {
+		y.lost[st.pub] = lostStream{st, l}
+	}
+}
+
 // restore makes the state in a registry that nothing has happened to yet. Until restored is called, what peers have said is
-// taken in by the methods for it, and publications that lose their encoder wait.
+// taken in by the methods for it, in the order of each session, servers first; nobody is let in, and nothing is decided.
 func (r *registry) restore(in restoration, now time.Time) *restorer {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -82,29 +101,42 @@ func (r *registry) restore(in restoration, now time.Time) *restorer {
 		publications: map[uint64]*publication{},
 		strangers:    map[uint64]*publication{},
 		memos:        map[*publication]memo.Publication{},
-		streams:      map[*publication][]*stream{},
 		announced:    map[string]announcedStream{},
 	}
 	for _, a := range in.announced {
 		rs.announced[a.id] = a
 	}
+	r.replay = &replay{streams: map[string]*stream{}, lost: map[*publication]lostStream{}}
 	r.postponed = map[*publication]loss{}
 	rs.addServers()
 	rs.addEncoders()
-	for _, p := range inOrder(rs.publications) {
-		rs.joinStreams(p)
-	}
 	rs.closeForgotten()
 	return rs
 }
 
-// restored does what was left undone. It is called once, when all that peers have said since is taken in.
+// restored decides, and does what was left undone. It is called once, when all that peers have said is taken in.
 func (rs *restorer) restored(now time.Time) []notice {
 	r := rs.registry
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	rs.now = now
+	lost := r.replay.lost
+	r.replay = nil
+	clear(r.ousted)
 	publications := slices.DeleteFunc(inOrder(rs.publications), func(p *publication) bool { return !p.server.publications.has(p) })
+	rs.giveChannels(publications)
+	streams := rs.streamsOf()
+	for _, p := range publications {
+		rs.joinStreams(p, streams[p], lost[p])
+		delete(streams, p)
+	}
+	for _, p := range slices.SortedFunc(maps.Keys(streams), byNumber) { // their publishers are not here
+		for _, st := range streams[p] {
+			if !st.closing {
+				r.stopLocked(st)
+			}
+		}
+	}
 	for _, p := range publications {
 		if p.successor != nil && p.current != nil && p.successor.hasTold("HLS-LIVE") {
 			r.handOverLocked(p)
@@ -144,17 +176,31 @@ func inOrder(publications map[uint64]*publication) []*publication {
 	return slices.SortedFunc(maps.Values(publications), byNumber)
 }
 
+// streamsOf returns the streams of each publication that are at an encoder, in the order of their starts.
+func (rs *restorer) streamsOf() map[*publication][]*stream {
+	streams := map[*publication][]*stream{}
+	for _, e := range rs.encoders {
+		for _, st := range e.streams {
+			streams[st.pub] = append(streams[st.pub], st)
+		}
+	}
+	for _, list := range streams {
+		slices.SortFunc(list, func(a, b *stream) int { return cmp.Compare(a.ordinal, b.ordinal) })
+	}
+	return streams
+}
+
 func (rs *restorer) addServers() {
 	for _, kept := range slices.SortedFunc(slices.Values(rs.in.servers), func(a, b keptServer) int { return cmp.Compare(a.id, b.id) }) {
 		s := &server{serverInfo: kept.info, id: kept.id, gateway: kept.gateway, peer: kept.peer, since: kept.since, draining: kept.memo.Draining}
 		s.twin = twin{session: s.id, prober: s.peer}
 		rs.servers[s.id] = s
 		rs.enterTwinsLocked(&s.twin, twinKey{string(s.kind), s.ip, s.port})
+		rs.lastID = max(rs.lastID, s.id)
 		for _, m := range kept.publications {
 			rs.addPublication(s, m)
 		}
 	}
-	rs.giveChannels()
 }
 
 func (rs *restorer) addPublication(s *server, m memo.Publication) {
@@ -175,14 +221,16 @@ func (rs *restorer) addPublication(s *server, m memo.Publication) {
 		lastOrdinal: m.Last,
 	}
 	rs.publications[p.number], rs.memos[p] = p, m
+	rs.lastNumber = max(rs.lastNumber, p.number)
 	s.publications.add(p)
+	rs.ousted[p.publisherID] = p // until its channel is given, it is found by its ID
 }
 
 // giveChannels enters publications into the index. Of two of one channel, the later one has taken it over from one that was
 // killed; or else the earlier one keeps it.
-func (rs *restorer) giveChannels() {
+func (rs *restorer) giveChannels(publications []*publication) {
 	holders := map[string]*publication{}
-	for _, p := range inOrder(rs.publications) {
+	for _, p := range publications {
 		holder := holders[p.channel]
 		switch {
 		case p.ousted:
@@ -223,16 +271,14 @@ func (rs *restorer) addEncoders() {
 		if kept.memo.Draining && kept.memo.Moving {
 			rs.moving[e] = struct{}{}
 		}
+		rs.lastID = max(rs.lastID, e.id)
 		for _, m := range kept.streams {
 			rs.addStream(e, m)
 		}
 	}
-	for _, list := range rs.streams {
-		slices.SortFunc(list, func(a, b *stream) int { return cmp.Compare(a.ordinal, b.ordinal) })
-	}
 }
 
-// addStream takes in a stream, which holds its slot. One whose publication is not here is told to stop.
+// addStream takes in a stream, which holds its slot.
 func (rs *restorer) addStream(e *encoder, m keptStream) {
 	p := rs.publications[m.Publication]
 	if p == nil {
@@ -247,8 +293,11 @@ func (rs *restorer) addStream(e *encoder, m keptStream) {
 		previous:   m.Previous,
 		started:    rs.now.Sub(rs.began),
 		closing:    m.Closing,
-		superseded: m.Role == memo.Superseded,
-		lastSeq:    max(m.told.LastSeq, rs.announced[m.ID].lastSeq),
+		superseded: m.Role == memo.Superseded && m.Closing,
+		lastSeq:    m.told.LastSeq,
+	}
+	if told, found := rs.announced[m.ID]; found { // the store is never behind, unless it lost commits
+		st.previous, st.lastSeq = told.previous, max(st.lastSeq, told.lastSeq)
 	}
 	for _, o := range m.told.Outputs {
 		st.addOutputLocked(output{o.StreamType, o.Resolution})
@@ -261,13 +310,11 @@ func (rs *restorer) addStream(e *encoder, m keptStream) {
 	}
 	p.lastOrdinal = max(p.lastOrdinal, st.ordinal)
 	p.proven = p.proven || st.lastSeq > 0
-	switch {
-	case st.closing:
+	if st.closing {
 		rs.closing[st.id] = st
-	case p.server.gone:
-		rs.stopLocked(st)
+	} else {
+		rs.replay.streams[st.id] = st
 	}
-	rs.streams[p] = append(rs.streams[p], st)
 }
 
 func (rs *restorer) stranger(number uint64, channel string) *publication {
@@ -279,9 +326,10 @@ func (rs *restorer) stranger(number uint64, channel string) *publication {
 	return p
 }
 
-// joinStreams gives a publication the streams that serve it, and stops those that do not.
-func (rs *restorer) joinStreams(p *publication) {
-	m, streams := rs.memos[p], rs.streams[p]
+// joinStreams gives a publication the streams that serve it, and stops those that do not. lost is the last one that it has
+// lost in what was replayed.
+func (rs *restorer) joinStreams(p *publication, streams []*stream, lost lostStream) {
+	m := rs.memos[p]
 	named := atPlace(streams, m.Current)
 	p.current = named
 	if named == nil || named.closing {
@@ -305,13 +353,27 @@ func (rs *restorer) joinStreams(p *publication) {
 	switch {
 	case p.current != nil:
 		p.id = p.current.id
+		if next := p.successor; next != nil && next.lastSeq == 0 && p.current.isTold() {
+			next.previous = p.current.id
+		}
+	case lost.stream != nil && (m.Current == nil || lost.stream.ordinal >= m.Current.Ordinal):
+		p.id = lost.stream.id
+		if !lost.stream.isTold() && lost.stream.previous != "" {
+			p.id = lost.stream.previous
+		}
+		rs.postponed[p] = lost.loss
 	case m.Current == nil:
-	case named != nil:
-		rs.postponed[p] = loss{reason: errEncoderAsked}
-	default:
+	case named == nil:
 		rs.loseCurrent(p, m)
+	case named.superseded: // by one that is lost
+		rs.postponed[p] = loss{reason: errEncoderGone, mayMove: true}
+	default:
+		rs.postponed[p] = loss{reason: errEncoderAsked}
 	}
 }
+
+// isTold tells whether the application knows a stream, or will by an event in the store.
+func (st *stream) isTold() bool { return st.lastSeq > 0 || len(st.outputs) > 0 }
 
 func atPlace(streams []*stream, place *memo.Place) *stream {
 	for _, st := range streams {
@@ -336,7 +398,7 @@ func lastLive(streams []*stream, named *memo.Place) (last *stream) {
 func (rs *restorer) loseCurrent(p *publication, m memo.Publication) {
 	told, announced := rs.announced[p.id]
 	p.proven = p.proven || announced
-	if !p.proven && rs.in.gateways[m.Current.Gateway] {
+	if !announced && rs.in.gateways[m.Current.Gateway] { // its start was never passed on: it is no loss
 		if m.Previous != "" {
 			p.id = m.Previous // the application has not heard of a later one
 		}

@@ -196,7 +196,7 @@ func TestMessagesKeptAreTakenInBeforeAnythingIsOrdered(t *testing.T) {
 		"stream closed, publisher ended": {func(r *registry) {
 			r.end(r.servers[rowServer], "c", "p1", now)
 			r.streamClosed(r.encoders[rowEncoder], "c", "p1", now)
-		}, []string{"2 stop p1"}, []string{"p1 2 closed"}, ""},
+		}, nil, []string{"p1 2 closed"}, ""},
 		"encoder left": {func(r *registry) { r.leaveEncoder(r.encoders[rowEncoder], now) }, []string{"3 start new1"}, []string{"p1 2 closed"}, "c live new1 at 3"},
 		"both encoders left": {func(r *registry) {
 			r.leaveEncoder(r.encoders[rowEncoder], now)

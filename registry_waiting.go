@@ -189,6 +189,9 @@ func (r *registry) settleLocked(now time.Time) {
 func (r *registry) expire(now time.Time) []notice {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.replay != nil {
+		return nil
+	}
 	r.eachWaiterLocked(func(el *list.Element, w *waiter) {
 		if now.Before(w.due) {
 			return

@@ -88,7 +88,7 @@ func Next(b []byte) (f Frame, rest []byte, err error) {
 	case length > uint64(len(b)-n):
 		return Frame{}, nil, errCutOff
 	}
-	b, rest = b[n:n+int(length)], b[n+int(length):]
+	b, rest = b[n:n+int(length):n+int(length)], b[n+int(length):]
 	if f.Session, n = binary.Uvarint(b); n <= 0 {
 		return Frame{}, nil, errCutOff
 	}

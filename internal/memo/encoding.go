@@ -9,9 +9,10 @@ import (
 // The tags of memos. They are on gateways that outlive this version: none changes its meaning.
 
 func (m *Session) Fields(c *tagged.Coder) {
-	c.Bool(1, &m.Draining)
-	c.Bool(2, &m.Moving)
-	tagged.Int(c, 3, &m.Capacity)
+	c.Bool(1, &m.Kept)
+	c.Bool(2, &m.Draining)
+	c.Bool(3, &m.Moving)
+	tagged.Int(c, 4, &m.Capacity)
 }
 
 func (m *Place) Fields(c *tagged.Coder) {

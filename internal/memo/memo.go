@@ -4,6 +4,7 @@ package memo
 
 // Session is the memo of a session.
 type Session struct {
+	Kept     bool // always: no memo is empty, for an empty one is to be forgotten
 	Draining bool
 	Moving   bool // an encoder whose streams are taken to others
 	Capacity int  // of an encoder; negative: no limit

@@ -13,7 +13,7 @@ import (
 func examples() []tagged.Message {
 	const id = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 	return []tagged.Message{
-		&Session{Draining: true, Moving: true, Capacity: -1},
+		&Session{Kept: true, Draining: true, Moving: true, Capacity: -1},
 		&Publication{
 			Number: 1 << 50, Channel: "channel-of-somebody", Key: "5f4dcc3b5aa765d61d8327deb882cf99", PublisherID: id, Resolutions: "ORIGINAL,1280x720-30~2500,640x360",
 			Record: "True", Previews: "256x144,3", Since: 1_700_000_000_000_000_000, ID: id[1:] + "2", Previous: id, Last: 3,
