@@ -84,7 +84,7 @@ func mutations() []mutation {
 		},
 		{
 			"identity", "registry_lives.go",
-			"if p == nil || p.publisherID != streamID || p.server != s && ", "if p == nil || p.server != s && ",
+			"if p == nil || p.channel != channel || p.publisherID != streamID || p.server != s && ", "if p == nil || p.server != s && ",
 			"TestForeignMessagesChangeNothing", "the end of an old stream ends its successor",
 		},
 		{
