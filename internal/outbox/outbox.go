@@ -188,8 +188,9 @@ func (o *Outbox) Start() {
 	o.running.Go(func() { o.delivery.run(o.ctx) })
 }
 
-// Append takes an event over. It never waits for disk or network and may be called under the registry's lock. Events of
-// one queue come in the order of their positions, and are delivered in it. Not to be called after Drain has returned.
+// Append takes an event over. It never waits for disk or network, and may be called under a lock. The caller has to append the
+// events of a queue in the order of their positions, which means to serialize the calls: the registry does so by its lock. Not
+// to be called after Drain has returned.
 func (o *Outbox) Append(ev Event) {
 	if o == nil {
 		return
