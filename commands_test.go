@@ -5,8 +5,6 @@ package main
 import (
 	"encoding/base64"
 	"encoding/json"
-	"io"
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -75,17 +73,9 @@ func FuzzAuthorizationHeader(f *testing.F) {
 
 func TestStoppingCoordinatorIsAliveAndNotReady(t *testing.T) {
 	t.Parallel()
-	cfg, err := loadConfig(settings{}.get)
-	if err != nil {
-		t.Fatal(err)
-	}
-	log := slog.New(slog.NewTextHandler(io.Discard, nil))
-	d, err := newDaemon(cfg, log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	routes := newRoutes(cfg, log, &commands{d.coordinator}, d.control)
-	d.coordinator.stop()
+	log, cfg, api, sockets := apiRooms(t)
+	routes := newRoutes(cfg, log, api, sockets)
+	api.coordinator.stop()
 	for path, want := range map[string]string{
 		"/livez":          "200 ok\n",
 		"/readyz":         "503 not ready\n",

@@ -60,3 +60,31 @@ func TestStopThatIsCutOffSaysWhyAndWaitsForNobody(t *testing.T) {
 		}
 	}
 }
+
+// fullPipe takes what it is given after some attempts.
+type fullPipe struct {
+	attempts int
+	text     strings.Builder
+}
+
+func (p *fullPipe) Write(b []byte) (int, error) {
+	if p.attempts--; p.attempts >= 0 {
+		return 0, syscall.EAGAIN
+	}
+	return p.text.Write(b)
+}
+
+func TestLastWordsWaitForAPipeThatDoesNotBlock(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		for attempts, want := range map[int]string{3: "last\n", 1000: ""} {
+			pipe := &fullPipe{attempts: attempts}
+			began := time.Now()
+			sayLast(pipe, "last\n")
+			if got := pipe.text.String(); got != want || time.Since(began) > lastWords {
+				t.Errorf("%d attempts fail: %q after %v", attempts, got, time.Since(began))
+			}
+			time.Sleep(lastWords)
+		}
+	})
+}

@@ -1,6 +1,7 @@
 package main
 
-// Streaming servers and encoders: control connections of internal/clustertest with one reader each. What they do with a message is in lives.go.
+// Streaming servers and encoders: control connections of internal/clustertest with one reader each. What they do with a message
+// is in lives.go.
 
 import (
 	"context"
@@ -24,8 +25,9 @@ const (
 type peer struct {
 	*clustertest.Connection
 
-	leaving  atomic.Bool  // its end is wanted
-	lastBeat atomic.Int64 // when the coordinator's last heartbeat came, before it when it connected; in Unix nanoseconds
+	connected time.Time
+	leaving   atomic.Bool  // its end is wanted
+	lastBeat  atomic.Int64 // how long after connected the coordinator's last heartbeat came: a time.Duration, 0 before the first
 }
 
 // cut ends the connection, as is wanted.
@@ -36,13 +38,13 @@ func (p *peer) cut() {
 
 // beat notes a heartbeat of the coordinator and returns by how much it came later than it should.
 func (p *peer) beat(now time.Time) time.Duration {
-	last := time.Unix(0, p.lastBeat.Swap(now.UnixNano()))
-	return max(0, now.Sub(last)-heartbeatEvery)
+	at := now.Sub(p.connected)
+	return max(0, at-time.Duration(p.lastBeat.Swap(int64(at)))-heartbeatEvery)
 }
 
 // overdue is by how much a heartbeat is late that has not come yet.
 func (p *peer) overdue(now time.Time) time.Duration {
-	return max(0, now.Sub(time.Unix(0, p.lastBeat.Load()))-heartbeatEvery)
+	return max(0, now.Sub(p.connected)-time.Duration(p.lastBeat.Load())-heartbeatEvery)
 }
 
 // dialler connects peers to a coordinator.
@@ -69,7 +71,5 @@ func (d dialler) dial(ctx context.Context, kind string, port int) (*peer, error)
 		}
 		return nil, fmt.Errorf("connecting a peer: %w", err)
 	}
-	p := &peer{Connection: connection}
-	p.lastBeat.Store(time.Now().UnixNano())
-	return p, nil
+	return &peer{Connection: connection, connected: time.Now()}, nil
 }

@@ -181,6 +181,8 @@ func TestConnectionsThatCannotBeAcceptedSayWhyAndAreTriedAgain(t *testing.T) {
 		syscall.EMFILE:  "too many open files: raise the limit of this process (ulimit -n, LimitNOFILE)",
 		syscall.ENFILE:  "too many open files on this machine: raise fs.file-max",
 		syscall.ENOBUFS: syscall.ENOBUFS.Error(),
+		syscall.EPROTO:  syscall.EPROTO.Error(), // of the network: accept(2)
+		syscall.EPERM:   syscall.EPERM.Error(),  // of a firewall
 	} {
 		t.Run(fault.Error(), func(t *testing.T) {
 			t.Parallel()

@@ -56,7 +56,7 @@ func (k *kept) size() int { return len(k.text) + keptOverhead }
 type session struct {
 	attach     link.Attach // without memos
 	memos      map[string][]byte
-	dropped    map[string]bool // names of memos that are not to be kept: of publications that were denied here
+	dropped    map[string]bool // names of memos that are not to be kept in this term: of publications that were denied here
 	kept       []kept
 	lastNumber uint64
 	size       int // bytes kept
@@ -189,6 +189,7 @@ func (k *keeper) welcome(w link.Welcome, now time.Time) (frames []link.Frame) {
 	numbers := slices.Sorted(maps.Keys(k.sessions))
 	for _, number := range numbers {
 		s := k.sessions[number]
+		clear(s.dropped) // no later term knows these publications
 		attach := s.attach
 		attach.FirstKept = s.lastNumber + 1
 		if len(s.kept) > 0 {
@@ -273,7 +274,8 @@ func (k *keeper) receive(f link.Frame) (frames []link.Frame, orders []order, err
 	case link.KindSay:
 		return k.say(f, s)
 	case link.KindDone:
-		return nil, k.done(f, s), nil
+		orders, err = k.done(f, s)
+		return nil, orders, err
 	}
 	return frames, orders, nil
 }
@@ -342,10 +344,10 @@ func (k *keeper) remember(s *session, memos []link.Memo) {
 }
 
 // done forgets messages that are durable; requests stay until they are answered. With its end, the session is forgotten, too.
-func (k *keeper) done(f link.Frame, s *session) (orders []order) {
+func (k *keeper) done(f link.Frame, s *session) (orders []order, err error) {
 	var done link.Done
-	if f.Read(&done) != nil {
-		return nil
+	if err := f.Read(&done); err != nil {
+		return nil, err
 	}
 	k.remember(s, done.Memos)
 	over := false
@@ -360,13 +362,13 @@ func (k *keeper) done(f link.Frame, s *session) (orders []order) {
 	})
 	if over {
 		k.remove(f.Session)
-		return nil
+		return nil, nil
 	}
 	if s.paused && s.size < maxKept/2 {
 		s.paused = false
 		orders = append(orders, order{session: f.Session, resume: true})
 	}
-	return orders
+	return orders, nil
 }
 
 func (k *keeper) remove(number uint64) {

@@ -29,6 +29,9 @@ func TestFramesComeOutAsTheyWentIn(t *testing.T) {
 		if f, wire, err = Next(wire); err != nil {
 			t.Fatal(err)
 		}
+		if cap(f.Payload) > len(f.Payload) {
+			t.Errorf("%v: whoever appends to its payload writes into the next frame", f.Kind)
+		}
 		if diff := cmp.Diff(want.Payload, f.Payload, cmp.Transformer("nil", func(b []byte) string { return string(b) })); diff != "" || f.Kind != want.Kind || f.Number != want.Number || f.Session != want.Session {
 			t.Errorf("got %v, want %v", f, want)
 		}

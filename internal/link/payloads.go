@@ -113,7 +113,7 @@ type Attached struct{ ID uint64 }
 
 func (p *Attached) Fields(c *tagged.Coder) { tagged.Uint(c, 1, &p.ID) }
 
-// Reason is the payload of REFUSED, GONE and BYE: why, for the log. Epoch is of a BYE to a coordinator that is no leader any more.
+// Reason is the payload of REFUSED and BYE: why, for the log. Epoch is the higher one that a gateway leaves a coordinator for.
 type Reason struct {
 	Text  string
 	Epoch uint64
@@ -161,7 +161,7 @@ func (p *Done) Fields(c *tagged.Coder) {
 	tagged.List(c, 2, &p.Memos)
 }
 
-// Count is the payload of GONE's number, LATE and ACK: a number.
+// Count is the payload of LATE (the number of a message) and ACK (a link number).
 type Count struct{ Number uint64 }
 
 func (p *Count) Fields(c *tagged.Coder) { tagged.Uint(c, 1, &p.Number) }

@@ -122,6 +122,10 @@ func readCluster(kept map[string][]byte) Cluster {
 // closed when they are.
 func (o *Outbox) Change(changes ...Change) (durable <-chan struct{}) {
 	done := make(chan struct{})
+	if len(changes) == 0 {
+		close(done)
+		return done
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for i := range changes {
