@@ -1,7 +1,7 @@
 package main
 
-// The use cases: join, publish, end, announce, stream closed, close command, drain, leave. The only file that knows the whole story: what
-// peers and the application ask for comes in here, is checked, and becomes one transition of the registry.
+// The use cases: join, publish, end, announce, stream closed, close command, drain, leave. The only file that knows the whole
+// story: what peers and the application ask for comes in here, is checked, and becomes one transition of the registry.
 
 import (
 	"context"
@@ -303,11 +303,11 @@ func (c *coordinator) tell(notices []notice) {
 		case noteSetAside:
 			c.log.Warn("encoder set aside", "encoder", n.encoder, "reason", n.reason.Error())
 		case noteDraining:
-			c.log.Info(n.who()+" is draining: it gets nothing new", "session", n.session())
+			c.log.Info("draining: it gets nothing new", "peer", n.who(), "session", n.session())
 		case noteMoving:
-			c.log.Info("streams of the encoder are being moved to others", "session", n.session())
+			c.log.Info("draining: its streams are moved to other encoders", "peer", n.who(), "session", n.session())
 		case noteInService:
-			c.log.Info(n.who()+" is back in service", "session", n.session())
+			c.log.Info("back in service", "peer", n.who(), "session", n.session())
 		}
 	}
 }
