@@ -301,3 +301,37 @@ func (c *restoredCluster) summary() (text string) {
 	}
 	return text
 }
+
+// Until all is taken in nobody is let in and no time limit runs; then identities go on above those that were found.
+func TestNobodyIsLetInBeforeARestoreIsOver(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1_700_000_000, 0)
+	c := &restoredCluster{}
+	c.r = newRegistry(1, now, c.streamID, c, limits{})
+	rs := c.r.restore(restoration{
+		gateways: map[string]bool{"s": true, "e": true},
+		servers: []keptServer{{id: rowServer, gateway: "s", info: serverInfo{kind: kindRTMP, ip: "10.0.0.1"}, peer: &orderedServer{c, rowServer},
+			publications: []memo.Publication{rowPublication(func(p *memo.Publication) { p.Killed = true })}}},
+		encoders: []keptEncoder{{id: rowEncoder, gateway: "e", address: "10.0.1.2", peer: &orderedEncoder{c, rowEncoder}, memo: memo.Session{Capacity: 9},
+			streams: []keptStream{rowStream(1, nil)}}},
+		tails: map[uint64]uint32{},
+	}, now)
+	ask := claimRequest{id: "r", channel: "other", answerBy: now.Add(time.Minute)}
+	if _, err := c.r.claim(c.r.servers[rowServer], ask, now); err != errRestoring {
+		t.Errorf("claim: %v", err)
+	}
+	c.r.expire(now.Add(killPatience))
+	if len(c.orders) > 0 {
+		t.Errorf("orders before it is over: %q", c.orders)
+	}
+	rs.restored(now)
+	if _, err := c.r.claim(c.r.servers[rowServer], ask, now); err != nil {
+		t.Errorf("claim after it: %v", err)
+	}
+	if p := c.r.channels.get("other"); p == nil || p.number <= 10 {
+		t.Errorf("the next publication is %+v, want a number above 10", p)
+	}
+	if s := c.r.joinServer(&orderedServer{c, 0}, serverInfo{}, now); s.id <= rowEncoder {
+		t.Errorf("the next session is %d", s.id)
+	}
+}
