@@ -20,6 +20,7 @@ import (
 	"coordinator/internal/httpjson"
 	"coordinator/internal/logs"
 	"coordinator/internal/secret"
+	"coordinator/internal/token"
 	"coordinator/internal/wire"
 
 	"github.com/gorilla/websocket"
@@ -212,7 +213,7 @@ func (cs *Sockets) authenticate(w http.ResponseWriter, r *http.Request, subject 
 	if cs.Secret == "" {
 		return true
 	}
-	fault := tokenFault(r.Header.Get("x-control-auth-token"), cs.Secret, subject)
+	fault := token.Fault(r.Header.Get("x-control-auth-token"), cs.Secret, "CONTROL_SECRET", subject)
 	if fault != "" {
 		cs.sayRefused(r, fault)
 		httpjson.Error(w, http.StatusForbidden, "control token refused")

@@ -280,23 +280,26 @@ func (k *keeper) receive(f link.Frame) (frames []link.Frame, orders []order, err
 	return frames, orders, nil
 }
 
-// say passes a message on and keeps the memos that go with it, unless it answers a request that was denied here.
+// say passes messages on and keeps the memos that go with them, unless they answer a request that was denied here.
 func (k *keeper) say(f link.Frame, s *session) (frames []link.Frame, orders []order, err error) {
 	var say link.Say
 	if err := f.Read(&say); err != nil {
 		return nil, nil, err
 	}
-	if say.Answers > 0 && !k.answer(s, say.Answers) {
-		for _, m := range say.Memos {
-			s.dropped[m.Name] = true
+	for _, item := range say.Items {
+		if item.Answers > 0 && !k.answer(s, item.Answers) {
+			for _, m := range item.Memos {
+				s.dropped[m.Name] = true
+			}
+			frames = append(frames, k.frame(link.With(link.KindLate, f.Session, &link.Count{Number: item.Answers}))...)
+			continue
 		}
-		return k.frame(link.With(link.KindLate, f.Session, &link.Count{Number: say.Answers})), nil, nil
+		k.remember(s, item.Memos)
+		if len(item.Text) > 0 && !s.gone {
+			orders = append(orders, order{session: f.Session, text: item.Text})
+		}
 	}
-	k.remember(s, say.Memos)
-	if len(say.Text) > 0 && !s.gone {
-		orders = append(orders, order{session: f.Session, text: say.Text})
-	}
-	return nil, orders, nil
+	return frames, orders, nil
 }
 
 // answer notes that a request is answered. It reports false if it was answered before, or its publisher is gone.

@@ -194,7 +194,7 @@ func (w *world) arriveUp() {
 		var n link.Count
 		w.read(f, &n)
 		delete(s.memos, fmt.Sprint("p", n.Number))
-		w.send(link.With(link.KindSay, f.Session, &link.Say{Memos: []link.Memo{{Name: fmt.Sprint("p", n.Number)}}}))
+		w.send(link.With(link.KindSay, f.Session, &link.Say{Items: []link.Item{{Memos: []link.Memo{{Name: fmt.Sprint("p", n.Number)}}}}}))
 	}
 }
 
@@ -285,7 +285,7 @@ func (w *world) accept(number uint64, s *fakeSession) {
 		s.memos[name] = "accepted"
 		text := wire.Append(nil, "PUBLISH-ACCEPT", "Request-ID", s.asks[ask], "Stream-ID", "x")
 		delete(s.asks, ask)
-		w.send(link.With(link.KindSay, number, &link.Say{Text: text, Answers: ask, Memos: []link.Memo{{Name: name, Value: []byte("accepted")}}}))
+		w.send(link.With(link.KindSay, number, &link.Say{Items: []link.Item{{Text: text, Answers: ask, Memos: []link.Memo{{Name: name, Value: []byte("accepted")}}}}}))
 		return
 	}
 }
@@ -323,13 +323,13 @@ func (w *world) coordinate() {
 		for _, name := range slices.Sorted(maps.Keys(s.memos)) {
 			if strings.HasPrefix(name, "p") && w.rnd.IntN(2) == 0 {
 				s.memos[name] = "changed"
-				w.send(link.With(link.KindSay, number, &link.Say{Memos: []link.Memo{{Name: name, Value: []byte("changed")}}}))
+				w.send(link.With(link.KindSay, number, &link.Say{Items: []link.Item{{Memos: []link.Memo{{Name: name, Value: []byte("changed")}}}}}))
 				return
 			}
 		}
 		value := fmt.Sprint("v", w.rnd.IntN(100))
 		s.memos["s"] = value
-		w.send(link.With(link.KindSay, number, &link.Say{Text: []byte("ANYTHING\n\n"), Memos: []link.Memo{{Name: "s", Value: []byte(value)}}}))
+		w.send(link.With(link.KindSay, number, &link.Say{Items: []link.Item{{Text: []byte("ANYTHING\n\n"), Memos: []link.Memo{{Name: "s", Value: []byte(value)}}}}}))
 	}
 }
 

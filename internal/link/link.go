@@ -41,11 +41,12 @@ const (
 	KindClose                    // to the gateway: close the session's socket
 	KindSynced                   // to the coordinator: all sessions are attached and their messages sent
 	KindBye                      // both ways: the sender stops
-	KindAck                      // both ways: frames have come
+	KindAck                      // both ways: frames have come, and the sender lives
+	KindAlive                    // to the coordinator: the peer of a session that is probed has given a sign of life
 	kinds
 )
 
-var kindNames = [kinds]string{"", "HELLO", "WELCOME", "REFUSE", "ATTACH", "ATTACHED", "REFUSED", "MESSAGE", "SAY", "GONE", "DONE", "LATE", "PROBE", "CLOSE", "SYNCED", "BYE", "ACK"}
+var kindNames = [kinds]string{"", "HELLO", "WELCOME", "REFUSE", "ATTACH", "ATTACHED", "REFUSED", "MESSAGE", "SAY", "GONE", "DONE", "LATE", "PROBE", "CLOSE", "SYNCED", "BYE", "ACK", "ALIVE"}
 
 func (k Kind) String() string {
 	if k == 0 || k >= kinds {

@@ -16,7 +16,7 @@ func TestFramesComeOutAsTheyWentIn(t *testing.T) {
 		With(KindHello, 0, &Hello{Gateway: "g", Store: "s", Term: "t", Received: 1 << 40, Epoch: 3, Numbers: 1<<53 - 1, Nonce: []byte{0, 1}, ControlMAC: []byte{2}, Oldest: 1, Newest: 2, Version: "1.0"}),
 		With(KindAttach, 7, &Attach{Kind: "RTMP", Remote: "[::1]:5", IP: "10.0.0.1", Port: 65535, SSL: true, Since: -5, ID: 9, Memos: []Memo{{"s", []byte("x")}, {"p1", nil}}, FirstKept: 3}),
 		{Kind: KindSynced, Number: 12},
-		With(KindSay, 1<<63, &Say{Text: []byte("METHOD\n\n"), Answers: 5, Memos: []Memo{{"o1", []byte{0}}}}),
+		With(KindSay, 1<<63, &Say{Items: []Item{{Text: []byte("METHOD\n\n"), Answers: 5, Memos: []Memo{{"o1", []byte{0}}}}}}),
 	}
 	frames[1].Number = 11
 	var wire []byte
@@ -116,13 +116,13 @@ func TestFieldOfAnotherKindOrRangeIsAnError(t *testing.T) {
 
 // payloads are empty ones of all kinds.
 func payloads() []tagged.Message {
-	return []tagged.Message{&Hello{}, &Welcome{}, &Refuse{}, &Attach{}, &Attached{}, &Reason{}, &Message{}, &Say{}, &Done{}, &Count{}, &Gone{}}
+	return []tagged.Message{&Hello{}, &Welcome{}, &Refuse{}, &Attach{}, &Attached{}, &Reason{}, &Message{}, &Say{}, &Item{}, &Done{}, &Count{}, &Gone{}}
 }
 
 // Whatever comes: it is taken for frames that come out the same when they are written again, or it is an error.
 func FuzzFrames(f *testing.F) {
 	f.Add(With(KindHello, 0, &Hello{Gateway: "g", Nonce: []byte("n"), Newest: 1}).Append(nil))
-	f.Add(With(KindAttach, 1, &Attach{Kind: "HLS", Memos: []Memo{{"s", []byte("v")}}}).Append(With(KindSay, 1, &Say{Text: []byte("x")}).Append(nil)))
+	f.Add(With(KindAttach, 1, &Attach{Kind: "HLS", Memos: []Memo{{"s", []byte("v")}}}).Append(With(KindSay, 1, &Say{Items: []Item{{Text: []byte("x")}}}).Append(nil)))
 	f.Add([]byte{3, 1, 2, 200})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		for range 20 {

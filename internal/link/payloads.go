@@ -51,17 +51,20 @@ func (p *Welcome) Fields(c *tagged.Coder) {
 	c.String(8, &p.Version)
 }
 
-// Refuse says why, for the log. A gateway that is gone closes all its sockets and comes back as a new one.
+// Refuse says why, for the log. A gateway that is gone closes all its sockets and comes back as a new one. Store is that of the
+// coordinator, if it is another one than the gateway knows.
 type Refuse struct {
 	Reason string
 	Gone   bool
 	Proof  []byte // as in WELCOME
+	Store  string
 }
 
 func (p *Refuse) Fields(c *tagged.Coder) {
 	c.String(1, &p.Reason)
 	c.Bool(2, &p.Gone)
 	c.Bytes(3, &p.Proof)
+	c.String(4, &p.Store)
 }
 
 // Names of memos: of a session, which has one, and of a publication or stream, which follow with their number or ID.
@@ -137,20 +140,26 @@ func (p *Message) Fields(c *tagged.Coder) {
 	c.Bytes(3, &p.Text)
 }
 
-// Say is what is said to the peer, nothing if Text is empty, and the memos that are kept with it.
-type Say struct {
+// Say is what one transition says to a session: all of it is passed on and kept, or nothing.
+type Say struct{ Items []Item }
+
+// Item is a message for the peer, none if Text is empty, and the memos that are kept with it. If it answers a request that the
+// gateway has denied already, neither the message nor its memos count.
+type Item struct {
 	Text    []byte
 	Answers uint64 // number of the message that it answers; 0: of none
 	Memos   []Memo
 }
 
-func (p *Say) Fields(c *tagged.Coder) {
+func (p *Say) Fields(c *tagged.Coder) { tagged.List(c, 1, &p.Items) }
+
+func (p *Item) Fields(c *tagged.Coder) {
 	c.Bytes(1, &p.Text)
 	tagged.Uint(c, 2, &p.Answers)
 	tagged.List(c, 3, &p.Memos)
 }
 
-// Done says that messages up to Number need not be kept any more. For GONE that is the session's end.
+// Done says that messages up to Number need not be kept any more; 0: none. For GONE that is the session's end.
 type Done struct {
 	Number uint64
 	Memos  []Memo

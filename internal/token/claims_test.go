@@ -1,4 +1,4 @@
-package control
+package token
 
 import (
 	"encoding/base64"
@@ -90,7 +90,7 @@ func TestOnlySubjectAndDatesOfATokenCount(t *testing.T) {
 			`"sub":["rtmp-control"]`: malformed,
 			`"sub":"hls-control","sub":"rtmp-control"`: "",
 		} {
-			if got := tokenFault(signClaims(t, `{"sub":"rtmp-control",`+claims+`}`), clustertest.ControlSecret, "rtmp-control"); got != want {
+			if got := Fault(signClaims(t, `{"sub":"rtmp-control",`+claims+`}`), clustertest.ControlSecret, "CONTROL_SECRET", "rtmp-control"); got != want {
 				t.Errorf("%s: %q, want %q", claims, got, want)
 			}
 		}
@@ -103,7 +103,7 @@ func TestOnlySubjectAndDatesOfATokenCount(t *testing.T) {
 			``:                         malformed,
 			`{"sub":"rtmp-control"}{}`: malformed,
 		} {
-			if got := tokenFault(signClaims(t, claims), clustertest.ControlSecret, "rtmp-control"); got != want {
+			if got := Fault(signClaims(t, claims), clustertest.ControlSecret, "CONTROL_SECRET", "rtmp-control"); got != want {
 				t.Errorf("%s: %q, want %q", claims, got, want)
 			}
 		}

@@ -1,4 +1,4 @@
-package control
+package token
 
 import (
 	"testing"
@@ -36,7 +36,7 @@ func TestPeersClockMayBe30SecondsOff(t *testing.T) {
 			{"iat", 5 * time.Second, true},
 			{"iat", time.Hour, true}, // tells an age, and forbids nothing
 		} {
-			fault := tokenFault(signed(test.claim, now.Add(test.off)), clustertest.ControlSecret, "rtmp-control")
+			fault := Fault(signed(test.claim, now.Add(test.off)), clustertest.ControlSecret, "CONTROL_SECRET", "rtmp-control")
 			if good := fault == ""; good != test.good {
 				t.Errorf("%s at %v: %q", test.claim, test.off-half, fault)
 			}

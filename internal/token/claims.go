@@ -1,6 +1,6 @@
-package control
+package token
 
-// The claims of a control token (RFC 7519, section 4) that count: sub, exp and nbf. Others are not looked at, whatever
+// The claims of a token (RFC 7519, section 4) that count: sub, exp and nbf. Others are not looked at, whatever
 // they hold; iat says how old a token is, no more (4.1.6).
 
 import (
@@ -16,14 +16,14 @@ import (
 // int64 cannot hold would come out as any date.
 const lastDate = 253402300799
 
-// tokenClaims is a map, as the fields of a struct would also take "EXP" for exp. It is the jwt.Claims of tokenFault.
-type tokenClaims map[string]json.RawMessage
+// claims is a map, as the fields of a struct would also take "EXP" for exp. It is the jwt.Claims of Fault.
+type claims map[string]json.RawMessage
 
-func (c tokenClaims) GetExpirationTime() (*jwt.NumericDate, error) { return c.date("exp") }
-func (c tokenClaims) GetNotBefore() (*jwt.NumericDate, error)      { return c.date("nbf") }
+func (c claims) GetExpirationTime() (*jwt.NumericDate, error) { return c.date("exp") }
+func (c claims) GetNotBefore() (*jwt.NumericDate, error)      { return c.date("nbf") }
 
 // GetSubject refuses what is no string.
-func (c tokenClaims) GetSubject() (subject string, err error) {
+func (c claims) GetSubject() (subject string, err error) {
 	if sub, ok := c["sub"]; ok && json.Unmarshal(sub, &subject) != nil {
 		err = fmt.Errorf("%w: sub", jwt.ErrTokenMalformed)
 	}
@@ -32,12 +32,12 @@ func (c tokenClaims) GetSubject() (subject string, err error) {
 
 // These are asked for only by options of the library that are not used.
 
-func (tokenClaims) GetIssuedAt() (*jwt.NumericDate, error) { return nil, nil }
-func (tokenClaims) GetIssuer() (string, error)             { return "", nil }
-func (tokenClaims) GetAudience() (jwt.ClaimStrings, error) { return nil, nil }
+func (claims) GetIssuedAt() (*jwt.NumericDate, error) { return nil, nil }
+func (claims) GetIssuer() (string, error)             { return "", nil }
+func (claims) GetAudience() (jwt.ClaimStrings, error) { return nil, nil }
 
 // date reads a NumericDate: seconds since 1970 as a JSON number, which may have a fraction. null counts as not there.
-func (c tokenClaims) date(name string) (*jwt.NumericDate, error) {
+func (c claims) date(name string) (*jwt.NumericDate, error) {
 	text := string(c[name])
 	if text == "" || text == "null" {
 		return nil, nil
