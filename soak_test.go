@@ -66,7 +66,11 @@ func (c *soakCluster) serveEvent(w http.ResponseWriter, r *http.Request) {
 	defer c.mu.Unlock()
 	stream, id := r.Header.Get("x-streaming-id"), r.Header.Get("x-event-id")
 	seq, known := c.lastSeq[stream]
-	if want := stream + "-" + strconv.Itoa(seq+1); id != want {
+	want := stream + "-" + strconv.Itoa(seq+1)
+	if r.Header.Get("x-event-type") == "stream-closed" {
+		want = stream + "-closed"
+	}
+	if id != want {
 		c.faults = append(c.faults, fmt.Sprintf("%s came, it was the turn of %s", id, want))
 	}
 	if !known {

@@ -126,7 +126,11 @@ func (w *witness) sees(h http.Header) {
 	}
 	w.first[id] = h
 	w.told[stream]++
-	if want := stream + "-" + strconv.Itoa(w.told[stream]); id != want {
+	want := stream + "-" + strconv.Itoa(w.told[stream])
+	if h.Get("x-event-type") == "stream-closed" {
+		want = stream + "-closed"
+	}
+	if id != want {
 		w.faults = append(w.faults, fmt.Sprintf("%s came when it was the turn of %s", id, want))
 	}
 }

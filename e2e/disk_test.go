@@ -80,12 +80,15 @@ func TestKillsOnAFullDiskLeaveNoStreamOpen(t *testing.T) {
 	highest, closed := map[string]int{}, map[string]bool{}
 	for _, h := range events {
 		id := h.Get("x-streaming-id")
+		if h.Get("x-event-type") == "stream-closed" {
+			closed[id] = true
+			continue
+		}
 		seq, err := strconv.Atoi(strings.TrimPrefix(h.Get("x-event-id"), id+"-"))
-		if err != nil || seq > highest[id]+1 {
-			t.Errorf("%s came after number %d (%v)", h.Get("x-event-id"), highest[id], err)
+		if err != nil || seq > highest[id]+1 || closed[id] {
+			t.Errorf("%s came after number %d, closed %v (%v)", h.Get("x-event-id"), highest[id], closed[id], err)
 		}
 		highest[id] = max(seq, highest[id])
-		closed[id] = closed[id] || h.Get("x-event-type") == "stream-closed"
 	}
 	for id := range highest {
 		if !closed[id] {

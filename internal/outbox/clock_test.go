@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -185,8 +184,8 @@ func TestTheAgeOfTheOldestEventIsTheTimeThatHasPassedWhateverTheClockSays(t *tes
 			var clock settableClock
 			var accepted atomic.Int64 // so many events of the stream
 			store, app := newMemoryStore(), newEventRecorder()
-			app.answer = func(_ context.Context, id string, _ Event) (int, http.Header, error) {
-				if strings.TrimPrefix(id, "s-") <= fmt.Sprint(accepted.Load()) {
+			app.answer = func(_ context.Context, _ string, ev Event) (int, http.Header, error) {
+				if ev.Seq <= uint64(accepted.Load()) {
 					return 200, nil, nil
 				}
 				return 503, nil, nil

@@ -67,17 +67,16 @@ func appliedKey(session uint64) string {
 }
 
 // OpenCluster is Open for a coordinator with gateways: streams that were announced are closed only if no gateway is known, for
-// they may live on at one. Without a send nothing can be appended. applied is told by the writer when all that follows from a
-// message of a session is durable, if an event said which message it was.
-func OpenCluster(dir string, send Send, observe Observe, applied func(session, message uint64), log *slog.Logger) (*Outbox, Cluster, error) {
+// they may live on at one. Without a send nothing can be appended.
+func OpenCluster(dir string, send Send, observe Observe, log *slog.Logger) (*Outbox, Cluster, error) {
 	store, err := openLogged(dir, log)
 	if err != nil {
 		return nil, Cluster{}, err
 	}
-	return newClusterOutbox(time.Now, store, send, observe, applied, log)
+	return newClusterOutbox(time.Now, store, send, observe, log)
 }
 
-func newClusterOutbox(now func() time.Time, store eventStore, send Send, observe Observe, applied func(session, message uint64), log *slog.Logger) (*Outbox, Cluster, error) {
+func newClusterOutbox(now func() time.Time, store eventStore, send Send, observe Observe, log *slog.Logger) (*Outbox, Cluster, error) {
 	kept, err := store.cluster()
 	if err != nil {
 		return nil, Cluster{}, errors.Join(err, store.close())
@@ -87,7 +86,6 @@ func newClusterOutbox(now func() time.Time, store eventStore, send Send, observe
 	if err != nil {
 		return nil, Cluster{}, err
 	}
-	o.applied = applied
 	if c.StoreID == "" {
 		c.StoreID = rand.Text()
 		o.Change(Change{key: storeIDKey, value: []byte(c.StoreID)})

@@ -22,16 +22,14 @@ func neverAnswers(ctx context.Context, _ Event) (int, http.Header, error) {
 	return 0, nil, ctx.Err()
 }
 
-// openCluster opens a directory, and returns a channel of what becomes applied.
-func openCluster(t *testing.T, dir string) (*Outbox, Cluster, chan [2]uint64) {
+func openCluster(t *testing.T, dir string) (*Outbox, Cluster) {
 	t.Helper()
-	applied := make(chan [2]uint64, 100)
-	o, c, err := OpenCluster(dir, neverAnswers, unobserved, func(session, message uint64) { applied <- [2]uint64{session, message} }, slog.New(slog.DiscardHandler))
+	o, c, err := OpenCluster(dir, neverAnswers, unobserved, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
 	slices.Sort(c.Gateways)
-	return o, c, applied
+	return o, c
 }
 
 func closeOutbox(t *testing.T, o *Outbox) {
@@ -46,23 +44,22 @@ func closeOutbox(t *testing.T, o *Outbox) {
 func TestClusterIsKept(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	o, first, applied := openCluster(t, dir)
+	o, first := openCluster(t, dir)
 	if diff := cmp.Diff(Cluster{StoreID: first.StoreID}, first, cmpopts.EquateEmpty()); diff != "" || first.StoreID == "" {
 		t.Fatalf("of an empty store: %s", diff)
 	}
 	o.Start()
 	<-o.Change(AddGateway("g1"), AddGateway("g2"), UseNumbers(1<<21))
 	ev := availableEvent("s", 1)
-	ev.Session, ev.Message = 7, 3
-	o.Append(ev)
-	if got := <-applied; got != [2]uint64{7, 3} {
-		t.Errorf("applied: %v", got)
-	}
+	durable := make(chan struct{})
+	o.AppendPart(ev)
+	o.End(Mark{Session: 7, Message: 3, Durable: func() { close(durable) }})
+	<-durable
 	o.Append(availableEvent("s", 2))
 	<-o.Change(RemoveGateway("g2"))
 	closeOutbox(t, o)
 
-	o, again, _ := openCluster(t, dir)
+	o, again := openCluster(t, dir)
 	want := Cluster{
 		StoreID:   first.StoreID,
 		Numbers:   1 << 21,
@@ -78,7 +75,7 @@ func TestClusterIsKept(t *testing.T) {
 	closeOutbox(t, o)
 
 	// Without a gateway nothing can live on.
-	o, last, _ := openCluster(t, dir)
+	o, last := openCluster(t, dir)
 	if diff := cmp.Diff(Cluster{StoreID: first.StoreID, Numbers: 1 << 21, Tails: map[uint64]uint32{ev.Queue: 2}}, last, cmpopts.EquateEmpty()); diff != "" {
 		t.Error(diff)
 	}
@@ -88,36 +85,32 @@ func TestClusterIsKept(t *testing.T) {
 	closeOutbox(t, o)
 }
 
-// A message counts as applied with the last of its events, never before: whatever of them a crash leaves, what is replayed
-// adds the rest.
-func TestMessageIsAppliedWithItsLastEvent(t *testing.T) {
+// All events of a transition are in one commit, and with them the message that they follow from.
+func TestEventsOfATransitionAreCommittedTogether(t *testing.T) {
 	t.Parallel()
 	for range 20 {
 		store := newMemoryStore()
-		o, _, err := newClusterOutbox(time.Now, store, neverAnswers, unobserved, nil, slog.New(slog.DiscardHandler))
+		o, _, err := newClusterOutbox(time.Now, store, neverAnswers, unobserved, slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatal(err)
 		}
 		const messages, each = 500, 5
 		for message := range uint64(messages) {
 			for i := range uint64(each) {
-				ev := availableEvent("s", int(message*each+i+1))
-				if i == each-1 {
-					ev.Session, ev.Message = 7, message+1
-				}
-				o.Append(ev)
+				o.AppendPart(availableEvent("s", int(message*each+i+1)))
 			}
+			o.End(Mark{Session: 7, Message: message + 1})
 		}
 		for range rand.IntN(4) { // of up to 1,024 events each
 			if err := o.writeGroup(); err != nil {
 				t.Fatal(err)
 			}
 		}
-		after, c, err := newClusterOutbox(time.Now, store.crashed(), neverAnswers, unobserved, nil, slog.New(slog.DiscardHandler))
+		after, c, err := newClusterOutbox(time.Now, store.crashed(), neverAnswers, unobserved, slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if events := uint64(len(store.events)); c.Applied[7] != events/each {
+		if events := uint64(len(store.events)); c.Applied[7] != events/each || events%each > 0 {
 			t.Errorf("%d events are kept, %d messages are applied", events, c.Applied[7])
 		}
 		closeOutbox(t, o)
@@ -137,7 +130,7 @@ func TestChangeIsDurableOnlyWhenItsCommitHasSucceeded(t *testing.T) {
 				memory := newMemoryStore()
 				faults := 0
 				store := &faultyStore{eventStore: memory}
-				o, _, err := newClusterOutbox(time.Now, store, neverAnswers, unobserved, nil, slog.New(slog.DiscardHandler))
+				o, _, err := newClusterOutbox(time.Now, store, neverAnswers, unobserved, slog.New(slog.DiscardHandler))
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -171,7 +164,7 @@ func TestChangeIsDurableOnlyWhenItsCommitHasSucceeded(t *testing.T) {
 func TestChangesAndManyEventsAreKept(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	o, _, _ := openCluster(t, dir)
+	o, _ := openCluster(t, dir)
 	for i := range 3000 { // more than one group
 		o.Append(availableEvent(fmt.Sprint("s", i), 1))
 	}
@@ -179,9 +172,32 @@ func TestChangesAndManyEventsAreKept(t *testing.T) {
 		o.Change(AddGateway(fmt.Sprint("g", i)))
 	}
 	closeOutbox(t, o)
-	o, c, _ := openCluster(t, dir)
+	o, c := openCluster(t, dir)
 	if len(c.Gateways) != 10 || len(c.Announced) != 3000 {
 		t.Errorf("%d gateways, %d announced streams", len(c.Gateways), len(c.Announced))
+	}
+	closeOutbox(t, o)
+}
+
+// A transition of more events than a commit takes at other times is committed in one, too.
+func TestLargeTransitionIsCommittedTogether(t *testing.T) {
+	t.Parallel()
+	store := newMemoryStore()
+	o, _, err := newClusterOutbox(time.Now, store, neverAnswers, unobserved, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.Append(availableEvent("first", 1))
+	const large = 3 * maxGroup
+	for i := range large {
+		o.AppendPart(availableEvent(fmt.Sprint("s", i), 1))
+	}
+	if err := o.writeGroup(); err != nil || len(store.events) != 1 {
+		t.Fatalf("%d events are committed of a transition that has not ended, %v", len(store.events), err)
+	}
+	o.End(Mark{})
+	if err := o.writeGroup(); err != nil || len(store.events) != 1+large {
+		t.Fatalf("%d events are committed, %v", len(store.events), err)
 	}
 	closeOutbox(t, o)
 }

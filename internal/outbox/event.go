@@ -19,9 +19,22 @@ type Event struct {
 
 	At time.Time // when it happened; its monotonic reading is used as long as the process lives
 
-	// With the commit of the event, all messages of the session up to this one are applied; 0: it says nothing of messages.
-	Session, Message uint64
+	Mark // of the last event of a transition
+
+	more bool // events of the same transition follow
 }
 
-// ID is the same whenever the event is sent, and no other event has it.
-func (ev *Event) ID() string { return ev.StreamID + "-" + strconv.FormatUint(ev.Seq, 10) }
+// Mark is what the commit of a transition's events brings with it.
+type Mark struct {
+	Session, Message uint64 // all messages of the session up to this one are applied; 0: it says nothing of messages
+	Durable          func() // called once they are durable, by a goroutine that holds no lock; nil: nobody asks
+}
+
+// ID is the same whenever the event is sent, and no other event has it. A stream has one end, whoever tells it, and however
+// many events were told before.
+func (ev *Event) ID() string {
+	if ev.Closed {
+		return ev.StreamID + "-closed"
+	}
+	return ev.StreamID + "-" + strconv.FormatUint(ev.Seq, 10)
+}

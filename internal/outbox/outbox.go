@@ -70,10 +70,9 @@ type Outbox struct {
 	drainOnce   sync.Once
 	drainErr    error
 
-	applied func(session, message uint64) // nil: nobody asks; see OpenCluster
-
 	mu       sync.Mutex
 	appended []Event   // guarded by mu
+	whole    int       // guarded by mu: how many of them are of transitions that have ended
 	changes  []Change  // guarded by mu
 	commitAt time.Time // guarded by mu: when the commit that is under way began
 	writing  time.Time // guarded by mu: when the oldest event happened that the writer has taken and not committed
@@ -188,17 +187,36 @@ func (o *Outbox) Start() {
 	o.running.Go(func() { o.delivery.run(o.ctx) })
 }
 
-// Append takes an event over. It never waits for disk or network, and may be called under a lock. The caller has to append the
-// events of a queue in the order of their positions, which means to serialize the calls: the registry does so by its lock. Not
-// to be called after Drain has returned.
+// Append takes an event over that is a transition by itself: AppendPart and End.
 func (o *Outbox) Append(ev Event) {
+	o.AppendPart(ev)
+	o.End(Mark{})
+}
+
+// AppendPart takes over an event of the transition under way. It never waits for disk or network, and may be called under a
+// lock. The caller has to append the events of a queue in the order of their positions, which means to serialize the calls: the
+// registry does so by its lock. Not to be called after Drain has returned.
+func (o *Outbox) AppendPart(ev Event) {
 	if o == nil {
 		return
 	}
 	o.undelivered.Add(1)
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	ev.more = true
 	o.appended = append(o.appended, ev)
+}
+
+// End ends the transition, which has at least one event: its events go into one commit. It may be called where AppendPart may.
+func (o *Outbox) End(m Mark) {
+	if o == nil {
+		return
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.whole = len(o.appended)
+	last := &o.appended[o.whole-1]
+	last.Mark, last.more = m, false
 	poke(o.wake)
 }
 
@@ -375,12 +393,13 @@ func (o *Outbox) writeGroup() error {
 
 // committed passes on events that are durable now.
 func (o *Outbox) committed(events []Event) {
-	o.delivery.committed(events)
 	for i := range events {
-		if ev := &events[i]; ev.Message > 0 && o.applied != nil {
-			o.applied(ev.Session, ev.Message)
+		if durable := events[i].Durable; durable != nil {
+			durable()
 		}
+		events[i].Mark = Mark{}
 	}
+	o.delivery.committed(events)
 }
 
 // writeAll commits until nothing is left in memory.
@@ -398,21 +417,35 @@ func (o *Outbox) allWritten() bool {
 	return len(o.appended) == 0 && len(o.changes) == 0 && !o.delivery.unmarked()
 }
 
-// takeAppended takes over the first events in memory, at most limit.
+// takeAppended takes over the first transitions in memory: at most limit events, or one transition.
 func (o *Outbox) takeAppended(limit int) []Event {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	taken := o.appended
-	if o.writing.IsZero() && len(taken) > 0 {
+	if limit <= 0 || o.whole == 0 {
+		if o.whole > 0 {
+			poke(o.wake)
+		}
+		return nil
+	}
+	n := min(limit, o.whole)
+	for n > 0 && o.appended[n-1].more {
+		n--
+	}
+	for n == 0 || o.appended[n-1].more {
+		n++
+	}
+	taken := o.appended[:n:n]
+	if o.writing.IsZero() {
 		o.writing = taken[0].At
 	}
-	if len(taken) <= limit {
+	o.whole -= n
+	if o.appended = o.appended[n:]; len(o.appended) == 0 {
 		o.appended = nil
-		return taken
 	}
-	o.appended = taken[limit:]
-	poke(o.wake)
-	return taken[:limit:limit]
+	if o.whole > 0 {
+		poke(o.wake)
+	}
+	return taken
 }
 
 func (o *Outbox) setCommitting(began time.Time) {

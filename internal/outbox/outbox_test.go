@@ -87,7 +87,7 @@ func TestEventsOfOneQueueStayInOrderAcrossItsStreams(t *testing.T) {
 			c.Append(ev)
 		}
 		app.await(t, 6)
-		want := []string{"first-1", "first-2", "first-3", "second-1", "second-2", "second-3"}
+		want := []string{"first-1", "first-2", "first-closed", "second-1", "second-2", "second-closed"}
 		if diff := cmp.Diff(want, app.order()); diff != "" {
 			t.Error(diff)
 		}
