@@ -295,8 +295,8 @@ func (c *coordinator) tell(notices []notice) {
 			c.log.Warn("publisher killed", "channel", n.channel, "stream", n.stream, "session", n.server, "reason", n.reason.Error())
 		case noteKillIgnored:
 			c.log.Warn("publisher forgotten", "channel", n.channel, "stream", n.stream, "session", n.server, "reason", n.reason.Error())
-		case noteMoved:
-			c.metrics.moves.Inc()
+		case noteReplaced:
+			c.metrics.replacements.Inc()
 			c.log.Info("stream moved to another encoder", "channel", n.channel, "stream", n.stream, "previous", n.previous, "encoder", n.encoder)
 		case noteClosed:
 			c.log.Info("stream closed", "channel", n.channel, "stream", n.stream, "encoder", n.encoder)
