@@ -281,7 +281,7 @@ func (d *delivery) attempt(ctx context.Context, t try) (try, bool) {
 	}
 	now := d.now()
 	delivered, wait := outcome(status, reply, err, t.attempt, now, rand.Float64())
-	next, more, news := d.finish(t, ev.At, delivered, wait, now)
+	next, more, news := d.endTry(t, ev.At, delivered, wait, now)
 	if delivered {
 		d.delivered()
 	}
@@ -297,8 +297,8 @@ func (d *delivery) eventOf(t try) (Event, error) {
 	return d.read(t.queue.number, t.position)
 }
 
-// finish notes how a try ended and takes the next one.
-func (d *delivery) finish(t try, at time.Time, delivered bool, wait time.Duration, now time.Time) (try, bool, healthNews) {
+// endTry notes how a try ended and takes the next one.
+func (d *delivery) endTry(t try, at time.Time, delivered bool, wait time.Duration, now time.Time) (try, bool, healthNews) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	q, by := t.queue, d.clock.at(now)
@@ -318,12 +318,12 @@ func (d *delivery) finish(t try, at time.Time, delivered bool, wait time.Duratio
 	return next, more, news
 }
 
-// readFailed is finish for an event that could not be read. One that never can be is passed over, or it would hold up
+// readFailed is endTry for an event that could not be read. One that never can be is passed over, or it would hold up
 // those behind it for ever.
 func (d *delivery) readFailed(t try, err error) (try, bool) {
 	lost := errors.Is(err, errUnreadable)
 	_, wait := outcome(0, nil, err, t.attempt, time.Time{}, rand.Float64())
-	next, more, first := d.finishUnread(t, lost, wait, d.now())
+	next, more, first := d.endUnreadTry(t, lost, wait, d.now())
 	switch {
 	case lost:
 		d.log.Error("an undelivered event is damaged and passed over", "queue", t.queue.number, "position", t.position, "error", err)
@@ -334,7 +334,7 @@ func (d *delivery) readFailed(t try, err error) (try, bool) {
 	return next, more
 }
 
-func (d *delivery) finishUnread(t try, lost bool, wait time.Duration, now time.Time) (next try, more, first bool) {
+func (d *delivery) endUnreadTry(t try, lost bool, wait time.Duration, now time.Time) (next try, more, first bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if lost {
