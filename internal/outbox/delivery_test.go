@@ -100,7 +100,7 @@ func TestQueuesThatFailAtOnceLeaveThoseBehindThemTheirPace(t *testing.T) {
 	})
 }
 
-// Whatever makes an event ready: while there is one and a slot for it, the next try begins within the pace.
+// Whatever makes an event ready: while there is one and room for its request, the next try begins within the pace.
 func TestNothingThatIsReadyWaitsLongerThanThePace(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
