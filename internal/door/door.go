@@ -142,8 +142,8 @@ func (l *doorListener) dismissAll() {
 	}
 	l.over = true
 	close(l.closed)
-	for place := l.door.waiting.Front(); place != nil; place = place.Next() {
-		if v := place.Value.(*visitor); v.listener == l && v.stage.Load() == waiting {
+	for el := l.door.waiting.Front(); el != nil; el = el.Next() {
+		if v := el.Value.(*visitor); v.listener == l && v.stage.Load() == waiting {
 			CloseNow(v)
 		}
 	}
@@ -222,8 +222,8 @@ func (d *door) waitLocked(v *visitor) {
 // dismissOneLocked closes the connection not served for the longest time. Its reader gets an error.
 func (d *door) dismissOneLocked() {
 	first := func(visitors *list.List) *visitor {
-		if place := visitors.Front(); place != nil {
-			return place.Value.(*visitor)
+		if el := visitors.Front(); el != nil {
+			return el.Value.(*visitor)
 		}
 		return nil
 	}
@@ -252,21 +252,21 @@ func (d *door) leave(v *visitor) {
 }
 
 func (d *door) leaveLocked(v *visitor) {
-	if v.place != nil {
-		v.among.Remove(v.place)
-		v.place, v.among = nil, nil
+	if v.element != nil {
+		v.among.Remove(v.element)
+		v.element, v.among = nil, nil
 	}
 }
 
 func (d *door) joinLocked(v *visitor, visitors *list.List) {
-	v.place, v.among, v.since = visitors.PushBack(v), visitors, time.Now()
+	v.element, v.among, v.since = visitors.PushBack(v), visitors, time.Now()
 }
 
 // move puts a visitor that has not left into another list.
 func (d *door) move(v *visitor, visitors *list.List) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if v.place != nil {
+	if v.element != nil {
 		d.leaveLocked(v)
 		d.joinLocked(v, visitors)
 	}
