@@ -51,8 +51,8 @@ type door struct {
 
 	mu sync.Mutex
 	// guarded by mu
-	waiting list.List // of *visitor, without a request at work: the one that was not served for longest comes first
-	served  list.List // of *visitor, with a request at work: the one whose request is oldest comes first
+	unserved list.List // of *visitor, without a request at work: the one that was not served for longest comes first
+	served   list.List // of *visitor, with a request at work: the one whose request is oldest comes first
 }
 
 // guard hooks the door into a server that serves the door's listeners, and whose handler is wrapped with serving.
@@ -80,7 +80,7 @@ func (d *door) serving(next http.Handler) http.Handler {
 		v := r.Context().Value(visitorKey{}).(*visitor)
 		v.requestIsWhole()
 		d.move(v, &d.served)
-		defer d.move(v, &d.waiting)
+		defer d.move(v, &d.unserved)
 		next.ServeHTTP(w, r)
 	})
 }
@@ -142,7 +142,7 @@ func (l *doorListener) dismissAll() {
 	}
 	l.over = true
 	close(l.closed)
-	for el := l.door.waiting.Front(); el != nil; el = el.Next() {
+	for el := l.door.unserved.Front(); el != nil; el = el.Next() {
 		if v := el.Value.(*visitor); v.listener == l && v.stage.Load() == waiting {
 			CloseNow(v)
 		}
@@ -196,10 +196,10 @@ func (l *doorListener) logUnaccepted(reason string) {
 func (d *door) enter(v *visitor) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.waiting.Len()+d.served.Len() >= d.max() {
+	if d.unserved.Len()+d.served.Len() >= d.max() {
 		d.dismissOneLocked()
 	}
-	d.joinLocked(v, &d.waiting)
+	d.joinLocked(v, &d.unserved)
 	d.waitLocked(v)
 }
 
@@ -227,7 +227,7 @@ func (d *door) dismissOneLocked() {
 		}
 		return nil
 	}
-	v, busy := first(&d.waiting), first(&d.served)
+	v, busy := first(&d.unserved), first(&d.served)
 	if v == nil || busy != nil && busy.since.Before(v.since) && time.Since(busy.since) > promptAnswer {
 		v = busy
 	}

@@ -69,7 +69,7 @@ type visitor struct {
 
 	// guarded by door.mu
 	element *list.Element // in among; nil: it has left
-	among   *list.List    // door.waiting or door.served
+	among   *list.List    // door.unserved or door.served
 	since   time.Time     // it has been there
 }
 
