@@ -29,7 +29,7 @@ import (
 const (
 	answerTimeout       = 10 * time.Second               // from the call of post to the status
 	connectTimeout      = 5 * time.Second                // for TCP, and again for TLS
-	drainTimeout        = time.Second                    // for the body of a reply
+	discardTimeout      = time.Second                    // for the body of a reply
 	idleTimeout         = 2 * time.Second                // for an unused connection
 	poolLife            = 4*time.Minute + 30*time.Second // connections live a request longer: under 5 minutes
 	maxReplyHeaderBytes = 64 << 10
@@ -140,7 +140,7 @@ func (c *appClient) post(ctx context.Context, header http.Header) (status int, r
 	reply, err := pool.RoundTrip(request)
 	switch {
 	case err == nil:
-		drain(reply.Body)
+		discardBody(reply.Body)
 		return reply.StatusCode, reply.Header, nil
 	case within.Err() != nil:
 		err = within.Err()
@@ -231,14 +231,14 @@ func (c *appClient) forget(pool *connPool) (done bool) {
 	return true
 }
 
-// drain reads a body to its end, within the limits, so that its connection can be used again, and closes it.
+// discardBody reads a body to its end, within the limits, so that its connection can be used again, and closes it.
 // The timer closes the body because a context does not reach the connection of a 101 reply.
-func drain(body io.ReadCloser) {
+func discardBody(body io.ReadCloser) {
 	if body == http.NoBody {
 		return
 	}
 	defer body.Close()
-	defer time.AfterFunc(drainTimeout, func() { body.Close() }).Stop()
+	defer time.AfterFunc(discardTimeout, func() { body.Close() }).Stop()
 	_, _ = io.CopyN(io.Discard, body, maxReplyBodyBytes+1) // one more, to meet the end of a body of exactly that length
 }
 

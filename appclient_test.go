@@ -284,7 +284,7 @@ func TestSlowBodyHoldsPostForOneSecond(t *testing.T) {
 				}
 				start := time.Now()
 				status, _, err := client.post(t.Context(), nil)
-				if status == 0 || err != nil || time.Since(start) != drainTimeout {
+				if status == 0 || err != nil || time.Since(start) != discardTimeout {
 					t.Errorf("got %d, %v after %s", status, err, time.Since(start))
 				}
 			})

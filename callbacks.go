@@ -34,9 +34,9 @@ func newCallbacks(cfg *Config, observe outbox.Observe, log *slog.Logger) (*callb
 	return &callbacks{events, client}, nil
 }
 
-// Drain is Outbox.Drain, and leaves no connection behind.
-func (c *callbacks) Drain(ctx context.Context) error {
-	err := c.Outbox.Drain(ctx)
+// Finish is Outbox.Finish, and leaves no connection behind.
+func (c *callbacks) Finish(ctx context.Context) error {
+	err := c.Outbox.Finish(ctx)
 	if c.client != nil {
 		c.client.close()
 	}

@@ -27,7 +27,7 @@ func TestEventsWithoutAnApplicationAreDropped(t *testing.T) {
 	if pending, _ := c.Pending(); pending != 0 || c.Err() != nil {
 		t.Errorf("%d pending, %v", pending, c.Err())
 	}
-	if err := c.Drain(t.Context()); err != nil {
+	if err := c.Finish(t.Context()); err != nil {
 		t.Error(err)
 	}
 }
@@ -114,7 +114,7 @@ func TestTenThousandEventsOpenNoMoreConnectionsThanAreInFlight(t *testing.T) {
 		})
 	}
 	<-done
-	if err := c.Drain(t.Context()); err != nil {
+	if err := c.Finish(t.Context()); err != nil {
 		t.Error(err)
 	}
 	if opened.Load() > 2*outbox.MaxInFlight || most.Load() > outbox.MaxInFlight { // the slack is for overloaded machines: see TestPostReusesConnections

@@ -147,9 +147,9 @@ func (c *coordinator) leaveEncoder(e *encoder, reason error) {
 func (c *coordinator) probeAnswered(session uint64) { c.tell(c.registry.probeAnswered(session)) }
 
 // publish answers a publish request, with accept or deny on the server's peer, within answerWithin. It returns at once; what
-// has to wait for the application runs beside the caller and ends with ctx, which is the connection's. turns limits the
+// has to wait for the application runs beside the caller and ends with ctx, which is the connection's. serverTurns limits the
 // verifications under way of one connection: it has room for maxServerVerifications.
-func (c *coordinator) publish(ctx context.Context, s *server, turns chan struct{}, req publishRequest) {
+func (c *coordinator) publish(ctx context.Context, s *server, serverTurns chan struct{}, req publishRequest) {
 	if err := c.mayAsk(req); err != nil {
 		c.deny(s, req, err)
 		return
@@ -162,7 +162,7 @@ func (c *coordinator) publish(ctx context.Context, s *server, turns chan struct{
 	arrived := time.Now()
 	c.publishes.Go(func() {
 		defer c.pending.Add(-1)
-		if err := c.verifyAndClaim(ctx, s, turns, req, arrived.Add(answerWithin)); err != nil {
+		if err := c.verifyAndClaim(ctx, s, serverTurns, req, arrived.Add(answerWithin)); err != nil {
 			c.deny(s, req, err)
 		}
 	})
@@ -183,8 +183,8 @@ func (c *coordinator) mayAsk(req publishRequest) error {
 	return nil
 }
 
-func (c *coordinator) verifyAndClaim(ctx context.Context, s *server, turns chan struct{}, req publishRequest, answerBy time.Time) error {
-	allowed, err := c.verify(ctx, turns, req)
+func (c *coordinator) verifyAndClaim(ctx context.Context, s *server, serverTurns chan struct{}, req publishRequest, answerBy time.Time) error {
+	allowed, err := c.verify(ctx, serverTurns, req)
 	if err != nil {
 		return err
 	}
@@ -206,12 +206,12 @@ func (c *coordinator) verifyAndClaim(ctx context.Context, s *server, turns chan 
 	return err
 }
 
-func (c *coordinator) verify(ctx context.Context, turns chan struct{}, req publishRequest) (profile.Profile, error) {
+func (c *coordinator) verify(ctx context.Context, serverTurns chan struct{}, req publishRequest) (profile.Profile, error) {
 	ctx, cancel := context.WithTimeout(ctx, verifyTimeout+time.Second) // with the wait for a turn
 	defer cancel()
 	select {
-	case turns <- struct{}{}:
-		defer func() { <-turns }()
+	case serverTurns <- struct{}{}:
+		defer func() { <-serverTurns }()
 	case <-ctx.Done():
 		return profile.Profile{}, errNoAnswer
 	}
@@ -295,8 +295,8 @@ func (c *coordinator) tell(notices []notice) {
 			c.log.Warn("publisher killed", "channel", n.channel, "stream", n.stream, "session", n.server, "reason", n.reason.Error())
 		case noteKillIgnored:
 			c.log.Warn("publisher forgotten", "channel", n.channel, "stream", n.stream, "session", n.server, "reason", n.reason.Error())
-		case noteMoved:
-			c.metrics.moves.Inc()
+		case noteReplaced:
+			c.metrics.replacements.Inc()
 			c.log.Info("stream moved to another encoder", "channel", n.channel, "stream", n.stream, "previous", n.previous, "encoder", n.encoder)
 		case noteClosed:
 			c.log.Info("stream closed", "channel", n.channel, "stream", n.stream, "encoder", n.encoder)

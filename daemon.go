@@ -123,7 +123,7 @@ func (d *daemon) stop(deliver time.Duration) error {
 	d.verifier.close()
 	ctx, cancel := context.WithTimeout(context.Background(), deliver)
 	defer cancel()
-	err := d.events.Drain(ctx)
+	err := d.events.Finish(ctx)
 	d.stopWatching()
 	d.watchers.Wait()
 	return err

@@ -39,9 +39,9 @@ var (
 // keyVerifier asks the application. Any number of goroutines may use it.
 type keyVerifier struct {
 	// Set once.
-	client *appClient // nil without a URL: every key is valid
-	log    *slog.Logger
-	turns  chan struct{} // holds one item for each request in flight
+	client       *appClient // nil without a URL: every key is valid
+	log          *slog.Logger
+	requestTurns chan struct{} // holds one item for each request in flight
 
 	observe func(took time.Duration, refused bool) // told how long each verification took in all
 
@@ -53,7 +53,7 @@ type keyVerifier struct {
 }
 
 func newKeyVerifier(cfg *Config, observe func(took time.Duration, refused bool), log *slog.Logger) *keyVerifier {
-	v := &keyVerifier{log: log, turns: make(chan struct{}, maxVerifyRequests), observe: observe}
+	v := &keyVerifier{log: log, requestTurns: make(chan struct{}, maxVerifyRequests), observe: observe}
 	if cfg.KeyVerificationURL != "" {
 		v.client = newAppClient(cfg.KeyVerificationURL, cfg.KeyVerificationAuth, maxVerifyRequests)
 	}
@@ -131,8 +131,8 @@ func (v *keyVerifier) judge(channel string, status int, reply http.Header, asked
 // ask makes one request when its turn comes.
 func (v *keyVerifier) ask(ctx context.Context, header http.Header) (status int, reply http.Header, err error) {
 	select {
-	case v.turns <- struct{}{}:
-		defer func() { <-v.turns }()
+	case v.requestTurns <- struct{}{}:
+		defer func() { <-v.requestTurns }()
 		return v.client.post(ctx, header)
 	case <-ctx.Done():
 		return 0, nil, fmt.Errorf("%d requests are waiting for the application: %w", maxVerifyRequests, ctx.Err())

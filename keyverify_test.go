@@ -362,7 +362,7 @@ func TestVerifyEndsAtOnceWithItsContext(t *testing.T) {
 		},
 		"awaiting its turn": func(_ *testing.T, v *keyVerifier) {
 			for range maxVerifyRequests {
-				v.turns <- struct{}{}
+				v.requestTurns <- struct{}{}
 			}
 		},
 	} {
@@ -562,9 +562,9 @@ func TestRequestsThatAreAnsweredMakeRoomForOthers(t *testing.T) {
 	c := d.coordinator
 	denied := &countingServer{}
 	s := c.joinServer(denied, serverInfo{kind: kindRTMP})
-	turns := make(chan struct{}, maxServerVerifications)
+	serverTurns := make(chan struct{}, maxServerVerifications)
 	publish := func(channel string) {
-		c.publish(t.Context(), s, turns, publishRequest{requestID: "1", channel: channel, key: "k"})
+		c.publish(t.Context(), s, serverTurns, publishRequest{requestID: "1", channel: channel, key: "k"})
 	}
 	const requests = 100 // there is no encoder
 	for i := range requests {

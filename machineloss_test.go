@@ -233,7 +233,7 @@ func TestLossOfAMachineOfTheApplicationHoldsUpNoEvents(t *testing.T) {
 							tell(fmt.Sprint("last-stream-", time.Since(lost)))
 						}
 					}
-					if err := c.Drain(t.Context()); err != nil {
+					if err := c.Finish(t.Context()); err != nil {
 						t.Error(err)
 					}
 					for stream, at := range appended {

@@ -24,7 +24,7 @@ type metrics struct {
 	received, sent        tally // control messages by method
 	disconnects           tally // by reason
 	eventAttempts         tally // by result
-	moves                 prometheus.Counter
+	replacements          prometheus.Counter
 	verifications         prometheus.Histogram
 	deliveries            prometheus.Histogram
 	verified, keysRefused atomic.Int64
@@ -65,7 +65,7 @@ func newMetrics(state func() clusterState) *metrics {
 		append(control.Reasons(), "other")...)
 	m.eventAttempts = m.newTally("coordinator_event_attempts_total", "Requests that told the application of an event, by result.", nil, "result",
 		"delivered", "refused", "unanswered", "other")
-	m.moves = prometheus.NewCounter(prometheus.CounterOpts{
+	m.replacements = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "coordinator_stream_moves_total",
 		Help: "Streams that went on at another encoder, by failover or by moving.",
 	})
@@ -79,7 +79,7 @@ func newMetrics(state func() clusterState) *metrics {
 		Help:    "Time of each request that told the application of an event.",
 		Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 	})
-	m.registry.MustRegister(m.moves, m.verifications, m.deliveries, newStateCollector(state),
+	m.registry.MustRegister(m.replacements, m.verifications, m.deliveries, newStateCollector(state),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }

@@ -127,12 +127,12 @@ func streamList() listing[streamRow] {
 	return listing[streamRow]{
 		name:        "streams",
 		defaultSort: "channel",
-		columns: map[string]func(*streamRow) place{
-			"channel": func(row *streamRow) place { return place{Text: row.Channel} },
-			"since":   func(row *streamRow) place { return place{Number: row.Since.UnixNano()} },
-			"state":   func(row *streamRow) place { return place{Text: row.State} },
-			"encoder": func(row *streamRow) place { return place{Number: int64(row.Encoder)} },
-			"server":  func(row *streamRow) place { return place{Number: int64(row.StreamServer)} },
+		columns: map[string]func(*streamRow) sortKey{
+			"channel": func(row *streamRow) sortKey { return sortKey{Text: row.Channel} },
+			"since":   func(row *streamRow) sortKey { return sortKey{Number: row.Since.UnixNano()} },
+			"state":   func(row *streamRow) sortKey { return sortKey{Text: row.State} },
+			"encoder": func(row *streamRow) sortKey { return sortKey{Number: int64(row.Encoder)} },
+			"server":  func(row *streamRow) sortKey { return sortKey{Number: int64(row.StreamServer)} },
 		},
 		identify: func(row *streamRow) (uint64, string) { return 0, row.StreamID },
 		matches:  (*streamRow).matches,
@@ -143,19 +143,19 @@ func encoderList() listing[encoderReport] {
 	return listing[encoderReport]{
 		name:        "encoders",
 		defaultSort: "id",
-		columns: map[string]func(*encoderReport) place{
-			"id":      func(*encoderReport) place { return place{} },
-			"since":   func(e *encoderReport) place { return place{Number: e.Since.UnixNano()} },
-			"load":    func(e *encoderReport) place { return place{Number: int64(e.Load)} },
-			"address": func(e *encoderReport) place { return place{Text: e.Address} },
-			"serving": func(e *encoderReport) place { return place{Number: int64(e.Serving)} },
-			"capacity": func(e *encoderReport) place {
+		columns: map[string]func(*encoderReport) sortKey{
+			"id":      func(*encoderReport) sortKey { return sortKey{} },
+			"since":   func(e *encoderReport) sortKey { return sortKey{Number: e.Since.UnixNano()} },
+			"load":    func(e *encoderReport) sortKey { return sortKey{Number: int64(e.Load)} },
+			"address": func(e *encoderReport) sortKey { return sortKey{Text: e.Address} },
+			"serving": func(e *encoderReport) sortKey { return sortKey{Number: int64(e.Serving)} },
+			"capacity": func(e *encoderReport) sortKey {
 				if e.Capacity < 0 {
-					return place{Number: math.MaxInt64}
+					return sortKey{Number: math.MaxInt64}
 				}
-				return place{Number: int64(e.Capacity)}
+				return sortKey{Number: int64(e.Capacity)}
 			},
-			"state": func(e *encoderReport) place { return place{Text: e.state()} },
+			"state": func(e *encoderReport) sortKey { return sortKey{Text: e.state()} },
 		},
 		identify: func(e *encoderReport) (uint64, string) { return e.ID, "" },
 		matches: func(e *encoderReport, q string) bool {
@@ -168,12 +168,12 @@ func serverList() listing[serverReport] {
 	return listing[serverReport]{
 		name:        "servers",
 		defaultSort: "id",
-		columns: map[string]func(*serverReport) place{
-			"id":      func(*serverReport) place { return place{} },
-			"since":   func(s *serverReport) place { return place{Number: s.Since.UnixNano()} },
-			"ip":      func(s *serverReport) place { return place{Text: s.IP} },
-			"streams": func(s *serverReport) place { return place{Number: int64(s.Streams)} },
-			"type":    func(s *serverReport) place { return place{Text: s.ServerType} },
+		columns: map[string]func(*serverReport) sortKey{
+			"id":      func(*serverReport) sortKey { return sortKey{} },
+			"since":   func(s *serverReport) sortKey { return sortKey{Number: s.Since.UnixNano()} },
+			"ip":      func(s *serverReport) sortKey { return sortKey{Text: s.IP} },
+			"streams": func(s *serverReport) sortKey { return sortKey{Number: int64(s.Streams)} },
+			"type":    func(s *serverReport) sortKey { return sortKey{Text: s.ServerType} },
 		},
 		identify: func(s *serverReport) (uint64, string) { return s.ID, "" },
 		matches: func(s *serverReport, q string) bool {

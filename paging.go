@@ -1,7 +1,7 @@
 package main
 
 // Lists in pages: search, sort, and a cursor that says after which row the next page begins. Nothing is kept between
-// two pages: the cursor holds the sort key and the identity of the last row, so that rows that stay are seen exactly
+// two pages: the cursor holds the sort key of the last row, its identity included, so that rows that stay are seen exactly
 // once while others come and go, but for a stream that goes over to closing while a page is made: that page may lack it.
 // Pure: rows are copies.
 
@@ -29,24 +29,24 @@ var (
 	errBadCursor = errors.New("after must be the cursor of the page before, of the same list and sort")
 )
 
-// place is where a row stands: its sort key, which is a number or a text, then its identity, which is one or the other,
-// too.
-type place struct {
+// sortKey is what rows are sorted by: the value of a column, which is a number or a text, then the row's identity, which is
+// one or the other, too.
+type sortKey struct {
 	Number int64  `json:"n,omitempty"`
 	Text   string `json:"t,omitempty"`
 	ID     uint64 `json:"i,omitempty"`
 	Name   string `json:"m,omitempty"`
 }
 
-func (p place) compare(q place) int {
-	return cmp.Or(cmp.Compare(p.Number, q.Number), strings.Compare(p.Text, q.Text), cmp.Compare(p.ID, q.ID), strings.Compare(p.Name, q.Name))
+func (k sortKey) compare(other sortKey) int {
+	return cmp.Or(cmp.Compare(k.Number, other.Number), strings.Compare(k.Text, other.Text), cmp.Compare(k.ID, other.ID), strings.Compare(k.Name, other.Name))
 }
 
 // listing is a kind of rows that can be paged.
 type listing[T any] struct {
 	name        string
 	defaultSort string
-	columns     map[string]func(*T) place // the sort keys
+	columns     map[string]func(*T) sortKey // the sort key of a row, without its identity
 	identify    func(*T) (id uint64, name string)
 	matches     func(*T, string) bool // whether a search finds the row
 }
@@ -58,14 +58,14 @@ type pageQuery struct {
 	column     string
 	descending bool
 	limit      int
-	after      *place // nil: from the start
+	after      *sortKey // nil: from the start
 }
 
 // cursor is what a client gets to hand back.
 type cursor struct {
 	List string `json:"l"`
 	Sort string `json:"s"`
-	place
+	sortKey
 }
 
 func (c cursor) encode() string {
@@ -103,7 +103,7 @@ func (l *listing[T]) parse(rawQuery string) (pageQuery, error) {
 		if !ok {
 			return pageQuery{}, errBadCursor
 		}
-		q.after = &c.place
+		q.after = &c.sortKey
 	}
 	return q, nil
 }
@@ -127,7 +127,7 @@ type pager[T any] struct {
 }
 
 type candidate[T any] struct {
-	place
+	sortKey
 	row T
 }
 
@@ -142,7 +142,7 @@ func (l *listing[T]) page(rows []T, q pageQuery) (page []T, matched int, after s
 	return p.page()
 }
 
-func (p *pager[T]) order(a, b place) int {
+func (p *pager[T]) order(a, b sortKey) int {
 	if p.query.descending {
 		return b.compare(a)
 	}
@@ -150,23 +150,23 @@ func (p *pager[T]) order(a, b place) int {
 }
 
 func (p *pager[T]) sort() {
-	slices.SortFunc(p.best, func(a, b candidate[T]) int { return p.order(a.place, b.place) })
+	slices.SortFunc(p.best, func(a, b candidate[T]) int { return p.order(a.sortKey, b.sortKey) })
 }
 
 func (p *pager[T]) add(rows []T) {
-	key, last := p.list.columns[p.query.column], p.query.limit // one more than a page tells whether there is another
+	column, last := p.list.columns[p.query.column], p.query.limit // one more than a page tells whether there is another
 	for i := range rows {
 		row := &rows[i]
 		if !p.list.matches(row, p.query.search) {
 			continue
 		}
 		p.matched++
-		at := key(row)
-		at.ID, at.Name = p.list.identify(row)
-		if p.query.after != nil && p.order(at, *p.query.after) <= 0 || p.full && p.order(at, p.best[last].place) > 0 {
+		key := column(row)
+		key.ID, key.Name = p.list.identify(row)
+		if p.query.after != nil && p.order(key, *p.query.after) <= 0 || p.full && p.order(key, p.best[last].sortKey) > 0 {
 			continue
 		}
-		p.best = append(p.best, candidate[T]{at, *row})
+		p.best = append(p.best, candidate[T]{key, *row})
 		if len(p.best) == cap(p.best) {
 			p.sort()
 			p.best, p.full = p.best[:last+1], true
@@ -181,7 +181,7 @@ func (p *pager[T]) page() (page []T, matched int, after string) {
 	best, limit := p.best, p.query.limit
 	if len(best) > limit {
 		best = best[:limit]
-		after = cursor{p.list.name, p.query.sort, best[limit-1].place}.encode()
+		after = cursor{p.list.name, p.query.sort, best[limit-1].sortKey}.encode()
 	}
 	page = make([]T, len(best))
 	for i := range best {

@@ -104,7 +104,7 @@ func TestSearchCountsAllThatMatch(t *testing.T) {
 func TestQueriesThatCannotBeReadAreNamed(t *testing.T) {
 	t.Parallel()
 	streams := streamList()
-	own := cursor{"streams", "channel", place{Text: "a", Name: "s"}}.encode()
+	own := cursor{"streams", "channel", sortKey{Text: "a", Name: "s"}}.encode()
 	encode := func(text string) string { return base64.RawURLEncoding.EncodeToString([]byte(text)) }
 	for query, want := range map[string]error{
 		"limit=0":                       errBadLimit,
@@ -126,7 +126,7 @@ func TestQueriesThatCannotBeReadAreNamed(t *testing.T) {
 		"after=" + encode(`null`):       errBadCursor,
 		"after=" + encode(`{"l":"streams","s":"channel","t":"a","m":"s","x":1}`): errBadCursor,
 		"after=" + encode(`{"l":"streams","s":"channel","t":7}`):                 errBadCursor,
-		"after=" + cursor{"encoders", "channel", place{ID: 1}}.encode():          errBadCursor,
+		"after=" + cursor{"encoders", "channel", sortKey{ID: 1}}.encode():        errBadCursor,
 		"after=" + own:                nil,
 		"q=&sort=&limit=&after=":      nil,
 		"limit=500&sort=-since&q=a+b": nil,
@@ -138,8 +138,8 @@ func TestQueriesThatCannotBeReadAreNamed(t *testing.T) {
 }
 
 func FuzzQueryOfAList(f *testing.F) {
-	f.Add("q=a&sort=-since&limit=7&after=" + cursor{"streams", "-since", place{Number: 1, Name: "s1"}}.encode())
-	f.Add("after=" + cursor{"streams", "channel", place{Text: "c", Name: "s1"}}.encode())
+	f.Add("q=a&sort=-since&limit=7&after=" + cursor{"streams", "-since", sortKey{Number: 1, Name: "s1"}}.encode())
+	f.Add("after=" + cursor{"streams", "channel", sortKey{Text: "c", Name: "s1"}}.encode())
 	f.Add("sort=%2dstate;limit=0")
 	rows := rowsNamed("c", "a", "b")
 	f.Fuzz(func(t *testing.T, query string) {
@@ -213,7 +213,7 @@ func BenchmarkPageOf100000(b *testing.B) {
 			r.streamRows(func([]streamRow) {})
 		}
 	})
-	for _, query := range []string{"", "sort=-since&limit=500", "q=0042", "after=" + cursor{"streams", "channel", place{Text: "channel-00050000"}}.encode()} {
+	for _, query := range []string{"", "sort=-since&limit=500", "q=0042", "after=" + cursor{"streams", "channel", sortKey{Text: "channel-00050000"}}.encode()} {
 		q, err := streams.parse(query)
 		if err != nil {
 			b.Fatal(err)

@@ -29,15 +29,15 @@ type serverPeerSession struct {
 
 	// set once by Join
 	*control.Session
-	server *server
-	turns  chan struct{}   // one item for each key verification under way
-	ctx    context.Context // of its publish requests
-	cancel context.CancelFunc
+	server      *server
+	serverTurns chan struct{}   // one item for each key verification under way
+	ctx         context.Context // of its publish requests
+	cancel      context.CancelFunc
 }
 
 func (p *serverPeerSession) Join(s *control.Session) {
 	p.Session = s
-	p.turns = make(chan struct{}, maxServerVerifications)
+	p.serverTurns = make(chan struct{}, maxServerVerifications)
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.server = p.c.joinServer(p, p.info)
 }
@@ -52,7 +52,7 @@ func (p *serverPeerSession) Handle(m wire.Message) {
 	switch m.Method {
 	case "PUBLISH-REQUEST":
 		userIP := m.Get("User-IP")
-		p.c.publish(p.ctx, p.server, p.turns, publishRequest{ // copies: the message may be large, and the wait long
+		p.c.publish(p.ctx, p.server, p.serverTurns, publishRequest{ // copies: the message may be large, and the wait long
 			requestID: strings.Clone(m.Get("Request-ID")),
 			channel:   strings.Clone(channel),
 			key:       strings.Clone(m.Get("Stream-Key")),

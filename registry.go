@@ -100,8 +100,8 @@ type encoderPeer interface {
 	stop(channel, streamID string)
 }
 
-// eventLog takes the events for the application, under the same rules as serverPeer.
-type eventLog interface {
+// eventSink takes the events for the application, under the same rules as serverPeer.
+type eventSink interface {
 	Append(outbox.Event)
 }
 
@@ -199,10 +199,10 @@ type publication struct {
 	failedMoves uint8
 	events      uint32 // events appended so far; the next one's position
 	lastOrdinal uint32 // of its streams
-	inServer    uint32 // place in server.publications
+	inServer    uint32 // index in server.publications
 }
 
-func (p *publication) place() *uint32 { return &p.inServer }
+func (p *publication) index() *uint32 { return &p.inServer }
 
 // stream is one encoding of a publication: live until the publication or the encoder ends it, then closing until
 // the encoder is done with it. A closed stream is in no set any more.
@@ -217,13 +217,13 @@ type stream struct {
 	previous   string // stream ID that it took over from; fixed with its first event
 	closing    bool
 	superseded bool   // closing because its publication goes on at another encoder
-	inEncoder  uint32 // place in encoder.streams
+	inEncoder  uint32 // index in encoder.streams
 	ordinal    uint32 // 1, 2, 3 ... of its publication's streams; set once
 	lastSeq    uint32 // of its events; 0: nothing was announced
 	outputs    []unique.Handle[output]
 }
 
-func (st *stream) place() *uint32 { return &st.inEncoder }
+func (st *stream) index() *uint32 { return &st.inEncoder }
 
 // announcement is what an encoder says in STREAM-AVAILABLE.
 type announcement struct{ streamType, resolution, indexFile, startTime string }
@@ -244,7 +244,7 @@ type registry struct {
 	began       time.Time // times of streams are kept as durations since then, a third of the size of a time.Time
 	newStreamID func() string
 	random      func(n int) int // from 0 to n-1
-	events      eventLog
+	events      eventSink
 
 	mu sync.Mutex
 	// guarded by mu
@@ -291,7 +291,7 @@ const (
 	noteEnded                         // a publication
 	noteKilled                        // a publication, by the coordinator itself
 	noteKillIgnored                   // a publication whose streaming server never said that it ended
-	noteMoved                         // a publication, to another encoder
+	noteReplaced                      // the encoding of a publication, by one at another encoder: failover or a move
 	noteClosed                        // a stream
 	noteSetAside                      // an encoder
 	noteDraining                      // a streaming server, or an encoder
@@ -320,7 +320,7 @@ func (r *registry) takeNoticesLocked() []notice {
 
 // newRegistry returns an empty registry. The identities of servers and encoders count up from firstID, and so do the
 // numbers of publications. now and all later times have to be of one clock.
-func newRegistry(firstID uint64, now time.Time, newStreamID func() string, events eventLog, limits limits) *registry {
+func newRegistry(firstID uint64, now time.Time, newStreamID func() string, events eventSink, limits limits) *registry {
 	return &registry{
 		limits:      limits,
 		began:       now,

@@ -73,7 +73,7 @@ func (c *invariantCheck) encoders() {
 			slots.capacity += e.capacity
 		}
 		for i, st := range e.streams {
-			c.hold(st.encoder == e && int(*st.place()) == i, "stream %s is at %d with encoder %d, thinks itself at %d with encoder %d", st.id, i, e.id, *st.place(), st.encoder.id)
+			c.hold(st.encoder == e && int(*st.index()) == i, "stream %s is at %d with encoder %d, thinks itself at %d with encoder %d", st.id, i, e.id, *st.index(), st.encoder.id)
 		}
 		c.hold(e.id <= c.r.lastID, "encoder %d is above the last identity %d", e.id, c.r.lastID)
 	}
@@ -91,7 +91,7 @@ func (c *invariantCheck) servers() {
 		for i, p := range s.publications {
 			c.hold(p.server == s && (c.r.channels.get(p.channel) == p) != p.ousted, "publication %s is in the set of server %d, but is not its live one", p.publisherID, s.id)
 			c.hold(p.ousted == (c.r.ousted[p.publisherID] == p) && (p.killed || !p.ousted), "publication %s: ousted %v, killed %v", p.publisherID, p.ousted, p.killed)
-			c.hold(int(*p.place()) == i, "publication %s is at %d with its server, thinks itself at %d", p.publisherID, i, *p.place())
+			c.hold(int(*p.index()) == i, "publication %s is at %d with its server, thinks itself at %d", p.publisherID, i, *p.index())
 		}
 	}
 	c.hold(publications == c.r.channels.len()+len(c.r.ousted), "servers have %d publications, there are %d channels and %d that have lost theirs", publications, c.r.channels.len(), len(c.r.ousted))
@@ -230,7 +230,7 @@ func (c *invariantCheck) twins() {
 		c.hold(g.key == key && len(g.sessions) > 0 && g.due == looked, "group %v is found as %v with %d sessions; due %v, in the set %v", g.key, key, len(g.sessions), g.due, looked)
 		sessions += len(g.sessions)
 		for i, t := range g.sessions {
-			c.hold(t.group == g && int(*t.place()) == i && t.session <= g.newest, "session %d is at %d of %v, thinks itself at %d", t.session, i, key, *t.place())
+			c.hold(t.group == g && int(*t.index()) == i && t.session <= g.newest, "session %d is at %d of %v, thinks itself at %d", t.session, i, key, *t.index())
 		}
 	}
 	c.hold(sessions == len(c.r.servers)+len(c.r.encoders), "%d sessions are in groups, %d are connected", sessions, len(c.r.servers)+len(c.r.encoders))

@@ -41,7 +41,7 @@ func (r *registry) claim(s *server, request claimRequest, now time.Time) ([]noti
 	case r.replay != nil:
 		return nil, errRestoring
 	}
-	err := r.placeLocked(&waiter{server: s, request: request}, now)
+	err := r.admitLocked(&waiter{server: s, request: request}, now)
 	return r.takeNoticesLocked(), err
 }
 

@@ -7,16 +7,16 @@ type members[M member] []M
 // member can be in one set of its kind at a time.
 type member interface {
 	comparable
-	place() *uint32 // in the set
+	index() *uint32 // in the set
 }
 
 func (s *members[M]) add(m M) {
-	*m.place() = uint32(len(*s))
+	*m.index() = uint32(len(*s))
 	*s = append(*s, m)
 }
 
 func (s members[M]) has(m M) bool {
-	i := int(*m.place())
+	i := int(*m.index())
 	return i < len(s) && s[i] == m
 }
 
@@ -27,8 +27,8 @@ func (s *members[M]) remove(m M) {
 	}
 	end := len(*s) - 1
 	last := (*s)[end]
-	*last.place() = *m.place()
-	(*s)[*m.place()] = last
+	*last.index() = *m.index()
+	(*s)[*m.index()] = last
 	clear((*s)[end:])
 	*s = (*s)[:end]
 }

@@ -51,12 +51,12 @@ type twin struct {
 	session  uint64 // identity
 	prober   prober
 	group    *twinGroup
-	inGroup  uint32 // place in the group
+	inGroup  uint32 // index in the group
 	probing  bool   // and it has not answered yet
 	probedAt time.Time
 }
 
-func (t *twin) place() *uint32 { return &t.inGroup }
+func (t *twin) index() *uint32 { return &t.inGroup }
 
 // suspect tells whether the session may be dead, which will be known within seconds.
 func (t *twin) suspect() bool { return t.probing || t.group.due && t.session != t.group.newest }
@@ -191,8 +191,8 @@ func (r *registry) filterHeldLocked(keep func(*waiter) bool) (taken []*waiter) {
 	return taken
 }
 
-// placeFreedLocked serves held requests whose channel is now free.
-func (r *registry) placeFreedLocked(now time.Time) {
+// serveHeldLocked serves held requests whose channel is now free.
+func (r *registry) serveHeldLocked(now time.Time) {
 	for len(r.freed) > 0 {
 		channel := r.freed[0]
 		r.freed = r.freed[1:]
@@ -200,7 +200,7 @@ func (r *registry) placeFreedLocked(now time.Time) {
 		// Healthy sessions first: a suspect session's own publisher may be dead, too.
 		slices.SortStableFunc(held, func(a, b *waiter) int { return compareBools(a.server.suspect(), b.server.suspect()) })
 		for _, w := range held {
-			if err := r.placeLocked(w, now); err != nil {
+			if err := r.admitLocked(w, now); err != nil {
 				r.denyLocked(w, err)
 			}
 		}

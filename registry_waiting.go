@@ -27,9 +27,9 @@ type waiter struct {
 	due time.Time
 }
 
-// placeLocked grants a publish request a slot, lets it wait for one, or holds it. Errors: errStopping, errPeerGone, errDraining,
+// admitLocked grants a publish request a slot, lets it wait for one, or holds it. Errors: errStopping, errPeerGone, errDraining,
 // errChannelBusy; errNoEncoder if waiting is off or the queue is full.
-func (r *registry) placeLocked(w *waiter, now time.Time) error {
+func (r *registry) admitLocked(w *waiter, now time.Time) error {
 	err := errStopping
 	switch {
 	case r.stopping:
@@ -156,7 +156,7 @@ func (r *registry) settleLocked(now time.Time) {
 	if r.stopping || r.postponed != nil {
 		return
 	}
-	r.placeFreedLocked(now)
+	r.serveHeldLocked(now)
 	var refused []*encoder // found no slot elsewhere for those that avoid them
 	for el := r.waiting.Front(); el != nil; {
 		next, w := el.Next(), el.Value.(*waiter)

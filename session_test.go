@@ -506,8 +506,8 @@ func TestNoMoreControlSocketsThanThereAreFiles(t *testing.T) {
 		conns[3].Close()
 		conns[4].Close()
 		synctest.Wait()
-		if taken := n.control.Count(); taken != 0 {
-			t.Errorf("%d places are taken though all are gone", taken)
+		if open := n.control.Count(); open != 0 {
+			t.Errorf("%d connections are counted though all are gone", open)
 		}
 		n.dial("rtmp")
 	})

@@ -230,7 +230,7 @@ func TestHalfOpenServerIsCutOffAfter5SecondsWhenItIsBack(t *testing.T) {
 		id := encoder.Expect("ENCODE-START", "Stream-Channel", "show").Get("Stream-ID")
 		n.wait(3 * time.Second)
 		pings := 0
-		go drainPings(lost, &pings)
+		go ignorePings(lost, &pings)
 
 		began := time.Now()
 		back := n.twin("rtmp")
@@ -249,8 +249,8 @@ func TestHalfOpenServerIsCutOffAfter5SecondsWhenItIsBack(t *testing.T) {
 	})
 }
 
-// drainPings reads all that comes and answers nothing.
-func drainPings(conn *websocket.Conn, pings *int) {
+// ignorePings reads all that comes and answers nothing.
+func ignorePings(conn *websocket.Conn, pings *int) {
 	conn.SetPingHandler(func(string) error { *pings++; return nil })
 	for {
 		if _, _, err := conn.ReadMessage(); err != nil {
@@ -288,7 +288,7 @@ func TestAnyByteIsASignOfLife(t *testing.T) {
 		n.keepTime()
 		slow := n.dial("rtmp")
 		pings := 0
-		go drainPings(slow, &pings)
+		go ignorePings(slow, &pings)
 		n.twin("rtmp")
 		n.wait(time.Second)
 		if _, err := slow.NetConn().Write([]byte{0x81}); err != nil { // the first byte of a text frame

@@ -342,7 +342,7 @@ func TestVerificationsOfOthersKeepTheirPaceWhateverTheApplicationDoes(t *testing
 					asked[channel] = time.Now()
 					patients.Request(channel, "key")
 					if m.takes {
-						h.wait(drainTimeout)
+						h.wait(discardTimeout)
 						take()
 					}
 					h.round()

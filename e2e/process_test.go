@@ -44,7 +44,7 @@ func TestProcess(t *testing.T) {
 		"LOG_REQUESTS and LOG_DEBUG are honoured":         logSwitches,
 		"no secret reaches the log":                       noSecretReachesTheLog,
 		"a message of 64 MiB takes no memory":             hugeMessageTakesNoMemory,
-		"no event is lost by kill -9":                     killedAtRandom,
+		"kill -9 loses no event older than 150 ms":        killedAtRandom,
 		"killed between a death and the new encoder":      killedBetweenTwoEncoders,
 		"killed in the middle of a move":                  killedDuringAMove,
 		"proxy variables are ignored":                     proxyVariablesAreIgnored,

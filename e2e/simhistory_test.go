@@ -216,12 +216,15 @@ func checkEvents(entries []simEntry, inOneLife bool) (f faults) {
 			if before != e {
 				f.add("%v: is repeated as %v", before, e)
 			}
-			if inOneLife && e.seq != s.seq {
+			if inOneLife && (e.closed != s.closed || !e.closed && e.seq != s.seq) {
 				f.add("%v: is repeated after number %d", e, s.seq)
 			}
 			continue
 		}
 		events[e.event] = e
+		if e.closed { // its identity has no number
+			e.seq = s.seq + 1
+		}
 		if e.seq != s.seq+1 || s.closed {
 			f.add("%v: comes after number %d (closed %v)", e, s.seq, s.closed)
 		}

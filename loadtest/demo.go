@@ -236,13 +236,13 @@ func (s *demoServer) told(_ context.Context, message []byte) {
 }
 
 // playChannel publishes on a channel again and again: a minute or two each time, and now and then with a wrong key.
-func (d *demo) playChannel(ctx context.Context, channel string, place int) {
+func (d *demo) playChannel(ctx context.Context, channel string, index int) {
 	for d.wait(ctx, 8*time.Second) {
 		key := channel + "-key"
 		if rand.IntN(6) == 0 {
 			key = "wrong"
 		}
-		d.publish(ctx, d.servers[place%len(d.servers)], channel, key, time.Minute+rand.N(time.Minute))
+		d.publish(ctx, d.servers[index%len(d.servers)], channel, key, time.Minute+rand.N(time.Minute))
 	}
 }
 

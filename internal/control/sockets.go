@@ -86,12 +86,12 @@ type Sockets struct {
 	upgrader websocket.Upgrader
 	buffers  sync.Pool // for messages that come in
 
-	running sync.WaitGroup // one for each place taken
+	running sync.WaitGroup // one for each connection reserved
 
 	mu sync.Mutex
 	// guarded by mu
 	closed     bool
-	taken      int // places: one for each session, and for each request that is being upgraded to one
+	reserved   int // connections: of sessions, and of requests that are being upgraded to one
 	sessions   map[*Session]Handshake
 	neighbours neighbours
 }
@@ -180,7 +180,7 @@ func (cs *Sockets) serve(w http.ResponseWriter, r *http.Request, subject string,
 // upgrade makes a session of a request. The handler returns at once: the session's reader is another goroutine, since this
 // one would keep the request's buffers with it.
 func (cs *Sockets) upgrade(w http.ResponseWriter, r *http.Request, h Handshake) {
-	if err := cs.takePlace(); err != nil {
+	if err := cs.reserve(); err != nil {
 		cs.sayRefused(r, err.Error())
 		httpjson.Error(w, http.StatusServiceUnavailable, err.Error())
 		return
@@ -265,22 +265,22 @@ func isAddress(s string) bool {
 	return len(s) <= 253
 }
 
-// takePlace is asked before a connection is upgraded, so that there are never more than Max.
-func (cs *Sockets) takePlace() error {
+// reserve is asked before a connection is upgraded, so that there are never more than Max.
+func (cs *Sockets) reserve() error {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
 	switch {
 	case cs.closed:
 		return errStopping
-	case cs.taken >= cs.Max:
+	case cs.reserved >= cs.Max:
 		return errTooManyConnections
 	}
-	cs.taken++
+	cs.reserved++
 	cs.running.Add(1)
 	return nil
 }
 
-// add puts a session into the place that was taken for it. It fails if all have been told to go meanwhile.
+// add takes in a session whose connection was reserved. It fails if all have been told to go meanwhile.
 func (cs *Sockets) add(s *Session, h Handshake) bool {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
@@ -292,14 +292,14 @@ func (cs *Sockets) add(s *Session, h Handshake) bool {
 	return true
 }
 
-// Count returns how many places are taken: connections, and those that are being made.
+// Count returns how many connections there are, those that are being made included.
 func (cs *Sockets) Count() int {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
-	return cs.taken
+	return cs.reserved
 }
 
-// leave gives a place back, and forgets the session that it was for, if it came to one.
+// leave gives a reserved connection back, and forgets its session, if it came to one.
 func (cs *Sockets) leave(s *Session) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
@@ -307,7 +307,7 @@ func (cs *Sockets) leave(s *Session) {
 		delete(cs.sessions, s)
 		cs.neighbours.count(h, -1)
 	}
-	cs.taken--
+	cs.reserved--
 	cs.running.Done()
 }
 

@@ -51,8 +51,8 @@ type door struct {
 
 	mu sync.Mutex
 	// guarded by mu
-	waiting list.List // of *visitor, without a request at work: the one that was not served for longest comes first
-	served  list.List // of *visitor, with a request at work: the one whose request is oldest comes first
+	unserved list.List // of *visitor, without a request at work: the one that was not served for longest comes first
+	served   list.List // of *visitor, with a request at work: the one whose request is oldest comes first
 }
 
 // guard hooks the door into a server that serves the door's listeners, and whose handler is wrapped with serving.
@@ -80,7 +80,7 @@ func (d *door) serving(next http.Handler) http.Handler {
 		v := r.Context().Value(visitorKey{}).(*visitor)
 		v.requestIsWhole()
 		d.move(v, &d.served)
-		defer d.move(v, &d.waiting)
+		defer d.move(v, &d.unserved)
 		next.ServeHTTP(w, r)
 	})
 }
@@ -142,8 +142,8 @@ func (l *doorListener) dismissAll() {
 	}
 	l.over = true
 	close(l.closed)
-	for place := l.door.waiting.Front(); place != nil; place = place.Next() {
-		if v := place.Value.(*visitor); v.listener == l && v.stage.Load() == waiting {
+	for el := l.door.unserved.Front(); el != nil; el = el.Next() {
+		if v := el.Value.(*visitor); v.listener == l && v.stage.Load() == waiting {
 			CloseNow(v)
 		}
 	}
@@ -196,10 +196,10 @@ func (l *doorListener) logUnaccepted(reason string) {
 func (d *door) enter(v *visitor) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.waiting.Len()+d.served.Len() >= d.max() {
+	if d.unserved.Len()+d.served.Len() >= d.max() {
 		d.dismissOneLocked()
 	}
-	d.joinLocked(v, &d.waiting)
+	d.joinLocked(v, &d.unserved)
 	d.waitLocked(v)
 }
 
@@ -222,12 +222,12 @@ func (d *door) waitLocked(v *visitor) {
 // dismissOneLocked closes the connection not served for the longest time. Its reader gets an error.
 func (d *door) dismissOneLocked() {
 	first := func(visitors *list.List) *visitor {
-		if place := visitors.Front(); place != nil {
-			return place.Value.(*visitor)
+		if el := visitors.Front(); el != nil {
+			return el.Value.(*visitor)
 		}
 		return nil
 	}
-	v, busy := first(&d.waiting), first(&d.served)
+	v, busy := first(&d.unserved), first(&d.served)
 	if v == nil || busy != nil && busy.since.Before(v.since) && time.Since(busy.since) > promptAnswer {
 		v = busy
 	}
@@ -252,21 +252,21 @@ func (d *door) leave(v *visitor) {
 }
 
 func (d *door) leaveLocked(v *visitor) {
-	if v.place != nil {
-		v.among.Remove(v.place)
-		v.place, v.among = nil, nil
+	if v.element != nil {
+		v.among.Remove(v.element)
+		v.element, v.among = nil, nil
 	}
 }
 
 func (d *door) joinLocked(v *visitor, visitors *list.List) {
-	v.place, v.among, v.since = visitors.PushBack(v), visitors, time.Now()
+	v.element, v.among, v.since = visitors.PushBack(v), visitors, time.Now()
 }
 
 // move puts a visitor that has not left into another list.
 func (d *door) move(v *visitor, visitors *list.List) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if v.place != nil {
+	if v.element != nil {
 		d.leaveLocked(v)
 		d.joinLocked(v, visitors)
 	}

@@ -68,9 +68,9 @@ type visitor struct {
 	waits          int       // deadlines that the server has set since it went idle: the second one is for a request
 
 	// guarded by door.mu
-	place *list.Element // in among; nil: it has left
-	among *list.List    // door.waiting or door.served
-	since time.Time     // it has been there
+	element *list.Element // in among; nil: it has left
+	among   *list.List    // door.unserved or door.served
+	since   time.Time     // it has been there
 }
 
 func newVisitor(l *doorListener, socket net.Conn) *visitor {

@@ -47,29 +47,29 @@ func layers() [][][]string {
 
 func TestFilesUseOnlyWhatIsBelowThem(t *testing.T) {
 	t.Parallel()
-	type place struct{ layer, group int }
-	places := map[string]place{}
+	type position struct{ layer, group int }
+	positions := map[string]position{}
 	for l, layer := range layers() {
 		for g, group := range layer {
 			for _, file := range group {
-				places[file] = place{l, g}
+				positions[file] = position{l, g}
 			}
 		}
 	}
 	uses := fileUses(t)
 	for file, used := range uses {
-		here, known := places[file]
+		here, known := positions[file]
 		if !known {
-			t.Errorf("%s has no place in layers", file)
+			t.Errorf("%s stands nowhere in layers", file)
 			continue
 		}
 		for other, names := range used {
-			if there := places[other]; there != here && there.layer <= here.layer {
+			if there := positions[other]; there != here && there.layer <= here.layer {
 				t.Errorf("%s must not use %s, but does: %s", file, other, strings.Join(slices.Sorted(maps.Keys(names)), ", "))
 			}
 		}
 	}
-	for file := range places {
+	for file := range positions {
 		if uses[file] == nil {
 			t.Errorf("layers name %s, which does not exist", file)
 		}

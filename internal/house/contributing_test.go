@@ -24,7 +24,7 @@ func TestContributingHasARoomForEveryFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	placed := map[string]int{}
+	rows := map[string]int{}
 	for line := range strings.Lines(string(text)) {
 		rooms, _, isRow := strings.Cut(strings.TrimPrefix(line, "| `"), " | ")
 		if !isRow || !strings.HasPrefix(line, "| `") {
@@ -37,7 +37,7 @@ func TestContributingHasARoomForEveryFile(t *testing.T) {
 			found := false
 			for _, file := range append(files, packages...) {
 				if ok, _ := path.Match(strings.TrimSuffix(pattern, "/"), file); ok {
-					placed[file]++
+					rows[file]++
 					found = true
 				}
 			}
@@ -47,8 +47,8 @@ func TestContributingHasARoomForEveryFile(t *testing.T) {
 		}
 	}
 	for _, file := range append(files, packages...) {
-		if !strings.HasSuffix(file, "_test.go") && placed[file] != 1 {
-			t.Errorf("%s stands in %d rows of the rooms in CONTRIBUTING.md, want 1", file, placed[file])
+		if !strings.HasSuffix(file, "_test.go") && rows[file] != 1 {
+			t.Errorf("%s stands in %d rows of the rooms in CONTRIBUTING.md, want 1", file, rows[file])
 		}
 	}
 }

@@ -76,16 +76,16 @@ func (r *Refusals) Say(level slog.Level, remote, what, reason string, more ...sl
 func (r *Refusals) count(address, reason string, now time.Time) (repeated, unlogged int, due bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	place := r.addresses[address]
-	if place == nil {
+	el := r.addresses[address]
+	if el == nil {
 		if address != "" && len(r.addresses) >= maxRefusedAddresses && !r.forgetOldestLocked(now) {
 			r.unlogged++
 			return 0, 0, false
 		}
-		place = r.order.PushBack(&refusedAddress{address: address, reasons: map[string]*refusedReason{}})
-		r.addresses[address] = place
+		el = r.order.PushBack(&refusedAddress{address: address, reasons: map[string]*refusedReason{}})
+		r.addresses[address] = el
 	}
-	a := place.Value.(*refusedAddress)
+	a := el.Value.(*refusedAddress)
 	known := a.reasons[reason]
 	switch {
 	case known == nil:
@@ -98,22 +98,22 @@ func (r *Refusals) count(address, reason string, now time.Time) (repeated, unlog
 	repeated, unlogged = known.repeated, r.unlogged
 	known.logged, known.repeated, r.unlogged = now, 0, 0
 	a.logged = now
-	r.order.MoveToBack(place)
+	r.order.MoveToBack(el)
 	return repeated, unlogged, true
 }
 
 // forgetOldestLocked makes room for another address, unless all have had a line within the last minute. Repeats that were
 // not reported for it go into the next line of any address.
 func (r *Refusals) forgetOldestLocked(now time.Time) bool {
-	place := r.order.Front()
-	a := place.Value.(*refusedAddress)
+	el := r.order.Front()
+	a := el.Value.(*refusedAddress)
 	if now.Sub(a.logged) < refusalEvery {
 		return false
 	}
 	for _, reason := range a.reasons {
 		r.unlogged += reason.repeated
 	}
-	r.order.Remove(place)
+	r.order.Remove(el)
 	delete(r.addresses, a.address)
 	return true
 }

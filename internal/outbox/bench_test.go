@@ -109,7 +109,7 @@ func benchmarkStreamLives(b *testing.B, store eventStore) {
 	b.ReportMetric(float64((processCPU(b)-cpu).Microseconds())/float64(b.N), "cpu-us/life")
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	if err := c.Drain(ctx); err != nil {
+	if err := c.Finish(ctx); err != nil {
 		b.Fatal(err)
 	}
 }

@@ -123,7 +123,7 @@ func TestSettingTheClockDelaysNoTry(t *testing.T) {
 						}
 					}
 				}
-				drained(t, c)
+				finished(t, c)
 			})
 		})
 	}
@@ -162,7 +162,7 @@ func TestSettingTheClockDelaysNoEndOfAnOutage(t *testing.T) {
 			if took := time.Since(began); took > backoffMax+time.Second {
 				t.Errorf("after a step of %v all was delivered %v after the outage", step, took)
 			}
-			drained(t, c)
+			finished(t, c)
 		})
 	}
 }
@@ -212,7 +212,7 @@ func TestTheAgeOfTheOldestEventIsTheTimeThatHasPassedWhateverTheClockSays(t *tes
 			clock.set(-step)
 			time.Sleep(time.Minute)
 			wantAge(t, c, 3*time.Minute)
-			if err := c.Drain(stopped()); err != nil {
+			if err := c.Finish(stopped()); err != nil {
 				t.Error(err)
 			}
 
@@ -226,7 +226,7 @@ func TestTheAgeOfTheOldestEventIsTheTimeThatHasPassedWhateverTheClockSays(t *tes
 			accepted.Store(4)
 			app.await(t, 4) // with the stream-closed that the start added
 			wantAge(t, c, 0)
-			drained(t, c)
+			finished(t, c)
 		})
 	}
 }
@@ -245,7 +245,7 @@ func TestAnEventThatWaitsForTheDiskAgesWithTheMonotonicClock(t *testing.T) {
 		clock.set(2 * time.Hour)
 		wantAge(t, c, time.Minute)
 		close(release)
-		drained(t, c)
+		finished(t, c)
 	})
 }
 

@@ -36,7 +36,7 @@ func closeOutbox(t *testing.T, o *Outbox) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if err := o.Drain(ctx); err != nil {
+	if err := o.Finish(ctx); err != nil {
 		t.Fatal(err)
 	}
 }

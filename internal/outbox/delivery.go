@@ -21,11 +21,11 @@ import (
 )
 
 const (
-	MaxInFlight   = 256
-	maxRetrying   = MaxInFlight / 2
-	eventsPerTurn = 16
-	pacedEvery    = 10 * time.Millisecond // between tries while the application fails
-	maxCached     = 1024                  // events kept in memory although committed, to be sent without reading them back
+	MaxInFlight = 256
+	maxRetrying = MaxInFlight / 2
+	maxStreak   = 16                    // events of a queue in a row, before it is the turn of others
+	pacedEvery  = 10 * time.Millisecond // between tries while the application fails
+	maxCached   = 1024                  // events kept in memory although committed, to be sent without reading them back
 )
 
 type delivery struct {
@@ -221,10 +221,10 @@ type try struct {
 	position uint32
 	cached   *Event
 	attempt  int // 1 for the first
-	turn     int // events of this queue tried one after the other before this one
+	streak   int // events of this queue tried one after the other before this one
 }
 
-// nextLocked takes the next queue whose event may be sent, if there is one and a slot is free.
+// nextLocked takes the next queue whose event may be sent, if there is one and room for another request.
 func (d *delivery) nextLocked(now time.Duration) (try, bool) {
 	if !d.readyLocked() {
 		return try{}, false
@@ -252,7 +252,7 @@ func (d *delivery) nextLocked(now time.Duration) (try, bool) {
 	return t, true
 }
 
-// readyLocked says that there is an event to send and a slot for it.
+// readyLocked says that there is an event to send and room for its request.
 func (d *delivery) readyLocked() bool {
 	return d.runningLocked() && d.inFlight < MaxInFlight && (!d.fresh.empty() || d.retryReadyLocked())
 }
@@ -281,7 +281,7 @@ func (d *delivery) attempt(ctx context.Context, t try) (try, bool) {
 	}
 	now := d.now()
 	delivered, wait := outcome(status, reply, err, t.attempt, now, rand.Float64())
-	next, more, news := d.finish(t, ev.At, delivered, wait, now)
+	next, more, news := d.endTry(t, ev.At, delivered, wait, now)
 	if delivered {
 		d.delivered()
 	}
@@ -297,8 +297,8 @@ func (d *delivery) eventOf(t try) (Event, error) {
 	return d.read(t.queue.number, t.position)
 }
 
-// finish notes how a try ended and takes the next one.
-func (d *delivery) finish(t try, at time.Time, delivered bool, wait time.Duration, now time.Time) (try, bool, healthNews) {
+// endTry notes how a try ended and takes the next one.
+func (d *delivery) endTry(t try, at time.Time, delivered bool, wait time.Duration, now time.Time) (try, bool, healthNews) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	q, by := t.queue, d.clock.at(now)
@@ -318,12 +318,12 @@ func (d *delivery) finish(t try, at time.Time, delivered bool, wait time.Duratio
 	return next, more, news
 }
 
-// readFailed is finish for an event that could not be read. One that never can be is passed over, or it would hold up
+// readFailed is endTry for an event that could not be read. One that never can be is passed over, or it would hold up
 // those behind it for ever.
 func (d *delivery) readFailed(t try, err error) (try, bool) {
 	lost := errors.Is(err, errUnreadable)
 	_, wait := outcome(0, nil, err, t.attempt, time.Time{}, rand.Float64())
-	next, more, first := d.finishUnread(t, lost, wait, d.now())
+	next, more, first := d.endUnreadTry(t, lost, wait, d.now())
 	switch {
 	case lost:
 		d.log.Error("an undelivered event is damaged and passed over", "queue", t.queue.number, "position", t.position, "error", err)
@@ -334,7 +334,7 @@ func (d *delivery) readFailed(t try, err error) (try, bool) {
 	return next, more
 }
 
-func (d *delivery) finishUnread(t try, lost bool, wait time.Duration, now time.Time) (next try, more, first bool) {
+func (d *delivery) endUnreadTry(t try, lost bool, wait time.Duration, now time.Time) (next try, more, first bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if lost {
@@ -369,7 +369,7 @@ func (d *delivery) waitLocked(q *queue, until time.Duration) {
 	}
 }
 
-// releaseLocked gives the slot of a try back and takes the next one, for this worker and for as many as there is room.
+// releaseLocked frees the room of a try and takes the next one, for this worker and for as many as there is room.
 // A queue whose event has passed goes on for some events, which lie together on disk, before it is the turn of others.
 func (d *delivery) releaseLocked(t try, passed bool, now time.Duration) (try, bool) {
 	d.inFlight--
@@ -378,10 +378,10 @@ func (d *delivery) releaseLocked(t try, passed bool, now time.Duration) (try, bo
 	}
 	q := t.queue
 	if passed && q.head < q.end {
-		if t.turn < eventsPerTurn && d.runningLocked() {
+		if t.streak < maxStreak && d.runningLocked() {
 			d.inFlight++
 			d.launchLocked(now)
-			return try{queue: q, position: q.head, attempt: 1, turn: t.turn + 1}, true
+			return try{queue: q, position: q.head, attempt: 1, streak: t.streak + 1}, true
 		}
 		d.fresh.push(q)
 	}

@@ -54,7 +54,7 @@ func TestHealthyEventDoesNotSleepUntilTheRetryOfAnother(t *testing.T) {
 				t.Fatalf("healthy event %d waited %v", n, waited)
 			}
 		}
-		if err := c.Drain(stopped()); err != nil {
+		if err := c.Finish(stopped()); err != nil {
 			t.Error(err)
 		}
 	})
@@ -94,13 +94,13 @@ func TestQueuesThatFailAtOnceLeaveThoseBehindThemTheirPace(t *testing.T) {
 				t.Errorf("try %d came %v after the one before", i, gap)
 			}
 		}
-		if err := c.Drain(stopped()); err != nil {
+		if err := c.Finish(stopped()); err != nil {
 			t.Error(err)
 		}
 	})
 }
 
-// Whatever makes an event ready: while there is one and a slot for it, the next try begins within the pace.
+// Whatever makes an event ready: while there is one and room for its request, the next try begins within the pace.
 func TestNothingThatIsReadyWaitsLongerThanThePace(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -141,7 +141,7 @@ func TestNothingThatIsReadyWaitsLongerThanThePace(t *testing.T) {
 			t.Error("nothing was ever found waiting")
 		}
 		app.check(t)
-		if err := c.Drain(stopped()); err != nil {
+		if err := c.Finish(stopped()); err != nil {
 			t.Error(err)
 		}
 	})

@@ -163,7 +163,7 @@ func TestFullDiskRecoversWhenTheApplicationIsBack(t *testing.T) {
 				t.Errorf("%d events are pending", pending)
 			}
 			app.check(t)
-			drained(t, c)
+			finished(t, c)
 		})
 	})
 }
@@ -204,7 +204,7 @@ func TestDeliveredEventsMakeRoomSoon(t *testing.T) {
 		c.Append(availableEvent("more", 1)) // there is no room for it
 		app.await(t, streams)
 		<-time.After(10 * time.Second)
-		_ = c.Drain(stopped()) // what has no room is lost; from here on nobody else counts
+		_ = c.Finish(stopped()) // what has no room is lost; from here on nobody else counts
 		if removed != streams || last > 2*removalsRetry {
 			t.Errorf("%d of %d events were removed, the last ones after %v", removed, streams, last)
 		}
@@ -223,7 +223,7 @@ func TestStartOnAFullDiskWorks(t *testing.T) {
 			if err := v.fill(); err != nil {
 				t.Fatal(err)
 			}
-			_ = c.Drain(stopped()) // what does not fit is lost with the process
+			_ = c.Finish(stopped()) // what does not fit is lost with the process
 
 			app.comesBack()
 			c = started(t, open(t), app.send)
@@ -239,7 +239,7 @@ func TestStartOnAFullDiskWorks(t *testing.T) {
 				t.Errorf("publishers are still denied: %v", err)
 			}
 			app.check(t)
-			drained(t, c)
+			finished(t, c)
 		})
 	})
 }
@@ -513,14 +513,14 @@ func damagedPage(t *testing.T, content []byte, page int64, damage func(*os.File,
 		synctest.Wait()
 		app.comesBack()
 		appendAll(c, lifeOf("later", 2)...)
-		for app.tries("later-3") == 0 && !errors.Is(c.Err(), errDiskHangs) { // a fault can leave the writer waiting in bbolt
+		for app.tries("later-closed") == 0 && !errors.Is(c.Err(), errDiskHangs) { // a fault can leave the writer waiting in bbolt
 			<-time.After(time.Second)
 		}
 		<-time.After(time.Minute)
 		if o.trouble() != nil && (c.Err() == nil || !c.Damaged()) {
 			t.Errorf("page %d: publishers are not denied though the outbox is damaged", page)
 		}
-		_ = c.Drain(stopped())
+		_ = c.Finish(stopped())
 	})
 	if damaged := o.trouble(); damaged != nil && !errors.Is(damaged, errDamaged) {
 		t.Errorf("page %d: %v", page, damaged)

@@ -331,22 +331,22 @@ func resumed(t testing.TB, store eventStore, send Send) *Outbox {
 	return c
 }
 
-// stopped is a context for a drain that delivers nothing more.
+// stopped is a context for a Finish that delivers nothing more.
 func stopped() context.Context {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	return ctx
 }
 
-func drained(t testing.TB, c *Outbox) {
+func finished(t testing.TB, c *Outbox) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	if err := c.Drain(ctx); err != nil {
-		t.Error("drain:", err)
+	if err := c.Finish(ctx); err != nil {
+		t.Error("Finish:", err)
 	}
 	if waiting := c.undelivered.Load(); waiting != 0 {
-		t.Errorf("%d events undelivered after drain", waiting)
+		t.Errorf("%d events undelivered after Finish", waiting)
 	}
 }
 

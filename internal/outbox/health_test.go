@@ -33,7 +33,7 @@ func TestOneFailingStreamAmongOthersIsToldOnce(t *testing.T) {
 			c.Append(availableEvent("good", seq))
 			time.Sleep(500 * time.Millisecond)
 		}
-		drained(t, c)
+		finished(t, c)
 		lines := strings.Split(strings.TrimSpace(log.String()), "\n")
 		if len(lines) != 2 || !strings.Contains(lines[0], "did not accept an event") || !strings.Contains(lines[0], "stream=bad") ||
 			!strings.Contains(lines[0], "status=404") || !strings.Contains(lines[1], "accepts the events of a stream again") || !strings.Contains(lines[1], "stream=bad") {

@@ -27,7 +27,7 @@ const (
 	commitRetry    = time.Second
 	removalsRetry  = 200 * time.Millisecond // after a failed commit removals wait this long for company
 	commitPatience = 5 * time.Second        // then a disk that says nothing counts as one that cannot be written
-	drainGrace     = time.Second            // for the last commits at the end, if draining has taken all of its time
+	finishGrace    = time.Second            // for the last commits at the end, if deliveries have taken all of the time
 )
 
 var errDiskHangs = errors.New("the disk does not answer")
@@ -67,8 +67,8 @@ type Outbox struct {
 	allDone     chan struct{} // undelivered came down to 0
 	running     sync.WaitGroup
 	started     atomic.Bool
-	drainOnce   sync.Once
-	drainErr    error
+	finishOnce  sync.Once
+	finishErr   error
 
 	mu       sync.Mutex
 	appended []Event   // guarded by mu
@@ -79,7 +79,7 @@ type Outbox struct {
 	broken   error     // guarded by mu: why the last commit failed
 	reported string    // guarded by mu: what the log says is wrong, "" if nothing
 
-	// owned by the writer (before Start and after its end: by Open and Drain)
+	// owned by the writer (before Start and after its end: by Open and Finish)
 	unwritten group
 }
 
@@ -187,24 +187,28 @@ func (o *Outbox) Start() {
 	o.running.Go(func() { o.delivery.run(o.ctx) })
 }
 
-// Append takes an event over that is a transition by itself: AppendPart and End.
+// Append takes over an event that is a transition by itself: AppendPart and End in one.
 func (o *Outbox) Append(ev Event) {
-	o.AppendPart(ev)
-	o.End(Mark{})
+	if o == nil {
+		return
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.appendLocked(ev)
+	o.endLocked(Mark{})
 }
 
 // AppendPart takes over an event of the transition under way. It never waits for disk or network, and may be called under a
-// lock. The caller has to append the events of a queue in the order of their positions, which means to serialize the calls: the
-// registry does so by its lock. Not to be called after Drain has returned.
+// lock. The caller has to append the events of a queue in the order of their positions, and to end one transition before it
+// begins another, which means to serialize the calls: the registry does so by its lock. Not to be called after Finish has
+// returned.
 func (o *Outbox) AppendPart(ev Event) {
 	if o == nil {
 		return
 	}
-	o.undelivered.Add(1)
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	ev.more = true
-	o.appended = append(o.appended, ev)
+	o.appendLocked(ev)
 }
 
 // End ends the transition, which has at least one event: its events go into one commit. It may be called where AppendPart may.
@@ -214,6 +218,16 @@ func (o *Outbox) End(m Mark) {
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	o.endLocked(m)
+}
+
+func (o *Outbox) appendLocked(ev Event) {
+	o.undelivered.Add(1)
+	ev.more = true
+	o.appended = append(o.appended, ev)
+}
+
+func (o *Outbox) endLocked(m Mark) {
 	o.whole = len(o.appended)
 	last := &o.appended[o.whole-1]
 	last.Mark, last.more = m, false
@@ -273,17 +287,17 @@ func (o *Outbox) oldestUnwritten() time.Time {
 	return o.writing
 }
 
-// Drain delivers until nothing is undelivered or ctx ends, then stops all goroutines, commits what is in memory and
+// Finish delivers until nothing is undelivered or ctx ends, then stops all goroutines, commits what is in memory and
 // closes the outbox. The error is that of the last commit or of closing. Another call waits for the first one.
-func (o *Outbox) Drain(ctx context.Context) error {
+func (o *Outbox) Finish(ctx context.Context) error {
 	if o == nil {
 		return nil
 	}
-	o.drainOnce.Do(func() { o.drainErr = o.drainFirst(ctx) })
-	return o.drainErr
+	o.finishOnce.Do(func() { o.finishErr = o.finishFirst(ctx) })
+	return o.finishErr
 }
 
-func (o *Outbox) drainFirst(ctx context.Context) error {
+func (o *Outbox) finishFirst(ctx context.Context) error {
 	for o.started.Load() && ctx.Err() == nil && o.undelivered.Load() > 0 {
 		select {
 		case <-o.allDone:
@@ -297,7 +311,7 @@ func (o *Outbox) drainFirst(ctx context.Context) error {
 		written <- o.writeAll()
 	}()
 	var err error
-	grace := drainGrace
+	grace := finishGrace
 	if deadline, limited := ctx.Deadline(); limited {
 		grace = max(grace, time.Until(deadline)) // a burst of deliveries leaves many removals to commit
 	}
@@ -339,7 +353,7 @@ func (o *Outbox) write() {
 			o.pause(removalsGather, o.wake)
 		case <-recovery:
 		case <-o.ctx.Done():
-			return // drain commits the rest
+			return // finishFirst commits the rest
 		}
 		began := time.Now()
 		err := o.writeGroup()

@@ -33,7 +33,7 @@ func TestAnEventIsSentOnlyAfterItsCommit(t *testing.T) {
 		}
 		close(release)
 		app.await(t, 1)
-		drained(t, c)
+		finished(t, c)
 	})
 }
 
@@ -65,7 +65,7 @@ func TestEventsOfAStreamStayInOrderWhateverFails(t *testing.T) {
 		}
 		app.await(t, streams*each)
 		app.check(t)
-		drained(t, c)
+		finished(t, c)
 	})
 }
 
@@ -91,7 +91,7 @@ func TestEventsOfOneQueueStayInOrderAcrossItsStreams(t *testing.T) {
 		if diff := cmp.Diff(want, app.order()); diff != "" {
 			t.Error(diff)
 		}
-		drained(t, c)
+		finished(t, c)
 	})
 }
 
@@ -119,7 +119,7 @@ func TestARetryComesWithinItsBackoffAndNeverEnds(t *testing.T) {
 		if took := at[400].Sub(at[0]); took < time.Hour || took > 3*time.Hour {
 			t.Errorf("400 retries took %v: the jitter is not spread over the backoff", took)
 		}
-		drained(t, c)
+		finished(t, c)
 	})
 }
 
@@ -142,7 +142,7 @@ func TestRetryAfterIsTheLeastWait(t *testing.T) {
 		if wait := at[1].Sub(at[0]); wait < 2*time.Minute || wait > 2*time.Minute+backoffBase {
 			t.Errorf("tried again after %v", wait)
 		}
-		drained(t, c)
+		finished(t, c)
 	})
 }
 
@@ -168,7 +168,7 @@ func TestNoAnswerWithinTenSecondsIsNone(t *testing.T) {
 		if gaveUp != answerTimeout {
 			t.Errorf("gave up after %v", gaveUp)
 		}
-		drained(t, c)
+		finished(t, c)
 	})
 }
 
@@ -201,7 +201,7 @@ func TestHangingStreamsDoNotSlowOthers(t *testing.T) {
 			time.Sleep(rand.N(time.Second))
 		}
 		app.check(t)
-		if err := c.Drain(stopped()); err != nil {
+		if err := c.Finish(stopped()); err != nil {
 			t.Error(err)
 		}
 	})
@@ -236,7 +236,7 @@ func TestAnOutageIsPacedAndItsEndIsNot(t *testing.T) {
 		if took := time.Since(began); took > backoffMax+5*time.Second {
 			t.Errorf("all was delivered only %v after the end of the outage", took)
 		}
-		drained(t, c)
+		finished(t, c)
 	})
 }
 
@@ -263,7 +263,7 @@ func TestTheLogTellsOfAnOutageOnce(t *testing.T) {
 		time.Sleep(10 * time.Minute)
 		back.Store(true)
 		app.await(t, 5000)
-		drained(t, c)
+		finished(t, c)
 		lines := log.String()
 		for line, want := range map[string]int{"is not accepting events": 1, "is accepting events again": 1, "status=503": 1} {
 			if got := strings.Count(lines, line); got != want {
@@ -318,7 +318,7 @@ func TestADiskThatFillsUpLosesNothing(t *testing.T) {
 		if err := c.Err(); err != nil {
 			t.Error("keeping after space was back:", err)
 		}
-		drained(t, c)
+		finished(t, c)
 		app.check(t)
 		if lines := log.String(); strings.Count(lines, "\n") != 2 {
 			t.Errorf("want one line for each change:\n%s", lines)
@@ -349,7 +349,7 @@ func TestACommitThatFailsAfterItReachedTheDiskIsRepeatedSafely(t *testing.T) {
 		app.check(t)
 		time.Sleep(time.Minute)
 		healed.Store(true)
-		drained(t, c)
+		finished(t, c)
 		if len(kept.queues) != 0 || len(kept.events) != 0 || len(c.delivery.queues) != 0 {
 			t.Errorf("left behind: %v %v %v", kept.queues, kept.events, c.delivery.queues)
 		}
@@ -376,7 +376,7 @@ func TestALiveStreamWithNothingToDeliverTakesNoMemory(t *testing.T) {
 			}
 		}
 		app.check(t)
-		drained(t, c)
+		finished(t, c)
 	})
 }
 
@@ -386,7 +386,7 @@ func TestAReadThatFailsIsTriedAgain(t *testing.T) {
 		store, app := newMemoryStore(), newEventRecorder()
 		c := resumed(t, store, app.send)
 		appendAll(c, lifeOf("s", 9)...)
-		if err := c.Drain(stopped()); err != nil {
+		if err := c.Finish(stopped()); err != nil {
 			t.Fatal(err)
 		}
 		faulty := &faultyStore{eventStore: store, beforeRead: func() error {
@@ -398,7 +398,7 @@ func TestAReadThatFailsIsTriedAgain(t *testing.T) {
 		c = started(t, faulty, app.send)
 		app.await(t, 10)
 		app.check(t)
-		drained(t, c)
+		finished(t, c)
 	})
 }
 
@@ -408,16 +408,16 @@ func TestADamagedEventHoldsUpNobody(t *testing.T) {
 		store, app := newMemoryStore(), newEventRecorder()
 		c := resumed(t, store, app.send)
 		appendAll(c, lifeOf("s", 2)...)
-		if err := c.Drain(stopped()); err != nil {
+		if err := c.Finish(stopped()); err != nil {
 			t.Fatal(err)
 		}
 		delete(store.events, [2]uint64{queueOf("s"), 1})
 		c = started(t, store, app.send)
 		app.await(t, 2)
-		if diff := cmp.Diff([]string{"s-1", "s-3"}, app.order()); diff != "" {
+		if diff := cmp.Diff([]string{"s-1", "s-closed"}, app.order()); diff != "" {
 			t.Error(diff)
 		}
-		drained(t, c)
+		finished(t, c)
 	})
 }
 
@@ -446,12 +446,12 @@ func TestStatsTellWhatWaitsAndSinceWhen(t *testing.T) {
 		if pending, oldest := c.Pending(); pending != 0 || oldest != 0 {
 			t.Errorf("%d pending, the oldest for %v, after all was delivered", pending, oldest)
 		}
-		drained(t, c)
-		drained(t, c) // a second call changes nothing
+		finished(t, c)
+		finished(t, c) // a second call changes nothing
 	})
 }
 
-func TestDrainKeepsForTheNextStartWhatItCannotDeliver(t *testing.T) {
+func TestFinishKeepsForTheNextStartWhatItCannotDeliver(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		store, app := newMemoryStore(), newEventRecorder()
@@ -464,17 +464,17 @@ func TestDrainKeepsForTheNextStartWhatItCannotDeliver(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 		defer cancel()
 		began := time.Now()
-		if err := c.Drain(ctx); err != nil {
+		if err := c.Finish(ctx); err != nil {
 			t.Error(err)
 		}
 		if took := time.Since(began); took != 3*time.Second {
-			t.Errorf("drain took %v", took)
+			t.Errorf("Finish took %v", took)
 		}
 		app.answer = nil
 		c = started(t, store, app.send)
 		app.await(t, 4)
 		app.check(t)
-		drained(t, c)
+		finished(t, c)
 	})
 }
 
@@ -494,8 +494,8 @@ func TestDiskThatHangsCountsAsOneThatCannotBeWritten(t *testing.T) {
 			t.Errorf("after 6 s: %v", err)
 		}
 		began := time.Now()
-		if err := c.Drain(stopped()); !errors.Is(err, errDiskHangs) || time.Since(began) != drainGrace {
-			t.Errorf("drain: %v after %v", err, time.Since(began))
+		if err := c.Finish(stopped()); !errors.Is(err, errDiskHangs) || time.Since(began) != finishGrace {
+			t.Errorf("Finish: %v after %v", err, time.Since(began))
 		}
 		close(release)
 		synctest.Wait()
@@ -515,7 +515,7 @@ func TestDiskThatAnswersAgainKeepsEventsAgain(t *testing.T) {
 		if err := c.Err(); err != nil {
 			t.Error(err)
 		}
-		drained(t, c)
+		finished(t, c)
 	})
 }
 

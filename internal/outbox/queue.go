@@ -23,20 +23,20 @@ type queue struct {
 	cached    *Event // the event at head, if it need not be read from disk
 	next      *queue // in the queueList that it stands in
 	key       [2]time.Duration
-	place     [2]int32
+	index     [2]int32
 }
 
-// The keys of a queue, by delivery's clock, and its places in the heaps ordered by them (notPlaced: not in that heap).
+// The keys of a queue, by delivery's clock, and its indexes in the heaps ordered by them (notInHeap: not in that heap).
 const (
 	byDue = iota // when to try again
 	byAge        // when the event at head happened
 
-	notPlaced = -1
+	notInHeap = -1
 )
 
 // newQueue returns a queue with no events, of which the next has the position given.
 func newQueue(number uint64, position uint32) *queue {
-	return &queue{number: number, marked: position, head: position, end: position, place: [2]int32{notPlaced, notPlaced}}
+	return &queue{number: number, marked: position, head: position, end: position, index: [2]int32{notInHeap, notInHeap}}
 }
 
 // queueList is first in, first out. A queue stands in at most one.
@@ -75,16 +75,16 @@ type queueHeap struct {
 // set puts a queue in, or moves it, under the given key.
 func (h *queueHeap) set(q *queue, key time.Duration) {
 	q.key[h.which] = key
-	if place := q.place[h.which]; place != notPlaced {
-		heap.Fix(h, int(place))
+	if i := q.index[h.which]; i != notInHeap {
+		heap.Fix(h, int(i))
 	} else {
 		heap.Push(h, q)
 	}
 }
 
 func (h *queueHeap) remove(q *queue) {
-	if place := q.place[h.which]; place != notPlaced {
-		heap.Remove(h, int(place))
+	if i := q.index[h.which]; i != notInHeap {
+		heap.Remove(h, int(i))
 	}
 }
 
@@ -101,11 +101,11 @@ func (h *queueHeap) Less(i, j int) bool { return h.list[i].key[h.which] < h.list
 
 func (h *queueHeap) Swap(i, j int) {
 	h.list[i], h.list[j] = h.list[j], h.list[i]
-	h.list[i].place[h.which], h.list[j].place[h.which] = int32(i), int32(j)
+	h.list[i].index[h.which], h.list[j].index[h.which] = int32(i), int32(j)
 }
 
 func (h *queueHeap) Push(q any) {
-	q.(*queue).place[h.which] = int32(len(h.list))
+	q.(*queue).index[h.which] = int32(len(h.list))
 	h.list = append(h.list, q.(*queue))
 }
 
@@ -113,6 +113,6 @@ func (h *queueHeap) Pop() any {
 	last := len(h.list) - 1
 	q := h.list[last]
 	h.list[last], h.list = nil, h.list[:last]
-	q.place[h.which] = notPlaced
+	q.index[h.which] = notInHeap
 	return q
 }

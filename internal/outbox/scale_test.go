@@ -76,7 +76,7 @@ func playOutage(t *testing.T, events, streams int) {
 		t.Fatal(err)
 	}
 	measure(fmt.Sprintf("%d events of %d streams appended, file %d MiB", events, streams, size.Size()>>20))
-	if err := c.Drain(stopped()); err != nil {
+	if err := c.Finish(stopped()); err != nil {
 		t.Fatal(err)
 	}
 	c = nil
@@ -93,7 +93,7 @@ func playOutage(t *testing.T, events, streams int) {
 	back.Store(true)
 	measure = startMeasuring(t)
 	c.Start()
-	drained(t, c)
+	finished(t, c)
 	measure("delivered")
 }
 

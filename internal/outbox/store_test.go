@@ -67,7 +67,7 @@ func TestASecondProcessOnTheSameDirectoryFails(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = first.Drain(stopped()) }()
+	defer func() { _ = first.Finish(stopped()) }()
 	if _, err = Open(dir, app.send, unobserved, log); err == nil || !strings.Contains(err.Error(), dir) {
 		t.Errorf("second: %v", err)
 	}
@@ -163,8 +163,8 @@ func TestFileOfAnEarlierVersionIsTakenUp(t *testing.T) {
 	c := started(t, openedStore(t, dir), app.send)
 	app.await(t, 7)
 	app.check(t)
-	drained(t, c)
-	for id, closed := range map[string]bool{"live-2": false, "live-3": true, "ended-1": false, "ended-2": true, "taken-2": true} {
+	finished(t, c)
+	for id, closed := range map[string]bool{"live-2": false, "live-closed": true, "ended-1": false, "ended-closed": true, "taken-closed": true} {
 		if ev := app.told[id]; ev.Closed != closed || ev.At.IsZero() {
 			t.Errorf("%s was told as %+v", id, ev)
 		}
@@ -233,7 +233,7 @@ func TestAnnouncedStreamsAreClosedAtTheNextStart(t *testing.T) {
 	app.await(t, 5)
 	app.answer = func(context.Context, string, Event) (int, http.Header, error) { return 500, nil, nil }
 	appendAll(c, availableEvent("waits", 1))
-	if err := c.Drain(stopped()); err != nil {
+	if err := c.Finish(stopped()); err != nil {
 		t.Fatal(err)
 	}
 
@@ -243,16 +243,16 @@ func TestAnnouncedStreamsAreClosedAtTheNextStart(t *testing.T) {
 	c.Start()
 	app.await(t, 10)
 	app.check(t)
-	drained(t, c)
-	for id, closed := range map[string]bool{"told-3": true, "moved-2": true, "waits-1": false, "waits-2": true} {
+	finished(t, c)
+	for id, closed := range map[string]bool{"told-closed": true, "moved-closed": true, "waits-1": false, "waits-closed": true} {
 		if got, told := app.told[id]; !told || got.Closed != closed {
 			t.Errorf("%s: told %t, closed %t; want closed %t", id, told, got.Closed, closed)
 		}
 	}
-	if got := app.told["moved-2"].Previous; got != "told" {
+	if got := app.told["moved-closed"].Previous; got != "told" {
 		t.Errorf("moved-2 continues %q", got)
 	}
-	if got := app.tries("over-3"); got != 0 {
+	if got := app.tries("over-closed"); got != 0 {
 		t.Error("a stream that was closed was closed again")
 	}
 }
@@ -365,14 +365,14 @@ func crashAndResume(t *testing.T, lives int, store eventStore, atCrash func(even
 				}
 			}
 			if lastLife {
-				drained(t, c)
+				finished(t, c)
 				break
 			}
-			_ = c.Drain(stopped())
+			_ = c.Finish(stopped())
 		} else {
 			_ = store.close()
 		}
-		<-copied // a drain does not wait for a slow disk
+		<-copied // finishing does not wait for a slow disk
 		store = next
 	}
 	app.check(t)

@@ -74,7 +74,7 @@ func TestRemovalThatHangsIsNoticed(t *testing.T) {
 		if err := c.Err(); err != nil {
 			t.Error(err)
 		}
-		drained(t, c)
+		finished(t, c)
 	})
 }
 

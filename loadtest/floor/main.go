@@ -38,7 +38,7 @@ type floor struct {
 	lastID atomic.Uint64 // of streams and events
 
 	mu       sync.RWMutex
-	encoders []*peer // guarded by mu; a stream ID begins with the place of its encoder
+	encoders []*peer // guarded by mu; a stream ID begins with the index of its encoder
 }
 
 func main() {
@@ -85,8 +85,8 @@ func (f *floor) server(p *peer, message string) {
 		go f.publish(p, value(message, "Request-ID"), channel, value(message, "Stream-Key"), value(message, "User-IP"))
 	case strings.HasPrefix(message, "PUBLISH-END\n"):
 		streamID := value(message, "Stream-ID")
-		place, _, _ := strings.Cut(streamID, "-")
-		n, _ := strconv.Atoi(place)
+		index, _, _ := strings.Cut(streamID, "-")
+		n, _ := strconv.Atoi(index)
 		f.encoderAt(n).say("ENCODE-STOP\nStream-Channel:" + channel + "\nStream-ID:" + streamID + "\n")
 	}
 }
@@ -101,8 +101,8 @@ func (f *floor) publish(p *peer, requestID, channel, key, userIP string) {
 		return
 	}
 	id := f.lastID.Add(1)
-	place, encoder := f.nextEncoder(id)
-	streamID := strconv.Itoa(place) + "-" + strconv.FormatUint(id, 10)
+	index, encoder := f.nextEncoder(id)
+	streamID := strconv.Itoa(index) + "-" + strconv.FormatUint(id, 10)
 	p.say("PUBLISH-ACCEPT\nRequest-ID:" + requestID + "\nStream-Channel:" + channel + "\nStream-ID:" + streamID + "\n")
 	encoder.say("ENCODE-START\nStream-Channel:" + channel + "\nStream-ID:" + streamID +
 		"\nStream-Source-Type:RTMP\nStream-Source-URI:rtmp://127.0.0.1:1935/" + channel + "/" + key +
@@ -154,14 +154,14 @@ func (f *floor) post(url string, header http.Header) int {
 func (f *floor) nextEncoder(id uint64) (int, *peer) {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
-	place := int(id % uint64(len(f.encoders)))
-	return place, f.encoders[place]
+	index := int(id % uint64(len(f.encoders)))
+	return index, f.encoders[index]
 }
 
-func (f *floor) encoderAt(place int) *peer {
+func (f *floor) encoderAt(index int) *peer {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
-	return f.encoders[place]
+	return f.encoders[index]
 }
 
 // encoderCount is for the load tool, which waits for its encoders.
