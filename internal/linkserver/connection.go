@@ -143,31 +143,38 @@ func (c *connection) readMessage() error {
 	}
 	c.in.Reset(message)
 	var batch []link.Frame
-	for {
-		f, err := c.readFrame()
-		if err == nil {
-			batch = append(batch, f)
-		}
-		if len(batch) > 0 && (err != nil || c.in.Buffered() == 0) {
+	handOver := func() {
+		if len(batch) > 0 {
 			c.batches <- batch
 			batch = nil
 		}
+	}
+	defer handOver() // what has come before an error, too
+	for {
+		if c.in.Buffered() == 0 {
+			handOver()
+		}
+		length, err := c.readLength()
 		if err == io.EOF {
 			return nil
 		} else if err != nil {
 			return err
 		}
+		if length > c.in.Buffered() {
+			handOver() // the rest may take its time
+		}
+		f, err := c.readFrame(length)
+		if err != nil {
+			return err
+		}
+		batch = append(batch, f)
 	}
 }
 
-// readFrame reads one frame, whose memory is its own. io.EOF is the end of the message.
-func (c *connection) readFrame() (link.Frame, error) {
-	length, err := c.readLength()
-	if err != nil {
-		return link.Frame{}, err
-	}
-	head := binary.AppendUvarint(nil, length)
-	raw, err := readAll(c.in, head, int(length))
+// readFrame reads one frame, whose memory is its own.
+func (c *connection) readFrame(length int) (link.Frame, error) {
+	head := binary.AppendUvarint(nil, uint64(length))
+	raw, err := readAll(c.in, head, length)
 	if err == io.EOF || err == io.ErrUnexpectedEOF {
 		return link.Frame{}, errUnreadable
 	} else if err != nil {
@@ -180,7 +187,8 @@ func (c *connection) readFrame() (link.Frame, error) {
 	return f, nil
 }
 
-func (c *connection) readLength() (length uint64, err error) {
+// readLength reads what a frame begins with. io.EOF is the end of the message.
+func (c *connection) readLength() (length int, err error) {
 	for i := range binary.MaxVarintLen32 {
 		b, err := c.in.ReadByte()
 		switch {
@@ -191,7 +199,7 @@ func (c *connection) readLength() (length uint64, err error) {
 		case err != nil:
 			return 0, endOf(err)
 		}
-		length |= uint64(b&0x7f) << (7 * i)
+		length |= int(b&0x7f) << (7 * i)
 		if b < 0x80 {
 			if length > link.MaxFrameBytes {
 				return 0, errTooLong

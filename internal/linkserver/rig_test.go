@@ -182,7 +182,10 @@ type gw struct {
 	conn *websocket.Conn
 	in   chan link.Frame // all that comes but ACK
 	sent uint64
-	held sync.Mutex // while the test does not read
+
+	// A channel is a lock under which the time of a bubble goes on.
+	held    chan struct{} // the test takes what is in it, and nothing is read
+	writing chan struct{}
 
 	mu    sync.Mutex
 	acked uint64
@@ -229,7 +232,9 @@ func (r *rig) connect() *gw {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	g := &gw{r: r, conn: conn, in: make(chan link.Frame, 100_000)}
+	g := &gw{r: r, conn: conn, in: make(chan link.Frame, 100_000), held: make(chan struct{}, 1), writing: make(chan struct{}, 1)}
+	g.held <- struct{}{}
+	g.writing <- struct{}{}
 	var reading sync.WaitGroup
 	reading.Go(g.read)
 	r.t.Cleanup(func() {
@@ -242,8 +247,7 @@ func (r *rig) connect() *gw {
 func (g *gw) read() {
 	defer close(g.in)
 	for {
-		g.held.Lock()
-		g.held.Unlock()
+		g.held <- <-g.held
 		_, b, err := g.conn.ReadMessage()
 		for err == nil && len(b) > 0 {
 			var f link.Frame
@@ -354,7 +358,31 @@ func (g *gw) write(frames ...link.Frame) {
 	for _, f := range frames {
 		b = f.Append(b)
 	}
+	<-g.writing
 	_ = g.conn.WriteMessage(websocket.BinaryMessage, b) // the reader finds the end
+	g.writing <- struct{}{}
+}
+
+// ping says that the gateway is there, for as long as it is.
+func (g *gw) ping() *gw {
+	var pinging sync.WaitGroup
+	stop := make(chan struct{})
+	pinging.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(3 * time.Second):
+				g.ack(0)
+			}
+		}
+	})
+	g.r.t.Cleanup(func() {
+		close(stop)
+		g.conn.Close()
+		pinging.Wait()
+	})
+	return g
 }
 
 // send gives frames their numbers and writes them.
@@ -367,14 +395,6 @@ func (g *gw) send(frames ...link.Frame) {
 }
 
 func (g *gw) ack(number uint64) { g.write(link.With(link.KindAck, 0, &link.Count{Number: number})) }
-
-// alive pings for some time.
-func (g *gw) alive(d time.Duration, sleep func(time.Duration)) {
-	for ; d > 0; d -= time.Second {
-		g.ack(0)
-		sleep(min(d, time.Second))
-	}
-}
 
 func message(session, number uint64, text string) link.Frame {
 	return link.With(link.KindMessage, session, &link.Message{Number: number, Text: []byte(text)})
