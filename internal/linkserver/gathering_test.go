@@ -218,6 +218,7 @@ func TestGatheringIsOverWhenAllThatAreAwaitedAreHeldBack(t *testing.T) {
 			a.send(bulk(1, n*8+1, 8)...)
 			b.send(bulk(1, n*8+1, 8)...)
 		}
+		synctest.Wait()
 		a.send(bulk(1, 129, 1)...)
 		time.Sleep(20 * time.Second)
 		r.wantGathered(false) // b may still say SYNCED
