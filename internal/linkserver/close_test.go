@@ -99,10 +99,7 @@ func TestCloseEndsWhatIsNotLinkedYet(t *testing.T) {
 func TestCloseWhileALinkIsHeldBack(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, func(r *rig, cfg *Config) {
-			cfg.Known = []string{"a", "b"}
-			r.counts()
-		})
+		r, _ := counts(t, "a", "b")
 		g, _ := r.welcomed(hello("a", earlier))
 		for n := range uint64(16) {
 			g.send(bulk(1, n*16+1, 16)...)

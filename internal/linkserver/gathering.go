@@ -18,6 +18,7 @@ const (
 
 type gathering struct {
 	over chan struct{} // closed when it is
+	room int           // maxGathered, but in tests
 
 	mu sync.Mutex
 	// guarded by mu
@@ -29,7 +30,7 @@ type gathering struct {
 }
 
 func newGathering(storeIsNew bool) *gathering {
-	return &gathering{over: make(chan struct{}), early: storeIsNew, owing: map[*Gateway]bool{}}
+	return &gathering{over: make(chan struct{}), room: maxGathered, early: storeIsNew, owing: map[*Gateway]bool{}}
 }
 
 // begin is called when those that are known are awaited.
@@ -88,7 +89,7 @@ func (t *gathering) awaits(g *Gateway) bool {
 func (t *gathering) takes(g *Gateway, bytes int) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if !t.ended && t.taken+bytes > maxGathered {
+	if !t.ended && t.taken+bytes > t.room {
 		if _, owing := t.owing[g]; owing {
 			t.owing[g] = true
 			t.lookLocked()

@@ -102,32 +102,39 @@ func TestSyncedHasToFollowHelloWithin30Seconds(t *testing.T) {
 	})
 }
 
-// bulk is messages of together n MiB from number on, one in a frame.
-func bulk(session uint64, number uint64, mebibytes int) (frames []link.Frame) {
-	for i := range mebibytes {
-		frames = append(frames, message(session, number+uint64(i), string(make([]byte, 1<<20))))
+// These tests count in KiB, and have room for 256.
+const unit = 1 << 10
+
+// bulk is n messages from number on, of a unit each, in frames of their own.
+func bulk(session uint64, number uint64, n int) (frames []link.Frame) {
+	for i := range n {
+		frames = append(frames, message(session, number+uint64(i), string(make([]byte, unit))))
 	}
 	return frames
 }
 
-func (r *rig) counts() *int {
-	n := new(int)
-	r.onMessage = func(_ *Gateway, _ uint64, m link.Message) {
-		r.recorder.mu.Lock()
-		defer r.recorder.mu.Unlock()
-		*n += len(m.Text) >> 20
+// counts is a server with room for 256 units. Its Handler counts them.
+func counts(t *testing.T, ids ...string) (r *rig, units *int) {
+	units = new(int)
+	r = newRig(t, func(r *rig, cfg *Config) {
+		cfg.Known = ids
+		r.onMessage = func(_ *Gateway, _ uint64, m link.Message) {
+			r.recorder.mu.Lock()
+			defer r.recorder.mu.Unlock()
+			*units += len(m.Text) / unit
+		}
+	})
+	if r.gathering.room != 256<<20 {
+		t.Errorf("there is room for %d bytes", r.gathering.room)
 	}
-	return n
+	r.gathering.room = 256 * unit
+	return r, units
 }
 
 func TestNoMoreThan256MiBAreTakenInWhileGathering(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		var mebibytes *int
-		r := newRig(t, func(r *rig, cfg *Config) {
-			cfg.Known = []string{"a", "b"}
-			mebibytes = r.counts()
-		})
+		r, units := counts(t, "a", "b")
 		a, _ := r.welcomed(hello("a", earlier))
 		b, _ := r.welcomed(hello("b", earlier))
 		b.ping()
@@ -142,8 +149,8 @@ func TestNoMoreThan256MiBAreTakenInWhileGathering(t *testing.T) {
 		}()
 		time.Sleep(29 * time.Second)
 		r.want("a attach 1 HLS")
-		if *mebibytes != 256 {
-			t.Errorf("%d MiB are taken in", *mebibytes)
+		if *units != 256 {
+			t.Errorf("%d units are taken in", *units)
 		}
 		if !a.isOpen() {
 			t.Fatal("the link of a was closed")
@@ -153,13 +160,13 @@ func TestNoMoreThan256MiBAreTakenInWhileGathering(t *testing.T) {
 		r.want("b attach 1 HLS", "a gone 1 261")
 		<-sending
 		r.wantGathered(true)
-		if *mebibytes != 260 {
-			t.Errorf("%d MiB are taken in", *mebibytes)
+		if *units != 260 {
+			t.Errorf("%d units are taken in", *units)
 		}
 		a.send(bulk(2, 1, 10)...)
 		r.want()
-		if *mebibytes != 270 {
-			t.Errorf("%d MiB are taken in", *mebibytes)
+		if *units != 270 {
+			t.Errorf("%d units are taken in", *units)
 		}
 	})
 }
@@ -167,10 +174,7 @@ func TestNoMoreThan256MiBAreTakenInWhileGathering(t *testing.T) {
 func TestClockOfSyncedStandsStillWhileALinkIsNotRead(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, func(r *rig, cfg *Config) {
-			cfg.Known = []string{"a", "b"}
-			r.counts()
-		})
+		r, _ := counts(t, "a", "b")
 		a, _ := r.welcomed(hello("a", earlier))
 		for n := range uint64(16) {
 			a.send(bulk(1, n*16+1, 16)...)
@@ -204,11 +208,7 @@ func TestClockOfSyncedStandsStillWhileALinkIsNotRead(t *testing.T) {
 func TestGatheringIsOverWhenAllThatAreAwaitedAreHeldBack(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		var mebibytes *int
-		r := newRig(t, func(r *rig, cfg *Config) {
-			cfg.Known = []string{"a", "b"}
-			mebibytes = r.counts()
-		})
+		r, units := counts(t, "a", "b")
 		a, _ := r.welcomed(hello("a", earlier))
 		b, _ := r.welcomed(hello("b", earlier))
 		a.ping()
@@ -227,8 +227,8 @@ func TestGatheringIsOverWhenAllThatAreAwaitedAreHeldBack(t *testing.T) {
 		a.send(synced)
 		b.send(synced)
 		r.want("a attach 1 HLS")
-		if *mebibytes != 258 {
-			t.Errorf("%d MiB are taken in", *mebibytes)
+		if *units != 258 {
+			t.Errorf("%d units are taken in", *units)
 		}
 	})
 }

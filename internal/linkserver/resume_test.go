@@ -232,7 +232,8 @@ func cutLinks(t *testing.T, seed uint64) {
 	made := 0
 	for {
 		up, down := 100+rnd.IntN(6000), 100+rnd.IntN(6000)
-		if made == messages {
+		last := made == messages
+		if last {
 			up, down = 1<<30, 1<<30
 		}
 		conn, over := m.begin(up, down)
@@ -265,7 +266,7 @@ func cutLinks(t *testing.T, seed uint64) {
 				}
 			}
 		}
-		if alive {
+		if last {
 			time.Sleep(time.Second)
 			_, received := m.waiting()
 			write(conn, ackOf(received))
