@@ -27,7 +27,7 @@ type attendance struct {
 	grace       *time.Timer
 	graceReason error
 
-	syncing  *time.Timer   // nil: there was no HELLO yet, or SYNCED has come
+	syncing  *time.Timer   // nil: there was no HELLO yet, or none is awaited
 	syncFrom time.Time     // when it was started
 	syncLeft time.Duration // then
 }
@@ -39,7 +39,6 @@ func (g *Gateway) run() {
 	defer g.grace.Stop()
 	defer g.stopSyncing()
 	if !g.known {
-		g.grace.Stop() // it has said HELLO
 		g.durable = g.server.AddGateway(g.id)
 	}
 	for g.step() {
@@ -103,7 +102,7 @@ func (g *Gateway) arrive(c *connection) {
 	g.leaveFor(errReplaced)
 	g.current = c
 	g.grace.Stop()
-	if g.syncing == nil && g.syncFrom.IsZero() && g.server.gathering.awaits(g) {
+	if g.syncing == nil && g.server.gathering.awaits(g) {
 		g.startSyncing(syncWithin)
 	}
 	c.goroutines.Go(c.read)
@@ -208,7 +207,6 @@ func (g *Gateway) handleFrame(f *link.Frame) (held bool, err error) {
 		case link.KindAlive:
 			h.Alive(g, f.Session)
 		case link.KindSynced:
-			g.stopSyncing()
 			g.server.gathering.settled(g)
 		}
 	}
@@ -324,7 +322,6 @@ func (g *Gateway) goodbye() {
 	if !c.welcomed {
 		c.end(errStopping)
 	}
-	poke(c.wake)
 	c.drain()
 	c.end(errStopping)
 }

@@ -209,3 +209,51 @@ func TestLinksThatBreakAgainAndAgain(t *testing.T) {
 		r.want("a absent", "a lost: it was not linked again within 10 s")
 	})
 }
+
+// The link ends because the gateway does not read, while the coordinator has BYE and has not looked at it yet.
+func TestByeThatHasComeCountsHoweverTheLinkEnds(t *testing.T) {
+	t.Parallel()
+	for range 10 { // by chance the end is seen first
+		synctest.Test(t, func(t *testing.T) {
+			r := newRig(t, func(r *rig, _ *Config) {
+				r.onMessage = func(g *Gateway, _ uint64, m link.Message) {
+					r.note(g, "message %d", m.Number)
+					time.Sleep(15 * time.Second)
+				}
+			})
+			g, _ := r.welcomed(hello("a", nil))
+			g.send(attach(1))
+			r.want("a attach 1 HLS")
+			<-g.held
+			for range 3 {
+				r.of("a").Send(say(1, "x"), nil)
+				synctest.Wait()
+			}
+			g.send(message(1, 1, "x"))
+			g.send(link.With(link.KindBye, 0, &link.Reason{Text: "stopping"}))
+			time.Sleep(16 * time.Second)
+			r.want("a message 1", "a lost: it has left: stopping")
+			g.held <- struct{}{}
+		})
+	}
+}
+
+func TestFrameThatWasNotWrittenCanNotBeAcknowledged(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil)
+		g, _ := r.welcomed(hello("a", nil))
+		g.send(attach(1))
+		r.want("a attach 1 HLS")
+		<-g.held
+		for range 3 {
+			r.of("a").Send(say(1, "x"), r.onAck("x"))
+			synctest.Wait()
+		}
+		g.ack(2) // it is being written
+		r.want("acked x", "acked x")
+		g.ack(3)
+		r.want("a absent")
+		g.held <- struct{}{}
+	})
+}

@@ -152,8 +152,10 @@ func (g *Gateway) link(c *connection) (resumed bool, acked []func(), fault error
 	welcome := g.server.welcome(c, g.received)
 	c.goroutines.Go(func() {
 		c.write(func(b []byte, pingDue bool) ([]byte, bool) {
-			b = append(b, welcome...)
-			welcome = nil
+			if b = append(b, welcome...); len(b) > 0 { // alone in its message, as HELLO is
+				welcome = nil
+				return b, false
+			}
 			return g.toWrite(b, &from, pingDue)
 		})
 	})
@@ -195,19 +197,19 @@ func (g *Gateway) acknowledge(upTo uint64) (acked []func(), ok bool) {
 	return g.acknowledgeLocked(upTo), true
 }
 
-// toWrite appends what is to be written behind the frame with number from: frames, and ACK.
+// toWrite appends to an empty b what is to be written behind the frame with number from: frames, and ACK.
 func (g *Gateway) toWrite(b []byte, from *uint64, pingDue bool) (batch []byte, last bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	before := uint64(len(b))
 	if g.ackDue || pingDue {
 		b = link.With(link.KindAck, 0, &link.Count{Number: g.received}).Append(b)
 		g.ackDue = false
 		g.framesOut++
 	}
 	*from = max(*from, g.acknowledgedLocked())
+	start := len(b)
 	for _, f := range g.unacked[*from-g.acknowledgedLocked():] {
-		if len(b) > 0 && len(b)+len(f.frame.Payload) > maxBatch || g.lost != nil {
+		if len(b) > start && len(b)+len(f.frame.Payload) > maxBatch || g.lost != nil {
 			break
 		}
 		b = f.frame.Append(b)
@@ -215,7 +217,7 @@ func (g *Gateway) toWrite(b []byte, from *uint64, pingDue bool) (batch []byte, l
 		g.framesOut++
 	}
 	g.written = max(g.written, *from)
-	g.bytesOut += uint64(len(b)) - before
+	g.bytesOut += uint64(len(b))
 	return b, g.closed && *from == g.number
 }
 

@@ -1,6 +1,7 @@
 package linkserver
 
 import (
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -81,5 +82,36 @@ func TestLinkGoesOnWhereItBroke(t *testing.T) {
 			t.Errorf("REFUSE is %+v", refuse)
 		}
 		r.want()
+	})
+}
+
+// They are longer than all buffers, and than what goes into one write.
+func TestLongFrames(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var lengths []int
+		r := newRig(t, func(r *rig, _ *Config) {
+			r.onMessage = func(g *Gateway, session uint64, m link.Message) {
+				lengths = append(lengths, len(m.Text))
+				g.Send(say(session, string(m.Text)), nil)
+			}
+		})
+		g, _ := r.welcomed(hello("a", nil))
+		long := []int{1, 3 << 20, 2, readBuffer, 64 << 10, 3, 1 << 20, 70 << 10}
+		var frames []link.Frame
+		for i, n := range long {
+			frames = append(frames, message(1, uint64(i)+1, string(make([]byte, n))))
+		}
+		g.send(frames...)
+		for i, n := range long {
+			f := g.next()
+			var s link.Say
+			if err := f.Read(&s); err != nil || f.Number != uint64(i)+1 || len(s.Items) != 1 || len(s.Items[0].Text) != n {
+				t.Errorf("frame %d: %v, want a text of %d bytes", f.Number, err, n)
+			}
+		}
+		if !slices.Equal(lengths, long) {
+			t.Errorf("texts of %d bytes are handled, want %d", lengths, long)
+		}
 	})
 }
