@@ -5,6 +5,10 @@
 // and the functions that wait for acknowledgements, so that these are called one after the other and without a lock. A link
 // has two more: one reads frames, the other writes them.
 //
+// What a gateway has to know beside the frames: HELLO and its answer are each alone in their message; nothing is sent between
+// them; a nonce has 8 to 32 bytes; other messages have any number of frames, up to any length. After REFUSE or BYE of either
+// side the gateway reads until the connection is closed, or closes it.
+//
 // Locks: Server.mu, Gateway.mu, gathering.mu and late.mu are taken one at a time, but for Gateway.mu before late.mu, and
 // nothing waits or calls others under them. So Send may be called under any lock of the caller.
 package linkserver
