@@ -198,106 +198,104 @@ func write(conn *websocket.Conn, frames ...link.Frame) error {
 func TestLinksThatAreCutLoseNothingAndRepeatNothing(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(20) {
-		synctest.Test(t, func(t *testing.T) { cutLinks(t, seed) })
-	}
-}
-
-func cutLinks(t *testing.T, seed uint64) {
-	const messages = 600
-	rnd := rand.New(rand.NewPCG(seed, 1))
-	var r *rig
-	got := map[uint64]uint64{}
-	echoes, acked := []string{}, map[string]int{}
-	var mu sync.Mutex // of what the Handler has
-	r = newRig(t, func(r *rig, cfg *Config) {
-		r.onMessage = func(g *Gateway, session uint64, m link.Message) {
-			mu.Lock()
-			defer mu.Unlock()
-			if m.Number != got[session]+1 {
-				t.Errorf("seed %d: message %d of session %d comes after %d", seed, m.Number, session, got[session])
-			}
-			got[session] = m.Number
-			for i := range 1 + m.Number%2 {
-				text := fmt.Sprint(session, "/", m.Number, "/", i)
-				echoes = append(echoes, text)
-				g.Send(say(session, text), func() {
+		synctest.Test(t, func(t *testing.T) {
+			const messages = 600
+			rnd := rand.New(rand.NewPCG(seed, 1))
+			var r *rig
+			got := map[uint64]uint64{}
+			echoes, acked := []string{}, map[string]int{}
+			var mu sync.Mutex // of what the Handler has
+			r = newRig(t, func(r *rig, cfg *Config) {
+				r.onMessage = func(g *Gateway, session uint64, m link.Message) {
 					mu.Lock()
 					defer mu.Unlock()
-					acked[text]++
-				})
-			}
-		}
-	})
-	m := &memory{t: t, r: r, rnd: rnd, said: map[uint64]uint64{}}
-	made := 0
-	for {
-		up, down := 100+rnd.IntN(6000), 100+rnd.IntN(6000)
-		last := made == messages
-		if last {
-			up, down = 1<<30, 1<<30
-		}
-		conn, over := m.begin(up, down)
-		if conn == nil {
-			time.Sleep(time.Duration(rnd.IntN(1000)) * time.Millisecond)
-			continue
-		}
-		frames, _ := m.waiting()
-		alive := write(conn, frames...) == nil
-		for alive && made < messages {
-			n := min(1+rnd.IntN(8), messages-made)
-			made += n
-			if alive = write(conn, m.queue(n)...) == nil; !alive {
-				break
-			}
-			switch rnd.IntN(4) {
-			case 0:
-				_, received := m.waiting()
-				alive = write(conn, ackOf(received)) == nil
-			case 1:
-				time.Sleep(time.Duration(rnd.IntN(300)) * time.Millisecond)
-			case 2:
-				if rnd.IntN(20) == 0 { // another link, while this one is there
-					alive = false
-					if second, secondOver := m.begin(1<<20, 1<<20); second != nil {
-						<-over // the coordinator has closed it
-						second.Close()
-						<-secondOver
+					if m.Number != got[session]+1 {
+						t.Errorf("seed %d: message %d of session %d comes after %d", seed, m.Number, session, got[session])
+					}
+					got[session] = m.Number
+					for i := range 1 + m.Number%2 {
+						text := fmt.Sprint(session, "/", m.Number, "/", i)
+						echoes = append(echoes, text)
+						g.Send(say(session, text), func() {
+							mu.Lock()
+							defer mu.Unlock()
+							acked[text]++
+						})
 					}
 				}
+			})
+			m := &memory{t: t, r: r, rnd: rnd, said: map[uint64]uint64{}}
+			made := 0
+			for {
+				up, down := 100+rnd.IntN(6000), 100+rnd.IntN(6000)
+				last := made == messages
+				if last {
+					up, down = 1<<30, 1<<30
+				}
+				conn, over := m.begin(up, down)
+				if conn == nil {
+					time.Sleep(time.Duration(rnd.IntN(1000)) * time.Millisecond)
+					continue
+				}
+				frames, _ := m.waiting()
+				alive := write(conn, frames...) == nil
+				for alive && made < messages {
+					n := min(1+rnd.IntN(8), messages-made)
+					made += n
+					if alive = write(conn, m.queue(n)...) == nil; !alive {
+						break
+					}
+					switch rnd.IntN(4) {
+					case 0:
+						_, received := m.waiting()
+						alive = write(conn, ackOf(received)) == nil
+					case 1:
+						time.Sleep(time.Duration(rnd.IntN(300)) * time.Millisecond)
+					case 2:
+						if rnd.IntN(20) == 0 { // another link, while this one is there
+							alive = false
+							if second, secondOver := m.begin(1<<20, 1<<20); second != nil {
+								<-over // the coordinator has closed it
+								second.Close()
+								<-secondOver
+							}
+						}
+					}
+				}
+				if last {
+					time.Sleep(time.Second)
+					_, received := m.waiting()
+					write(conn, ackOf(received))
+					synctest.Wait()
+					conn.Close()
+					<-over
+					break
+				}
+				conn.Close()
+				<-over
 			}
-		}
-		if last {
-			time.Sleep(time.Second)
-			_, received := m.waiting()
-			write(conn, ackOf(received))
 			synctest.Wait()
-			conn.Close()
-			<-over
-			break
-		}
-		conn.Close()
-		<-over
-	}
-	synctest.Wait()
-	mu.Lock()
-	defer mu.Unlock()
-	total := uint64(0)
-	for _, n := range got {
-		total += n
-	}
-	if total != messages {
-		t.Errorf("seed %d: %d messages were handled", seed, total)
-	}
-	if !slices.Equal(m.heard, echoes) {
-		t.Errorf("seed %d: the gateway has got %d frames, and not what was sent in %d", seed, len(m.heard), len(echoes))
-	}
-	for _, text := range echoes {
-		if acked[text] != 1 {
-			t.Errorf("seed %d: the acknowledgement of %s is told %d times", seed, text, acked[text])
-		}
-	}
-	if m.links < 10 {
-		t.Errorf("seed %d: only %d links", seed, m.links)
+			mu.Lock()
+			defer mu.Unlock()
+			total := uint64(0)
+			for _, n := range got {
+				total += n
+			}
+			if total != messages {
+				t.Errorf("seed %d: %d messages were handled", seed, total)
+			}
+			if !slices.Equal(m.heard, echoes) {
+				t.Errorf("seed %d: the gateway has got %d frames, and not what was sent in %d", seed, len(m.heard), len(echoes))
+			}
+			for _, text := range echoes {
+				if acked[text] != 1 {
+					t.Errorf("seed %d: the acknowledgement of %s is told %d times", seed, text, acked[text])
+				}
+			}
+			if m.links < 10 {
+				t.Errorf("seed %d: only %d links", seed, m.links)
+			}
+		})
 	}
 }
 
