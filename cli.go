@@ -140,6 +140,8 @@ func (i invocation) check() error {
 		{"EVENT_CALLBACK_URL", cfg.EventCallbackURL},
 		{"EVENT_CALLBACK_AUTH", cfg.EventCallbackAuth},
 		{"COMMANDS_API_AUTH", cfg.CommandsAuth},
+		{"GATEWAY_SECRET", cfg.GatewaySecret},
+		{"COORDINATOR_URL", joinURLs(cfg.CoordinatorURLs)},
 		{"ENCODER_WAIT_SECONDS", cfg.EncoderWait.Seconds()},
 		{"ENCODER_FAILOVER", either(cfg.EncoderFailover, "YES", "NO")},
 		{"STREAM_START_TIMEOUT", cfg.StreamStartTimeout.Seconds()},
@@ -147,6 +149,14 @@ func (i invocation) check() error {
 		fmt.Fprintf(i.stdout, "%s=%v\n", setting.name, setting.value)
 	}
 	return nil
+}
+
+func joinURLs(urls []*url.URL) string {
+	var list []string
+	for _, u := range urls {
+		list = append(list, u.String())
+	}
+	return strings.Join(list, ",")
 }
 
 func either(condition bool, yes, no string) string {
