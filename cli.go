@@ -110,7 +110,8 @@ func (i invocation) serve(ctx context.Context, stderr *logs.Writer) error {
 	return run(ctx, getenv, stderr, i.hangup)
 }
 
-// check prints what the daemon would use, as it would be written in a .env file, but for the secrets.
+// check prints the role and what the daemon would use, as it would be written in a .env file, but for the secrets. It asks
+// nobody: that a coordinator or an application answers is not for the start to wait for.
 func (i invocation) check() error {
 	cfg, err := i.config()
 	if err != nil {
@@ -119,6 +120,7 @@ func (i invocation) check() error {
 	if _, err := configuredCertificate(cfg); err != nil {
 		return err
 	}
+	fmt.Fprintf(i.stdout, "# a %s\n", either(cfg.isGateway(), "gateway", "coordinator"))
 	for _, setting := range []struct {
 		name  string
 		value any
@@ -146,7 +148,9 @@ func (i invocation) check() error {
 		{"ENCODER_FAILOVER", either(cfg.EncoderFailover, "YES", "NO")},
 		{"STREAM_START_TIMEOUT", cfg.StreamStartTimeout.Seconds()},
 	} {
-		fmt.Fprintf(i.stdout, "%s=%v\n", setting.name, setting.value)
+		if !cfg.isGateway() || usedByGateway(setting.name) {
+			fmt.Fprintf(i.stdout, "%s=%v\n", setting.name, setting.value)
+		}
 	}
 	return nil
 }

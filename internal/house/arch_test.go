@@ -30,13 +30,13 @@ func layers() [][][]string {
 	registry = slices.DeleteFunc(registry, func(name string) bool { return strings.HasSuffix(name, "_test.go") })
 	return [][][]string{
 		{{"main.go", "cli.go", "misspelled.go"}},
-		{{"daemon.go"}},
-		{{"routes.go"}},
+		{{"daemon.go", "gatewaydaemon.go"}},
+		{{"routes.go", "gatewayroutes.go"}},
 		{{"health.go"}, {"operator.go"}, {"dashboard.go"}},
 		{{"peers.go"}},
 		{{"commands.go"}},
 		{{"coordinator.go", "figures.go"}},
-		{{"keyverify.go"}, {"callbacks.go"}, {"metrics.go"}},
+		{{"keyverify.go"}, {"callbacks.go"}, {"metrics.go", "gatewaymetrics.go"}},
 		{{"appclient.go"}},
 		{
 			registry,
