@@ -76,9 +76,9 @@ func (g *Gateway) Forward(w http.ResponseWriter, r *http.Request) { g.forwarder.
 
 // rewrite makes the request that the coordinator gets. ReverseProxy has dropped Forwarded and X-Forwarded-*, which a client
 // could have made up; what is left of hop-by-hop headers is its wish for another protocol. The path is encoded anew, from what
-// the routes have looked at.
+// the routes have looked at, and the query is left for the coordinator to judge.
 func rewrite(r *httputil.ProxyRequest) {
-	r.Out.URL = &url.URL{Path: r.In.URL.Path, RawQuery: r.Out.URL.RawQuery}
+	r.Out.URL = &url.URL{Path: r.In.URL.Path, RawQuery: r.In.URL.RawQuery}
 	r.Out.Host = "" // that of the coordinator's URL
 	for _, name := range []string{"Upgrade", "Connection", "Expect", "Content-Length", "Idempotency-Key", "X-Idempotency-Key"} {
 		r.Out.Header.Del(name) // with the last two, the transport would send a POST again
