@@ -316,21 +316,29 @@ func TestSessionOfWhichNobodyHasHeardIsForgotten(t *testing.T) {
 	}
 }
 
+func first(session uint64, _ link.Attach) uint64 { return session }
+
+// saysAtOnce is a long message of a peer that spares the way through its socket.
+func (r *rig) saysAtOnce(session uint64, size int) {
+	r.g.mu.Lock()
+	defer r.g.mu.Unlock()
+	r.g.doLocked(r.g.id.said(session, "STREAM-AVAILABLE", make([]byte, size), time.Now()))
+}
+
 // A coordinator that acknowledges nothing loses its link, and the next one begins with all there is.
 func TestCoordinatorThatAcknowledgesNothingIsLinkedAnew(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r, c, l := linked(t)
 		l.keepAlive()
-		var peers []*clustertest.Peer
+		var sessions []uint64
 		for range maxUnacknowledged/maxKept + 1 {
-			peers = append(peers, r.connect("hls"))
-			l.attach()
+			r.connect("hls")
+			sessions = append(sessions, first(l.attach()))
 		}
-		text := "STREAM-AVAILABLE\n" + strings.Repeat("x", 60<<10)
-		for range maxKept/len(text) - 1 {
-			for _, p := range peers {
-				p.SendRaw(websocket.TextMessage, text)
+		for _, session := range sessions {
+			for range maxKept/control.MaxMessageBytes - 1 {
+				r.saysAtOnce(session, control.MaxMessageBytes)
 			}
 		}
 		l.ended()
