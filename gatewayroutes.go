@@ -32,6 +32,7 @@ func newGatewayRoutes(cfg *Config, log *slog.Logger, g *gateway.Gateway, m *gate
 	for _, pattern := range forwarded {
 		mux.HandleFunc(pattern, g.Forward)
 	}
+	mux.HandleFunc("/commands", notFound) // the mux would redirect it
 	return serveTable(cfg, log, mux, own, sockets)
 }
 
