@@ -100,10 +100,9 @@ func (s *Session) run(p Peer) {
 	textPeer, wantsText := p.(TextPeer)
 	p.Join(s)
 	for {
-		if !s.awaitResume() {
+		if !s.awaitMessage() {
 			break
 		}
-		s.awaitMessage()
 		m, text, err := s.readMessage(wantsText)
 		var faulty messageError
 		if err != nil && !errors.As(err, &faulty) {
@@ -181,30 +180,28 @@ func (s *Session) resumeLocked() {
 	}
 }
 
-// awaitResume waits while reading is paused. It reports false if the session has ended meanwhile: what waits in the socket of
-// such a session is not read any more.
-func (s *Session) awaitResume() bool {
-	paused := s.pauseNow()
-	if paused == nil {
-		return true
+// awaitMessage waits while reading is paused, and then allows the peer SilenceLimit for its next message, unless the session
+// has ended. It reports false if it has ended during a pause: what waits in the socket of such a session is not read any more.
+func (s *Session) awaitMessage() bool {
+	for {
+		paused := s.beginToWait()
+		if paused == nil {
+			return true
+		}
+		<-paused
+		if s.reason() != nil {
+			return false
+		}
 	}
-	<-paused
-	return s.reason() == nil
 }
 
-func (s *Session) pauseNow() <-chan struct{} {
+func (s *Session) beginToWait() (paused <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.paused
-}
-
-// awaitMessage allows the peer SilenceLimit for its next message, unless the session has ended.
-func (s *Session) awaitMessage() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.ended == nil {
+	if s.paused == nil && s.ended == nil {
 		s.conn.SetReadDeadline(time.Now().Add(SilenceLimit))
 	}
+	return s.paused
 }
 
 func endOf(err error) error {

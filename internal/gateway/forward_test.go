@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -141,7 +140,7 @@ func TestPostThatWasSentIsNotRepeated(t *testing.T) {
 				t.Error(err)
 				return
 			}
-			conn.(net.Conn).Close()
+			conn.Close()
 		}
 		l := c.await()
 		l.welcome("t")

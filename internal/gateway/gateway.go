@@ -169,9 +169,9 @@ func (g *Gateway) doLocked(frames []link.Frame, orders []order) {
 		}
 	}
 	if g.id.overflows() {
-		g.Log.Error("coordinator acknowledges nothing; the link is begun anew", "limit_bytes", maxUnacknowledged)
-		g.id.forgetTerm()
+		g.id.forgetTerm() // all of it is told to the next one
 		if g.link != nil {
+			g.Log.Error("coordinator acknowledges nothing; the link is begun anew", "limit_bytes", maxUnacknowledged)
 			g.link.end(errOverflow)
 			g.unlinkLocked()
 		}

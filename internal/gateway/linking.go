@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
@@ -34,6 +35,7 @@ const (
 	otherStoreAfter = 30 * time.Second
 
 	sayTroubleEvery = time.Minute
+	linksSaid       = 10 // a minute
 )
 
 var (
@@ -295,22 +297,38 @@ func (g *Gateway) unlink(l *activeLink) {
 
 // troubles says what an operator has to know of links, and says the same once a minute at most.
 type troubles struct {
-	g       *Gateway
-	alone   time.Time         // since when there is no link
-	said    map[string]string // what was last said of each URL
-	spoken  time.Time         // when it was last said that there is no link
-	hadLink bool
+	g      *Gateway
+	alone  time.Time         // since when there is no link
+	said   map[string]string // what was last said of each URL
+	spoken time.Time         // when it was last said that there is no link
+
+	minute time.Time // when counting began
+	links  int       // made since then
+}
+
+// level is that of a line about a link: those that end again and again are not to fill the log.
+func (t *troubles) level(usual slog.Level) slog.Level {
+	if t.links > linksSaid {
+		return slog.LevelDebug
+	}
+	return usual
 }
 
 func (t *troubles) linked(u *url.URL, w link.Welcome, resumed bool, sessions int) {
-	t.g.Log.Info("linked to the coordinator", "url", u.String(), "store", w.Store, "term", w.Term, "same_term", resumed, "sessions", sessions,
+	if now := time.Now(); now.Sub(t.minute) >= sayTroubleEvery {
+		t.minute, t.links = now, 0
+	}
+	if t.links++; t.links == linksSaid+1 {
+		t.g.Log.Warn("links end again and again; for a minute more of them are logged at debug level only", "url", u.String(), "links", t.links)
+	}
+	t.g.Log.Log(context.Background(), t.level(slog.LevelInfo), "linked to the coordinator", "url", u.String(), "store", w.Store, "term", w.Term, "same_term", resumed, "sessions", sessions,
 		"without_link", time.Since(t.alone), "coordinator_version", w.Version)
 	clear(t.said)
 }
 
 func (t *troubles) lost(u *url.URL, err error) {
 	t.alone = time.Now()
-	t.g.Log.Warn("link to the coordinator has ended; sockets and live streams stay", "url", u.String(), "reason", err.Error())
+	t.g.Log.Log(context.Background(), t.level(slog.LevelWarn), "link to the coordinator has ended; sockets and live streams stay", "url", u.String(), "reason", err.Error())
 }
 
 func (t *troubles) failed(u *url.URL, err error) {
@@ -323,9 +341,9 @@ func (t *troubles) failed(u *url.URL, err error) {
 		return
 	}
 	t.said[u.String()] = err.Error()
-	level := t.g.Log.Warn
+	level := slog.LevelWarn
 	if errors.Is(err, errNoProof) || errors.Is(err, errOtherStore) {
-		level = t.g.Log.Error
+		level = slog.LevelError
 	}
-	level("no link to the coordinator; sockets and live streams stay, and no new publisher is let in", "url", u.String(), "reason", err.Error(), "since", time.Since(t.alone))
+	t.g.Log.Log(context.Background(), level, "no link to the coordinator; sockets and live streams stay, and no new publisher is let in", "url", u.String(), "reason", err.Error(), "since", time.Since(t.alone))
 }

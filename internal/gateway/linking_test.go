@@ -467,3 +467,22 @@ func TestReadyWhenACoordinatorHasAnsweredLately(t *testing.T) {
 		}
 	})
 }
+
+// A link that ends as soon as it is made does not fill the log.
+func TestLinksThatEndAgainAndAgainDoNotFillTheLog(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, "c1")
+		c := r.coordinator("c1")
+		for r.wait(0); time.Since(r.start) < 5*time.Minute; {
+			l := c.await()
+			l.welcome("t1")
+			l.cut()
+		}
+		info := strings.Count(r.logs.String(), "level=INFO msg=\"linked to the coordinator\"")
+		warned := strings.Count(r.logs.String(), "links end again and again")
+		if info < 40 || info > 60 || warned < 4 || warned > 6 {
+			t.Errorf("%d lines, %d warnings", info, warned)
+		}
+	})
+}

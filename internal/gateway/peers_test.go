@@ -223,11 +223,9 @@ func TestOnlyOneSessionIsClosedWhenMemoryIsFull(t *testing.T) {
 	k.forgetTerm()
 	text := bytes.Repeat([]byte("x"), 64<<10)
 	closed := 0
-	var numbers []uint64
 	for range maxKeptInAll/maxKept + 2 {
 		number, _ := k.open(link.Attach{})
 		k.sessions[number].told = true
-		numbers = append(numbers, number)
 		for range maxKept / len(text) {
 			if _, orders := k.said(number, "STREAM-AVAILABLE", text, time.Time{}); len(orders) > 0 && orders[len(orders)-1].close != nil {
 				closed++
