@@ -170,6 +170,34 @@ func TestLinkThatIsStalledOneWayIsGivenUp(t *testing.T) {
 	}
 }
 
+// What takes long to arrive is no silence.
+func TestLongMessageOverASlowLinkIsASignOfLife(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, "c1")
+		c := r.coordinator("c1")
+		proxy := clustertest.NewFaultProxy(t)
+		r.at("c1", proxy.Wrap(c.pipes.Connect))
+		l := c.await()
+		l.welcome("t1")
+		r.connect("hls")
+		session, _ := l.attachAfterSynced()
+		proxy.Set(clustertest.Flow{}, clustertest.Flow{PerSecond: 5000, Slice: 1000})
+		l.say(session, 0, "", link.Memo{Name: "s", Value: make([]byte, 100_000)})
+		r.wait(5 * time.Second)
+		if took := time.Since(r.start); took < 2*silenceLimit {
+			t.Errorf("it took %v only", took)
+		}
+		r.wantState("the link is up, and the memo is there", func(s State) bool { return s.Linked && s.Links == 1 && s.Memos == 1 })
+	})
+}
+
+func (l *testLink) attachAfterSynced() (session uint64, a link.Attach) {
+	l.t.Helper()
+	l.next(link.KindSynced)
+	return l.attach()
+}
+
 func TestCoordinatorIsAskedForTwiceASecondThenMoreRarely(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -259,11 +287,19 @@ func TestGatewayThatIsGoneClosesItsSocketsAndComesBackAsAnother(t *testing.T) {
 		l.attach()
 		l.cut()
 		l = c.await()
-		id := l.hello.Gateway
+		// The answer of a peer to its close frame is on its way for ever.
+		proxy := clustertest.NewFaultProxy(t)
+		slow := r.connectOver(proxy.Wrap(r.pipes.Connect), "hls")
+		proxy.Set(clustertest.Flow{Blackhole: true}, clustertest.Flow{})
+		id, told := l.hello.Gateway, time.Now()
 		l.write(link.With(link.KindRefuse, 0, &link.Refuse{Reason: "it was away for too long", Gone: true, Proof: link.MAC(testSecret, l.hello.Nonce)}))
 		p.AwaitGone()
-		r.logs.Await(t, "level=ERROR", "took this gateway for gone", "it was away for too long", "sockets_closed=1")
+		r.logs.Await(t, "level=ERROR", "took this gateway for gone", "it was away for too long", "sockets_closed=2")
 		l = c.await()
+		if took := time.Since(told); took < 2*time.Second || took > 3*time.Second {
+			t.Errorf("it is back after %v: its sockets are to be closed first", took)
+		}
+		slow.Conn.Close()
 		if l.hello.Gateway == id || l.hello.Term != "" || l.hello.Store != "" {
 			t.Errorf("%+v", l.hello)
 		}

@@ -75,7 +75,7 @@ func TestPublishRequestIsDeniedAfter18SecondsAndTheAnswerThatComesLateIsNotPasse
 			t.Errorf("it is denied after %v", took)
 		}
 		r.wantState("it is counted", func(s State) bool { return s.Denied == 1 && s.Kept == 0 })
-		l.say(session, 1, "PUBLISH-ACCEPT\nRequest-ID:7\n", link.Memo{Name: "p1", Value: []byte("memo")})
+		l.say(session, 1, "PUBLISH-ACCEPT\nRequest-ID:7\n", link.Memo{Name: "p1", Value: []byte("memo")}, link.Memo{Name: "s", Value: []byte("late")})
 		late := l.next(link.KindLate)
 		var n link.Count
 		l.read1(late, &n)
@@ -87,7 +87,7 @@ func TestPublishRequestIsDeniedAfter18SecondsAndTheAnswerThatComesLateIsNotPasse
 		l.cut()
 		l = c.await()
 		l.welcome("t2")
-		if _, a := l.attach(); len(a.Memos) != 1 || a.Memos[0].Name != "s" {
+		if _, a := l.attach(); len(a.Memos) != 1 || a.Memos[0].Name != "s" || string(a.Memos[0].Value) != "memo" {
 			t.Errorf("%+v", a.Memos)
 		}
 		l.next(link.KindSynced)
@@ -107,15 +107,7 @@ func TestProbedPeerIsAliveOrGone(t *testing.T) {
 		}
 		// One that reads nothing answers no ping.
 		proxy := clustertest.NewFaultProxy(t)
-		token, err := clustertest.Token(controlSecret.Reveal(), "hls-control")
-		if err != nil {
-			t.Fatal(err)
-		}
-		connect := proxy.Wrap(r.pipes.Connect)
-		dialer := &websocket.Dialer{NetDial: func(string, string) (net.Conn, error) { return connect() }}
-		if _, _, err := clustertest.Dial(t, "ws://gateway/ws/control/hls", dialer, "x-control-auth-token", token); err != nil {
-			t.Fatal(err)
-		}
+		r.connectOver(proxy.Wrap(r.pipes.Connect), "hls")
 		dead, _ := l.attach()
 		proxy.Set(clustertest.Flow{Blackhole: true}, clustertest.Flow{})
 		began := time.Now()

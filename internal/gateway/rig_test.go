@@ -126,11 +126,16 @@ func (r *rig) wait(d time.Duration) {
 // connect is a peer that sends its token and reads everything.
 func (r *rig) connect(kind string, header ...string) *clustertest.Peer {
 	r.t.Helper()
+	return r.connectOver(r.pipes.Connect, kind, header...)
+}
+
+func (r *rig) connectOver(connect func() (net.Conn, error), kind string, header ...string) *clustertest.Peer {
+	r.t.Helper()
 	token, err := clustertest.Token(controlSecret.Reveal(), kind+"-control")
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	dialer := &websocket.Dialer{NetDial: func(string, string) (net.Conn, error) { return r.pipes.Connect() }}
+	dialer := &websocket.Dialer{NetDial: func(string, string) (net.Conn, error) { return connect() }}
 	p, _, err := clustertest.Dial(r.t, "ws://gateway/ws/control/"+kind, dialer, append(header, "x-control-auth-token", token)...)
 	if err != nil {
 		r.t.Fatal(err)
