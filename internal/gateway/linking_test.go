@@ -184,7 +184,7 @@ func TestLongMessageOverASlowLinkIsASignOfLife(t *testing.T) {
 		session, _ := l.attachAfterSynced()
 		proxy.Set(clustertest.Flow{}, clustertest.Flow{PerSecond: 5000, Slice: 1000})
 		l.say(session, 0, "", link.Memo{Name: "s", Value: make([]byte, 100_000)})
-		r.wait(5 * time.Second)
+		r.wait(8 * time.Second)
 		if took := time.Since(r.start); took < 2*silenceLimit {
 			t.Errorf("it took %v only", took)
 		}
