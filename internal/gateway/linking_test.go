@@ -139,7 +139,7 @@ func TestLinkThatIsStalledOneWayIsGivenUp(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				r, c, l := linked(t)
-				proxy := clustertest.NewFaultProxy(t)
+				proxy := r.faultProxy()
 				r.at("c1", proxy.Wrap(c.pipes.Connect))
 				l.cut()
 				l = c.await()
@@ -176,12 +176,13 @@ func TestLongMessageOverASlowLinkIsASignOfLife(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, "c1")
 		c := r.coordinator("c1")
-		proxy := clustertest.NewFaultProxy(t)
+		proxy := r.faultProxy()
 		r.at("c1", proxy.Wrap(c.pipes.Connect))
 		l := c.await()
 		l.welcome("t1")
+		l.next(link.KindSynced)
 		r.connect("hls")
-		session, _ := l.attachAfterSynced()
+		session, _ := l.attach()
 		proxy.Set(clustertest.Flow{}, clustertest.Flow{PerSecond: 5000, Slice: 1000})
 		l.say(session, 0, "", link.Memo{Name: "s", Value: make([]byte, 100_000)})
 		r.wait(8 * time.Second)
@@ -190,12 +191,6 @@ func TestLongMessageOverASlowLinkIsASignOfLife(t *testing.T) {
 		}
 		r.wantState("the link is up, and the memo is there", func(s State) bool { return s.Linked && s.Links == 1 && s.Memos == 1 })
 	})
-}
-
-func (l *testLink) attachAfterSynced() (session uint64, a link.Attach) {
-	l.t.Helper()
-	l.next(link.KindSynced)
-	return l.attach()
 }
 
 func TestCoordinatorIsAskedForTwiceASecondThenMoreRarely(t *testing.T) {
@@ -288,7 +283,7 @@ func TestGatewayThatIsGoneClosesItsSocketsAndComesBackAsAnother(t *testing.T) {
 		l.cut()
 		l = c.await()
 		// The answer of a peer to its close frame is on its way for ever.
-		proxy := clustertest.NewFaultProxy(t)
+		proxy := r.faultProxy()
 		slow := r.connectOver(proxy.Wrap(r.pipes.Connect), "hls")
 		proxy.Set(clustertest.Flow{Blackhole: true}, clustertest.Flow{})
 		id, told := l.hello.Gateway, time.Now()

@@ -106,7 +106,7 @@ func TestProbedPeerIsAliveOrGone(t *testing.T) {
 			t.Errorf("session %d", f.Session)
 		}
 		// One that reads nothing answers no ping.
-		proxy := clustertest.NewFaultProxy(t)
+		proxy := r.faultProxy()
 		r.connectOver(proxy.Wrap(r.pipes.Connect), "hls")
 		dead, _ := l.attach()
 		proxy.Set(clustertest.Flow{Blackhole: true}, clustertest.Flow{})

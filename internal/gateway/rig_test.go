@@ -117,6 +117,13 @@ func (r *rig) away(host string) {
 	delete(r.hosts, host+":80")
 }
 
+// faultProxy is one that goes only when nobody dials through it any more.
+func (r *rig) faultProxy() *clustertest.FaultProxy {
+	proxy := clustertest.NewFaultProxy(r.t)
+	r.t.Cleanup(r.stop)
+	return proxy
+}
+
 // wait lets time pass, and all that it sets in motion come to rest.
 func (r *rig) wait(d time.Duration) {
 	<-time.After(d)
@@ -153,11 +160,15 @@ type coordinator struct {
 	other  http.HandlerFunc // what is not a link
 	server *http.Server
 	served chan struct{}
-	wg     sync.WaitGroup
+	wg     sync.WaitGroup // of those who read
+
+	mu   sync.Mutex
+	all  []*testLink
+	over bool
 }
 
 func (r *rig) coordinator(host string) *coordinator {
-	c := &coordinator{t: r.t, secret: testSecret, links: make(chan *testLink, 100), pipes: clustertest.NewPipes(), served: make(chan struct{})}
+	c := &coordinator{t: r.t, secret: testSecret, links: make(chan *testLink, 10_000), pipes: clustertest.NewPipes(), served: make(chan struct{})}
 	c.server = &http.Server{Handler: c, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, 0)}
 	go func() {
 		defer close(c.served)
@@ -168,15 +179,8 @@ func (r *rig) coordinator(host string) *coordinator {
 		r.stop() // or it would go on to link
 		c.server.Close()
 		<-c.served
-		for {
-			select {
-			case l := <-c.links:
-				l.cut()
-			default:
-				c.wg.Wait()
-				return
-			}
-		}
+		c.cutAll()
+		c.wg.Wait()
 	})
 	return c
 }
@@ -199,9 +203,25 @@ func (c *coordinator) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	}
 	ws.SetCloseHandler(func(int, string) error { return nil }) // the test says when the link ends
 	l := &testLink{t: c.t, c: c, ws: ws, in: make(chan link.Frame, 100_000)}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.over {
+		ws.Close()
+		return
+	}
+	c.all = append(c.all, l)
 	c.wg.Go(l.read)
-	c.t.Cleanup(l.cut)
 	c.links <- l
+}
+
+// cutAll is the end of the coordinator.
+func (c *coordinator) cutAll() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.over = true
+	for _, l := range c.all {
+		l.cut()
+	}
 }
 
 // await is the next link, with its HELLO.
