@@ -110,7 +110,8 @@ func (i invocation) serve(ctx context.Context, stderr *logs.Writer) error {
 	return run(ctx, getenv, stderr, i.hangup)
 }
 
-// check prints what the daemon would use, as it would be written in a .env file, but for the secrets.
+// check prints the role and what the daemon would use, as it would be written in a .env file, but for the secrets. It asks
+// nobody: that a coordinator or an application answers is not for the start to wait for.
 func (i invocation) check() error {
 	cfg, err := i.config()
 	if err != nil {
@@ -119,6 +120,7 @@ func (i invocation) check() error {
 	if _, err := configuredCertificate(cfg); err != nil {
 		return err
 	}
+	fmt.Fprintf(i.stdout, "# a %s\n", either(cfg.isGateway(), "gateway", "coordinator"))
 	for _, setting := range []struct {
 		name  string
 		value any
@@ -140,13 +142,25 @@ func (i invocation) check() error {
 		{"EVENT_CALLBACK_URL", cfg.EventCallbackURL},
 		{"EVENT_CALLBACK_AUTH", cfg.EventCallbackAuth},
 		{"COMMANDS_API_AUTH", cfg.CommandsAuth},
+		{"GATEWAY_SECRET", cfg.GatewaySecret},
+		{"COORDINATOR_URL", joinURLs(cfg.CoordinatorURLs)},
 		{"ENCODER_WAIT_SECONDS", cfg.EncoderWait.Seconds()},
 		{"ENCODER_FAILOVER", either(cfg.EncoderFailover, "YES", "NO")},
 		{"STREAM_START_TIMEOUT", cfg.StreamStartTimeout.Seconds()},
 	} {
-		fmt.Fprintf(i.stdout, "%s=%v\n", setting.name, setting.value)
+		if !cfg.isGateway() || usedByGateway(setting.name) {
+			fmt.Fprintf(i.stdout, "%s=%v\n", setting.name, setting.value)
+		}
 	}
 	return nil
+}
+
+func joinURLs(urls []*url.URL) string {
+	var list []string
+	for _, u := range urls {
+		list = append(list, u.String())
+	}
+	return strings.Join(list, ",")
 }
 
 func either(condition bool, yes, no string) string {

@@ -14,6 +14,8 @@ import (
 	"fmt"
 	"net/netip"
 	"net/url"
+	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -58,6 +60,10 @@ type Config struct {
 	EventCallbackAuth   Secret
 
 	CommandsAuth commandsAuth
+
+	// A gateway has CoordinatorURLs, and none of the settings that are not in gatewaySettings.
+	CoordinatorURLs []*url.URL // bases, without a slash at the end
+	GatewaySecret   Secret     // "": no gateway may link
 
 	EncoderWait        time.Duration // how long a publish request may wait for a free slot
 	EncoderFailover    bool          // move the streams of a lost encoder to another
@@ -109,6 +115,9 @@ func loadConfig(getenv func(string) string) (*Config, error) {
 			token:    env.secret("COMMANDS_API_AUTH_TOKEN"),
 		}),
 
+		CoordinatorURLs: env.baseURLs("COORDINATOR_URL"),
+		GatewaySecret:   env.longSecret("GATEWAY_SECRET"),
+
 		EncoderWait:        env.seconds("ENCODER_WAIT_SECONDS", 0, 0, maxEncoderWait),
 		EncoderFailover:    env.yesNo("ENCODER_FAILOVER", true),
 		StreamStartTimeout: env.seconds("STREAM_START_TIMEOUT", 0, 0, maxStartTimeout),
@@ -125,17 +134,42 @@ func loadConfig(getenv func(string) string) (*Config, error) {
 		env.fault("SSL_PORT", "must differ from HTTP_PORT, both are %d", cfg.SSLPort)
 	}
 
+	if env.isSet("COORDINATOR_URL") {
+		if !env.isSet("GATEWAY_SECRET") && !env.isSet("GATEWAY_SECRET_FILE") {
+			env.fault("GATEWAY_SECRET", "must be set too, because COORDINATOR_URL is, which makes this a gateway: it is the coordinator's GATEWAY_SECRET")
+		}
+		// What only a coordinator uses is of no interest: a line at the start says so.
+		env.faults = slices.DeleteFunc(env.faults, func(f fault) bool { return !usedByGateway(f.name) })
+	}
 	if len(env.faults) > 0 {
-		return nil, errors.Join(env.faults...)
+		return nil, env.allFaults()
 	}
 	return cfg, nil
 }
+
+// gatewaySettings are all that a gateway uses; the secrets among them may come from files.
+var gatewaySettings = []string{
+	"COORDINATOR_URL", "GATEWAY_SECRET", "HTTP_PORT", "BIND_ADDRESS", "SSL_PORT", "SSL_CERT", "SSL_KEY", "SSL_KEY_FILE", "SSL_CHECK_RELOAD_SECONDS",
+	"CONTROL_SECRET", "LOG_REQUESTS", "LOG_DEBUG", "LOG_FORMAT",
+}
+
+func usedByGateway(name string) bool {
+	return slices.Contains(gatewaySettings, name) || slices.Contains(gatewaySettings, strings.TrimSuffix(name, "_FILE"))
+}
+
+// isGateway tells which role the configuration is for.
+func (c *Config) isGateway() bool { return len(c.CoordinatorURLs) > 0 }
 
 // environment reads variables and collects what is wrong with them.
 // After a fault its methods return a value that nobody will use.
 type environment struct {
 	getenv func(string) string
-	faults []error
+	faults []fault
+}
+
+type fault struct {
+	name string
+	error
 }
 
 type variable struct {
@@ -146,7 +180,15 @@ type variable struct {
 type authVariables struct{ scheme, user, password, token, custom variable }
 
 func (e *environment) fault(name, format string, args ...any) {
-	e.faults = append(e.faults, fmt.Errorf("%s: %s", name, fmt.Sprintf(format, args...)))
+	e.faults = append(e.faults, fault{name, fmt.Errorf("%s: %s", name, fmt.Sprintf(format, args...))})
+}
+
+func (e *environment) allFaults() error {
+	var all []error
+	for _, f := range e.faults {
+		all = append(all, f.error)
+	}
+	return errors.Join(all...)
 }
 
 func (e *environment) read(name string) variable {
@@ -269,16 +311,61 @@ func (e *environment) url(name string) Secret {
 	if v.value == "" {
 		return ""
 	}
-	u, err := url.Parse(v.value)
+	e.parseURL(name, v.value)
+	return Secret(v.value)
+}
+
+// parseURL returns nil after a fault.
+func (e *environment) parseURL(name, value string) *url.URL {
+	u, err := url.Parse(value)
 	switch {
 	case err != nil: // the error quotes the value
 		e.fault(name, "cannot be read as a URL")
+		return nil
 	case u.Scheme != "http" && u.Scheme != "https", u.Hostname() == "":
 		e.fault(name, "must be an absolute URL: http:// or https:// and a host")
+		return nil
 	case u.Port() != "":
 		if port, err := strconv.Atoi(u.Port()); err != nil || port < 1 || port > maxPort {
 			e.fault(name, "must have a port from 1 to %d", maxPort)
+			return nil
 		}
+	}
+	return u
+}
+
+// baseURLs reads URLs that paths are appended to. They are shown, so they may hold no credentials.
+func (e *environment) baseURLs(name string) (bases []*url.URL) {
+	v := e.read(name)
+	if v.value == "" {
+		return nil
+	}
+	for value := range strings.SplitSeq(v.value, ",") {
+		u := e.parseURL(name, strings.TrimSpace(value))
+		if u == nil {
+			return nil
+		}
+		base := &url.URL{Scheme: u.Scheme, Host: u.Host, Path: strings.TrimSuffix(u.Path, "/")}
+		plainPath := u.RawPath == "" && (base.Path == "" || base.Path == path.Clean(base.Path))
+		if u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || !plainPath {
+			e.fault(name, "must be base URLs, with commas between: scheme, host and perhaps a port and a plain path, no user, query or fragment")
+			return nil
+		}
+		if slices.ContainsFunc(bases, func(other *url.URL) bool { return *other == *base }) {
+			e.fault(name, "has an URL twice")
+			return nil
+		}
+		bases = append(bases, base)
+	}
+	return bases
+}
+
+const minLongSecret = 32 // bytes, as many as HMAC-SHA256 makes of it
+
+func (e *environment) longSecret(name string) Secret {
+	v := e.secret(name)
+	if v.value != "" && len(v.value) < minLongSecret {
+		e.fault(name, "must have at least %d bytes: openssl rand -base64 48 makes one", minLongSecret)
 	}
 	return Secret(v.value)
 }

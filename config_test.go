@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/url"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -20,6 +21,9 @@ import (
 
 // hidden stands in every value that no fault and no log may show.
 const hidden = "hunter2"
+
+// long is a key that is long enough for gateways.
+const long = "gateways share this key, it is long"
 
 type settings map[string]string
 
@@ -94,6 +98,15 @@ func TestConfigAcceptedValues(t *testing.T) {
 		{"files of others", settings{"SSL_CERT_FILE": "/etc/ssl/certs/ca-certificates.crt", "HTTP_PORT_FILE": "x"}, func(*Config) {}},
 		{"files of others beside ours", settings{"SSL_CERT": "c", "SSL_KEY": "k", "SSL_KEY_FILE": "of another program", "SSL_CERT_FILE": "a"},
 			func(c *Config) { c.SSLCert, c.SSLKey = "c", "k" }},
+		{"a coordinator's key for gateways", settings{"GATEWAY_SECRET": long}, func(c *Config) { c.GatewaySecret = long }},
+		{"a gateway, whatever is wrong with what it does not use",
+			settings{"GATEWAY_SECRET": long, "COORDINATOR_URL": "http://a:8080/ , HTTPS://[::1]/base/,http://b", "ENCODER_WAIT_SECONDS": "x",
+				"COMMANDS_API_AUTH": "Bearer", "KEY_VERIFICATION_URL_FILE": "/nowhere", "EVENT_CALLBACK_URL": "x"},
+			func(c *Config) {
+				c.GatewaySecret = long
+				c.CoordinatorURLs = []*url.URL{{Scheme: "http", Host: "a:8080"}, {Scheme: "https", Host: "[::1]", Path: "/base"}, {Scheme: "http", Host: "b"}}
+				c.EncoderWait, c.CommandsAuth, c.EventCallbackURL = 0, commandsAuth{scheme: "Bearer"}, "x"
+			}},
 		{"the same port without TLS", settings{"HTTP_PORT": "443"}, func(c *Config) { c.HTTPPort = 443 }},
 	}
 	for _, tt := range tests {
@@ -181,6 +194,7 @@ func TestConfigFaults(t *testing.T) {
 			"ftp://u:" + hidden + "@app", "app:80/" + hidden, "http://app:port/" + hidden, "http://app:65536/" + hidden, "http://app:0/" + hidden,
 			"http://app/%zz" + hidden, "http://app/\n" + hidden, "http://a b/" + hidden, "http://[::1/" + hidden,
 		},
+		"GATEWAY_SECRET":        {hidden, "thirty-one bytes are not enough"},
 		"EVENT_CALLBACK_URL":    {hidden, "ws://app/" + hidden},
 		"KEY_VERIFICATION_AUTH": {"Digest", "Bearer " + hidden, "YES"},
 		"EVENT_CALLBACK_AUTH":   {"Digest"},
@@ -203,6 +217,21 @@ func TestConfigFaultsOfTLSVariables(t *testing.T) {
 	wantFaults(t, settings{"SSL_KEY_FILE": hidden, "SSL_CERT_FILE": "c"}, "SSL_KEY_FILE")
 	wantFaults(t, settings{"SSL_KEY_FILE": hidden, "SSL_CERT": "c"}, "SSL_KEY")
 	wantFaults(t, settings{"SSL_KEY": "k", "SSL_CERT_FILE": "c"}, "SSL_CERT")
+}
+
+func TestConfigFaultsOfGateways(t *testing.T) {
+	t.Parallel()
+	for _, value := range []string{
+		"coordinator", "ws://a", "http://", "http://a,", ",", "http://a,,http://b", "http://u:" + hidden + "@a", "http://a?" + hidden, "http://a?", "http://a#" + hidden,
+		"http://a/b/../c", "http://a//b", "http://a/%2e%2e", "http://a/b%2Fc", "http://a:0", "http://a,ftp://b", "http://a,http://a/",
+	} {
+		wantFaults(t, settings{"COORDINATOR_URL": value, "GATEWAY_SECRET": long}, "COORDINATOR_URL")
+	}
+	wantFaults(t, settings{"COORDINATOR_URL": "http://a"}, "GATEWAY_SECRET")
+	wantFaults(t, settings{"COORDINATOR_URL": "http://a", "GATEWAY_SECRET": hidden}, "GATEWAY_SECRET")
+	wantFaults(t, settings{"COORDINATOR_URL": "http://a", "GATEWAY_SECRET_FILE": "/nowhere"}, "GATEWAY_SECRET_FILE")
+	wantFaults(t, settings{"COORDINATOR_URL": "http://a", "GATEWAY_SECRET": long, "HTTP_PORT": "x", "CONTROL_SECRET_FILE": "/nowhere", "ID_MAX_LENGTH": "x", "SSL_KEY_FILE": "x"},
+		"HTTP_PORT", "CONTROL_SECRET_FILE", "SSL_KEY_FILE")
 }
 
 func TestConfigFaultsOfAuthorization(t *testing.T) {
@@ -358,7 +387,7 @@ func TestCheckShowsEverySetting(t *testing.T) {
 	if status := i.execute(t.Context()); status != 0 {
 		t.Fatalf("%d %q", status, &diagnostics)
 	}
-	if lines, fields := strings.Count(out.String(), "\n"), reflect.TypeFor[Config]().NumField(); lines != fields {
-		t.Errorf("%d settings are shown, the configuration has %d", lines, fields)
+	if lines, fields := strings.Count(out.String(), "\n"), reflect.TypeFor[Config]().NumField(); lines != fields+1 {
+		t.Errorf("%d lines are shown, the role among them; the configuration has %d fields", lines, fields)
 	}
 }

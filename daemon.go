@@ -26,15 +26,10 @@ const (
 	deliverEvents  = 4 * time.Second
 )
 
-// daemon is the coordinator with everything around it but its listeners, the certificate and the signals.
-type daemon struct {
+// shell is what a process of each role has around it.
+type shell struct {
 	// set once
-	metrics     *metrics
-	events      *callbacks
-	verifier    *keyVerifier
-	coordinator *coordinator
-	control     *control.Sockets
-	server      *door.Server
+	server *door.Server
 
 	failed        chan error // why serving ended; has room for one
 	background    sync.WaitGroup
@@ -45,10 +40,26 @@ type daemon struct {
 	stopWatching context.CancelFunc
 }
 
+func newShell() *shell {
+	s := &shell{failed: make(chan error, 1), endBackground: func() {}}
+	s.watching, s.stopWatching = context.WithCancel(context.Background())
+	return s
+}
+
+// daemon is the coordinator with everything around it but its listeners, the certificate and the signals.
+type daemon struct {
+	// set once
+	*shell
+	metrics     *metrics
+	events      *callbacks
+	verifier    *keyVerifier
+	coordinator *coordinator
+	control     *control.Sockets
+}
+
 // newDaemon opens the outbox. Whoever has the daemon stops it, started or not. Errors are those of the outbox.
 func newDaemon(cfg *Config, log *slog.Logger) (*daemon, error) {
-	d := &daemon{failed: make(chan error, 1), endBackground: func() {}}
-	d.watching, d.stopWatching = context.WithCancel(context.Background())
+	d := &daemon{shell: newShell()}
 	d.metrics = newMetrics(func() clusterState { return d.coordinator.state() })
 	observe := func(status int, err error, took time.Duration) {
 		d.metrics.eventAttempted(sendResult(status, err), took)
@@ -61,18 +72,27 @@ func newDaemon(cfg *Config, log *slog.Logger) (*daemon, error) {
 	d.events = events
 	d.verifier = newKeyVerifier(cfg, d.metrics.keyVerified, log)
 	d.coordinator = newCoordinator(cfg, log, d.metrics, d.verifier, d.events)
-	sockets, refusals := door.MaxSockets(), logs.NewRefusals(log)
-	d.control = control.NewSockets(control.Config{
+	d.control = d.open(cfg, log, d.coordinator.newPeer, d.metrics, func(sockets *control.Sockets) http.Handler {
+		return newRoutes(cfg, log, &commands{d.coordinator}, sockets)
+	})
+	return d, nil
+}
+
+// open makes the control sockets and the server of routes. Together they have no more connections than the process may have.
+func (s *shell) open(cfg *Config, log *slog.Logger, newPeer func(control.Handshake) control.Peer, counts control.Metrics,
+	routes func(*control.Sockets) http.Handler) *control.Sockets {
+	most, refusals := door.MaxSockets(), logs.NewRefusals(log)
+	sockets := control.NewSockets(control.Config{
 		Secret:   cfg.ControlSecret,
-		Max:      sockets - door.ReservedVisitors,
-		NewPeer:  d.coordinator.newPeer,
-		Metrics:  d.metrics,
+		Max:      most - door.ReservedVisitors,
+		NewPeer:  newPeer,
+		Metrics:  counts,
 		Log:      log,
 		Refusals: refusals,
 	})
-	visitors := func() int { return min(door.MaxVisitors, sockets-d.control.Count()) }
-	d.server = door.NewServer(newRoutes(cfg, log, &commands{d.coordinator}, d.control), visitors, refusals, log)
-	return d, nil
+	visitors := func() int { return min(door.MaxVisitors, most-sockets.Count()) }
+	s.server = door.NewServer(routes(sockets), visitors, refusals, log)
+	return sockets
 }
 
 // start begins to deliver events and to keep time.
@@ -85,29 +105,32 @@ func (d *daemon) start() {
 }
 
 // follow takes up the certificate whenever its files change, looks at them every so often, and at each hangup.
-func (d *daemon) follow(cert *certificate, every time.Duration, hangup <-chan os.Signal, log *slog.Logger) {
-	d.metrics.exposeCertificate(cert.notAfter)
-	d.watchers.Go(func() {
-		if err := cert.watch(d.watching, every, hangup, log); err != nil {
+func (s *shell) follow(cert *certificate, every time.Duration, hangup <-chan os.Signal, log *slog.Logger) {
+	s.watchers.Go(func() {
+		if err := cert.watch(s.watching, every, hangup, log); err != nil {
 			log.Warn("cannot stop watching the certificate files", "error", err)
 		}
 	})
 }
 
 // tuneGC is for one daemon of the process.
-func (d *daemon) tuneGC() { d.watchers.Go(func() { host.TuneGC(d.watching) }) }
+func (s *shell) tuneGC() { s.watchers.Go(func() { host.TuneGC(s.watching) }) }
 
 // serve serves what l accepts: HTTPS, or plain HTTP if secure is nil. It returns at once; what breaks comes out of failed.
-func (d *daemon) serve(l net.Listener, secure *tls.Config) {
-	d.background.Go(func() {
-		if err := d.server.Serve(l, secure); !errors.Is(err, http.ErrServerClosed) {
+func (s *shell) serve(l net.Listener, secure *tls.Config) {
+	s.background.Go(func() {
+		if err := s.server.Serve(l, secure); !errors.Is(err, http.ErrServerClosed) {
 			select {
-			case d.failed <- fmt.Errorf("serving on %s: %w", l.Addr(), err):
+			case s.failed <- fmt.Errorf("serving on %s: %w", l.Addr(), err):
 			default:
 			}
 		}
 	})
 }
+
+func (s *shell) failure() <-chan error { return s.failed }
+
+func (d *daemon) exposed() exporter { return d.metrics.exporter }
 
 // stop ends the daemon: publishers that wait are denied, listeners close, requests under way finish, control connections
 // are closed. Then events are delivered for so long; what is left is kept for the next start. The error is that of the
@@ -130,10 +153,10 @@ func (d *daemon) stop(deliver time.Duration) error {
 }
 
 // finishServing closes the listeners and lets requests that are being answered finish; it knows nothing of control sockets.
-func (d *daemon) finishServing() {
+func (s *shell) finishServing() {
 	deadline, cancel := context.WithTimeout(context.Background(), finishRequests)
 	defer cancel()
-	if d.server.Shutdown(deadline) != nil {
-		d.server.Close()
+	if s.server.Shutdown(deadline) != nil {
+		s.server.Close()
 	}
 }

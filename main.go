@@ -93,19 +93,24 @@ func run(ctx context.Context, getenv func(string) string, stderr *logs.Writer, h
 	if err != nil {
 		return err
 	}
-	d, err := newDaemon(cfg, log)
+	d, err := newProcess(cfg, log)
 	if err != nil {
 		return err
 	}
-	d.metrics.exposeBuild(version)
-	d.metrics.exposeLog(stderr.Dropped)
+	d.exposed().exposeBuild(version)
+	d.exposed().exposeLog(stderr.Dropped)
 	defer func() { err = errors.Join(err, d.stop(deliverEvents)) }()
 	listeners, err := listen(cfg, cert)
 	if err != nil {
 		return err
 	}
-	warnOpenDoors(cfg, log)
+	if cfg.isGateway() {
+		warnOpenDoorsOfGateway(cfg, log)
+	} else {
+		warnOpenDoors(cfg, log)
+	}
 	if cert != nil {
+		d.exposed().exposeCertificate(cert.notAfter)
 		d.follow(cert, cfg.SSLCheckReload, hangup, log)
 	}
 	if getenv("GOGC") == "" {
@@ -119,11 +124,33 @@ func run(ctx context.Context, getenv func(string) string, stderr *logs.Writer, h
 	tellSystemd(getenv, "READY=1", log)
 	select {
 	case <-ctx.Done():
-	case err = <-d.failed:
+	case err = <-d.failure():
 	}
 	log.Info("stopping")
 	tellSystemd(getenv, "STOPPING=1", log)
 	return err
+}
+
+// process is what runs, in one role or another.
+type process interface {
+	exposed() exporter
+	start()
+	serve(l net.Listener, secure *tls.Config)
+	follow(cert *certificate, every time.Duration, hangup <-chan os.Signal, log *slog.Logger)
+	tuneGC()
+	failure() <-chan error // why serving has ended
+	stop(deliver time.Duration) error
+}
+
+func newProcess(cfg *Config, log *slog.Logger) (process, error) {
+	if cfg.isGateway() {
+		return newGatewayDaemon(cfg, log), nil
+	}
+	d, err := newDaemon(cfg, log)
+	if err != nil { // a nil *daemon is no nil process
+		return nil, err
+	}
+	return d, nil
 }
 
 func tellSystemd(getenv func(string) string, state string, log *slog.Logger) {

@@ -16,19 +16,54 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
+// exporter is what the metrics of each role are made of. Their names begin with the role's.
+type exporter struct {
+	// set once
+	role     string
+	registry *prometheus.Registry
+}
+
+func newExporter(role string) exporter {
+	e := exporter{role, prometheus.NewRegistry()}
+	e.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return e
+}
+
 // metrics counts. All methods may be called from anywhere, under locks too.
 type metrics struct {
 	// set once
-	registry              *prometheus.Registry
-	publishes             tally // publish requests by result
-	received, sent        tally // control messages by method
-	disconnects           tally // by reason
+	exporter
+	publishes tally // publish requests by result
+	controlCounts
 	eventAttempts         tally // by result
 	replacements          prometheus.Counter
 	verifications         prometheus.Histogram
 	deliveries            prometheus.Histogram
 	verified, keysRefused atomic.Int64
 }
+
+// controlCounts is what control sockets tell.
+type controlCounts struct {
+	// set once
+	received, sent tally // messages by method
+	disconnects    tally // by reason
+}
+
+func (e exporter) newControlCounts() controlCounts {
+	name, help := e.role+"_control_messages_total", "Messages on control sockets."
+	return controlCounts{
+		received: e.newTally(name, help, prometheus.Labels{"direction": "in"}, "method",
+			"PUBLISH-REQUEST", "PUBLISH-END", "REGISTER", "STREAM-AVAILABLE", "STREAM-CLOSED", "HEARTBEAT", "ERROR", "other"),
+		sent: e.newTally(name, help, prometheus.Labels{"direction": "out"}, "method",
+			"PUBLISH-ACCEPT", "PUBLISH-DENY", "STREAM-KILL", "ENCODE-START", "ENCODE-STOP", "HEARTBEAT", "other"),
+		disconnects: e.newTally(e.role+"_peer_disconnects_total", "Control connections that ended, by reason.", nil, "reason",
+			append(control.Reasons(), "other")...),
+	}
+}
+
+func (c controlCounts) MessageReceived(method string)  { c.received.count(method) }
+func (c controlCounts) MessageSent(method string)      { c.sent.count(method) }
+func (c controlCounts) PeerDisconnected(reason string) { c.disconnects.count(reason) }
 
 // tally counts by the values of one label. A value that it does not know counts as "other".
 type tally map[string]*atomic.Int64
@@ -52,17 +87,11 @@ func (t tally) sumWithout(value string) (n int64) {
 
 // newMetrics exposes the counts, and the state of the cluster as state finds it at each scrape.
 func newMetrics(state func() clusterState) *metrics {
-	m := &metrics{registry: prometheus.NewRegistry()}
+	m := &metrics{exporter: newExporter(programName)}
 	m.publishes = m.newTally("coordinator_publish_requests_total", "Publish requests by how they were answered.", nil, "result",
 		"accepted", "denied_key", "application_error", "no_answer", "busy", "no_encoder", "malformed", "draining", "stopping",
 		"events_not_kept", "too_many", "peer_gone", "other")
-	const messages, messagesHelp = "coordinator_control_messages_total", "Messages on control sockets."
-	m.received = m.newTally(messages, messagesHelp, prometheus.Labels{"direction": "in"}, "method",
-		"PUBLISH-REQUEST", "PUBLISH-END", "REGISTER", "STREAM-AVAILABLE", "STREAM-CLOSED", "HEARTBEAT", "ERROR", "other")
-	m.sent = m.newTally(messages, messagesHelp, prometheus.Labels{"direction": "out"}, "method",
-		"PUBLISH-ACCEPT", "PUBLISH-DENY", "STREAM-KILL", "ENCODE-START", "ENCODE-STOP", "HEARTBEAT", "other")
-	m.disconnects = m.newTally("coordinator_peer_disconnects_total", "Control connections that ended, by reason.", nil, "reason",
-		append(control.Reasons(), "other")...)
+	m.controlCounts = m.newControlCounts()
 	m.eventAttempts = m.newTally("coordinator_event_attempts_total", "Requests that told the application of an event, by result.", nil, "result",
 		"delivered", "refused", "unanswered", "other")
 	m.replacements = prometheus.NewCounter(prometheus.CounterOpts{
@@ -79,13 +108,12 @@ func newMetrics(state func() clusterState) *metrics {
 		Help:    "Time of each request that told the application of an event.",
 		Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 	})
-	m.registry.MustRegister(m.replacements, m.verifications, m.deliveries, newStateCollector(state),
-		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m.registry.MustRegister(m.replacements, m.verifications, m.deliveries, newStateCollector(state))
 	return m
 }
 
 // newTally exposes one counter for each value of label, from 0 on.
-func (m *metrics) newTally(name, help string, common prometheus.Labels, label string, values ...string) tally {
+func (e exporter) newTally(name, help string, common prometheus.Labels, label string, values ...string) tally {
 	t := tally{}
 	for _, value := range values {
 		n := new(atomic.Int64)
@@ -95,38 +123,38 @@ func (m *metrics) newTally(name, help string, common prometheus.Labels, label st
 			labels[k] = v
 		}
 		opts := prometheus.CounterOpts{Name: name, Help: help, ConstLabels: labels}
-		m.registry.MustRegister(prometheus.NewCounterFunc(opts, func() float64 { return float64(n.Load()) }))
+		e.registry.MustRegister(prometheus.NewCounterFunc(opts, func() float64 { return float64(n.Load()) }))
 	}
 	return t
 }
 
-func (m *metrics) handler() http.HandlerFunc {
-	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}).ServeHTTP
+func (e exporter) handler() http.HandlerFunc {
+	return promhttp.HandlerFor(e.registry, promhttp.HandlerOpts{}).ServeHTTP
 }
 
 // exposeBuild tells which program runs. It is called once.
-func (m *metrics) exposeBuild(version string) {
+func (e exporter) exposeBuild(version string) {
 	buildInfo := prometheus.NewGauge(prometheus.GaugeOpts{
-		Name:        "coordinator_build_info",
+		Name:        e.role + "_build_info",
 		Help:        "Always 1; the labels tell which program runs.",
 		ConstLabels: prometheus.Labels{"version": version, "go_version": runtime.Version()},
 	})
 	buildInfo.Set(1)
-	m.registry.MustRegister(buildInfo)
+	e.registry.MustRegister(buildInfo)
 }
 
 // exposeCertificate is called at most once, if there is a certificate.
-func (m *metrics) exposeCertificate(notAfter func() time.Time) {
-	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "coordinator_tls_certificate_not_after_seconds",
+func (e exporter) exposeCertificate(notAfter func() time.Time) {
+	e.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: e.role + "_tls_certificate_not_after_seconds",
 		Help: "When the certificate that is served expires, in seconds since 1970.",
 	}, func() float64 { return float64(notAfter().Unix()) }))
 }
 
 // exposeLog is called once. dropped counts log lines that could not be written.
-func (m *metrics) exposeLog(dropped func() uint64) {
-	m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
-		Name: "coordinator_log_lines_dropped_total",
+func (e exporter) exposeLog(dropped func() uint64) {
+	e.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: e.role + "_log_lines_dropped_total",
 		Help: "Log lines dropped because standard error was not read in time, or could not be written.",
 	}, func() float64 { return float64(dropped()) }))
 }
@@ -145,12 +173,6 @@ func (m *metrics) eventAttempted(result string, took time.Duration) {
 	m.deliveries.Observe(took.Seconds())
 	m.eventAttempts.count(result)
 }
-
-// MessageReceived, MessageSent and PeerDisconnected are told by the control sockets.
-
-func (m *metrics) MessageReceived(method string)  { m.received.count(method) }
-func (m *metrics) MessageSent(method string)      { m.sent.count(method) }
-func (m *metrics) PeerDisconnected(reason string) { m.disconnects.count(reason) }
 
 // clusterState is what an operator sees of one moment.
 type clusterState struct {

@@ -32,6 +32,13 @@ func warnWithoutEffect(getenv func(string) string, log *slog.Logger) {
 	if isSet("SSL_PORT") && !isSet("SSL_CERT") && !isSet("SSL_KEY") {
 		log.Error("HTTPS is off: set SSL_CERT and SSL_KEY")
 	}
+	if isSet("COORDINATOR_URL") {
+		names := slices.DeleteFunc(slices.Clone(known), func(name string) bool { return strings.TrimSpace(getenv(name)) == "" || usedByGateway(name) })
+		if len(names) > 0 {
+			log.Warn("settings are ignored because this is a gateway: COORDINATOR_URL is set", "names", names)
+		}
+		return
+	}
 	for _, rule := range []struct {
 		needed string
 		level  slog.Level

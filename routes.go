@@ -82,9 +82,13 @@ func urlTable(cfg *Config, api *commands, sockets *control.Sockets) map[string]m
 
 // newRoutes answers what the table does not name with 404.
 func newRoutes(cfg *Config, log *slog.Logger, api *commands, sockets *control.Sockets) http.Handler {
-	mux := http.NewServeMux()
+	return serveTable(cfg, log, http.NewServeMux(), urlTable(cfg, api, sockets), sockets)
+}
+
+// serveTable adds a table to what mux serves.
+func serveTable(cfg *Config, log *slog.Logger, mux *http.ServeMux, table map[string]methods, sockets *control.Sockets) http.Handler {
 	all := methods{}
-	for pattern, handlers := range urlTable(cfg, api, sockets) {
+	for pattern, handlers := range table {
 		maps.Copy(all, handlers)
 		if strings.HasPrefix(pattern, "/ws/control/") {
 			mux.Handle(pattern, sockets.SayWrongMethod(handlers))
@@ -127,7 +131,7 @@ func logRequests(log *slog.Logger, next http.Handler) http.Handler {
 		rec := &statusRecorder{ResponseWriter: w, status: http.StatusOK}
 		next.ServeHTTP(rec, r)
 		log.LogAttrs(context.Background(), slog.LevelInfo, "request",
-			slog.String("method", knownMethod(r.Method)), slog.String("path", knownPath(r)), slog.Int("status", rec.status),
+			slog.String("method", knownMethod(r.Method)), slog.String("path", knownPath(r, rec.status)), slog.Int("status", rec.status),
 			slog.String("remote", r.RemoteAddr), slog.Duration("took", time.Since(start)))
 	})
 }
@@ -135,15 +139,15 @@ func logRequests(log *slog.Logger, next http.Handler) http.Handler {
 const unknown = "(unknown)"
 
 // knownPath is asked after the mux has set the pattern. A path that matches one of the table is the pattern itself, but
-// for files of the dashboard.
-func knownPath(r *http.Request) string {
-	switch r.Pattern {
-	case "", "/":
+// for files of the dashboard. What a gateway has passed on is known if the coordinator's answer says so.
+func knownPath(r *http.Request, status int) string {
+	switch {
+	case r.Pattern == "" || r.Pattern == "/":
 		return unknown
-	case dashboardFilePattern:
-		if !isDashboardFile(r.PathValue("file")) {
-			return unknown
-		}
+	case r.Pattern == dashboardFilePattern && !isDashboardFile(r.PathValue("file")):
+		return unknown
+	case isForwarded(r.Pattern) && (status == http.StatusNotFound || status >= http.StatusInternalServerError):
+		return unknown
 	}
 	return r.URL.Path
 }

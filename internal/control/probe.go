@@ -49,11 +49,12 @@ type pendingProbe struct {
 }
 
 // Probe asks the peer for a sign of life. answered is called once, at the first one, by a goroutine that holds no lock;
-// without one within ProbeLimit the session ends. Probe must not be called again until answered was called or the session
-// has ended. It never waits and may be called under the registry's lock.
+// without one within ProbeLimit the session ends. A probe that is under way gives way to the next one, and its answered is not
+// called. It never waits and may be called under the registry's lock.
 func (s *Session) Probe(answered func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.endProbeLocked()
 	s.heard.heard.Store(false)
 	s.queueLocked(outgoing{kind: websocket.PingMessage})
 	if s.ended != nil {

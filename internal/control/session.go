@@ -48,7 +48,7 @@ var (
 	errPeerDead   = errors.New("no answer to a ping for 5 s after a newer connection from the same address")
 	errQueueFull  = errors.New("send queue is full")
 	errTooBig     = errors.New("message of more than 64 KiB")
-	errStopping   = errors.New("coordinator is stopping")
+	errStopping   = errors.New("this server is stopping")
 )
 
 // Session is one control connection. Its methods may be called from any goroutine, never wait, and do nothing once it has
@@ -74,6 +74,7 @@ type Session struct {
 	taken     time.Time // when the writer took what it writes now
 	heartbeat *time.Timer
 	probed    *pendingProbe
+	paused    chan struct{} // nil: reading is not paused; closed when it goes on, or the session ends
 }
 
 // outgoing is what is queued for a peer: a text message, a ping or a close frame, as the WebSocket library counts kinds.
@@ -96,10 +97,13 @@ func newSession(conn *websocket.Conn, heard *heardConn, m Metrics, buffers *sync
 
 // run is the reader. It returns when the connection is gone, and with it all that belonged to it.
 func (s *Session) run(p Peer) {
+	textPeer, wantsText := p.(TextPeer)
 	p.Join(s)
 	for {
-		s.awaitMessage()
-		m, err := s.readMessage()
+		if !s.awaitMessage() {
+			break
+		}
+		m, text, err := s.readMessage(wantsText)
 		var faulty messageError
 		if err != nil && !errors.As(err, &faulty) {
 			s.end(endOf(err))
@@ -111,10 +115,14 @@ func (s *Session) run(p Peer) {
 			continue
 		}
 		s.metrics.MessageReceived(m.Method)
-		p.Handle(m)
+		if wantsText {
+			textPeer.HandleText(m.Method, text)
+		} else {
+			p.Handle(m)
+		}
 	}
 	reason := s.reason()
-	s.metrics.PeerDisconnected(labels[reason])
+	s.metrics.PeerDisconnected(label(reason))
 	p.Leave(reason)
 	if reason == errTooBig {
 		s.discardRest()
@@ -124,35 +132,76 @@ func (s *Session) run(p Peer) {
 }
 
 // readMessage waits for a message. It holds a buffer only while one comes in: most sessions are idle most of the time.
-// After a messageError the connection is still good.
-func (s *Session) readMessage() (wire.Message, error) {
+// After a messageError the connection is still good. The text is a copy, made only if it is wanted.
+func (s *Session) readMessage(wantsText bool) (m wire.Message, text []byte, err error) {
 	kind, r, err := s.conn.NextReader()
 	if err != nil {
-		return wire.Message{}, err
+		return wire.Message{}, nil, err
 	}
 	buffer := s.buffers.Get().(*bytes.Buffer)
 	defer s.buffers.Put(buffer)
 	buffer.Reset()
 	if _, err := buffer.ReadFrom(r); err != nil {
-		return wire.Message{}, err
+		return wire.Message{}, nil, err
 	}
 	if kind != websocket.TextMessage {
-		return wire.Message{}, messageError{errBinary}
+		return wire.Message{}, nil, messageError{errBinary}
 	}
-	m, err := wire.Parse(buffer.Bytes())
-	if err != nil {
-		return wire.Message{}, messageError{err}
+	if m, err = wire.Parse(buffer.Bytes()); err != nil {
+		return wire.Message{}, nil, messageError{err}
 	}
-	return m, nil
+	if wantsText {
+		text = bytes.Clone(buffer.Bytes())
+	}
+	return m, text, nil
 }
 
-// awaitMessage allows the peer SilenceLimit for its next message, unless the session has ended.
-func (s *Session) awaitMessage() {
+// Pause stops reading: the peer's messages wait in its socket, and its silence does not count. Both Pause and Resume may be
+// called by the reader itself, and more than once.
+func (s *Session) Pause() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.ended == nil {
+	if s.ended == nil && s.paused == nil {
+		s.paused = make(chan struct{})
+	}
+}
+
+// Resume lets the reader go on.
+func (s *Session) Resume() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.resumeLocked()
+}
+
+func (s *Session) resumeLocked() {
+	if s.paused != nil {
+		close(s.paused)
+		s.paused = nil
+	}
+}
+
+// awaitMessage waits while reading is paused, and then allows the peer SilenceLimit for its next message, unless the session
+// has ended. It reports false if it has ended during a pause: what waits in the socket of such a session is not read any more.
+func (s *Session) awaitMessage() bool {
+	for {
+		paused := s.beginToWait()
+		if paused == nil {
+			return true
+		}
+		<-paused
+		if s.reason() != nil {
+			return false
+		}
+	}
+}
+
+func (s *Session) beginToWait() (paused <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.paused == nil && s.ended == nil {
 		s.conn.SetReadDeadline(time.Now().Add(SilenceLimit))
 	}
+	return s.paused
 }
 
 func endOf(err error) error {
@@ -186,8 +235,15 @@ var labels = map[error]string{
 	errStopping:   "stopping",
 }
 
-// Reasons are all that Metrics.PeerDisconnected is told.
+// Reasons are all that Metrics.PeerDisconnected is told, but for "other".
 func Reasons() []string { return slices.Sorted(maps.Values(labels)) }
+
+func label(reason error) string {
+	if l := labels[reason]; l != "" {
+		return l
+	}
+	return "other"
+}
 
 // end stops the session for a reason, of which the first counts: nothing is queued from now on and the reader wakes
 // up. It never waits: it is called under the registry's lock, too.
@@ -206,6 +262,7 @@ func (s *Session) endLocked(reason error, readUntil time.Time) {
 		s.heartbeat.Stop()
 	}
 	s.endProbeLocked()
+	s.resumeLocked()
 	s.conn.SetReadDeadline(readUntil)
 }
 
@@ -216,11 +273,14 @@ func (s *Session) reason() error {
 }
 
 // goodbye sends the close frame behind what is queued, and leaves the peer goodbyeLimit to answer it.
-func (s *Session) goodbye() {
+func (s *Session) goodbye() { s.Close(errStopping) }
+
+// Close is goodbye for another reason, which Leave is told.
+func (s *Session) Close(reason error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.queueLocked(outgoing{websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseGoingAway, "")})
-	s.endLocked(errStopping, time.Now().Add(goodbyeLimit))
+	s.endLocked(reason, time.Now().Add(goodbyeLimit))
 }
 
 // discardRest reads on for a moment after a message that was too long: closing a socket with unread data resets it,
@@ -243,6 +303,16 @@ func (s *Session) sendLocked(method string, arguments ...string) {
 	if s.ended == nil {
 		s.metrics.MessageSent(method)
 		s.queueLocked(outgoing{websocket.TextMessage, wire.Append(nil, method, arguments...)})
+	}
+}
+
+// SendText queues a message that is ready-made. The text is the session's from then on.
+func (s *Session) SendText(text []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended == nil {
+		s.metrics.MessageSent(wire.Method(text))
+		s.queueLocked(outgoing{websocket.TextMessage, text})
 	}
 }
 

@@ -62,11 +62,18 @@ type Peer interface {
 	Leave(reason error)
 }
 
+// TextPeer is a Peer that takes messages as the peer has sent them, in place of Handle. The text is its own. What has no
+// method, or is no UTF-8 text, it is not given, either.
+type TextPeer interface {
+	Peer
+	HandleText(method string, text []byte)
+}
+
 // Metrics counts what happens on control sockets. Its methods may be called from anywhere, under locks, too.
 type Metrics interface {
 	MessageReceived(method string) // whatever the peer calls it
 	MessageSent(method string)
-	PeerDisconnected(reason string) // one of Reasons
+	PeerDisconnected(reason string) // one of Reasons, or "other"
 }
 
 // Config is what sockets are made of. All of it is needed but the secret.

@@ -112,7 +112,11 @@ func (w *world) link() {
 		w.restarted++
 	}
 	w.linked = true
-	w.up = append(w.up, w.k.welcome(answer, w.now)...)
+	frames, err := w.k.welcome(answer, w.now)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.up = append(w.up, frames...)
 }
 
 func (c *fakeCoordinator) acknowledge(upTo uint64) {
@@ -229,7 +233,7 @@ func (w *world) out(frames []link.Frame, orders []order) {
 	for _, o := range orders {
 		p := w.peers[o.session]
 		switch {
-		case o.close:
+		case o.close != nil:
 			p.closings++
 			w.close(o.session)
 		case o.pause:
@@ -274,7 +278,7 @@ func (w *world) close(number uint64) {
 
 func (w *world) say(number uint64, p *fakePeer, text string) {
 	p.said = append(p.said, text)
-	frames, orders := w.k.said(number, []byte(text), w.now)
+	frames, orders := w.k.said(number, wire.Method([]byte(text)), []byte(text), w.now)
 	w.out(frames, orders)
 }
 
@@ -367,7 +371,7 @@ func (w *world) step() {
 	case n < 90:
 		w.link()
 	case n < 95:
-		if f, due := w.k.acknowledgement(); due {
+		if f, due := w.k.acknowledgement(false); due {
 			w.up = append(w.up, f)
 		}
 		if w.linked {
@@ -463,7 +467,7 @@ func TestSessionThatKeepsTooMuchIsReadNoMore(t *testing.T) {
 	var orders []order
 	n := 0
 	for ; len(orders) == 0; n++ {
-		_, orders = k.said(number, text, time.Time{})
+		_, orders = k.said(number, "STREAM-AVAILABLE", text, time.Time{})
 	}
 	if !orders[0].pause || n*len(text) < maxKept-2*len(text) || n*len(text) > maxKept+len(text) {
 		t.Errorf("%+v after %d bytes", orders, n*len(text))
@@ -485,13 +489,13 @@ func TestSessionThatKeepsMostIsClosedWhenAllKeepTooMuch(t *testing.T) {
 	for range maxKeptInAll/maxKept + 10 {
 		number, _ := k.open(link.Attach{Kind: "HLS"})
 		for range maxKept/len(text) - 1 {
-			_, last = k.said(number, text, time.Time{})
-			if len(last) > 0 && last[len(last)-1].close {
+			_, last = k.said(number, "STREAM-AVAILABLE", text, time.Time{})
+			if len(last) > 0 && last[len(last)-1].close != nil {
 				break
 			}
 		}
 	}
-	if len(last) == 0 || !last[len(last)-1].close {
+	if len(last) == 0 || last[len(last)-1].close == nil {
 		t.Fatalf("%d bytes are kept: %+v", k.size, last)
 	}
 }
@@ -507,14 +511,14 @@ func TestWhatTheCoordinatorDoesNotTakeEndsTheTerm(t *testing.T) {
 		if n > 2*maxUnacknowledged/len(text) {
 			t.Fatalf("%d bytes are not acknowledged", k.unackedN)
 		}
-		k.said(number, text, time.Time{})
+		k.said(number, "STREAM-AVAILABLE", text, time.Time{})
 	}
 	k.unlinked()
 	k.forgetTerm()
 	if h := k.hello(); h.Term != "" || h.Store != "s" {
 		t.Errorf("%+v", h)
 	}
-	frames := k.welcome(link.Welcome{Store: "s", Term: "t"}, time.Time{})
+	frames, _ := k.welcome(link.Welcome{Store: "s", Term: "t"}, time.Time{})
 	if frames[0].Kind != link.KindAttach || frames[0].Number != 1 || frames[len(frames)-1].Kind != link.KindSynced {
 		t.Errorf("the next link begins with %v %d and ends with %v", frames[0].Kind, frames[0].Number, frames[len(frames)-1].Kind)
 	}

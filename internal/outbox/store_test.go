@@ -330,7 +330,7 @@ func crashAndResume(t *testing.T, lives int, store eventStore, atCrash func(even
 		faulty := &faultyStore{eventStore: recordingStore{store, func(ev Event) {
 			mu.Lock()
 			defer mu.Unlock()
-			committed[fmt.Sprintf("%s-%d", ev.StreamID, ev.Seq)] = true
+			committed[ev.ID()] = true
 		}}}
 		faulty.beforeCommit = func() error {
 			if commitsLeft--; !lastLife && (commitsLeft < 0 || commitsLeft == 0 && before) {

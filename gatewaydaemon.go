@@ -1,0 +1,73 @@
+package main
+
+// The wiring of a gateway, with start and stop.
+
+import (
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"coordinator/internal/control"
+	"coordinator/internal/gateway"
+)
+
+// gatewayDaemon is a gateway with everything around it but its listeners, the certificate and the signals.
+type gatewayDaemon struct {
+	// set once
+	*shell
+	metrics *gatewayMetrics
+	gateway *gateway.Gateway
+	control *control.Sockets
+}
+
+func newGatewayDaemon(cfg *Config, log *slog.Logger) *gatewayDaemon {
+	d := &gatewayDaemon{shell: newShell()}
+	d.gateway = gateway.New(gateway.Config{
+		URLs:          cfg.CoordinatorURLs,
+		Secret:        cfg.GatewaySecret,
+		ControlSecret: cfg.ControlSecret,
+		Version:       version,
+		Log:           log,
+	})
+	d.metrics = newGatewayMetrics(d.gateway.State)
+	d.control = d.open(cfg, log, d.gateway.NewPeer, d.metrics, func(sockets *control.Sockets) http.Handler {
+		return newGatewayRoutes(cfg, log, d.gateway, d.metrics, sockets)
+	})
+	return d
+}
+
+// start begins to look for a coordinator.
+func (d *gatewayDaemon) start() { d.gateway.Start() }
+
+func (d *gatewayDaemon) exposed() exporter { return d.metrics.exporter }
+
+// stop ends the gateway: listeners close, requests under way finish, and the coordinator is told before the control connections
+// are closed. It is called once.
+func (d *gatewayDaemon) stop(time.Duration) error {
+	d.finishServing()
+	d.gateway.Stop()
+	d.control.Close()
+	d.endBackground()
+	d.background.Wait()
+	d.server.Wait()
+	d.stopWatching()
+	d.watchers.Wait()
+	return nil
+}
+
+func warnOpenDoorsOfGateway(cfg *Config, log *slog.Logger) {
+	if cfg.ControlSecret == "" {
+		log.Warn("CONTROL_SECRET is not set: any peer may connect")
+	}
+	for _, u := range cfg.CoordinatorURLs {
+		if u.Scheme == "http" && !isThisMachine(u.Hostname()) {
+			log.Warn("COORDINATOR_URL is http:// to another machine: whoever can listen in between sees stream keys; use https://", "url", u.String())
+		}
+	}
+}
+
+func isThisMachine(host string) bool {
+	addr, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && addr.IsLoopback()
+}

@@ -1,0 +1,51 @@
+package main
+
+// The URL table of a gateway. Peers find there what they find at a coordinator; what the application and operators ask is
+// passed on.
+
+import (
+	"log/slog"
+	"net/http"
+	"strings"
+
+	"coordinator/internal/control"
+	"coordinator/internal/gateway"
+)
+
+// gatewayTable is for a gateway what urlTable is for a coordinator. forwarded are the patterns of what is passed on, with any
+// method: the coordinator knows which it takes. /ws/gateway is not among them.
+func gatewayTable(g *gateway.Gateway, m *gatewayMetrics, sockets *control.Sockets) (own map[string]methods, forwarded []string) {
+	return map[string]methods{
+		"/livez":           {"GET": livez},
+		"/readyz":          {"GET": gatewayReadyz(g)},
+		"/metrics":         {"GET": m.handler()},
+		"/ws/control/rtmp": {"GET": sockets.ServeRTMP},
+		"/ws/control/wss":  {"GET": sockets.ServeWSS},
+		"/ws/control/hls":  {"GET": sockets.ServeHLS},
+	}, []string{"/{$}", "/commands/{path...}", "/dashboard", "/dashboard/{path...}"}
+}
+
+// newGatewayRoutes answers what the table does not name with 404.
+func newGatewayRoutes(cfg *Config, log *slog.Logger, g *gateway.Gateway, m *gatewayMetrics, sockets *control.Sockets) http.Handler {
+	mux := http.NewServeMux()
+	own, forwarded := gatewayTable(g, m, sockets)
+	for _, pattern := range forwarded {
+		mux.HandleFunc(pattern, g.Forward)
+	}
+	mux.HandleFunc("/commands", notFound) // the mux would redirect it
+	return serveTable(cfg, log, mux, own, sockets)
+}
+
+// gatewayReadyz is the handler of /readyz: a coordinator has answered lately.
+func gatewayReadyz(g *gateway.Gateway) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		var reasons []string
+		if !g.Ready() {
+			reasons = []string{"no coordinator has answered within the last 20 s"}
+		}
+		writeReadiness(w, reasons, true)
+	}
+}
+
+// isForwarded tells whether a pattern is of what a gateway passes on.
+func isForwarded(pattern string) bool { return strings.HasSuffix(pattern, "{path...}") }
