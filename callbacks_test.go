@@ -49,7 +49,7 @@ func TestEachEventSaysWhatTheContractAsksFor(t *testing.T) {
 	}
 	got = eventHeader(outbox.Event{Channel: "c", StreamID: "s", Seq: 13, Closed: true, At: at})
 	want = http.Header{
-		"X-Streaming-Channel": {"c"}, "X-Streaming-Id": {"s"}, "X-Event-Id": {"s-13"}, "X-Event-Type": {"stream-closed"},
+		"X-Streaming-Channel": {"c"}, "X-Streaming-Id": {"s"}, "X-Event-Id": {"s-closed"}, "X-Event-Type": {"stream-closed"},
 		"X-Event-Time": {"2026-03-01T12:04:05.678Z"},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

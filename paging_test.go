@@ -168,7 +168,9 @@ func (nowhere) deny(_, _ string)      {}
 func (nowhere) kill(_, _ string)      {}
 func (nowhere) start(encodeJob)       {}
 func (nowhere) stop(_, _ string)      {}
-func (nowhere) Append(outbox.Event)   {}
+func (nowhere) End(outbox.Mark)       {}
+
+func (nowhere) AppendPart(outbox.Event) {}
 
 // registryWith has so many live streams on 20 servers and 100 encoders, each with four outputs.
 func registryWith(tb testing.TB, streams int) *registry {

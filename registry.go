@@ -102,7 +102,8 @@ type encoderPeer interface {
 
 // eventSink takes the events for the application, under the same rules as serverPeer.
 type eventSink interface {
-	Append(outbox.Event)
+	AppendPart(outbox.Event) // of the transition under way
+	End(outbox.Mark)         // of a transition that has appended something
 }
 
 // encodeJob is what an encoder is told of a stream. sourceURI holds the stream key: it is never logged.
@@ -144,7 +145,8 @@ type server struct {
 	// set once
 	serverInfo
 	id      uint64
-	gateway string // that holds the session; "": it is a direct one
+	gateway string     // that holds the session; "": it is a direct one
+	keeper  memoKeeper // of a session at a gateway, else nil
 	peer    serverPeer
 	since   time.Time
 
@@ -160,8 +162,9 @@ type server struct {
 type encoder struct {
 	// set once
 	id      uint64
-	gateway string // that holds the session; "": it is a direct one
-	address string // of its machine, as the connection shows it: an IP address
+	gateway string     // that holds the session; "": it is a direct one
+	keeper  memoKeeper // of a session at a gateway, else nil
+	address string     // of its machine, as the connection shows it: an IP address
 	peer    encoderPeer
 	since   time.Time
 
@@ -196,6 +199,7 @@ type publication struct {
 	proven      bool          // an encoder has announced something of it
 	killed      bool          // told to end; since when is in registry.killed
 	ousted      bool          // killed, and another one has the channel
+	changed     bool          // in registry.changes
 	failedMoves uint8
 	events      uint32 // events appended so far; the next one's position
 	lastOrdinal uint32 // of its streams
@@ -217,6 +221,7 @@ type stream struct {
 	previous   string // stream ID that it took over from; fixed with its first event
 	closing    bool
 	superseded bool   // closing because its publication goes on at another encoder
+	changed    bool   // in registry.changes
 	inEncoder  uint32 // index in encoder.streams
 	ordinal    uint32 // 1, 2, 3 ... of its publication's streams; set once
 	lastSeq    uint32 // of its events; 0: nothing was announced
@@ -271,6 +276,8 @@ type registry struct {
 	postponed    map[*publication]loss        // nil: what follows from a loss is done at once. Set in a restore and by leaveGateways until goOnAllLocked
 	replay       *replay                      // between restore and restored
 	silent       bool                         // set while messages are taken in again whose events are in the store
+	told         bool                         // the transition under way has told an event
+	changes      changes                      // of the transition under way
 	notices      []notice
 }
 
@@ -312,7 +319,14 @@ func (n notice) session() uint64 { return max(n.server, n.encoder) }
 
 func (r *registry) noteLocked(n notice) { r.notices = append(r.notices, n) }
 
-func (r *registry) takeNoticesLocked() []notice {
+// endTransitionLocked is the last step of a transition that may have told events: they go into one commit. It returns what is
+// worth a line in the log.
+func (r *registry) endTransitionLocked() []notice {
+	r.sendMemosLocked()
+	if r.told {
+		r.told = false
+		r.events.End(outbox.Mark{})
+	}
 	notices := r.notices
 	r.notices = nil
 	return notices
@@ -366,7 +380,7 @@ func (r *registry) joinEncoder(peer encoderPeer, address string, capacity int, n
 	r.slots.add(capacity)
 	r.joinTwinsLocked(&e.twin, twinKey{kind: "HLS", address: address}, now)
 	r.settleLocked(now)
-	return e, r.takeNoticesLocked()
+	return e, r.endTransitionLocked()
 }
 
 // resize changes the capacity of an encoder; its load stays, even if it is above the new capacity.
@@ -379,8 +393,9 @@ func (r *registry) resize(e *encoder, capacity int, now time.Time) []notice {
 	r.slots.remove(e.capacity)
 	r.slots.add(capacity)
 	e.capacity = capacity
+	r.encoderChangedLocked(e)
 	r.settleLocked(now)
-	return r.takeNoticesLocked()
+	return r.endTransitionLocked()
 }
 
 // leaveServer forgets a streaming server; its publications end and what it had asked for is forgotten.
@@ -389,7 +404,7 @@ func (r *registry) leaveServer(s *server, now time.Time) []notice {
 	defer r.mu.Unlock()
 	r.leaveServerLocked(s)
 	r.settleLocked(now)
-	return r.takeNoticesLocked()
+	return r.endTransitionLocked()
 }
 
 func (r *registry) leaveServerLocked(s *server) {
@@ -411,7 +426,7 @@ func (r *registry) leaveEncoder(e *encoder, now time.Time) []notice {
 	defer r.mu.Unlock()
 	r.leaveEncoderLocked(e, now)
 	r.settleLocked(now)
-	return r.takeNoticesLocked()
+	return r.endTransitionLocked()
 }
 
 func (r *registry) leaveEncoderLocked(e *encoder, now time.Time) {
@@ -437,5 +452,5 @@ func (r *registry) stop() []notice {
 	defer r.mu.Unlock()
 	r.stopping = true
 	r.denyRequestsLocked(errStopping)
-	return r.takeNoticesLocked()
+	return r.endTransitionLocked()
 }

@@ -67,7 +67,9 @@ type streamHistories struct {
 	faults  []string
 }
 
-func (h *streamHistories) Append(ev outbox.Event) {
+func (*streamHistories) End(outbox.Mark) {}
+
+func (h *streamHistories) AppendPart(ev outbox.Event) {
 	if h.closed[ev.StreamID] || ev.Seq != h.lastSeq[ev.StreamID]+1 {
 		h.faults = append(h.faults, fmt.Sprintf("%+v after %d, closed %v", ev, h.lastSeq[ev.StreamID], h.closed[ev.StreamID]))
 	}
@@ -286,7 +288,9 @@ func (p *hesitantPublisher) kill(_, _ string) {
 
 func (p *hesitantPublisher) deny(_, _ string) {}
 
-func (p *hesitantPublisher) Append(outbox.Event) {}
+func (*hesitantPublisher) End(outbox.Mark) {}
+
+func (p *hesitantPublisher) AppendPart(outbox.Event) {}
 
 func (p *hesitantPublisher) probe(uint64) {}
 

@@ -25,6 +25,7 @@ func (r *registry) lostLocked(st *stream, mayMove bool, reason error, now time.T
 		r.replay.lose(st, l)
 		return
 	}
+	r.publicationChangedLocked(p)
 	switch {
 	case p.successor == st: // the current one goes on
 		p.successor = nil

@@ -22,6 +22,7 @@ func checkInvariants(t testing.TB, r *registry) {
 	c.startTimes()
 	c.held()
 	c.twins()
+	c.hold(!r.told, "a transition has told an event and not ended")
 	for _, fault := range c.faults {
 		t.Error("invariant broken: ", fault)
 	}

@@ -37,6 +37,7 @@ func (r *registry) kill(channel, streamID string, now time.Time) bool {
 		return false
 	}
 	r.killLocked(p, now)
+	r.endTransitionLocked()
 	return true
 }
 
@@ -48,6 +49,7 @@ func (r *registry) killLocked(p *publication, now time.Time) {
 	p.server.peer.kill(p.channel, p.publisherID)
 	if !p.killed {
 		p.killed = true
+		r.publicationChangedLocked(p)
 		r.killed[p] = &killing{since: now}
 		r.stopWaitingLocked(p) // it takes no slot any more
 	}

@@ -42,7 +42,7 @@ func (r *registry) claim(s *server, request claimRequest, now time.Time) ([]noti
 		return nil, errRestoring
 	}
 	err := r.admitLocked(&waiter{server: s, request: request}, now)
-	return r.takeNoticesLocked(), err
+	return r.endTransitionLocked(), err
 }
 
 // publishLocked makes a granted request's channel live.
@@ -64,6 +64,7 @@ func (r *registry) publishLocked(w *waiter, e *encoder, now time.Time) {
 	p.server.peer.accept(w.request.id, p.channel, p.publisherID)
 	p.current = r.startLocked(p, e, p.publisherID, now)
 	p.id = p.publisherID
+	r.publicationChangedLocked(p)
 	r.noteLocked(notice{kind: noteStarted, channel: p.channel, stream: p.id, server: p.server.id, encoder: e.id})
 }
 
@@ -74,6 +75,8 @@ func (r *registry) startLocked(p *publication, e *encoder, id string, now time.T
 	st := &stream{id: id, pub: p, encoder: e, ordinal: p.lastOrdinal, previous: p.lastToldLocked(), started: now.Sub(r.began)}
 	e.streams.add(st)
 	r.slots.used++
+	r.streamChangedLocked(st)
+	r.publicationChangedLocked(p)
 	settings := p.settings.Value()
 	e.peer.start(encodeJob{
 		channel:     p.channel,
@@ -121,7 +124,7 @@ func (r *registry) end(s *server, channel, streamID string, now time.Time) ([]no
 	}
 	r.endLocked(p)
 	r.settleLocked(now)
-	return r.takeNoticesLocked(), true
+	return r.endTransitionLocked(), true
 }
 
 // endLocked ends a publication: the channel is free, its streams are closing.
@@ -129,6 +132,7 @@ func (r *registry) endLocked(p *publication) {
 	r.channels.remove(p)
 	delete(r.ousted, p.publisherID)
 	p.server.publications.remove(p)
+	r.publicationChangedLocked(p)
 	delete(r.killed, p)
 	r.letGoLocked(p)
 	delete(r.postponed, p)
@@ -149,12 +153,14 @@ func (r *registry) letGoLocked(p *publication) {
 		r.stopLocked(p.successor)
 	}
 	p.current, p.successor = nil, nil
+	r.publicationChangedLocked(p)
 }
 
 // stopLocked makes a live stream closing.
 func (r *registry) stopLocked(st *stream) {
 	st.closing = true
 	r.closing[st.id] = st
+	r.streamChangedLocked(st)
 	st.encoder.peer.stop(st.pub.channel, st.id)
 }
 
@@ -167,11 +173,15 @@ func (r *registry) announce(e *encoder, channel, streamID string, a announcement
 		return nil, false
 	}
 	e.failures, e.setAsideUntil = 0, time.Time{}
-	st.pub.proven = true
+	if !st.pub.proven {
+		st.pub.proven = true
+		r.publicationChangedLocked(st.pub)
+	}
 	// When the move began current was unknown to the application, so the successor was to follow the stream before it. Now
 	// the application learns of current first, and the successor follows that.
 	if next := st.pub.successor; next != nil && st == st.pub.current && next.lastSeq == 0 {
 		next.previous = st.id
+		r.streamChangedLocked(next)
 	}
 	st.addOutputLocked(output{a.streamType, a.resolution})
 	r.appendEventLocked(st, outbox.Event{StreamType: a.streamType, Resolution: a.resolution, IndexFile: a.indexFile, StartTime: a.startTime, At: now})
@@ -179,10 +189,11 @@ func (r *registry) announce(e *encoder, channel, streamID string, a announcement
 		r.handOverLocked(st.pub)
 		r.settleLocked(now)
 	}
-	return r.takeNoticesLocked(), true
+	return r.endTransitionLocked(), true
 }
 
 func (r *registry) appendEventLocked(st *stream, ev outbox.Event) {
+	r.streamToldLocked(st)
 	if r.silent {
 		return
 	}
@@ -190,7 +201,8 @@ func (r *registry) appendEventLocked(st *stream, ev outbox.Event) {
 	st.lastSeq++
 	ev.Queue, ev.Position, ev.Channel, ev.StreamID, ev.Seq, ev.Previous = p.number, p.events, p.channel, st.id, uint64(st.lastSeq), st.previous
 	p.events++
-	r.events.Append(ev)
+	r.told = true
+	r.events.AppendPart(ev)
 }
 
 // addOutputLocked keeps each kind of output once, for lists of streams.
@@ -220,7 +232,7 @@ func (r *registry) streamClosed(e *encoder, channel, streamID string, now time.T
 		r.lostLocked(st, st.pub.proven, errEncoderFailed, now)
 	}
 	r.settleLocked(now)
-	return r.takeNoticesLocked(), true
+	return r.endTransitionLocked(), true
 }
 
 // ownStreamLocked finds a live or closing stream of the encoder.
@@ -267,6 +279,7 @@ func (r *registry) closeLocked(st *stream, now time.Time) {
 		delete(r.replay.streams, st.id)
 	}
 	st.encoder.streams.remove(st)
+	r.streamChangedLocked(st)
 	if st.superseded {
 		st.encoder.superseded--
 	}

@@ -260,7 +260,9 @@ func (e *modelEncoder) stop(channel, streamID string) {
 }
 
 // append is the application.
-func (m *clusterModel) Append(ev outbox.Event) {
+func (*clusterModel) End(outbox.Mark) {}
+
+func (m *clusterModel) AppendPart(ev outbox.Event) {
 	m.told++
 	m.say("    event %s %d closed %v %s", ev.StreamID, ev.Seq, ev.Closed, ev.StreamType)
 	k := m.byID[ev.StreamID]

@@ -21,24 +21,27 @@ func (r *registry) drain(id uint64, move bool, now time.Time) ([]notice, error) 
 	defer r.mu.Unlock()
 	if s := r.servers[id]; s != nil {
 		s.draining = true
+		r.serverChangedLocked(s)
 		r.noteLocked(notice{kind: noteDraining, server: id})
-		return r.takeNoticesLocked(), nil
+		return r.endTransitionLocked(), nil
 	}
 	e := r.encoders[id]
 	if e == nil {
 		return nil, errUnknownMember
 	}
 	e.draining = true
+	r.encoderChangedLocked(e)
 	r.noteLocked(notice{kind: noteDraining, encoder: id})
 	if move {
 		r.noteLocked(notice{kind: noteMoving, encoder: id})
 		r.moving[e] = struct{}{}
 		for _, st := range e.streams {
 			st.pub.failedMoves = 0
+			r.publicationChangedLocked(st.pub)
 		}
 	}
 	r.settleLocked(now)
-	return r.takeNoticesLocked(), nil
+	return r.endTransitionLocked(), nil
 }
 
 // undrain puts it back into service; moves that are under way are finished. Errors: errUnknownMember.
@@ -47,18 +50,20 @@ func (r *registry) undrain(id uint64, now time.Time) ([]notice, error) {
 	defer r.mu.Unlock()
 	if s := r.servers[id]; s != nil {
 		s.draining = false
+		r.serverChangedLocked(s)
 		r.noteLocked(notice{kind: noteInService, server: id})
-		return r.takeNoticesLocked(), nil
+		return r.endTransitionLocked(), nil
 	}
 	e := r.encoders[id]
 	if e == nil {
 		return nil, errUnknownMember
 	}
 	e.draining = false
+	r.encoderChangedLocked(e)
 	delete(r.moving, e)
 	r.noteLocked(notice{kind: noteInService, encoder: id})
 	r.settleLocked(now)
-	return r.takeNoticesLocked(), nil
+	return r.endTransitionLocked(), nil
 }
 
 // moveOnLocked starts as many moves as may be under way for each encoder that is drained with moving.
@@ -101,6 +106,7 @@ func (r *registry) moveSomeLocked(e *encoder, now time.Time) {
 	}
 	if underWay == 0 && !arriving {
 		delete(r.moving, e) // what is left stays to its end
+		r.encoderChangedLocked(e)
 	}
 }
 
@@ -123,6 +129,8 @@ func (r *registry) supersedeLocked(st *stream) {
 func (r *registry) takeOverLocked(p *publication) {
 	r.noteLocked(notice{kind: noteReplaced, channel: p.channel, stream: p.successor.id, previous: p.id, server: p.server.id, encoder: p.successor.encoder.id})
 	p.current, p.id, p.successor, p.failedMoves = p.successor, p.successor.id, nil, 0
+	r.publicationChangedLocked(p)
+	r.streamChangedLocked(p.current)
 }
 
 // giveUpMoveLocked stops a successor that does not start.
@@ -130,5 +138,6 @@ func (r *registry) giveUpMoveLocked(p *publication) {
 	st := p.successor
 	p.successor = nil
 	p.failedMoves++
+	r.publicationChangedLocked(p)
 	r.supersedeLocked(st)
 }

@@ -111,6 +111,7 @@ func (r *registry) restore(in restoration, now time.Time) *restorer {
 	rs.addServers()
 	rs.addEncoders()
 	rs.closeForgotten()
+	r.notices = r.endTransitionLocked() // nothing else is over yet
 	return rs
 }
 
@@ -156,7 +157,7 @@ func (rs *restorer) restored(now time.Time) []notice {
 	}
 	r.goOnAllLocked(now)
 	rs.startTimeouts()
-	return r.takeNoticesLocked()
+	return r.endTransitionLocked()
 }
 
 // goOnAllLocked does what was postponed, and from now on what follows is done at once.
@@ -477,5 +478,5 @@ func (r *registry) leaveGateways(gone func(gateway string) bool, now time.Time) 
 		r.leaveEncoderLocked(e, now)
 	}
 	r.goOnAllLocked(now)
-	return r.takeNoticesLocked()
+	return r.endTransitionLocked()
 }

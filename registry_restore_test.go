@@ -183,7 +183,9 @@ func (c *restoredCluster) streamID() string {
 	return fmt.Sprint("new", c.lastID)
 }
 
-func (c *restoredCluster) Append(ev outbox.Event) { c.told = append(c.told, ev) }
+func (*restoredCluster) End(outbox.Mark) {}
+
+func (c *restoredCluster) AppendPart(ev outbox.Event) { c.told = append(c.told, ev) }
 
 // events are what was told, of each stream; in which order the ends of several streams of a publication are told is free.
 func (c *restoredCluster) events() (list []string) {

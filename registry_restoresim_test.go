@@ -112,7 +112,9 @@ func (m *sim) fail(f string, a ...any) {
 	m.t.Fatalf(f, a...)
 }
 
-func (m *sim) Append(ev outbox.Event) {
+func (*sim) End(outbox.Mark) {}
+
+func (m *sim) AppendPart(ev outbox.Event) {
 	m.events = append(m.events, ev)
 	m.applyAt = append(m.applyAt, nil)
 }

@@ -42,7 +42,9 @@ func (rig *registryRig) record(format string, args ...any) {
 }
 
 // append is the event log.
-func (rig *registryRig) Append(ev outbox.Event) {
+func (*registryRig) End(outbox.Mark) {}
+
+func (rig *registryRig) AppendPart(ev outbox.Event) {
 	rig.events = append(rig.events, ev)
 	what := ev.StreamType
 	if ev.Closed {

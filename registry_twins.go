@@ -146,7 +146,7 @@ func (r *registry) probeAnswered(session uint64) []notice {
 			r.denyLocked(w, errChannelBusy)
 		}
 	}
-	return r.takeNoticesLocked()
+	return r.endTransitionLocked()
 }
 
 // holdLocked keeps a publish request until it is known whether its channel is free. errChannelBusy if there are too many.

@@ -80,6 +80,7 @@ func (r *registry) waitLocked(w *waiter, now time.Time) error {
 	w.due = now.Add(r.limits.encoderWait)
 	if w.pub != nil {
 		w.pub.waiting = r.waiting.PushBack(w)
+		r.publicationChangedLocked(w.pub) // it knows the encoder that it avoids
 		return nil
 	}
 	if r.waitingCount == maxWaitingRequests {
@@ -97,6 +98,7 @@ func (r *registry) removeWaiterLocked(el *list.Element) *waiter {
 	w := r.waiting.Remove(el).(*waiter)
 	if w.pub != nil {
 		w.pub.waiting = nil
+		r.publicationChangedLocked(w.pub)
 	} else {
 		r.waitingCount--
 	}
@@ -218,5 +220,5 @@ func (r *registry) expire(now time.Time) []notice {
 		}
 	}
 	r.settleLocked(now)
-	return r.takeNoticesLocked()
+	return r.endTransitionLocked()
 }

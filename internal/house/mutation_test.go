@@ -63,6 +63,11 @@ func mutations() []mutation {
 			"TestNoCrashLosesOrReordersEvents/in_memory", "streams of a process that died stay open",
 		},
 		{
+			"durability", "internal/outbox/outbox.go",
+			"	ev.more = true\n", "",
+			"TestEventsOfATransitionAreCommittedTogether", "events of a transition are committed apart",
+		},
+		{
 			"durability", "internal/outbox/retry.go",
 			"err == nil && status == http.StatusOK", "err == nil && status < 300",
 			"TestOnlyAnAnswer200Delivers", "an answer other than 200 counts as taken",

@@ -1,0 +1,115 @@
+package main
+
+// Which memos a transition has changed: those of sessions, publications and streams whose sockets a gateway holds. They travel
+// with what the transition says to the session, but what the application was told of a stream, and that a stream is no more,
+// travels once that is durable. Not connected yet: no session of the daemon has a keeper. Part of the registry, under its rules.
+
+import (
+	"strconv"
+
+	"coordinator/internal/link"
+	"coordinator/internal/tagged"
+)
+
+// memoKeeper takes memos to the gateway that holds a session, under the rules of serverPeer. A memo without a value is to be
+// forgotten.
+type memoKeeper interface {
+	keep(name string, value []byte)        // with what this transition says to the session
+	keepDurable(name string, value []byte) // when this transition's events are durable
+}
+
+// changes are what a transition has changed so far. Each is in it once: they know that they are.
+type changes struct {
+	servers      []*server
+	encoders     []*encoder
+	publications []*publication
+	streams      []*stream
+	told         []*stream // streams that the application was told of
+}
+
+func (r *registry) serverChangedLocked(s *server) {
+	if s.keeper != nil {
+		r.changes.servers = append(r.changes.servers, s)
+	}
+}
+
+func (r *registry) encoderChangedLocked(e *encoder) {
+	if e.keeper != nil {
+		r.changes.encoders = append(r.changes.encoders, e)
+	}
+}
+
+func (r *registry) publicationChangedLocked(p *publication) {
+	if p.server.keeper != nil && !p.changed {
+		p.changed = true
+		r.changes.publications = append(r.changes.publications, p)
+	}
+}
+
+func (r *registry) streamChangedLocked(st *stream) {
+	if st.encoder.keeper != nil && !st.changed {
+		st.changed = true
+		r.changes.streams = append(r.changes.streams, st)
+	}
+}
+
+func (r *registry) streamToldLocked(st *stream) {
+	if st.encoder != nil && st.encoder.keeper != nil {
+		r.changes.told = append(r.changes.told, st)
+	}
+}
+
+// sendMemosLocked hands over the memos that the transition has changed. Sessions that are gone take theirs with them.
+func (r *registry) sendMemosLocked() {
+	for _, s := range r.changes.servers {
+		if !s.gone {
+			m := r.serverMemoLocked(s)
+			s.keeper.keep(link.SessionMemo, tagged.Append(nil, &m))
+		}
+	}
+	for _, e := range r.changes.encoders {
+		if !e.gone {
+			m := r.encoderMemoLocked(e)
+			e.keeper.keep(link.SessionMemo, tagged.Append(nil, &m))
+		}
+	}
+	for _, p := range r.changes.publications {
+		p.changed = false
+		r.sendPublicationMemoLocked(p)
+	}
+	for _, st := range r.changes.streams {
+		st.changed = false
+		r.sendStreamMemoLocked(st)
+	}
+	for _, st := range r.changes.told {
+		if st.encoder.streams.has(st) {
+			m := st.toldMemoLocked()
+			st.encoder.keeper.keepDurable(link.ToldMemo+st.id, tagged.Append(nil, &m))
+		}
+	}
+	r.changes = changes{}
+}
+
+func (r *registry) sendPublicationMemoLocked(p *publication) {
+	name := link.PublicationMemo + strconv.FormatUint(p.number, 10)
+	switch {
+	case p.server.gone:
+	case p.server.publications.has(p):
+		m := p.memoLocked()
+		p.server.keeper.keep(name, tagged.Append(nil, &m))
+	default:
+		p.server.keeper.keep(name, nil)
+	}
+}
+
+func (r *registry) sendStreamMemoLocked(st *stream) {
+	switch keeper := st.encoder.keeper; {
+	case st.encoder.gone:
+	case st.encoder.streams.has(st):
+		m := st.memoLocked()
+		keeper.keep(link.StreamMemo+st.id, tagged.Append(nil, &m))
+	default:
+		keeper.keepDurable(link.StreamMemo+st.id, nil)
+		keeper.keepDurable(link.ToldMemo+st.id, nil)
+	}
+}
