@@ -20,13 +20,14 @@ import (
 
 const (
 	// answerWithin bounds a publish request from its arrival to its answer, key verification and waiting for a slot
-	// included: it is 18 s with what the registry's time limits may be late, and peers give up at 20 s.
+	// included. Time limits of the registry are kept up to expireEvery late, so that the answer goes out within 18 s; peers give
+	// up at 20 s.
 	answerWithin = 18*time.Second - expireEvery
 
 	// expireEvery is how exactly the registry's time limits are kept.
 	expireEvery = 250 * time.Millisecond
 
-	// maxServerVerifications is how many of them one streaming server may have under way at once, so that one whose
+	// maxServerVerifications is how many key verifications one streaming server may have under way at once, so that one whose
 	// channels all hang leaves the others their turns.
 	maxServerVerifications = maxVerifyRequests / 2
 

@@ -1,7 +1,8 @@
 package main
 
 // What the peers say and what is said to them, between their sockets and the use cases.
-// A message that can't be understood is left without effect and named in a debug line, whatever it holds.
+// A message that can't be understood has no effect and gets a debug line; only a REGISTER without a valid capacity gets a
+// warning, because the encoder is of no use without one.
 
 import (
 	"context"
@@ -133,7 +134,7 @@ func (p *encoderPeerSession) Handle(m wire.Message) {
 	}
 }
 
-// register takes a capacity within 32 bits; anything else is no REGISTER.
+// register takes a capacity that fits 32 bits; any other is ignored with a warning.
 func (p *encoderPeerSession) register(capacity string) {
 	n, err := strconv.ParseInt(capacity, 10, 32)
 	if err != nil {

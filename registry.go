@@ -40,12 +40,13 @@ package main
 //	        v  can take it                       v  has passed
 //	      killed <-------------------------------+
 //	        |
-//	        |  The channel stays taken and STREAM-KILL is repeated. Encodings are stopped at the first repeat.
+//	        |  The channel stays taken and STREAM-KILL is repeated. Encodings are stopped at the first repeat
+//	        |  after a close command, at once otherwise.
 //	        v
 //	      ended, the channel is free: PUBLISH-END (also from the server's newer twin) or the server left, in any
 //	             state; killPatience has passed, if killed
 //
-// An encoder is lost when it leaves, or ends a live stream by itself. A publication that is moving can be killed, too.
+// "Encoder lost" means here that it has left, or has ended this stream by itself. A publication that is moving can be killed, too.
 //
 // A stream (one encoding; holds a slot from start to closed):
 //

@@ -1,8 +1,9 @@
 package main
 
-// Which memos a transition has changed: those of sessions, publications and streams whose sockets a gateway holds. They travel
-// with what the transition says to the session, but what the application was told of a stream, and that a stream is no more,
-// travels once that is durable. Not connected yet: no session of the daemon has a keeper. Part of the registry, under its rules.
+// Which memos a transition has changed: those of sessions, publications and streams whose sockets a gateway holds. Most go out
+// together with the messages of the transition. Two wait until the transition's events are durable: what the application was
+// told of a stream, and that a stream is gone. Not connected yet: no session of the daemon has a keeper. Part of the registry,
+// under its rules.
 
 import (
 	"strconv"
@@ -18,7 +19,8 @@ type memoKeeper interface {
 	keepDurable(name string, value []byte) // when this transition's events are durable
 }
 
-// changes are what a transition has changed so far. Each is in it once: they know that they are.
+// changes are what a transition has changed so far. Publications and streams are listed once, as their field changed says;
+// the others may be listed again, which hands over the same memo twice.
 type changes struct {
 	servers      []*server
 	encoders     []*encoder

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// settledAfter is how long an encoder has to be connected to count as settled, and so be preferred for a publication that lost another, so that one
-// that comes and goes in a loop does not take it down with it.
+// settledAfter is how long an encoder has to be connected to count as settled. A publication that has lost an encoder prefers
+// settled ones: one that crashes in a loop would end it (maxLosses).
 const settledAfter = 10 * time.Second
 
 // slotCount is updated with every transition, so that reading it costs the same with any number of streams.

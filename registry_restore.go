@@ -1,7 +1,8 @@
 package main
 
-// Not connected yet: the daemon does not use this. Makes the state again after a start, from what gateways have kept and what is in the store. Whoever is not there has left:
-// direct sessions with the process before this one, sessions of a gateway that did not come back with it.
+// Makes the registry's state again after a start, from what gateways have kept and what is in the store. A session that no
+// gateway shows has left: one that was connected to the process before this one, and one at a gateway that has not come back
+// with it. Not connected yet: the daemon does not use this.
 //
 // An order and the memos that go with it travel to one gateway at a time, so a process that dies between two of them leaves
 // memos that do not agree. What each of them says is put side by side here, and what was left undone is done:

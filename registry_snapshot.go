@@ -41,7 +41,7 @@ type clusterReport struct {
 	WaitingRequests  int             `json:"waitingRequests"`
 }
 
-// streamReport is a live publication under its current stream ID. While it waits for an encoder, that is 0.
+// streamReport is a live publication under its current stream ID. Encoder is 0 while it waits for one.
 type streamReport struct {
 	Channel      string `json:"channel"`
 	StreamID     string `json:"streamId"`

@@ -80,7 +80,7 @@ func (r *registry) waitLocked(w *waiter, now time.Time) error {
 	w.due = now.Add(r.limits.encoderWait)
 	if w.pub != nil {
 		w.pub.waiting = r.waiting.PushBack(w)
-		r.publicationChangedLocked(w.pub) // it knows the encoder that it avoids
+		r.publicationChangedLocked(w.pub) // its memo names the encoder to avoid
 		return nil
 	}
 	if r.waitingCount == maxWaitingRequests {
@@ -159,7 +159,7 @@ func (r *registry) settleLocked(now time.Time) {
 		return
 	}
 	r.serveHeldLocked(now)
-	var refused []*encoder // found no slot elsewhere for those that avoid them
+	var refused []*encoder // to be avoided, and a waiter has found no slot at any other
 	for el := r.waiting.Front(); el != nil; {
 		next, w := el.Next(), el.Value.(*waiter)
 		if slices.Contains(refused, w.avoid) {

@@ -332,7 +332,7 @@ func TestConnectionThatComesDuringTheGoodbyeIsRefused(t *testing.T) {
 		if _, err := openControl(n.Connect, "rtmp", 1935); !errors.Is(err, websocket.ErrBadHandshake) {
 			t.Errorf("dial: %v", err)
 		}
-		n.logs.Await(t, "control connection refused", "this server is stopping")
+		n.logs.Await(t, "control connection refused", "this coordinator or gateway is stopping")
 		n.wantConnected(0, 0, 0)
 	})
 }

@@ -48,7 +48,7 @@ var (
 	errPeerDead   = errors.New("no answer to a ping for 5 s after a newer connection from the same address")
 	errQueueFull  = errors.New("send queue is full")
 	errTooBig     = errors.New("message of more than 64 KiB")
-	errStopping   = errors.New("this server is stopping")
+	errStopping   = errors.New("this coordinator or gateway is stopping")
 )
 
 // Session is one control connection. Its methods may be called from any goroutine, never wait, and do nothing once it has

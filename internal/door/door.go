@@ -22,7 +22,7 @@ import (
 
 const (
 	MaxVisitors      = 16_384 // connections that are no control sockets, at the most
-	ReservedVisitors = 256    // of them that control sockets never take the room of
+	ReservedVisitors = 256    // connections that always have room, however many control sockets there are
 	OtherFiles       = 1024   // descriptors for the application's connections, the outbox and the certificate
 
 	// promptAnswer is far longer than the work on any request but a few. What takes longer is most often an answer that

@@ -34,7 +34,7 @@ type Writer struct {
 	mu sync.Mutex
 	// guarded by mu
 	waiting []byte // whole lines
-	missed  int    // lines dropped after waiting
+	missed  int    // lines dropped since: in the log they belong behind those in waiting
 	closed  bool
 
 	// owned by the writing goroutine

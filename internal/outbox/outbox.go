@@ -4,7 +4,7 @@
 // other. At least once: an event is sent only after its commit, and removed with a commit after its 200, so that a crash
 // loses no event that was committed; one whose removal was not committed is sent again after the next start, with the same ID. A stream that was announced and whose stream-closed was never appended gets one at the next start.
 //
-// An event goes Append -> memory -> the writer goroutine -> store -> delivery -> 200 -> removed with the writer's next
+// An event goes AppendPart and End -> memory -> the writer goroutine -> store -> delivery -> 200 -> removed with the writer's next
 // commit. The writer is the only one that waits for the disk. What cannot be written stays in memory and is tried again
 // until it can.
 package outbox
