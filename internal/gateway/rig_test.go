@@ -202,7 +202,7 @@ func (c *coordinator) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		return // the gateway was gone
 	}
 	ws.SetCloseHandler(func(int, string) error { return nil }) // the test says when the link ends
-	l := &testLink{t: c.t, c: c, ws: ws, in: make(chan link.Frame, 100_000)}
+	l := &testLink{t: c.t, c: c, ws: ws, in: make(chan link.Frame, 4096)}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.over {
