@@ -352,7 +352,7 @@ func (e *environment) baseURLs(name string) (bases []*url.URL) {
 			return nil
 		}
 		if slices.ContainsFunc(bases, func(other *url.URL) bool { return *other == *base }) {
-			e.fault(name, "has an URL twice")
+			e.fault(name, "has a URL twice")
 			return nil
 		}
 		bases = append(bases, base)

@@ -95,7 +95,7 @@ func (c *coordinator) keepTime(ctx context.Context) {
 	for {
 		select {
 		case <-tick.C:
-			c.tell(c.registry.expire(time.Now()))
+			c.logAndCount(c.registry.expire(time.Now()))
 		case <-ctx.Done():
 			return
 		}
@@ -105,7 +105,7 @@ func (c *coordinator) keepTime(ctx context.Context) {
 // stop denies publish requests from now on, those that wait included.
 func (c *coordinator) stop() {
 	c.stopping.Store(true)
-	c.tell(c.registry.stop())
+	c.logAndCount(c.registry.stop())
 }
 
 // wait returns when no publish request is under way any more: once stopped and all control sockets gone, at once.
@@ -121,31 +121,31 @@ func (c *coordinator) joinServer(peer serverPeer, info serverInfo) *server {
 // leaveServer is called once when the connection of a streaming server is gone.
 func (c *coordinator) leaveServer(s *server, reason error) {
 	c.log.Info("streaming server disconnected", "session", s.id, "reason", reason.Error())
-	c.tell(c.registry.leaveServer(s, time.Now()))
+	c.logAndCount(c.registry.leaveServer(s, time.Now()))
 }
 
 // joinEncoder adds an encoder at its first REGISTER. remote is where its connection comes from, address its IP address.
 func (c *coordinator) joinEncoder(peer encoderPeer, remote, address string, capacity int) *encoder {
 	e, notices := c.registry.joinEncoder(peer, address, capacity, time.Now())
 	c.log.Info("encoder registered", "session", e.id, "remote", remote, "capacity", capacity)
-	c.tell(notices)
+	c.logAndCount(notices)
 	return e
 }
 
 // resizeEncoder is every later REGISTER.
 func (c *coordinator) resizeEncoder(e *encoder, capacity int) {
 	c.log.Info("encoder changed its capacity", "session", e.id, "capacity", capacity)
-	c.tell(c.registry.resize(e, capacity, time.Now()))
+	c.logAndCount(c.registry.resize(e, capacity, time.Now()))
 }
 
 // leaveEncoder is called once when the connection of a registered encoder is gone.
 func (c *coordinator) leaveEncoder(e *encoder, reason error) {
 	c.log.Info("encoder disconnected", "session", e.id, "reason", reason.Error())
-	c.tell(c.registry.leaveEncoder(e, time.Now()))
+	c.logAndCount(c.registry.leaveEncoder(e, time.Now()))
 }
 
 // probeAnswered is called at the first sign of life of a session that was probed.
-func (c *coordinator) probeAnswered(session uint64) { c.tell(c.registry.probeAnswered(session)) }
+func (c *coordinator) probeAnswered(session uint64) { c.logAndCount(c.registry.probeAnswered(session)) }
 
 // publish answers a publish request, with accept or deny on the server's peer, within answerWithin. It returns at once; what
 // has to wait for the application runs beside the caller and ends with ctx, which is the connection's. serverTurns limits the
@@ -203,7 +203,7 @@ func (c *coordinator) verifyAndClaim(ctx context.Context, s *server, serverTurns
 		},
 		answerBy: answerBy,
 	}, time.Now())
-	c.tell(notices)
+	c.logAndCount(notices)
 	return err
 }
 
@@ -229,7 +229,7 @@ func (c *coordinator) deny(s *server, req publishRequest, reason error) {
 	if !c.validID(channel) {
 		channel = "(malformed)"
 	}
-	c.tell([]notice{{kind: noteDenied, channel: channel, server: s.id, reason: reason}})
+	c.logAndCount([]notice{{kind: noteDenied, channel: channel, server: s.id, reason: reason}})
 }
 
 // endPublish is PUBLISH-END.
@@ -238,7 +238,7 @@ func (c *coordinator) endPublish(s *server, channel, streamID string) {
 	if !own {
 		c.notItsOwn("PUBLISH-END", s.id, channel, streamID)
 	}
-	c.tell(notices)
+	c.logAndCount(notices)
 }
 
 // announce is STREAM-AVAILABLE.
@@ -249,7 +249,7 @@ func (c *coordinator) announce(e *encoder, channel, streamID string, a announcem
 		return
 	}
 	c.log.Debug("stream available", "channel", channel, "stream", streamID, "type", a.streamType, "resolution", a.resolution)
-	c.tell(notices)
+	c.logAndCount(notices)
 }
 
 // streamClosed is STREAM-CLOSED. errorCode and errorMessage are the encoder's words, empty if it had no trouble.
@@ -263,25 +263,25 @@ func (c *coordinator) streamClosed(e *encoder, channel, streamID, errorCode, err
 		c.log.Warn("encoder reports a failed stream", "channel", channel, "stream", streamID, "encoder", e.id,
 			"code", logs.Loggable(errorCode), "message", logs.Loggable(errorMessage))
 	}
-	c.tell(notices)
+	c.logAndCount(notices)
 }
 
-// drain takes a peer out of service, undrain puts it back. Errors: errUnknownMember.
+// drain takes a peer out of service, undrain puts it back. Errors: errUnknownSession.
 
 func (c *coordinator) drain(id uint64, move bool) error {
 	notices, err := c.registry.drain(id, move, time.Now())
-	c.tell(notices)
+	c.logAndCount(notices)
 	return err
 }
 
 func (c *coordinator) undrain(id uint64) error {
 	notices, err := c.registry.undrain(id, time.Now())
-	c.tell(notices)
+	c.logAndCount(notices)
 	return err
 }
 
-// tell writes what the registry has noted to the log and counts it.
-func (c *coordinator) tell(notices []notice) {
+// logAndCount writes what the registry has noted to the log and counts it.
+func (c *coordinator) logAndCount(notices []notice) {
 	for _, n := range notices {
 		switch n.kind {
 		case noteStarted:

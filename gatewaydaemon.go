@@ -56,7 +56,7 @@ func (d *gatewayDaemon) stop(time.Duration) error {
 	return nil
 }
 
-func warnOpenDoorsOfGateway(cfg *Config, log *slog.Logger) {
+func warnUnprotectedGateway(cfg *Config, log *slog.Logger) {
 	if cfg.ControlSecret == "" {
 		log.Warn("CONTROL_SECRET is not set: any peer may connect")
 	}

@@ -266,7 +266,7 @@ func TestPlainHTTPToAnotherMachineIsWarnedOf(t *testing.T) {
 			t.Fatal(err)
 		}
 		var out bytes.Buffer
-		warnOpenDoorsOfGateway(cfg, logs.New(&out, false, false))
+		warnUnprotectedGateway(cfg, logs.New(&out, false, false))
 		if got := strings.Contains(out.String(), "level=WARN") && strings.Contains(out.String(), value); got != warned {
 			t.Errorf("%s: %q", value, &out)
 		}

@@ -33,7 +33,7 @@ func newGatewayRoutes(cfg *Config, log *slog.Logger, g *gateway.Gateway, m *gate
 		mux.HandleFunc(pattern, g.Forward)
 	}
 	mux.HandleFunc("/commands", notFound) // the mux would redirect it
-	return serveTable(cfg, log, mux, own, sockets)
+	return newTableHandler(cfg, log, mux, own, sockets)
 }
 
 // gatewayReadyz is the handler of /readyz: a coordinator has answered lately.

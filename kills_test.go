@@ -105,7 +105,7 @@ func TestOnlyTheChannelWaitsForTheEndOfAKilledPublisher(t *testing.T) {
 		t.Errorf("claim of the channel: %v", err)
 	}
 	rig.publish(s, "other") // in its slot
-	if got := rig.r.totals(rig.now); got.live != 1 || got.ending != 1 || got.waiting != 0 {
+	if got := rig.r.totals(rig.now); got.hasEncoder != 1 || got.ending != 1 || got.waiting != 0 {
 		t.Errorf("totals: %+v", got)
 	}
 	if live := wholeReport(rig.r, rig.now).ActiveStreams; len(live) != 1 || live[0].Channel != "other" {

@@ -105,9 +105,9 @@ func run(ctx context.Context, getenv func(string) string, stderr *logs.Writer, h
 		return err
 	}
 	if cfg.isGateway() {
-		warnOpenDoorsOfGateway(cfg, log)
+		warnUnprotectedGateway(cfg, log)
 	} else {
-		warnOpenDoors(cfg, log)
+		warnUnprotected(cfg, log)
 	}
 	if cert != nil {
 		d.exposed().exposeCertificate(cert.notAfter)
@@ -159,7 +159,7 @@ func tellSystemd(getenv func(string) string, state string, log *slog.Logger) {
 	}
 }
 
-func warnOpenDoors(cfg *Config, log *slog.Logger) {
+func warnUnprotected(cfg *Config, log *slog.Logger) {
 	if cfg.ControlSecret == "" {
 		log.Warn("CONTROL_SECRET is not set: any peer may connect")
 	}

@@ -204,7 +204,7 @@ func newStateCollector(state func() clusterState) *stateCollector {
 		c.gauges = append(c.gauges, stateGauge{prometheus.NewDesc(name, help, nil, labels), read})
 	}
 	const streams, streamsHelp = "coordinator_streams", "Streams. waiting: publishers without an encoder; ending: those of them that were told to end; live counts neither."
-	add(streams, streamsHelp, "state", "live", func(s *clusterState) float64 { return float64(s.live) })
+	add(streams, streamsHelp, "state", "live", func(s *clusterState) float64 { return float64(s.hasEncoder) })
 	add(streams, streamsHelp, "state", "closing", func(s *clusterState) float64 { return float64(s.closing) })
 	add(streams, streamsHelp, "state", "waiting", func(s *clusterState) float64 { return float64(s.waiting) })
 	add(streams, streamsHelp, "state", "ending", func(s *clusterState) float64 { return float64(s.ending) })

@@ -69,7 +69,7 @@ func (a *commands) overview(w http.ResponseWriter, _ *http.Request) {
 		Version:          version,
 		Now:              time.Now().UTC(),
 		StartedAt:        c.startedAt.UTC(),
-		Streams:          streamTotals{s.live, s.closing, s.waiting, s.ending},
+		Streams:          streamTotals{s.hasEncoder, s.closing, s.waiting, s.ending},
 		Slots:            slotTotals{s.slots.Load, s.slots.Capacity},
 		Encoders:         encoderTotals{s.slots.EncoderCount, s.encoders[encoderDraining], s.encoders[encoderSetAside]},
 		StreamingServers: serverTotals{s.rtmpServers, s.wsServers, s.drainingServers},
@@ -215,7 +215,7 @@ func maintain(w http.ResponseWriter, r *http.Request, do func(id uint64) error) 
 	}
 	err = do(id)
 	switch {
-	case errors.Is(err, errUnknownMember):
+	case errors.Is(err, errUnknownSession):
 		httpjson.Error(w, http.StatusNotFound, err.Error())
 	case err != nil:
 		httpjson.Error(w, http.StatusBadRequest, err.Error())

@@ -75,13 +75,13 @@ import (
 )
 
 var (
-	errChannelBusy   = errors.New("channel is live already")
-	errMayBeFree     = errors.New("channel is live on a session that may be dead")
-	errNoEncoder     = errors.New("no encoder has a free slot")
-	errPeerGone      = errors.New("streaming server is gone")
-	errDraining      = errors.New("streaming server is draining")
-	errStopping      = errors.New("coordinator is stopping")
-	errUnknownMember = errors.New("no such session")
+	errChannelBusy    = errors.New("channel is live already")
+	errMayBeFree      = errors.New("channel is live on a session that may be dead")
+	errNoEncoder      = errors.New("no encoder has a free slot")
+	errPeerGone       = errors.New("streaming server is gone")
+	errDraining       = errors.New("streaming server is draining")
+	errStopping       = errors.New("coordinator is stopping")
+	errUnknownSession = errors.New("no such session")
 )
 
 // serverPeer takes the orders to a streaming server. Its methods are called under the registry's lock:
@@ -239,7 +239,7 @@ type output struct{ streamType, resolution string }
 
 // limits are the registry's rules that an operator can set.
 type limits struct {
-	failover     bool          // move an RTMP publication whose encoder is lost
+	failover     bool          // a publication whose encoder is lost goes on at another one
 	encoderWait  time.Duration // for a free slot; 0: not at all
 	startTimeout time.Duration // for the first announcement of a stream; 0: none
 }
@@ -421,7 +421,7 @@ func (r *registry) leaveServerLocked(s *server) {
 	}
 }
 
-// leaveEncoder forgets an encoder: all its streams are closed, publications that were live on it are moved or killed.
+// leaveEncoder forgets an encoder: all its streams are closed, publications that were live on it fail over or are killed.
 func (r *registry) leaveEncoder(e *encoder, now time.Time) []notice {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -447,7 +447,7 @@ func (r *registry) leaveEncoderLocked(e *encoder, now time.Time) {
 	}
 }
 
-// stop is the beginning of the coordinator's end: nothing new is let in, nothing is moved any more.
+// stop is the beginning of the coordinator's end: nothing new is let in, there are no moves and no failover any more.
 func (r *registry) stop() []notice {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -1,7 +1,7 @@
 package main
 
 // Failover: a publication that has lost its encoder goes on at another one. It gets a new stream ID, since two encoders must
-// never write the same path. Only RTMP sources can be moved: a WebSocket source loses the container's header at the first
+// never write the same path. Only RTMP sources allow that: a WebSocket source loses the container's header at the first
 // pull, so that a second encoder can't decode it. Part of the registry, under its rules.
 
 import (
@@ -16,11 +16,11 @@ var (
 
 func (p *publication) movable() bool { return p.server.kind == kindRTMP && !p.killed }
 
-// lostLocked is called when a live stream was closed under its publication. mayMove tells whether another encoder may
+// lostLocked is called when a live stream was closed under its publication. mayFailOver tells whether another encoder may
 // fare better; if not, or if there can be no other, the publication is killed.
-func (r *registry) lostLocked(st *stream, mayMove bool, reason error, now time.Time) {
+func (r *registry) lostLocked(st *stream, mayFailOver bool, reason error, now time.Time) {
 	p := st.pub
-	l := loss{from: st.encoder, reason: reason, mayMove: mayMove}
+	l := loss{from: st.encoder, reason: reason, mayFailOver: mayFailOver}
 	if r.replay != nil {
 		r.replay.lose(st, l)
 		return
@@ -48,15 +48,15 @@ func (r *registry) lostLocked(st *stream, mayMove bool, reason error, now time.T
 
 // loss is why a publication has no encoder.
 type loss struct {
-	from    *encoder // nil: not its fault
-	reason  error
-	mayMove bool // another encoder may fare better
+	from        *encoder // nil: not its fault
+	reason      error
+	mayFailOver bool // another encoder may fare better
 }
 
 // goOnLocked has another encoder take on a publication that has lost its own, or kills it.
 func (r *registry) goOnLocked(p *publication, l loss, now time.Time) {
 	switch {
-	case r.stopping || !l.mayMove || !r.limits.failover || !p.movable():
+	case r.stopping || !l.mayFailOver || !r.limits.failover || !p.movable():
 		r.giveUpLocked(p, l.reason, now)
 		return
 	case r.countLossLocked(p, now) >= maxLosses:

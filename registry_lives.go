@@ -119,7 +119,7 @@ func (r *registry) end(s *server, channel, streamID string, now time.Time) ([]no
 	if p == nil {
 		p = r.channels.get(channel)
 	}
-	if p == nil || p.channel != channel || p.publisherID != streamID || p.server != s && !s.succeeds(&p.server.twin) {
+	if p == nil || p.channel != channel || p.publisherID != streamID || p.server != s && !s.isNewerTwinOf(&p.server.twin) {
 		return nil, false
 	}
 	r.endLocked(p)
@@ -213,13 +213,13 @@ func (st *stream) addOutputLocked(o output) {
 }
 
 // streamClosed is STREAM-CLOSED: the stream is closed, its slot free. If the encoder ended a live stream by itself, the
-// publication is moved or killed. It reports whether the stream was the encoder's own, or that of an older session whose
+// publication fails over or is killed. It reports whether the stream was the encoder's own, or that of an older session whose
 // place the encoder has taken; if not, nothing changes.
 func (r *registry) streamClosed(e *encoder, channel, streamID string, now time.Time) ([]notice, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	st := r.findStreamLocked(channel, streamID)
-	if st == nil || st.encoder != e && !e.succeeds(&st.encoder.twin) {
+	if st == nil || st.encoder != e && !e.isNewerTwinOf(&st.encoder.twin) {
 		return nil, false
 	}
 	r.closeLocked(st, now)

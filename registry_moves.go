@@ -15,7 +15,7 @@ const (
 )
 
 // drain takes a streaming server or an encoder out of service: it gets nothing new and keeps what it has. With move
-// the live streams of an encoder go to others. Errors: errUnknownMember.
+// the live streams of an encoder go to others. Errors: errUnknownSession.
 func (r *registry) drain(id uint64, move bool, now time.Time) ([]notice, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -27,7 +27,7 @@ func (r *registry) drain(id uint64, move bool, now time.Time) ([]notice, error) 
 	}
 	e := r.encoders[id]
 	if e == nil {
-		return nil, errUnknownMember
+		return nil, errUnknownSession
 	}
 	e.draining = true
 	r.encoderChangedLocked(e)
@@ -44,7 +44,7 @@ func (r *registry) drain(id uint64, move bool, now time.Time) ([]notice, error) 
 	return r.endTransitionLocked(), nil
 }
 
-// undrain puts it back into service; moves that are under way are finished. Errors: errUnknownMember.
+// undrain puts it back into service; moves that are under way are finished. Errors: errUnknownSession.
 func (r *registry) undrain(id uint64, now time.Time) ([]notice, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -56,7 +56,7 @@ func (r *registry) undrain(id uint64, now time.Time) ([]notice, error) {
 	}
 	e := r.encoders[id]
 	if e == nil {
-		return nil, errUnknownMember
+		return nil, errUnknownSession
 	}
 	e.draining = false
 	r.encoderChangedLocked(e)

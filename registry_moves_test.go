@@ -98,7 +98,7 @@ func TestAtMostFourMovesAtATime(t *testing.T) {
 	for _, st := range slices.Clone(a.streams) {
 		rig.closed(a, st.pub.channel, st.id)
 	}
-	if a.load() != 0 || b.load() != streams || rig.r.totals(rig.now).live != streams {
+	if a.load() != 0 || b.load() != streams || rig.r.totals(rig.now).hasEncoder != streams {
 		t.Errorf("%d streams left, %d moved", a.load(), b.load())
 	}
 	for _, line := range rig.trace {
@@ -260,7 +260,7 @@ func TestRollingUpdateLosesNoPublisher(t *testing.T) {
 		rig.loseEncoder(e)
 		fleet[i] = rig.encoder("new", 10)
 	}
-	if got := rig.r.totals(rig.now); got.live != 12 || got.slots.Load != 12 {
+	if got := rig.r.totals(rig.now); got.hasEncoder != 12 || got.slots.Load != 12 {
 		t.Errorf("%+v", got)
 	}
 	for _, line := range rig.trace {

@@ -368,7 +368,7 @@ func (rs *restorer) joinStreams(p *publication, streams []*stream, lost lostStre
 	case named == nil:
 		rs.loseCurrent(p, m)
 	case named.superseded: // by one that is lost
-		rs.postponed[p] = loss{reason: errEncoderGone, mayMove: true}
+		rs.postponed[p] = loss{reason: errEncoderGone, mayFailOver: true}
 	default:
 		rs.postponed[p] = loss{reason: errEncoderAsked}
 	}

@@ -188,7 +188,7 @@ func (e *encoderReport) state() string {
 
 // totals are the figures of the cluster in one look.
 type totals struct {
-	live            int // publications that have an encoder
+	hasEncoder      int // publications that have an encoder
 	waiting         int // publications that wait for another one
 	ending          int // publications without one whose publishers were told to end
 	closing         int // streams
@@ -210,7 +210,7 @@ func (r *registry) totals(now time.Time) totals {
 		}
 	}
 	t := totals{
-		live:            r.channels.len() - waiting - ending,
+		hasEncoder:      r.channels.len() - waiting - ending,
 		waiting:         waiting,
 		ending:          ending,
 		closing:         len(r.closing),

@@ -124,7 +124,7 @@ func TestLifeOfAStream(t *testing.T) {
 
 	rig.end(s, "ch", "id1")
 	rig.expect("e stop ch id1")
-	if got := rig.r.totals(rig.now); got.live != 0 || got.closing != 1 || got.slots.Load != 1 {
+	if got := rig.r.totals(rig.now); got.hasEncoder != 0 || got.closing != 1 || got.slots.Load != 1 {
 		t.Errorf("closing: %+v", got)
 	}
 	if rig.r.channelIsBusy("ch") {

@@ -66,8 +66,10 @@ func (t *twin) slowToAnswer(now time.Time) bool {
 	return t.probing && now.Sub(t.probedAt) >= answersSoon
 }
 
-// succeeds tells whether the session may have taken the place of the other one.
-func (t *twin) succeeds(older *twin) bool { return t.group == older.group && t.session > older.session }
+// isNewerTwinOf tells whether the session may have taken the place of the other one.
+func (t *twin) isNewerTwinOf(older *twin) bool {
+	return t.group == older.group && t.session > older.session
+}
 
 // joinTwinsLocked enters a session into its group, and has the older ones probed.
 func (r *registry) joinTwinsLocked(t *twin, key twinKey, now time.Time) {

@@ -54,7 +54,7 @@ func (m methods) allowed() string {
 
 const dashboardFilePattern = "/dashboard/{file}"
 
-// urlTable is the one place where an URL meets its handler. The patterns are those of http.ServeMux.
+// urlTable is the one place where a URL meets its handler. The patterns are those of http.ServeMux.
 func urlTable(cfg *Config, api *commands, sockets *control.Sockets) map[string]methods {
 	protected := func(h http.HandlerFunc) http.HandlerFunc { return authorize(cfg.CommandsAuth, h) }
 	dashboard := methods{"GET": protectDashboard(cfg.CommandsAuth, newDashboard())}
@@ -82,11 +82,12 @@ func urlTable(cfg *Config, api *commands, sockets *control.Sockets) map[string]m
 
 // newRoutes answers what the table does not name with 404.
 func newRoutes(cfg *Config, log *slog.Logger, api *commands, sockets *control.Sockets) http.Handler {
-	return serveTable(cfg, log, http.NewServeMux(), urlTable(cfg, api, sockets), sockets)
+	return newTableHandler(cfg, log, http.NewServeMux(), urlTable(cfg, api, sockets), sockets)
 }
 
-// serveTable adds a table to what mux serves.
-func serveTable(cfg *Config, log *slog.Logger, mux *http.ServeMux, table map[string]methods, sockets *control.Sockets) http.Handler {
+// newTableHandler registers a URL table with mux, which may hold patterns of its own already, and returns the handler of all of
+// it: what neither names gets 404, and requests are logged if the configuration says so.
+func newTableHandler(cfg *Config, log *slog.Logger, mux *http.ServeMux, table map[string]methods, sockets *control.Sockets) http.Handler {
 	all := methods{}
 	for pattern, handlers := range table {
 		maps.Copy(all, handlers)

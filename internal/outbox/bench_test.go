@@ -28,7 +28,7 @@ func BenchmarkOutboxCommit(b *testing.B) {
 					ev := availableEvent("stream", int(position)+1)
 					ev.Queue = queue
 					g.appended = append(g.appended, ev)
-					g.delivered = append(g.delivered, deliveredMark{queue: queue, head: position})
+					g.delivered = append(g.delivered, deliveredUpTo{queue: queue, head: position})
 				}
 				if _, err := o.commit(g); err != nil {
 					b.Fatal(err)

@@ -44,9 +44,9 @@ type Announced struct {
 
 // Change is a change of what is kept of a cluster. It may be made twice.
 type Change struct {
-	key    string
-	value  []byte // nil: the key is removed
-	staged chan struct{}
+	key     string
+	value   []byte // nil: the key is removed
+	durable chan struct{}
 }
 
 // AddGateway is to be durable before the gateway is told anything.
@@ -127,7 +127,7 @@ func (o *Outbox) Change(changes ...Change) (durable <-chan struct{}) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for i := range changes {
-		changes[i].staged = done
+		changes[i].durable = done
 	}
 	o.changes = append(o.changes, changes...)
 	poke(o.wake)
@@ -142,11 +142,11 @@ func (o *Outbox) takeChanges() []Change {
 	return taken
 }
 
-// changed tells those who wait.
-func changed(changes []Change) {
+// announceDurable tells those who wait for changes that they are durable.
+func announceDurable(changes []Change) {
 	for i, c := range changes {
-		if i+1 == len(changes) || changes[i+1].staged != c.staged {
-			close(c.staged)
+		if i+1 == len(changes) || changes[i+1].durable != c.durable {
+			close(c.durable)
 		}
 	}
 }

@@ -108,29 +108,29 @@ func (d *delivery) committed(events []Event) {
 	d.launchLocked(d.clock.at(d.now()))
 }
 
-// takeDelivered gives marks for queues whose head has moved since they were last given, for at most limit events in all.
-// more says that there are others.
-func (d *delivery) takeDelivered(limit int) (marks []deliveredMark, more bool) {
+// takeDelivered gives how far queues are delivered, for those that have got further since it was last called: at most limit
+// events in all. more says that there are others.
+func (d *delivery) takeDelivered(limit int) (delivered []deliveredUpTo, more bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for limit > 0 && len(d.changed) > 0 {
 		q := d.changed[len(d.changed)-1]
-		n := min(q.head-q.marked, uint32(limit))
-		q.marked += n
+		n := min(q.head-q.given, uint32(limit))
+		q.given += n
 		limit -= int(n)
-		marks = append(marks, deliveredMark{queue: q.number, head: q.marked})
-		if q.marked == q.head {
+		delivered = append(delivered, deliveredUpTo{queue: q.number, head: q.given})
+		if q.given == q.head {
 			d.changed = d.changed[:len(d.changed)-1]
 			if q.head == q.end {
 				delete(d.queues, q.number)
 			}
 		}
 	}
-	return marks, len(d.changed) > 0
+	return delivered, len(d.changed) > 0
 }
 
-// unmarked says that takeDelivered has something to give.
-func (d *delivery) unmarked() bool {
+// hasDelivered says that takeDelivered has something to give.
+func (d *delivery) hasDelivered() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return len(d.changed) > 0
@@ -244,7 +244,7 @@ func (d *delivery) nextLocked(now time.Duration) (try, bool) {
 		q = d.fresh.pop()
 	}
 	d.inFlight++
-	t := try{queue: q, position: q.head, cached: q.cached, attempt: int(q.attempt) + 1}
+	t := try{queue: q, position: q.head, cached: q.cached, attempt: int(q.failed) + 1}
 	if q.cached != nil {
 		q.cached = nil
 		d.cached--
@@ -351,18 +351,18 @@ func (d *delivery) endUnreadTry(t try, lost bool, wait time.Duration, now time.T
 
 // passHeadLocked steps over the event at head, which the writer then removes.
 func (d *delivery) passHeadLocked(q *queue) {
-	if q.marked == q.head {
+	if q.given == q.head {
 		d.changed = append(d.changed, q)
 	}
 	q.head++
-	q.attempt = 0
+	q.failed = 0
 	if q.unseen = q.head < q.end; !q.unseen {
 		d.aged.remove(q)
 	}
 }
 
 func (d *delivery) waitLocked(q *queue, until time.Duration) {
-	q.attempt++
+	q.failed++
 	d.waiting.set(q, until)
 	if d.waiting.list[0] == q {
 		poke(d.kick)

@@ -317,7 +317,7 @@ func TestRoomForManyLiveStreamsCostsLittle(t *testing.T) {
 		var announced, taken group
 		for k := i; k < i+part; k++ {
 			announced.appended = append(announced.appended, stream(k, availableEvent, 1))
-			taken.delivered = append(taken.delivered, deliveredMark{uint64(k + 1), 1})
+			taken.delivered = append(taken.delivered, deliveredUpTo{uint64(k + 1), 1})
 		}
 		commit(announced)
 		commit(taken)
@@ -353,7 +353,7 @@ func TestRoomForManyLiveStreamsCostsLittle(t *testing.T) {
 	for i := range streams / part {
 		var g group
 		for k := i * part; k < (i+1)*part; k++ {
-			g.delivered = append(g.delivered, deliveredMark{uint64(k + 1), 2})
+			g.delivered = append(g.delivered, deliveredUpTo{uint64(k + 1), 2})
 		}
 		if left, err := o.commit(g); err != nil || !left.empty() {
 			t.Fatalf("after %d removals: %v, %d left", i*part, err, len(left.delivered))
@@ -413,7 +413,7 @@ func damagedFile(t *testing.T) (content []byte, pageSize int) {
 			g.appended = g.appended[:3] // announced
 		}
 		if i > 20 {
-			g.delivered = []deliveredMark{{queueOf(fmt.Sprint("ended", i-20)), 2}}
+			g.delivered = []deliveredUpTo{{queueOf(fmt.Sprint("ended", i-20)), 2}}
 		}
 		if _, err := o.commit(g); err != nil {
 			t.Fatal(err)

@@ -119,20 +119,20 @@ func (s *memoryStore) commit(g group) (group, error) {
 			s.kept[c.key] = c.value
 		}
 	}
-	for _, mark := range g.delivered {
-		record, known := s.queues[mark.queue]
+	for _, upTo := range g.delivered {
+		record, known := s.queues[upTo.queue]
 		if !known {
 			continue
 		}
-		for ; record.head < mark.head; record.head++ {
-			delete(s.events, [2]uint64{mark.queue, uint64(record.head)})
+		for ; record.head < upTo.head; record.head++ {
+			delete(s.events, [2]uint64{upTo.queue, uint64(record.head)})
 		}
-		if next, waits := s.events[[2]uint64{mark.queue, uint64(record.head)}]; waits {
+		if next, waits := s.events[[2]uint64{upTo.queue, uint64(record.head)}]; waits {
 			record.headAt = next.At
 		}
-		s.queues[mark.queue] = record
+		s.queues[upTo.queue] = record
 		if record.head == record.tail && len(record.announced) == 0 {
-			delete(s.queues, mark.queue)
+			delete(s.queues, upTo.queue)
 		}
 	}
 	return group{}, nil

@@ -383,11 +383,11 @@ func (o *Outbox) pause(d time.Duration, early <-chan struct{}) {
 // goes with the next one.
 func (o *Outbox) writeGroup() error {
 	o.unwritten.appended = append(o.unwritten.appended, o.takeAppended(maxGroup-len(o.unwritten.appended))...)
-	marks, more := o.delivery.takeDelivered(maxGroup - len(o.unwritten.delivered))
+	delivered, more := o.delivery.takeDelivered(maxGroup - len(o.unwritten.delivered))
 	if more {
 		poke(o.wakeRemoval)
 	}
-	o.unwritten.delivered = append(o.unwritten.delivered, marks...)
+	o.unwritten.delivered = append(o.unwritten.delivered, delivered...)
 	o.unwritten.changes = append(o.unwritten.changes, o.takeChanges()...)
 	if o.unwritten.empty() && o.store.trouble() == nil {
 		return nil
@@ -398,7 +398,7 @@ func (o *Outbox) writeGroup() error {
 	left, err := o.store.commit(o.unwritten)
 	o.unwritten = left
 	o.committed(appended[:len(appended)-len(left.appended)])
-	changed(changes[:len(changes)-len(left.changes)])
+	announceDurable(changes[:len(changes)-len(left.changes)])
 	if err == nil {
 		o.allCommitted()
 	}
@@ -428,7 +428,7 @@ func (o *Outbox) writeAll() error {
 func (o *Outbox) allWritten() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return len(o.appended) == 0 && len(o.changes) == 0 && !o.delivery.unmarked()
+	return len(o.appended) == 0 && len(o.changes) == 0 && !o.delivery.hasDelivered()
 }
 
 // takeAppended takes over the first transitions in memory: at most limit events, or one transition.

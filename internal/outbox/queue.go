@@ -16,9 +16,9 @@ type queue struct {
 	number uint64
 
 	// guarded by delivery.mu
-	marked    uint32 // the writer knows of what is delivered before this position
+	given     uint32 // takeDelivered has told the writer that all before this position is delivered
 	head, end uint32
-	attempt   int32  // tries of the event at head that failed
+	failed    int32  // tries of the event at head that failed
 	unseen    bool   // the event at head: its age is not known yet, and taken for that of the one before
 	cached    *Event // the event at head, if it need not be read from disk
 	next      *queue // in the queueList that it stands in
@@ -36,7 +36,7 @@ const (
 
 // newQueue returns a queue with no events, of which the next has the position given.
 func newQueue(number uint64, position uint32) *queue {
-	return &queue{number: number, marked: position, head: position, end: position, index: [2]int32{notInHeap, notInHeap}}
+	return &queue{number: number, given: position, head: position, end: position, index: [2]int32{notInHeap, notInHeap}}
 }
 
 // queueList is first in, first out. A queue stands in at most one.

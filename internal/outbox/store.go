@@ -38,7 +38,7 @@ var errUnreadable = errors.New("unreadable event in the outbox")
 // group is what the writer has to make durable.
 type group struct {
 	appended  []Event
-	delivered []deliveredMark
+	delivered []deliveredUpTo
 	changes   []Change
 }
 
@@ -46,8 +46,8 @@ func (g group) empty() bool {
 	return len(g.appended) == 0 && len(g.delivered) == 0 && len(g.changes) == 0
 }
 
-// deliveredMark says that the events of a queue before position head are delivered.
-type deliveredMark struct {
+// deliveredUpTo says that the events of a queue before position head are delivered.
+type deliveredUpTo struct {
 	queue uint64
 	head  uint32
 }
@@ -61,11 +61,11 @@ type boltStore struct {
 	db atomic.Pointer[bbolt.DB] // replaced by the writer, under reading; nil: there was no room to create it
 
 	// owned by the writer
-	announced    int // streams that are announced and not closed
-	pages        int // of the file
-	ballast      int // chunks
-	compactAbove int
-	crowded      bool // the reserve was low at the last commit
+	announced      int  // streams that are announced and not closed
+	pages          int  // of the file
+	ballast        int  // chunks
+	retryCompactAt int  // free pages; 0: compacting did not fail
+	crowded        bool // the reserve was low at the last commit
 
 	// reading serializes reads: a fault inside bbolt can leave its locks held, and other readers would wait there for ever.
 	reading sync.Mutex
@@ -228,19 +228,19 @@ func (s *boltStore) file() (*bbolt.DB, error) {
 
 // removeBySteps removes delivered events, in smaller transactions where the disk has no room for all at once, and returns
 // what is left.
-func (s *boltStore) removeBySteps(db *bbolt.DB, marks []deliveredMark) (left []deliveredMark, err error) {
-	for most := maxGroup; len(marks) > 0; {
-		part, rest := firstRemovals(marks, most)
+func (s *boltStore) removeBySteps(db *bbolt.DB, delivered []deliveredUpTo) (left []deliveredUpTo, err error) {
+	for most := maxGroup; len(delivered) > 0; {
+		part, rest := firstRemovals(delivered, most)
 		switch err := s.write(db, group{delivered: part}); {
 		case err == nil:
-			marks, most = rest, min(2*most, maxGroup)
+			delivered, most = rest, min(2*most, maxGroup)
 		case errors.Is(err, errDamaged):
-			return marks, err
+			return delivered, err
 		case len(part) <= 1:
 			if err := s.writeWithoutFreeList(db, group{delivered: part}); err != nil {
-				return marks, err
+				return delivered, err
 			}
-			marks = rest
+			delivered = rest
 		default:
 			most = len(part) / 2
 		}
@@ -248,9 +248,9 @@ func (s *boltStore) removeBySteps(db *bbolt.DB, marks []deliveredMark) (left []d
 	return nil, nil
 }
 
-func firstRemovals(marks []deliveredMark, most int) (part, rest []deliveredMark) {
-	n := min(most, len(marks))
-	return marks[:n], marks[n:]
+func firstRemovals(delivered []deliveredUpTo, most int) (part, rest []deliveredUpTo) {
+	n := min(most, len(delivered))
+	return delivered[:n], delivered[n:]
 }
 
 // writeWithoutFreeList is write that leaves the list of free pages out of the file, for which bbolt needs pages in a row.
@@ -281,8 +281,8 @@ func (s *boltStore) write(db *bbolt.DB, g group) error {
 			}
 			announced += more
 		}
-		for _, mark := range g.delivered {
-			if err := removeDelivered(queues, events, mark); err != nil {
+		for _, upTo := range g.delivered {
+			if err := removeDelivered(queues, events, upTo); err != nil {
 				return err
 			}
 		}
@@ -319,29 +319,29 @@ func putEvent(queues, events *bbolt.Bucket, ev *Event) (more int, err error) {
 }
 
 // removeDelivered removes events, and the queue when it has ended with them.
-func removeDelivered(queues, events *bbolt.Bucket, mark deliveredMark) error {
-	value := queues.Get(queueKey(mark.queue))
+func removeDelivered(queues, events *bbolt.Bucket, upTo deliveredUpTo) error {
+	value := queues.Get(queueKey(upTo.queue))
 	if value == nil {
 		return nil
 	}
 	record, err := decodeQueueRecord(value)
 	if err != nil {
-		return fmt.Errorf("%w: record of queue %d", errDamaged, mark.queue)
+		return fmt.Errorf("%w: record of queue %d", errDamaged, upTo.queue)
 	}
-	for ; record.head < mark.head; record.head++ {
-		if err := events.Delete(eventKey(mark.queue, record.head)); err != nil {
+	for ; record.head < upTo.head; record.head++ {
+		if err := events.Delete(eventKey(upTo.queue, record.head)); err != nil {
 			return err
 		}
 	}
 	if record.head == record.tail && len(record.announced) == 0 {
-		return queues.Delete(queueKey(mark.queue))
+		return queues.Delete(queueKey(upTo.queue))
 	}
-	if next := events.Get(eventKey(mark.queue, record.head)); next != nil {
+	if next := events.Get(eventKey(upTo.queue, record.head)); next != nil {
 		if event, err := decodeEvent(next); err == nil {
 			record.headAt = event.At
 		}
 	}
-	return queues.Put(queueKey(mark.queue), record.encode())
+	return queues.Put(queueKey(upTo.queue), record.encode())
 }
 
 // read returns one undelivered event. errUnreadable means that it can never be read.
@@ -414,10 +414,10 @@ func (s *boltStore) commitInMemory(g group) {
 	for _, ev := range g.appended {
 		s.inMemory[ev.Queue] = append(s.inMemory[ev.Queue], ev)
 	}
-	for _, mark := range g.delivered {
-		s.inMemory[mark.queue] = slices.DeleteFunc(s.inMemory[mark.queue], func(ev Event) bool { return ev.Position < mark.head })
-		if len(s.inMemory[mark.queue]) == 0 {
-			delete(s.inMemory, mark.queue)
+	for _, upTo := range g.delivered {
+		s.inMemory[upTo.queue] = slices.DeleteFunc(s.inMemory[upTo.queue], func(ev Event) bool { return ev.Position < upTo.head })
+		if len(s.inMemory[upTo.queue]) == 0 {
+			delete(s.inMemory, upTo.queue)
 		}
 	}
 }

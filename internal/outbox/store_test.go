@@ -197,8 +197,8 @@ func TestAgeOfTheOldestEventIsKeptOnDisk(t *testing.T) {
 	}{
 		{group{appended: []Event{old}}, old.At},
 		{group{appended: []Event{next}}, old.At},
-		{group{delivered: []deliveredMark{{queueOf("s"), 1}}}, next.At},
-		{group{delivered: []deliveredMark{{queueOf("s"), 2}}}, next.At}, // there is none now
+		{group{delivered: []deliveredUpTo{{queueOf("s"), 1}}}, next.At},
+		{group{delivered: []deliveredUpTo{{queueOf("s"), 2}}}, next.At}, // there is none now
 		{group{appended: []Event{last}}, last.At},
 	} {
 		if _, err := o.commit(step.g); err != nil {

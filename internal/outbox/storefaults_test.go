@@ -35,10 +35,10 @@ func TestPublishersAreAdmittedOnADiskThatOthersHaveFilled(t *testing.T) {
 	for i := range 500 {
 		name := fmt.Sprint("s", i)
 		mustCommit(t, s, group{appended: lifeOf(name, 3)})
-		mustCommit(t, s, group{delivered: []deliveredMark{{queueOf(name), 4}}})
+		mustCommit(t, s, group{delivered: []deliveredUpTo{{queueOf(name), 4}}})
 		if i%10 == 0 {
 			mustCommit(t, s, group{appended: []Event{availableEvent(fmt.Sprint("stays", i), 1)}})
-			mustCommit(t, s, group{delivered: []deliveredMark{{queueOf(fmt.Sprint("stays", i)), 1}}})
+			mustCommit(t, s, group{delivered: []deliveredUpTo{{queueOf(fmt.Sprint("stays", i)), 1}}})
 		}
 	}
 	mustCommit(t, s, group{})
@@ -271,14 +271,14 @@ func TestRemovalNeedsNoPagesInARow(t *testing.T) {
 	dir := t.TempDir()
 	s := openedStore(t, dir)
 	mustCommit(t, s, group{appended: lifeOf("s", 3)})
-	if err := s.writeWithoutFreeList(s.db.Load(), group{delivered: []deliveredMark{{queueOf("s"), 2}}}); err != nil {
+	if err := s.writeWithoutFreeList(s.db.Load(), group{delivered: []deliveredUpTo{{queueOf("s"), 2}}}); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.close(); err != nil { // as it is
 		t.Fatal(err)
 	}
 	s = openedStore(t, dir)
-	mustCommit(t, s, group{delivered: []deliveredMark{{queueOf("s"), 3}}})
+	mustCommit(t, s, group{delivered: []deliveredUpTo{{queueOf("s"), 3}}})
 	if err := s.close(); err != nil {
 		t.Fatal(err)
 	}

@@ -31,10 +31,10 @@ const (
 	// A new file has so many pages more than it uses: with others filling the disk, some 2,000 streams can be live.
 	pagesAtFirst = removalPages + 2*streamPages + pagesAhead
 
-	// A file with so many free pages, of which only a small part is in use, is copied to a new one: the list of free pages
+	// A file with compactMinFree free pages, and compactShare times as many free ones as others, is copied to a new one: the list of free pages
 	// is written with each commit, and the disk may need the room.
-	compactAbove = 4096
-	compactShare = 8
+	compactMinFree = 4096
+	compactShare   = 8
 
 	chunkPages    = 512       // of ballast, without the page for the head
 	ballastBucket = "ballast" // holds a bucket for each chunk, so that dropping one changes no other
@@ -194,10 +194,10 @@ func countChunks(tx *bbolt.Tx) (n int) {
 // disk, changes nothing; it is tried again when twice as much is free.
 func (s *boltStore) compactIfWorth(db *bbolt.DB) error {
 	free := freePages(db)
-	if free < max(compactAbove, s.compactAbove) || (s.pages-free)*compactShare > free {
+	if free < max(compactMinFree, s.retryCompactAt) || (s.pages-free)*compactShare > free {
 		return nil
 	}
-	s.compactAbove = 2 * free
+	s.retryCompactAt = 2 * free
 	path := filepath.Join(s.dir, outboxFile)
 	tmp := path + unfinished
 	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -217,7 +217,7 @@ func (s *boltStore) compactIfWorth(db *bbolt.DB) error {
 		return errors.Join(err, copied.Close(), os.Remove(tmp))
 	}
 	s.replace(copied)
-	s.compactAbove = 0
+	s.retryCompactAt = 0
 	return errors.Join(syncDirectory(s.dir), guarded(db.Close))
 }
 
