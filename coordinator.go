@@ -114,33 +114,33 @@ func (c *coordinator) wait() { c.publishes.Wait() }
 // joinServer adds a streaming server that has connected.
 func (c *coordinator) joinServer(peer serverPeer, info serverInfo) *server {
 	s := c.registry.joinServer(peer, info, time.Now())
-	c.log.Info("streaming server connected", "session", s.id, "type", string(s.kind), "ip", s.ip, "port", s.port, "ssl", s.ssl)
+	c.log.Info("streaming server connected", serverAttr(s.id), "type", string(s.kind), "ip", s.ip, "port", s.port, "ssl", s.ssl)
 	return s
 }
 
 // leaveServer is called once when the connection of a streaming server is gone.
 func (c *coordinator) leaveServer(s *server, reason error) {
-	c.log.Info("streaming server disconnected", "session", s.id, "reason", reason.Error())
+	c.log.Info("streaming server disconnected", serverAttr(s.id), "reason", reason.Error())
 	c.logAndCount(c.registry.leaveServer(s, time.Now()))
 }
 
 // joinEncoder adds an encoder at its first REGISTER. remote is where its connection comes from, address its IP address.
 func (c *coordinator) joinEncoder(peer encoderPeer, remote, address string, capacity int) *encoder {
 	e, notices := c.registry.joinEncoder(peer, address, capacity, time.Now())
-	c.log.Info("encoder registered", "session", e.id, "remote", remote, "capacity", capacity)
+	c.log.Info("encoder registered", encoderAttr(e.id), "remote", remote, "capacity", capacity)
 	c.logAndCount(notices)
 	return e
 }
 
 // resizeEncoder is every later REGISTER.
 func (c *coordinator) resizeEncoder(e *encoder, capacity int) {
-	c.log.Info("encoder changed its capacity", "session", e.id, "capacity", capacity)
+	c.log.Info("encoder changed its capacity", encoderAttr(e.id), "capacity", capacity)
 	c.logAndCount(c.registry.resize(e, capacity, time.Now()))
 }
 
 // leaveEncoder is called once when the connection of a registered encoder is gone.
 func (c *coordinator) leaveEncoder(e *encoder, reason error) {
-	c.log.Info("encoder disconnected", "session", e.id, "reason", reason.Error())
+	c.log.Info("encoder disconnected", encoderAttr(e.id), "reason", reason.Error())
 	c.logAndCount(c.registry.leaveEncoder(e, time.Now()))
 }
 
@@ -236,7 +236,7 @@ func (c *coordinator) deny(s *server, req publishRequest, reason error) {
 func (c *coordinator) endPublish(s *server, channel, streamID string) {
 	notices, own := c.registry.end(s, channel, streamID, time.Now())
 	if !own {
-		c.notItsOwn("PUBLISH-END", s.id, channel, streamID)
+		c.notItsOwn("PUBLISH-END", serverAttr(s.id), channel, streamID)
 	}
 	c.logAndCount(notices)
 }
@@ -245,7 +245,7 @@ func (c *coordinator) endPublish(s *server, channel, streamID string) {
 func (c *coordinator) announce(e *encoder, channel, streamID string, a announcement) {
 	notices, own := c.registry.announce(e, channel, streamID, a, time.Now())
 	if !own {
-		c.notItsOwn("STREAM-AVAILABLE", e.id, channel, streamID)
+		c.notItsOwn("STREAM-AVAILABLE", encoderAttr(e.id), channel, streamID)
 		return
 	}
 	c.log.Debug("stream available", "channel", channel, "stream", streamID, "type", a.streamType, "resolution", a.resolution)
@@ -256,11 +256,11 @@ func (c *coordinator) announce(e *encoder, channel, streamID string, a announcem
 func (c *coordinator) streamClosed(e *encoder, channel, streamID, errorCode, errorMessage string) {
 	notices, own := c.registry.streamClosed(e, channel, streamID, time.Now())
 	if !own {
-		c.notItsOwn("STREAM-CLOSED", e.id, channel, streamID)
+		c.notItsOwn("STREAM-CLOSED", encoderAttr(e.id), channel, streamID)
 		return
 	}
 	if errorCode != "" || errorMessage != "" {
-		c.log.Warn("encoder reports a failed stream", "channel", channel, "stream", streamID, "encoder", e.id,
+		c.log.Warn("encoder reports a failed stream", "channel", channel, "stream", streamID, encoderAttr(e.id),
 			"code", logs.Loggable(errorCode), "message", logs.Loggable(errorMessage))
 	}
 	c.logAndCount(notices)
@@ -286,35 +286,52 @@ func (c *coordinator) logAndCount(notices []notice) {
 		switch n.kind {
 		case noteStarted:
 			c.metrics.publishes.count("accepted")
-			c.log.Info("stream started", "channel", n.channel, "stream", n.stream, "session", n.server, "encoder", n.encoder)
+			c.log.Info("stream started", "channel", n.channel, "stream", n.stream, serverAttr(n.server), encoderAttr(n.encoder))
 		case noteDenied:
 			c.metrics.publishes.count(publishResult(n.reason))
-			c.log.Info("publish denied", "channel", n.channel, "session", n.server, "reason", n.reason.Error())
+			c.log.Info("publish denied", "channel", n.channel, serverAttr(n.server), "reason", n.reason.Error())
 		case noteEnded:
-			c.log.Info("publisher ended", "channel", n.channel, "stream", n.stream, "session", n.server)
+			c.log.Info("publisher ended", "channel", n.channel, "stream", n.stream, serverAttr(n.server))
 		case noteKilled:
-			c.log.Warn("publisher killed", "channel", n.channel, "stream", n.stream, "session", n.server, "reason", n.reason.Error())
+			c.log.Warn("publisher killed", "channel", n.channel, "stream", n.stream, serverAttr(n.server), "reason", n.reason.Error())
 		case noteKillIgnored:
-			c.log.Warn("publisher forgotten", "channel", n.channel, "stream", n.stream, "session", n.server, "reason", n.reason.Error())
-		case noteReplaced:
+			c.log.Warn("publisher forgotten, but it may still be publishing: look at its streaming server", "channel", n.channel, "stream", n.stream, serverAttr(n.server), "reason", n.reason.Error())
+		case noteFailedOver:
 			c.metrics.replacements.Inc()
-			c.log.Info("stream moved to another encoder", "channel", n.channel, "stream", n.stream, "previous", n.previous, "encoder", n.encoder)
+			c.log.Info("stream goes on at another encoder", "channel", n.channel, "stream", n.stream, "previous", n.previous, encoderAttr(n.encoder))
+		case noteMoved:
+			c.metrics.replacements.Inc()
+			c.log.Info("stream moved to another encoder", "channel", n.channel, "stream", n.stream, "previous", n.previous, encoderAttr(n.encoder))
 		case noteClosed:
-			c.log.Info("stream closed", "channel", n.channel, "stream", n.stream, "encoder", n.encoder)
+			c.log.Info("stream closed", "channel", n.channel, "stream", n.stream, encoderAttr(n.encoder))
 		case noteSetAside:
-			c.log.Warn("encoder set aside", "encoder", n.encoder, "reason", n.reason.Error())
+			c.log.Warn("encoder set aside: it gets a stream only if no other encoder has a free slot; repair it", encoderAttr(n.encoder), "until", n.until, "reason", n.reason.Error())
 		case noteDraining:
-			c.log.Info("draining: it gets nothing new", "peer", n.who(), "session", n.session())
+			c.log.Info("draining: it gets nothing new", n.peerAttr())
 		case noteMoving:
-			c.log.Info("draining: its streams are moved to other encoders", "peer", n.who(), "session", n.session())
+			c.log.Info("draining: its streams are moved to other encoders", encoderAttr(n.encoder))
 		case noteInService:
-			c.log.Info("back in service", "peer", n.who(), "session", n.session())
+			c.log.Info("back in service", n.peerAttr())
 		}
 	}
 }
 
-func (c *coordinator) notItsOwn(method string, id uint64, channel, streamID string) {
-	c.log.Debug("message about a stream that is not the sender's own", "method", method, "session", id, "channel", logs.Loggable(channel), "stream", logs.Loggable(streamID))
+// serverAttr and encoderAttr name sessions in the log as the report of the commands API does.
+
+func serverAttr(id uint64) slog.Attr { return slog.Uint64("streamServer", id) }
+
+func encoderAttr(id uint64) slog.Attr { return slog.Uint64("encoder", id) }
+
+// peerAttr is the session of a notice about one peer.
+func (n notice) peerAttr() slog.Attr {
+	if n.server != 0 {
+		return serverAttr(n.server)
+	}
+	return encoderAttr(n.encoder)
+}
+
+func (c *coordinator) notItsOwn(method string, sender slog.Attr, channel, streamID string) {
+	c.log.Debug("message about a stream that is not the sender's own", "method", method, sender, "channel", logs.Loggable(channel), "stream", logs.Loggable(streamID))
 }
 
 // killPublisher is the close command: it tells the publisher to stop. streamID is an ID or "*". Errors: errBadChannel,

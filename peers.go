@@ -62,7 +62,7 @@ func (p *serverPeerSession) Handle(m wire.Message) {
 	case "PUBLISH-END":
 		p.c.endPublish(p.server, channel, streamID)
 	default:
-		handleCommon(m, p.c.log, p.server.id)
+		p.c.handleCommon(m, p.Session, serverAttr(p.server.id))
 	}
 }
 
@@ -110,7 +110,7 @@ func (p *encoderPeerSession) Handle(m wire.Message) {
 		return
 	}
 	if p.encoder == nil {
-		handleCommon(m, p.c.log, 0)
+		p.c.handleCommon(m, p.Session, slog.String("encoder", "(not registered)"))
 		return
 	}
 	channel, streamID := m.Get("Stream-Channel"), m.Get("Stream-ID")
@@ -123,14 +123,14 @@ func (p *encoderPeerSession) Handle(m wire.Message) {
 			startTime:  m.Get("Start-Time"),
 		}
 		if !a.complete() {
-			p.c.log.Debug("incomplete message ignored", "method", m.Method, "session", p.encoder.id, "channel", logs.Loggable(channel), "stream", logs.Loggable(streamID))
+			p.c.log.Debug("incomplete message ignored", "method", m.Method, encoderAttr(p.encoder.id), "channel", logs.Loggable(channel), "stream", logs.Loggable(streamID))
 			return
 		}
 		p.c.announce(p.encoder, channel, streamID, a)
 	case "STREAM-CLOSED":
 		p.c.streamClosed(p.encoder, channel, streamID, m.Get("Error-Code"), m.Get("Error-Message"))
 	default:
-		handleCommon(m, p.c.log, p.encoder.id)
+		p.c.handleCommon(m, p.Session, encoderAttr(p.encoder.id))
 	}
 }
 
@@ -186,17 +186,17 @@ func (p *encoderPeerSession) probe(session uint64) {
 	p.Probe(func() { p.c.probeAnswered(session) })
 }
 
-// handleCommon is what both kinds of peers may say. id is 0 before an encoder has registered.
-func handleCommon(m wire.Message, log *slog.Logger, id uint64) {
+// handleCommon is what both kinds of peers may say. sender is how the log names the session.
+func (c *coordinator) handleCommon(m wire.Message, s *control.Session, sender slog.Attr) {
 	switch m.Method {
 	case "HEARTBEAT":
 	case "ERROR":
-		log.Warn("peer reports an error", "session", id, "code", logs.Loggable(m.Get("Error-Code")), "message", logs.Loggable(m.Get("Error-Message")))
+		c.log.Warn("peer reports an error", sender, "remote", s.Remote(), "code", logs.Loggable(m.Get("Error-Code")), "message", logs.Loggable(m.Get("Error-Message")))
 	default:
 		method := m.Method
 		if !wire.IsToken(method, 64) {
 			method = "(malformed)" // a message without its first line may begin with a key
 		}
-		log.Debug("unknown method ignored", "session", id, "method", method)
+		c.log.Debug("unknown method ignored", sender, "remote", s.Remote(), "method", method)
 	}
 }

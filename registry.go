@@ -289,6 +289,7 @@ type notice struct {
 	previous        string // stream ID
 	server, encoder uint64
 	reason          error
+	until           time.Time // of an encoder that is set aside
 }
 
 type noticeKind int
@@ -298,25 +299,15 @@ const (
 	noteDenied                        // a publish request, whatever the reason
 	noteEnded                         // a publication
 	noteKilled                        // a publication, by the coordinator itself
-	noteKillIgnored                   // a publication whose streaming server never said that it ended
-	noteReplaced                      // the encoding of a publication, by one at another encoder: failover or a move
+	noteKillIgnored                   // a publication that ends here, though its streaming server never said that it ended
+	noteMoved                         // a publication, to the encoder of its successor
+	noteFailedOver                    // a publication, to another encoder
 	noteClosed                        // a stream
 	noteSetAside                      // an encoder
 	noteDraining                      // a streaming server, or an encoder
 	noteMoving                        // an encoder that drains: its streams are taken to others
 	noteInService                     // a streaming server or an encoder, again
 )
-
-// who and session are of a notice about one peer.
-
-func (n notice) who() string {
-	if n.server != 0 {
-		return "streaming server"
-	}
-	return "encoder"
-}
-
-func (n notice) session() uint64 { return max(n.server, n.encoder) }
 
 func (r *registry) noteLocked(n notice) { r.notices = append(r.notices, n) }
 

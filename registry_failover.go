@@ -92,6 +92,6 @@ func (p *publication) lastToldLocked() string {
 // resumeLocked gives a publication that has lost its encoder to another one.
 func (r *registry) resumeLocked(p *publication, e *encoder, now time.Time) {
 	p.current = r.startLocked(p, e, r.newStreamID(), now)
-	r.noteLocked(notice{kind: noteReplaced, channel: p.channel, stream: p.current.id, previous: p.id, server: p.server.id, encoder: e.id})
+	r.noteLocked(notice{kind: noteFailedOver, channel: p.channel, stream: p.current.id, previous: p.id, server: p.server.id, encoder: e.id})
 	p.id = p.current.id
 }

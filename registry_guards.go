@@ -23,6 +23,7 @@ const (
 )
 
 var (
+	errFailsInARow  = errors.New("it ended three streams or more in a row, each within 10 s of its start and with nothing announced")
 	errNeverStarted = errors.New("encoder announced nothing in time")
 	errEncodersLost = errors.New("three encoders lost within a minute: the stream itself is the likely cause")
 )
@@ -43,7 +44,7 @@ func (r *registry) countFailureLocked(st *stream, now time.Time) {
 		aside = min(firstAside<<doublings, longestAside)
 	}
 	e.setAsideUntil = now.Add(aside)
-	r.noteLocked(notice{kind: noteSetAside, encoder: e.id, reason: errEncoderFailed})
+	r.noteLocked(notice{kind: noteSetAside, encoder: e.id, reason: errFailsInARow, until: e.setAsideUntil})
 }
 
 func (r *registry) countLossLocked(p *publication, now time.Time) int {

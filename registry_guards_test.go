@@ -91,7 +91,7 @@ func TestFlapGuardSetsAsideForAGrowingTime(t *testing.T) {
 			t.Errorf("failure %d: not back after %d s", i+failuresInARow, seconds)
 		}
 	}
-	if !rig.reasonNoted(noteSetAside, errEncoderFailed) {
+	if !rig.reasonNoted(noteSetAside, errFailsInARow) {
 		t.Error("nothing is noted")
 	}
 }

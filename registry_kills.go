@@ -19,7 +19,7 @@ const (
 	killPatience = 30 * time.Second
 )
 
-var errKillIgnored = errors.New("streaming server did not answer STREAM-KILL")
+var errKillIgnored = errors.New("streaming server did not answer STREAM-KILL for 30 s")
 
 // killing is a kill that was not answered yet.
 type killing struct {
@@ -71,7 +71,7 @@ func (r *registry) repeatKillsLocked(now time.Time) {
 		age := now.Sub(k.since)
 		if age >= killPatience {
 			r.noteLocked(notice{kind: noteKillIgnored, channel: p.channel, stream: p.id, server: p.server.id, reason: errKillIgnored})
-			r.endLocked(p)
+			r.forgetLocked(p)
 			continue
 		}
 		due := k.again

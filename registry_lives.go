@@ -127,8 +127,14 @@ func (r *registry) end(s *server, channel, streamID string, now time.Time) ([]no
 	return r.endTransitionLocked(), true
 }
 
-// endLocked ends a publication: the channel is free, its streams are closing.
+// endLocked ends a publication whose publisher has ended.
 func (r *registry) endLocked(p *publication) {
+	r.forgetLocked(p)
+	r.noteLocked(notice{kind: noteEnded, channel: p.channel, stream: p.id, server: p.server.id})
+}
+
+// forgetLocked ends a publication: the channel is free, its streams are closing.
+func (r *registry) forgetLocked(p *publication) {
 	r.channels.remove(p)
 	delete(r.ousted, p.publisherID)
 	p.server.publications.remove(p)
@@ -139,7 +145,6 @@ func (r *registry) endLocked(p *publication) {
 	if len(r.held[p.channel]) > 0 && !p.ousted {
 		r.freed = append(r.freed, p.channel)
 	}
-	r.noteLocked(notice{kind: noteEnded, channel: p.channel, stream: p.id, server: p.server.id})
 }
 
 // letGoLocked takes a publication off its encoders, or out of the queue for one.

@@ -334,7 +334,7 @@ func (m *clusterModel) checkNotices(notices []notice) {
 		switch n.kind {
 		case noteStarted:
 			m.begun++
-		case noteEnded:
+		case noteEnded, noteKillIgnored:
 			m.ended++
 		case noteClosed:
 			k := m.byID[n.stream]

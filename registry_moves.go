@@ -127,7 +127,7 @@ func (r *registry) supersedeLocked(st *stream) {
 
 // takeOverLocked makes the successor the current encoding.
 func (r *registry) takeOverLocked(p *publication) {
-	r.noteLocked(notice{kind: noteReplaced, channel: p.channel, stream: p.successor.id, previous: p.id, server: p.server.id, encoder: p.successor.encoder.id})
+	r.noteLocked(notice{kind: noteMoved, channel: p.channel, stream: p.successor.id, previous: p.id, server: p.server.id, encoder: p.successor.encoder.id})
 	p.current, p.id, p.successor, p.failedMoves = p.successor, p.successor.id, nil, 0
 	r.publicationChangedLocked(p)
 	r.streamChangedLocked(p.current)

@@ -326,7 +326,7 @@ func TestOldEncoderDiesBeforeTheHandover(t *testing.T) {
 			if got := rig.live("ch"); got != "id2" {
 				t.Errorf("live is %q", got)
 			}
-			if !slices.ContainsFunc(rig.noted, func(n notice) bool { return n.kind == noteReplaced && n.stream == "id2" }) {
+			if !slices.ContainsFunc(rig.noted, func(n notice) bool { return n.kind == noteMoved && n.stream == "id2" }) {
 				t.Error("the move is not noted")
 			}
 			rig.available(b, "ch", "id2", "HLS-LIVE")

@@ -227,7 +227,7 @@ func TestPeerThatDoesNotReadIsCutWithin10Seconds(t *testing.T) {
 		n.wantConnected(2, 1, 1)
 		n.wait(2 * time.Second)
 		n.wantConnected(1, 1, 1)
-		n.logs.Await(t, "streaming server disconnected", "does not read")
+		n.logs.Await(t, "streaming server disconnected", "the peer does not read")
 		clustertest.Publish(server, encoder, "afterwards")
 	})
 }
@@ -260,7 +260,7 @@ func TestPeerWithAFullQueueIsCutAtOnce(t *testing.T) {
 		}
 		n.wantConnected(0, 0, 0)
 		n.wantNow("the cut", 0)
-		n.logs.Await(t, "streaming server disconnected", "send queue is full")
+		n.logs.Await(t, "streaming server disconnected", "the peer reads too slowly")
 	})
 }
 
@@ -465,7 +465,7 @@ func TestReaderThatStallsIsCutWithin10SecondsThoughItSpeaks(t *testing.T) {
 			t.Errorf("cut after %v", took)
 		}
 		n.wantConnected(1, 1, 0)
-		n.logs.Await(t, "streaming server disconnected", "does not read")
+		n.logs.Await(t, "streaming server disconnected", "the peer does not read")
 		clustertest.Publish(server, encoder, "show")
 	})
 }
@@ -551,6 +551,6 @@ func TestTLSPeerThatDoesNotReadIsCutWithin10Seconds(t *testing.T) {
 		if _, err := socket.Write([]byte{0}); !errors.Is(err, io.ErrClosedPipe) {
 			t.Errorf("the connection is not closed: %v", err)
 		}
-		n.logs.Await(t, "streaming server disconnected", "does not read")
+		n.logs.Await(t, "streaming server disconnected", "the peer does not read")
 	})
 }

@@ -13,8 +13,8 @@ func TestDrainedEncoderMayBeStoppedWhenServingIs0(t *testing.T) {
 	t.Parallel()
 	s := newStage(t, "rtmp")
 	s.d.MustCall("/commands/drain", "x-session-id", fmt.Sprint(s.firstID), "x-drain-move", "true")
-	s.d.Logs.Await(t, "draining: it gets nothing new", "peer=encoder", fmt.Sprint("session=", s.firstID))
-	s.d.Logs.Await(t, "draining: its streams are moved to other encoders", fmt.Sprint("session=", s.firstID))
+	s.d.Logs.Await(t, "draining: it gets nothing new", fmt.Sprint("encoder=", s.firstID))
+	s.d.Logs.Await(t, "draining: its streams are moved to other encoders", fmt.Sprint("encoder=", s.firstID))
 	id := s.takenOver(s.second)
 	s.first.Expect("ENCODE-STOP", "Stream-Channel", "show", "Stream-ID", s.id)
 	s.first.Available("show", s.id, "HLS-VOD", "1x1", "vod.m3u8") // and goes on

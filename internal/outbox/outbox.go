@@ -135,7 +135,7 @@ func newOutbox(now func() time.Time, store eventStore, send Send, observe Observ
 	o.delivery = newDelivery(send, observe, o.eventDelivered, store.read, now, log)
 	if err := o.resume(cluster); err != nil {
 		o.stop()
-		return nil, fmt.Errorf("take up undelivered events: %w", err)
+		return nil, fmt.Errorf("read the events left from the last run: %w", err)
 	}
 	return o, nil
 }
@@ -172,7 +172,7 @@ func (o *Outbox) resume(cluster *Cluster) error {
 		o.report(err) // they stay in memory until they can be written
 	}
 	if waiting := o.undelivered.Load(); waiting > 0 {
-		o.log.Info("taking up undelivered events", "events", waiting)
+		o.log.Info("delivering events left from the last run", "events", waiting)
 	}
 	return nil
 }

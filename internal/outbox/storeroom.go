@@ -31,8 +31,8 @@ const (
 	// A new file has so many pages more than it uses: with others filling the disk, some 2,000 streams can be live.
 	pagesAtFirst = removalPages + 2*streamPages + pagesAhead
 
-	// A file with compactMinFree free pages, and compactShare times as many free ones as others, is copied to a new one: the list of free pages
-	// is written with each commit, and the disk may need the room.
+	// A file with at least compactMinFree free pages, and compactShare times as many free ones as used ones, is copied to a new
+	// one: the list of free pages is written with each commit, and the disk may need the room.
 	compactMinFree = 4096
 	compactShare   = 8
 
