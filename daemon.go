@@ -104,7 +104,8 @@ func (d *daemon) start() {
 	d.background.Go(func() { d.coordinator.history.Run(ctx) })
 }
 
-// follow takes up the certificate whenever its files change, looks at them every so often, and at each hangup.
+// follow loads the certificate again when its files change: it watches them, and also looks at them at each tick of every
+// and at each hangup.
 func (s *shell) follow(cert *certificate, every time.Duration, hangup <-chan os.Signal, log *slog.Logger) {
 	s.watchers.Go(func() {
 		if err := cert.watch(s.watching, every, hangup, log); err != nil {
@@ -113,7 +114,7 @@ func (s *shell) follow(cert *certificate, every time.Duration, hangup <-chan os.
 	})
 }
 
-// tuneGC is for one daemon of the process.
+// tuneGC lets the garbage collector be tuned until the stop. That is for the whole process: only one daemon in it may do so.
 func (s *shell) tuneGC() { s.watchers.Go(func() { host.TuneGC(s.watching) }) }
 
 // serve serves what l accepts: HTTPS, or plain HTTP if secure is nil. It returns at once; what breaks comes out of failed.
@@ -132,9 +133,9 @@ func (s *shell) failure() <-chan error { return s.failed }
 
 func (d *daemon) exposed() exporter { return d.metrics.exporter }
 
-// stop ends the daemon: publishers that wait are denied, listeners close, requests under way finish, control connections
-// are closed. Then events are delivered for so long; what is left is kept for the next start. The error is that of the
-// outbox. It is called once.
+// stop ends the daemon; call it once. First it denies publishers that wait, closes the listeners, lets requests under way
+// finish and closes the control connections. Then events are delivered, for as long as deliver says; the outbox keeps what is
+// left for the next start. Any error comes from the outbox.
 func (d *daemon) stop(deliver time.Duration) error {
 	d.coordinator.stop()
 	d.finishServing()

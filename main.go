@@ -54,7 +54,7 @@ func awaitForce(end <-chan os.Signal, stderr io.Writer) (status int) {
 	reason := fmt.Sprintf("the stop was not done after %v", stopWithin)
 	status = 1
 	select {
-	case again := <-end: // not left to its default action: where the parent ignores SIGINT, that is to ignore it
+	case again := <-end: // handled here: by default nothing would happen if our parent had SIGINT ignored
 		reason = fmt.Sprintf("there was a second signal (%v) before the stop was done", again)
 		status = 128 + int(again.(syscall.Signal))
 	case <-time.After(stopWithin):

@@ -128,8 +128,9 @@ const rowsAtOnce = 1000
 // isEndingLocked says that nothing is left of the publication but its publisher, who was told to end.
 func (p *publication) isEndingLocked() bool { return p.current == nil && p.waiting == nil }
 
-// liveStreams gives all live publications to each, a part of them at a time and without the lock: each row is right at
-// some moment of the call. The rows of a part are each's only until it returns.
+// liveStreams passes the rows of all live publications to each, rowsAtOnce at most in one call, without holding the lock then.
+// So each row was right at some moment of liveStreams, but not all at the same one. each must not keep the slice: it is used
+// again for the next rows.
 func (r *registry) liveStreams(each func([]streamReport)) {
 	rows := make([]streamReport, 0, rowsAtOnce)
 	newest := r.newestPublication()
@@ -247,8 +248,9 @@ type streamRow struct {
 	announced []unique.Handle[output]
 }
 
-// streamRows gives all streams to each, as liveStreams does; one that goes over to closing during the call may be
-// missing. The announcements are shared, for they are only ever appended to.
+// streamRows passes the rows of all streams to each, as liveStreams does. The closing ones come first, so a stream that begins
+// to close meanwhile may be missing. Rows share the list of announcements with their streams: what is in it never changes, the
+// registry only appends to it.
 func (r *registry) streamRows(each func([]streamRow)) {
 	rows, newest := make([]streamRow, 0, 2*rowsAtOnce), r.newestPublication()
 	for part := range slices.Chunk(r.closingStreams(), rowsAtOnce) {
