@@ -45,7 +45,7 @@ func newGatewayCollector(state func() gateway.State) *gatewayCollector {
 	for label, kind := range map[string]control.Kind{"rtmp": control.RTMP, "ws": control.WS, "hls": control.HLS} {
 		add("gateway_sockets", "Control sockets of peers.", prometheus.Labels{"type": label}, gauge, func(s gateway.State) int { return s.Sockets[kind] })
 	}
-	add("gateway_sessions", "Sessions of peers, those among them whose end the coordinator has still to take in.", nil, gauge, func(s gateway.State) int { return s.Sessions })
+	add("gateway_sessions", "Sessions of peers, including those that have ended while the coordinator does not know it yet.", nil, gauge, func(s gateway.State) int { return s.Sessions })
 	add("gateway_link_up", "1 if there is a link to a coordinator, else 0.", nil, gauge, func(s gateway.State) int {
 		if s.Linked {
 			return 1

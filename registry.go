@@ -274,10 +274,10 @@ type registry struct {
 	freed        []string                     // channels with held requests that have become free
 	losses       map[*publication][]time.Time // of encoders, within the last minute
 	started      []*stream                    // in the order of their start, while startTimeout is not over
-	postponed    map[*publication]loss        // nil: what follows from a loss is done at once. Set in a restore and by leaveGateways until goOnAllLocked
+	postponed    map[*publication]loss        // in a restore and in leaveGateways, until goOnAllLocked: losses to be dealt with then; else nil
 	replay       *replay                      // between restore and restored
-	silent       bool                         // set while messages are taken in again whose events are in the store
-	told         bool                         // the transition under way has told an event
+	silent       bool                         // no event is appended: set while messages are replayed whose events are in the store
+	told         bool                         // the transition under way has appended an event
 	changes      changes                      // of the transition under way
 	notices      []notice
 }
@@ -311,8 +311,8 @@ const (
 
 func (r *registry) noteLocked(n notice) { r.notices = append(r.notices, n) }
 
-// endTransitionLocked is the last step of a transition that may have told events: they go into one commit. It returns what is
-// worth a line in the log.
+// endTransitionLocked is the last step of a transition that may have appended events: they go into one commit. It returns what
+// is worth a line in the log.
 func (r *registry) endTransitionLocked() []notice {
 	r.sendMemosLocked()
 	if r.told {
@@ -390,7 +390,7 @@ func (r *registry) resize(e *encoder, capacity int, now time.Time) []notice {
 	return r.endTransitionLocked()
 }
 
-// leaveServer forgets a streaming server; its publications end and what it had asked for is forgotten.
+// leaveServer forgets a streaming server: its publications end, and its publish requests that wait or are held are dropped.
 func (r *registry) leaveServer(s *server, now time.Time) []notice {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -438,7 +438,8 @@ func (r *registry) leaveEncoderLocked(e *encoder, now time.Time) {
 	}
 }
 
-// stop is the beginning of the coordinator's end: nothing new is let in, there are no moves and no failover any more.
+// stop is called when the coordinator begins to stop: from now on publish requests are denied, those that wait included, and
+// there are no moves and no failover.
 func (r *registry) stop() []notice {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -2,9 +2,9 @@ package main
 
 import "hash/maphash"
 
-// channelIndex finds the publication that holds each channel, with an encoder or without. Not a map[string]*publication: the garbage collector would chase
-// two pointers per entry, a fifth of a collection's cost at 100,000 streams. It scans the slice of cells in order, and skips
-// the map of numbers: docs/performance.md.
+// channelIndex finds the publication that holds each channel, with an encoder or without. Not a map[string]*publication: the
+// garbage collector would chase two pointers per entry, a fifth of a collection's cost at 100,000 streams. It scans the slice
+// of cells in order, and skips the map of numbers: docs/performance.md.
 type channelIndex struct {
 	hash   func(channel string) uint64
 	cells  []*publication    // nil: free. A publication stays where it is

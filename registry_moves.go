@@ -44,7 +44,8 @@ func (r *registry) drain(id uint64, move bool, now time.Time) ([]notice, error) 
 	return r.endTransitionLocked(), nil
 }
 
-// undrain puts it back into service; moves that are under way are finished. Errors: errUnknownSession.
+// undrain puts a streaming server or an encoder back into service; moves that are under way are finished. Errors:
+// errUnknownSession.
 func (r *registry) undrain(id uint64, now time.Time) ([]notice, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -73,11 +74,12 @@ func (r *registry) moveOnLocked(now time.Time) {
 	}
 }
 
+// moveSomeLocked gives up moves from the encoder that have taken too long, and starts others.
 func (r *registry) moveSomeLocked(e *encoder, now time.Time) {
 	underWay, arriving := 0, false
 	for _, st := range e.streams {
 		p := st.pub
-		arriving = arriving || p.successor == st // it is to be moved on once it has taken over
+		arriving = arriving || p.successor == st // on a move to this encoder; to be moved on when that is done
 		if p.current != st || p.successor == nil {
 			continue
 		}

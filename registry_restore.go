@@ -1,8 +1,8 @@
 package main
 
 // Makes the registry's state again after a start, from what gateways have kept and what is in the store. A session that no
-// gateway shows has left: one that was connected to the process before this one, and one at a gateway that has not come back
-// with it. Not connected yet: the daemon does not use this.
+// gateway has counts as gone: its peer was connected to the earlier process directly, or to a gateway that has not come back.
+// Not connected yet: the daemon does not use this.
 //
 // An order and the memos that go with it travel to one gateway at a time, so a process that dies between two of them leaves
 // memos that do not agree. What each of them says is put side by side here, and what was left undone is done:
@@ -71,8 +71,8 @@ type restorer struct {
 	announced    map[string]announcedStream // streams in the store that no encoder here has
 }
 
-// replay is what is not decided before all is taken in that peers have said: which stream serves which publication, and which
-// publication has which channel.
+// replay is there until all that peers have said is taken in. Only then is it decided which stream serves which publication,
+// and which publication has which channel.
 type replay struct {
 	streams map[string]*stream // by ID; those that are not closing
 	lost    map[*publication]lostStream
@@ -451,7 +451,7 @@ func (rs *restorer) startTimeouts() {
 	rs.started = append(unwatched, rs.started...)
 }
 
-// leaveGateways is what is left when gateways are gone with all their sessions.
+// leaveGateways forgets all sessions of gateways that are gone, as leaveServer and leaveEncoder do.
 func (r *registry) leaveGateways(gone func(gateway string) bool, now time.Time) []notice {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -467,7 +467,7 @@ func (r *registry) leaveGateways(gone func(gateway string) bool, now time.Time) 
 			left = append(left, e)
 		}
 	}
-	for _, e := range left { // first, or one that is lost, too, would take over
+	for _, e := range left { // successors first: none may take over that is itself about to be lost
 		for _, st := range slices.Clone(e.streams) {
 			if st == st.pub.successor {
 				r.closeLocked(st, now)

@@ -245,8 +245,8 @@ func label(reason error) string {
 	return "other"
 }
 
-// end stops the session for a reason, of which the first counts: nothing is queued from now on and the reader wakes
-// up. It never waits: it is called under the registry's lock, too.
+// end ends the session: nothing is queued from now on, and the reader wakes up. If it is called again, the first reason
+// stands. It never waits: it is called under the registry's lock, too.
 func (s *Session) end(reason error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

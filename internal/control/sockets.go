@@ -62,8 +62,8 @@ type Peer interface {
 	Leave(reason error)
 }
 
-// TextPeer is a Peer that takes messages as the peer has sent them, in place of Handle. The text is its own. What has no
-// method, or is no UTF-8 text, it is not given, either.
+// TextPeer is a Peer that takes messages as the peer has sent them, in place of Handle. The text is its own. Like
+// any Peer it is not given what has no method or is not UTF-8.
 type TextPeer interface {
 	Peer
 	HandleText(method string, text []byte)
@@ -171,7 +171,7 @@ func (cs *Sockets) ServeHLS(w http.ResponseWriter, r *http.Request) {
 	cs.serve(w, r, "hls-control", Handshake{Kind: HLS})
 }
 
-// serve lets a peer in whose token has the subject. h is what there is to say of it before its request is read.
+// serve lets a peer in whose token has the subject. h is what is known of the peer from the endpoint alone.
 func (cs *Sockets) serve(w http.ResponseWriter, r *http.Request, subject string, h Handshake) {
 	if !cs.authenticate(w, r, subject) {
 		return

@@ -1,7 +1,7 @@
 package outbox
 
 // What a coordinator with gateways keeps beside its events: which store this is, which numbers may have been given, which
-// gateways there are, and up to which message of each encoder everything is told. It is one more bucket, "cluster", which a
+// gateways there are, and how far the messages of each session are applied. It is one more bucket, "cluster", which a
 // coordinator without gateways neither writes nor reads.
 
 import (
@@ -42,7 +42,7 @@ type Announced struct {
 	LastSeq                     uint64
 }
 
-// Change is a change of what is kept of a cluster. It may be made twice.
+// Change is a change of what is kept of a cluster. Making it twice does no harm.
 type Change struct {
 	key     string
 	value   []byte // nil: the key is removed
@@ -59,7 +59,7 @@ func UseNumbers(last uint64) Change {
 	return Change{key: numbersKey, value: binary.BigEndian.AppendUint64(nil, last)}
 }
 
-// ForgetSession drops how far a session's messages are told.
+// ForgetSession drops how far a session's messages are applied.
 func ForgetSession(session uint64) Change { return Change{key: appliedKey(session)} }
 
 func appliedKey(session uint64) string {

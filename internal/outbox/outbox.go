@@ -1,11 +1,14 @@
 // Package outbox keeps events on disk until the application has taken them, and delivers them in order.
 //
 // Order: the events of a queue are sent strictly in the order of their positions, one at a time. Queues never wait for each
-// other. At least once: an event is sent only after its commit, and removed with a commit after its 200, so that a crash
-// loses no event that was committed; one whose removal was not committed is sent again after the next start, with the same ID. A stream that was announced and whose stream-closed was never appended gets one at the next start.
+// other.
 //
-// An event goes AppendPart and End -> memory -> the writer goroutine -> store -> delivery -> 200 -> removed with the writer's next
-// commit. The writer is the only one that waits for the disk. What cannot be written stays in memory and is tried again
+// At least once: an event is sent only after its commit, and removed with a commit after its 200. So a crash loses no event
+// that was committed. One whose removal was not committed is sent again after the next start, with the same ID. A stream that
+// was announced and whose stream-closed was never appended gets one at the next start.
+//
+// An event goes AppendPart and End -> memory -> the writer goroutine -> store -> delivery -> 200 -> removed with the writer's
+// next commit. The writer is the only one that waits for the disk. What cannot be written stays in memory and is tried again
 // until it can.
 package outbox
 
@@ -121,8 +124,8 @@ func openOutbox(now func() time.Time, store eventStore, send Send, observe Obser
 	return o, nil
 }
 
-// newOutbox takes up a store. Tests set the wall clock by now. cluster is nil without gateways; else it gets what is known of
-// queues.
+// newOutbox goes on with what a store holds. Tests set the wall clock by now. cluster is nil without gateways; else it gets
+// what is known of queues.
 func newOutbox(now func() time.Time, store eventStore, send Send, observe Observe, cluster *Cluster, log *slog.Logger) (*Outbox, error) {
 	o := &Outbox{
 		log:         log,
@@ -140,7 +143,7 @@ func newOutbox(now func() time.Time, store eventStore, send Send, observe Observ
 	return o, nil
 }
 
-// resume takes up what the store holds and closes the streams whose end was not recorded.
+// resume reads which queues the store holds, for the delivery, and closes the streams whose end was not recorded.
 func (o *Outbox) resume(cluster *Cluster) error {
 	var lost []Event
 	now := o.delivery.now()

@@ -19,7 +19,7 @@ type queue struct {
 	given     uint32 // takeDelivered has told the writer that all before this position is delivered
 	head, end uint32
 	failed    int32  // tries of the event at head that failed
-	unseen    bool   // the event at head: its age is not known yet, and taken for that of the one before
+	unseen    bool   // the event at head: when it happened is not known until it is read; till then its byAge is that of the one before
 	cached    *Event // the event at head, if it need not be read from disk
 	next      *queue // in the queueList that it stands in
 	key       [2]time.Duration
