@@ -10,28 +10,52 @@ import (
 	"coordinator/internal/outbox"
 )
 
-// callbacks is the outbox with its way to the application. Without EVENT_CALLBACK_URL the outbox is nil, which drops
-// events.
+// callbacks is the outbox with its way to the application. Without EVENT_CALLBACK_URL it drops events; the outbox is nil then,
+// unless it has to keep what belongs to gateways.
 type callbacks struct {
 	*outbox.Outbox
-	client *appClient
+	client  *appClient     // nil: there is no application to tell
+	cluster outbox.Cluster // as the outbox was opened; with gateways only
 }
 
-// newCallbacks opens the outbox if there is an application to tell. Nothing is sent before Start.
+// newCallbacks opens the outbox if there is an application to tell, or if there may be gateways. Nothing is sent before Start.
 func newCallbacks(cfg *Config, observe outbox.Observe, log *slog.Logger) (*callbacks, error) {
-	if cfg.EventCallbackURL == "" {
-		return &callbacks{}, nil
+	c := &callbacks{}
+	var send outbox.Send
+	if cfg.EventCallbackURL != "" {
+		c.client = newAppClient(cfg.EventCallbackURL, cfg.EventCallbackAuth, outbox.MaxInFlight)
+		send = func(ctx context.Context, ev outbox.Event) (int, http.Header, error) {
+			return c.client.post(ctx, eventHeader(ev))
+		}
 	}
-	client := newAppClient(cfg.EventCallbackURL, cfg.EventCallbackAuth, outbox.MaxInFlight)
-	send := func(ctx context.Context, ev outbox.Event) (int, http.Header, error) {
-		return client.post(ctx, eventHeader(ev))
+	var err error
+	switch {
+	case cfg.GatewaySecret != "":
+		c.Outbox, c.cluster, err = outbox.OpenCluster(cfg.DataDir, send, observe, log)
+	case c.client != nil:
+		c.Outbox, err = outbox.Open(cfg.DataDir, send, observe, log)
 	}
-	events, err := outbox.Open(cfg.DataDir, send, observe, log)
-	if err != nil {
-		client.close()
-		return nil, err
+	if err != nil && c.client != nil {
+		c.client.close()
 	}
-	return &callbacks{events, client}, nil
+	return c, err
+}
+
+// keepsEvents tells whether there is an application to tell.
+func (c *callbacks) keepsEvents() bool { return c.client != nil }
+
+// AppendPart and End are those of Outbox if there is an application to tell.
+
+func (c *callbacks) AppendPart(ev outbox.Event) {
+	if c.keepsEvents() {
+		c.Outbox.AppendPart(ev)
+	}
+}
+
+func (c *callbacks) End(m outbox.Mark) {
+	if c.keepsEvents() {
+		c.Outbox.End(m)
+	}
 }
 
 // Finish is Outbox.Finish, and leaves no connection behind.

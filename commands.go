@@ -20,6 +20,23 @@ type commands struct {
 	coordinator *coordinator
 }
 
+// whenUp has a request wait until the cluster is there, for commandPatience at most.
+func (a *commands) whenUp(h http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if !a.coordinator.awaitUp(r.Context(), commandPatience) {
+			unavailable(w, errRestoring)
+			return
+		}
+		h(w, r)
+	}
+}
+
+// unavailable answers what may be asked again soon.
+func unavailable(w http.ResponseWriter, reason error) {
+	w.Header().Set("Retry-After", "1")
+	httpjson.Error(w, http.StatusServiceUnavailable, reason.Error())
+}
+
 func (a *commands) capacity(w http.ResponseWriter, _ *http.Request) {
 	httpjson.Write(w, http.StatusOK, a.coordinator.registry.capacity())
 }
@@ -34,11 +51,14 @@ func (a *commands) close(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	if err := a.coordinator.killPublisher(channel, streamID); err != nil {
+	switch err := a.coordinator.killPublisher(channel, streamID); err {
+	case nil:
+		httpjson.Write(w, http.StatusOK, struct{}{})
+	case errNotPassedOn:
+		unavailable(w, err)
+	default:
 		httpjson.Error(w, http.StatusBadRequest, err.Error())
-		return
 	}
-	httpjson.Write(w, http.StatusOK, struct{}{})
 }
 
 // report writes streams and streaming servers itself: there may be 100,000 and 10,000 of them, and all they hold is

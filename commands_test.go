@@ -21,8 +21,8 @@ func TestReportIsWhatTheLibraryWouldWrite(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
 	r := registryWith(t, 2500) // in parts
-	s := r.joinServer(nowhere{}, serverInfo{kind: kindWS, ip: "2001:db8::1", port: 8443, ssl: true}, now)
-	if _, err := r.drain(s.id, false, now); err != nil {
+	s := r.joinServer(attachment{}, nowhere{}, serverInfo{kind: kindWS, ip: "2001:db8::1", port: 8443, ssl: true}, now)
+	if _, _, err := r.drain(s.id, false, now); err != nil {
 		t.Fatal(err)
 	}
 	answer := httptest.NewRecorder()
@@ -74,7 +74,7 @@ func FuzzAuthorizationHeader(f *testing.F) {
 func TestStoppingCoordinatorIsAliveAndNotReady(t *testing.T) {
 	t.Parallel()
 	log, cfg, api, sockets := apiRooms(t)
-	routes := newRoutes(cfg, log, api, sockets)
+	routes := newRoutes(cfg, log, api, sockets, nil)
 	api.coordinator.stop()
 	for path, want := range map[string]string{
 		"/livez":          "200 ok\n",

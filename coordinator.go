@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"coordinator/internal/control"
 	"coordinator/internal/history"
 	"coordinator/internal/logs"
 	"coordinator/internal/profile"
@@ -35,6 +36,9 @@ const (
 	maxPendingPublishes = 16384
 	maxRequestIDBytes   = 256
 	maxStreamIDLength   = 128
+
+	// commandPatience is how long a command waits for the cluster to be there, and for gateways to have it.
+	commandPatience = 10 * time.Second
 )
 
 var (
@@ -43,11 +47,29 @@ var (
 	errNotKept     = errors.New("events can't be kept")
 	errBadChannel  = errors.New("malformed channel")
 	errBadStreamID = errors.New("malformed stream ID")
+	errNotPassedOn = errors.New("the gateway that holds the session is not linked")
 )
 
 // publishRequest is what a streaming server asks for a publisher. key is a secret.
 type publishRequest struct {
-	requestID, channel, key, userIP string
+	requestRef
+	channel, key, userIP string
+}
+
+// serverSession is what a streaming server's session has for its publish requests.
+type serverSession struct {
+	// set once, before the first one
+	turns  chan struct{}   // one item for each key verification under way; room for maxServerVerifications
+	ctx    context.Context // of the requests: it ends with the session
+	cancel context.CancelFunc
+
+	server *server // set once: at a socket of this process before the first one, else before the cluster is there
+}
+
+func newServerSession() serverSession {
+	s := serverSession{turns: make(chan struct{}, maxServerVerifications)}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	return s
 }
 
 type coordinator struct {
@@ -61,16 +83,21 @@ type coordinator struct {
 	metrics     *metrics
 	history     *history.History
 
+	up chan struct{} // closed when the cluster is there: after a start, when gateways have shown what they hold
+
 	stopping  atomic.Bool
 	pending   atomic.Int64
 	publishes sync.WaitGroup
+
+	mu  sync.Mutex
+	due []func() // guarded by mu: to be called when it is up
 }
 
 // newCoordinator wires the use cases. The identities of peers and the numbers of publications count up from the time of
 // the start in microseconds, so that no later process gives one of them again and all stay below 2^53. Should the clock
-// have been set back, they begin behind the publications that events are kept of.
+// have been set back, they begin behind those that the store knows of.
 func newCoordinator(cfg *Config, log *slog.Logger, m *metrics, verifier *keyVerifier, events *callbacks) *coordinator {
-	firstID := max(uint64(time.Now().UnixMicro()), events.LastQueue()+1)
+	firstID := max(uint64(time.Now().UnixMicro()), events.LastQueue()+1, events.cluster.Numbers+1)
 	c := &coordinator{
 		idMaxLength: cfg.IDMaxLength,
 		log:         log,
@@ -83,9 +110,41 @@ func newCoordinator(cfg *Config, log *slog.Logger, m *metrics, verifier *keyVeri
 		events:    events,
 		startedAt: time.Now(),
 		metrics:   m,
+		up:        make(chan struct{}),
 	}
 	c.history = history.New(c.reading)
 	return c
+}
+
+// goUp says that the cluster is there. It is called once; without gateways before anything happens.
+func (c *coordinator) goUp() {
+	c.mu.Lock()
+	due := c.due
+	c.due = nil
+	close(c.up)
+	c.mu.Unlock()
+	for _, f := range due {
+		f()
+	}
+}
+
+// whenUp calls f once the cluster is there: at once if it is, else when it comes up.
+func (c *coordinator) whenUp(f func()) {
+	if !c.addWhenUp(f) {
+		f()
+	}
+}
+
+func (c *coordinator) addWhenUp(f func()) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	select {
+	case <-c.up:
+		return false
+	default:
+		c.due = append(c.due, f)
+		return true
+	}
 }
 
 // keepTime enforces the registry's time limits until ctx ends.
@@ -112,9 +171,9 @@ func (c *coordinator) stop() {
 func (c *coordinator) wait() { c.publishes.Wait() }
 
 // joinServer adds a streaming server that has connected.
-func (c *coordinator) joinServer(peer serverPeer, info serverInfo) *server {
-	s := c.registry.joinServer(peer, info, time.Now())
-	c.log.Info("streaming server connected", serverAttr(s.id), "type", string(s.kind), "ip", s.ip, "port", s.port, "ssl", s.ssl)
+func (c *coordinator) joinServer(at attachment, peer serverPeer, info serverInfo) *server {
+	s := c.registry.joinServer(at, peer, info, time.Now())
+	c.log.Info("streaming server connected", serverAttr(s.id), "type", string(s.kind), "ip", s.ip, "port", s.port, "ssl", s.ssl, gatewayAttr(at.gateway))
 	return s
 }
 
@@ -124,10 +183,10 @@ func (c *coordinator) leaveServer(s *server, reason error) {
 	c.logAndCount(c.registry.leaveServer(s, time.Now()))
 }
 
-// joinEncoder adds an encoder at its first REGISTER. remote is where its connection comes from, address its IP address.
-func (c *coordinator) joinEncoder(peer encoderPeer, remote, address string, capacity int) *encoder {
-	e, notices := c.registry.joinEncoder(peer, address, capacity, time.Now())
-	c.log.Info("encoder registered", encoderAttr(e.id), "remote", remote, "capacity", capacity)
+// joinEncoder adds an encoder at its first REGISTER. remote is where its connection comes from.
+func (c *coordinator) joinEncoder(at attachment, peer encoderPeer, remote string, capacity int) *encoder {
+	e, notices := c.registry.joinEncoder(at, peer, control.AddressOf(remote), capacity, time.Now())
+	c.log.Info("encoder registered", encoderAttr(e.id), "remote", logs.Loggable(remote), "capacity", capacity, gatewayAttr(at.gateway))
 	c.logAndCount(notices)
 	return e
 }
@@ -147,10 +206,10 @@ func (c *coordinator) leaveEncoder(e *encoder, reason error) {
 // probeAnswered is called at the first sign of life of a session that was probed.
 func (c *coordinator) probeAnswered(session uint64) { c.logAndCount(c.registry.probeAnswered(session)) }
 
-// publish answers a publish request, with accept or deny on the server's peer, within answerWithin. It returns at once; what
-// has to wait for the application runs beside the caller and ends with ctx, which is the connection's. serverTurns limits the
-// verifications under way of one connection: it has room for maxServerVerifications.
-func (c *coordinator) publish(ctx context.Context, s *server, serverTurns chan struct{}, req publishRequest) {
+// publish answers a publish request, with accept or deny on its server's peer, within answerWithin from when it was said. It
+// returns at once; what has to wait for the application, or for the cluster to come up, runs beside the caller and ends with the
+// connection.
+func (c *coordinator) publish(s *serverSession, req publishRequest, said time.Time) {
 	if err := c.mayAsk(req); err != nil {
 		c.deny(s, req, err)
 		return
@@ -160,10 +219,9 @@ func (c *coordinator) publish(ctx context.Context, s *server, serverTurns chan s
 		c.deny(s, req, errTooMany)
 		return
 	}
-	arrived := time.Now()
 	c.publishes.Go(func() {
 		defer c.pending.Add(-1)
-		if err := c.verifyAndClaim(ctx, s, serverTurns, req, arrived.Add(answerWithin)); err != nil {
+		if err := c.verifyAndClaim(s, req, said.Add(answerWithin)); err != nil {
 			c.deny(s, req, err)
 		}
 	})
@@ -174,7 +232,7 @@ func (c *coordinator) mayAsk(req publishRequest) error {
 	switch {
 	case c.stopping.Load():
 		return errStopping
-	case !c.validID(req.channel) || !c.validID(req.key) || len(req.requestID) > maxRequestIDBytes:
+	case !c.validID(req.channel) || !c.validID(req.key) || len(req.id) > maxRequestIDBytes:
 		return errBadID
 	case c.registry.channelIsBusy(req.channel):
 		return errChannelBusy
@@ -184,18 +242,21 @@ func (c *coordinator) mayAsk(req publishRequest) error {
 	return nil
 }
 
-func (c *coordinator) verifyAndClaim(ctx context.Context, s *server, serverTurns chan struct{}, req publishRequest, answerBy time.Time) error {
-	allowed, err := c.verify(ctx, serverTurns, req)
+func (c *coordinator) verifyAndClaim(s *serverSession, req publishRequest, answerBy time.Time) error {
+	allowed, err := c.verify(s.ctx, s.turns, req)
 	if err != nil {
 		return err
+	}
+	if !c.awaitUp(s.ctx, time.Until(answerBy)) {
+		return errRestoring
 	}
 	if c.events.Err() != nil {
 		return errNotKept
 	}
-	notices, err := c.registry.claim(s, claimRequest{
-		id:      req.requestID,
-		channel: req.channel,
-		key:     req.key,
+	notices, err := c.registry.claim(s.server, claimRequest{
+		requestRef: req.requestRef,
+		channel:    req.channel,
+		key:        req.key,
 		settings: encodeSettings{
 			resolutions: profile.FormatResolutions(allowed.Resolutions),
 			record:      profile.FormatRecord(allowed.Record),
@@ -205,6 +266,23 @@ func (c *coordinator) verifyAndClaim(ctx context.Context, s *server, serverTurns
 	}, time.Now())
 	c.logAndCount(notices)
 	return err
+}
+
+// awaitUp waits until the cluster is there. It reports false if it is not within the time.
+func (c *coordinator) awaitUp(ctx context.Context, within time.Duration) bool {
+	select {
+	case <-c.up:
+		return true
+	default:
+	}
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	select {
+	case <-c.up:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 func (c *coordinator) verify(ctx context.Context, serverTurns chan struct{}, req publishRequest) (profile.Profile, error) {
@@ -223,13 +301,17 @@ func (c *coordinator) verify(ctx context.Context, serverTurns chan struct{}, req
 	return allowed, err
 }
 
-func (c *coordinator) deny(s *server, req publishRequest, reason error) {
-	s.peer.deny(req.requestID, req.channel)
+func (c *coordinator) deny(s *serverSession, req publishRequest, reason error) {
 	channel := req.channel
 	if !c.validID(channel) {
 		channel = "(malformed)"
 	}
-	c.logAndCount([]notice{{kind: noteDenied, channel: channel, server: s.id, reason: reason}})
+	deny := func() { c.logAndCount(c.registry.deny(s.server, req.requestRef, req.channel, channel, reason)) }
+	if req.message == 0 {
+		deny()
+	} else {
+		c.whenUp(deny) // before that the registry does not have its server
+	}
 }
 
 // endPublish is PUBLISH-END.
@@ -252,9 +334,9 @@ func (c *coordinator) announce(e *encoder, channel, streamID string, a announcem
 	c.logAndCount(notices)
 }
 
-// streamClosed is STREAM-CLOSED. errorCode and errorMessage are the encoder's words, empty if it had no trouble.
-func (c *coordinator) streamClosed(e *encoder, channel, streamID, errorCode, errorMessage string) {
-	notices, own := c.registry.streamClosed(e, channel, streamID, time.Now())
+// streamClosed is STREAM-CLOSED, said at a time. errorCode and errorMessage are the encoder's words, empty if it had no trouble.
+func (c *coordinator) streamClosed(e *encoder, channel, streamID string, at time.Time, errorCode, errorMessage string) {
+	notices, own := c.registry.streamClosed(e, channel, streamID, at, time.Now())
 	if !own {
 		c.notItsOwn("STREAM-CLOSED", encoderAttr(e.id), channel, streamID)
 		return
@@ -266,18 +348,37 @@ func (c *coordinator) streamClosed(e *encoder, channel, streamID, errorCode, err
 	c.logAndCount(notices)
 }
 
-// drain takes a peer out of service, undrain puts it back. Errors: errUnknownSession.
+// drain takes a peer out of service, undrain puts it back. Errors: errUnknownSession, errNotPassedOn.
 
 func (c *coordinator) drain(id uint64, move bool) error {
-	notices, err := c.registry.drain(id, move, time.Now())
+	notices, passedOn, err := c.registry.drain(id, move, time.Now())
 	c.logAndCount(notices)
-	return err
+	if err != nil {
+		return err
+	}
+	return awaitPassing(passedOn)
 }
 
 func (c *coordinator) undrain(id uint64) error {
-	notices, err := c.registry.undrain(id, time.Now())
+	notices, passedOn, err := c.registry.undrain(id, time.Now())
 	c.logAndCount(notices)
-	return err
+	if err != nil {
+		return err
+	}
+	return awaitPassing(passedOn)
+}
+
+// awaitPassing waits until gateways have what a command says, so that it outlives this process.
+func awaitPassing(passedOn <-chan struct{}) error {
+	if passedOn == nil {
+		return nil
+	}
+	select {
+	case <-passedOn:
+		return nil
+	case <-time.After(commandPatience):
+		return errNotPassedOn
+	}
 }
 
 // logAndCount writes what the registry has noted to the log and counts it.
@@ -322,6 +423,14 @@ func serverAttr(id uint64) slog.Attr { return slog.Uint64("streamServer", id) }
 
 func encoderAttr(id uint64) slog.Attr { return slog.Uint64("encoder", id) }
 
+// gatewayAttr is left out of a line about a session that no gateway holds.
+func gatewayAttr(id string) slog.Attr {
+	if id == "" {
+		return slog.Attr{}
+	}
+	return slog.String("gateway", id)
+}
+
 // peerAttr is the session of a notice about one peer.
 func (n notice) peerAttr() slog.Attr {
 	if n.server != 0 {
@@ -343,9 +452,9 @@ func (c *coordinator) killPublisher(channel, streamID string) error {
 	if streamID != "*" && !wire.IsToken(streamID, maxStreamIDLength) {
 		return errBadStreamID
 	}
-	killed := c.registry.kill(channel, streamID, time.Now())
+	killed, passedOn := c.registry.kill(channel, streamID, time.Now())
 	c.log.Info("close command", "channel", channel, "stream", streamID, "killed", killed)
-	return nil
+	return awaitPassing(passedOn)
 }
 
 func (c *coordinator) validID(id string) bool { return wire.IsToken(id, c.idMaxLength) }

@@ -55,6 +55,7 @@ type daemon struct {
 	verifier    *keyVerifier
 	coordinator *coordinator
 	control     *control.Sockets
+	gateways    *gateways // nil: none may link
 }
 
 // newDaemon opens the outbox. Whoever has the daemon stops it, started or not. Errors are those of the outbox.
@@ -72,16 +73,22 @@ func newDaemon(cfg *Config, log *slog.Logger) (*daemon, error) {
 	d.events = events
 	d.verifier = newKeyVerifier(cfg, d.metrics.keyVerified, log)
 	d.coordinator = newCoordinator(cfg, log, d.metrics, d.verifier, d.events)
-	d.control = d.open(cfg, log, d.coordinator.newPeer, d.metrics, func(sockets *control.Sockets) http.Handler {
-		return newRoutes(cfg, log, &commands{d.coordinator}, sockets)
+	refusals := logs.NewRefusals(log)
+	if cfg.GatewaySecret != "" {
+		d.gateways = newGateways(d.coordinator, cfg, refusals, log)
+	} else {
+		d.coordinator.goUp()
+	}
+	d.control = d.open(cfg, log, refusals, d.coordinator.newPeer, d.metrics, func(sockets *control.Sockets) http.Handler {
+		return newRoutes(cfg, log, &commands{d.coordinator}, sockets, d.gateways)
 	})
 	return d, nil
 }
 
 // open makes the control sockets and the server of routes. Together they have no more connections than the process may have.
-func (s *shell) open(cfg *Config, log *slog.Logger, newPeer func(control.Handshake) control.Peer, counts control.Metrics,
+func (s *shell) open(cfg *Config, log *slog.Logger, refusals *logs.Refusals, newPeer func(control.Handshake) control.Peer, counts control.Metrics,
 	routes func(*control.Sockets) http.Handler) *control.Sockets {
-	most, refusals := door.MaxSockets(), logs.NewRefusals(log)
+	most := door.MaxSockets()
 	sockets := control.NewSockets(control.Config{
 		Secret:   cfg.ControlSecret,
 		Max:      most - door.ReservedVisitors,
@@ -133,10 +140,14 @@ func (s *shell) failure() <-chan error { return s.failed }
 
 func (d *daemon) exposed() exporter { return d.metrics.exporter }
 
-// stop ends the daemon; call it once. First it denies publishers that wait, closes the listeners, lets requests under way
+// stop ends the daemon; call it once. First it says goodbye to gateways, whose peers stay where they are. It denies publishers
+// that wait, closes the listeners, lets requests under way
 // finish and closes the control connections. Then events are delivered, for as long as deliver says; the outbox keeps what is
 // left for the next start. Any error comes from the outbox.
 func (d *daemon) stop(deliver time.Duration) error {
+	if d.gateways != nil {
+		d.gateways.close()
+	}
 	d.coordinator.stop()
 	d.finishServing()
 	d.control.Close()

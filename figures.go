@@ -16,6 +16,11 @@ func (c *coordinator) notReady() (reasons []string) {
 	if c.stopping.Load() {
 		reasons = append(reasons, errStopping.Error())
 	}
+	select {
+	case <-c.up:
+	default:
+		reasons = append(reasons, errRestoring.Error())
+	}
 	if c.events.Err() != nil {
 		reasons = append(reasons, errNotKept.Error())
 	}

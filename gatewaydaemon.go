@@ -10,6 +10,7 @@ import (
 
 	"coordinator/internal/control"
 	"coordinator/internal/gateway"
+	"coordinator/internal/logs"
 )
 
 // gatewayDaemon is a gateway with everything around it but its listeners, the certificate and the signals.
@@ -31,7 +32,7 @@ func newGatewayDaemon(cfg *Config, log *slog.Logger) *gatewayDaemon {
 		Log:           log,
 	})
 	d.metrics = newGatewayMetrics(d.gateway.State)
-	d.control = d.open(cfg, log, d.gateway.NewPeer, d.metrics, func(sockets *control.Sockets) http.Handler {
+	d.control = d.open(cfg, log, logs.NewRefusals(log), d.gateway.NewPeer, d.metrics, func(sockets *control.Sockets) http.Handler {
 		return newGatewayRoutes(cfg, log, d.gateway, d.metrics, sockets)
 	})
 	return d

@@ -561,10 +561,10 @@ func TestRequestsThatAreAnsweredMakeRoomForOthers(t *testing.T) {
 	}
 	c := d.coordinator
 	denied := &countingServer{}
-	s := c.joinServer(denied, serverInfo{kind: kindRTMP})
-	serverTurns := make(chan struct{}, maxServerVerifications)
+	s := newServerSession()
+	s.server = c.joinServer(attachment{}, denied, serverInfo{kind: kindRTMP})
 	publish := func(channel string) {
-		c.publish(t.Context(), s, serverTurns, publishRequest{requestID: "1", channel: channel, key: "k"})
+		c.publish(&s, publishRequest{requestRef: requestRef{id: "1"}, channel: channel, key: "k"}, time.Now())
 	}
 	const requests = 100 // there is no encoder
 	for i := range requests {
@@ -588,4 +588,4 @@ type countingServer struct {
 	denials atomic.Int64
 }
 
-func (s *countingServer) deny(string, string) { s.denials.Add(1) }
+func (s *countingServer) deny(requestRef, string) { s.denials.Add(1) }

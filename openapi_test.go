@@ -37,7 +37,7 @@ func TestAPIDocumentHasTheRoutesOfTheTable(t *testing.T) {
 	t.Parallel()
 	_, cfg, api, control := apiRooms(t)
 	var routes, documented []string
-	for pattern, handlers := range urlTable(cfg, api, control) {
+	for pattern, handlers := range urlTable(cfg, api, control, nil) {
 		for method := range handlers {
 			routes = append(routes, method+" "+strings.TrimSuffix(pattern, "{$}"))
 		}
@@ -107,7 +107,7 @@ func TestUnavailableCoordinatorIsAsTheAPIDocumentSays(t *testing.T) {
 	for range history.Step {
 		api.coordinator.history.Record(history.Reading{})
 	}
-	server := httptest.NewServer(newRoutes(cfg, log, api, control))
+	server := httptest.NewServer(newRoutes(cfg, log, api, control, nil))
 	defer server.Close()
 	a := apidoc.Caller{Daemon: &clustertest.Daemon{T: t, Addr: strings.TrimPrefix(server.URL, "http://")}, Doc: doc}
 	a.Ask(503, "GET", "/readyz")

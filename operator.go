@@ -217,6 +217,8 @@ func maintain(w http.ResponseWriter, r *http.Request, do func(id uint64) error) 
 	switch {
 	case errors.Is(err, errUnknownSession):
 		httpjson.Error(w, http.StatusNotFound, err.Error())
+	case errors.Is(err, errNotPassedOn):
+		unavailable(w, err)
 	case err != nil:
 		httpjson.Error(w, http.StatusBadRequest, err.Error())
 	default:

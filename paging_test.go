@@ -161,14 +161,14 @@ func FuzzQueryOfAList(f *testing.F) {
 // nowhere takes what a registry says to peers and application.
 type nowhere struct{}
 
-func (nowhere) probe(uint64)          {}
-func (nowhere) keepsUp() bool         { return true }
-func (nowhere) accept(_, _, _ string) {}
-func (nowhere) deny(_, _ string)      {}
-func (nowhere) kill(_, _ string)      {}
-func (nowhere) start(encodeJob)       {}
-func (nowhere) stop(_, _ string)      {}
-func (nowhere) End(outbox.Mark)       {}
+func (nowhere) probe(uint64)                              {}
+func (nowhere) keepsUp() bool                             { return true }
+func (nowhere) accept(requestRef, string, string, uint64) {}
+func (nowhere) deny(requestRef, string)                   {}
+func (nowhere) kill(_, _ string)                          {}
+func (nowhere) start(encodeJob)                           {}
+func (nowhere) stop(_, _ string)                          {}
+func (nowhere) End(outbox.Mark)                           {}
 
 func (nowhere) AppendPart(outbox.Event) {}
 
@@ -179,15 +179,15 @@ func registryWith(tb testing.TB, streams int) *registry {
 	now := time.Now()
 	r := newRegistry(1, now, func() string { lastID++; return fmt.Sprintf("stream-%08d", lastID) }, nowhere{}, limits{})
 	for i := range 100 {
-		r.joinEncoder(nowhere{}, fmt.Sprint("10.0.0.", i), -1, now)
+		r.joinEncoder(attachment{}, nowhere{}, fmt.Sprint("10.0.0.", i), -1, now)
 	}
 	var servers []*server
 	for range 20 {
-		servers = append(servers, r.joinServer(nowhere{}, serverInfo{kind: kindRTMP, ip: "10.0.0.1", port: 1935}, now))
+		servers = append(servers, r.joinServer(attachment{}, nowhere{}, serverInfo{kind: kindRTMP, ip: "10.0.0.1", port: 1935}, now))
 	}
 	for i := range streams {
 		channel := fmt.Sprintf("channel-%08d", i*7919%streams)
-		if _, err := r.claim(servers[i%20], claimRequest{id: "1", channel: channel, key: "key-" + channel}, now.Add(time.Duration(i))); err != nil {
+		if _, err := r.claim(servers[i%20], claimRequest{requestRef: requestRef{id: "1"}, channel: channel, key: "key-" + channel}, now.Add(time.Duration(i))); err != nil {
 			tb.Fatal(err)
 		}
 		st := r.channels.get(channel).current

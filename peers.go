@@ -5,10 +5,10 @@ package main
 // warning, because the encoder is of no use without one.
 
 import (
-	"context"
 	"log/slog"
 	"strconv"
 	"strings"
+	"time"
 
 	"coordinator/internal/control"
 	"coordinator/internal/logs"
@@ -23,55 +23,84 @@ func (c *coordinator) newPeer(h control.Handshake) control.Peer {
 	return &serverPeerSession{c: c, info: serverInfo{kind: serverKind(h.Kind), ip: h.IP, port: h.Port, ssl: h.SSL}}
 }
 
+// line is the way to a peer: its socket, or the gateway that holds that. Send, Answer and Probe never wait.
+type line interface {
+	Remote() string
+	Send(method string, arguments ...string)
+	Probe(answered func())
+	KeepsUp() bool
+
+	// Answer is Send for a message that answers a publish request. publication is the one that this has made live; 0: none.
+	Answer(request requestRef, publication uint64, method string, arguments ...string)
+
+	// Said and Message are of what the peer says now: when it did, and the number that a gateway gave it.
+	Said() time.Time
+	Message() uint64
+}
+
+// socketLine is a socket of this process.
+type socketLine struct{ *control.Session }
+
+func (l socketLine) Answer(_ requestRef, _ uint64, method string, arguments ...string) {
+	l.Send(method, arguments...)
+}
+func (socketLine) Said() time.Time { return time.Now() }
+func (socketLine) Message() uint64 { return 0 }
+
 // serverPeerSession is the connection of a streaming server.
 type serverPeerSession struct {
 	c    *coordinator
 	info serverInfo
 
-	// set once by Join
-	*control.Session
-	server      *server
-	serverTurns chan struct{}   // one item for each key verification under way
-	ctx         context.Context // of its publish requests
-	cancel      context.CancelFunc
+	// set once by begin
+	line
+	serverSession
 }
 
 func (p *serverPeerSession) Join(s *control.Session) {
-	p.Session = s
-	p.serverTurns = make(chan struct{}, maxServerVerifications)
-	p.ctx, p.cancel = context.WithCancel(context.Background())
-	p.server = p.c.joinServer(p, p.info)
+	p.begin(socketLine{s})
+	p.join(attachment{})
 }
 
+func (p *serverPeerSession) begin(l line) {
+	p.line, p.serverSession = l, newServerSession()
+}
+
+func (p *serverPeerSession) join(at attachment) { p.server = p.c.joinServer(at, p, p.info) }
+
+func (p *serverPeerSession) restored(s *server, _ *encoder) { p.server = s }
+
 func (p *serverPeerSession) Leave(reason error) {
-	p.cancel()
+	p.gone(reason)
 	p.c.leaveServer(p.server, reason)
 }
+
+func (p *serverPeerSession) gone(error) { p.cancel() }
 
 func (p *serverPeerSession) Handle(m wire.Message) {
 	channel, streamID := m.Get("Stream-Channel"), m.Get("Stream-ID")
 	switch m.Method {
 	case "PUBLISH-REQUEST":
 		userIP := m.Get("User-IP")
-		p.c.publish(p.ctx, p.server, p.serverTurns, publishRequest{ // copies: the message may be large, and the wait long
-			requestID: strings.Clone(m.Get("Request-ID")),
-			channel:   strings.Clone(channel),
-			key:       strings.Clone(m.Get("Stream-Key")),
-			userIP:    strings.Clone(userIP[:min(len(userIP), maxUserIPBytes)]),
-		})
+		p.c.publish(&p.serverSession, publishRequest{ // copies: the message may be large, and the wait long
+			requestRef: requestRef{strings.Clone(m.Get("Request-ID")), p.Message()},
+			channel:    strings.Clone(channel),
+			key:        strings.Clone(m.Get("Stream-Key")),
+			userIP:     strings.Clone(userIP[:min(len(userIP), maxUserIPBytes)]),
+		}, p.Said())
 	case "PUBLISH-END":
 		p.c.endPublish(p.server, channel, streamID)
 	default:
-		p.c.handleCommon(m, p.Session, serverAttr(p.server.id))
+		p.c.handleCommon(m, p.line, serverAttr(p.server.id))
 	}
 }
 
-func (p *serverPeerSession) accept(requestID, channel, streamID string) {
-	p.Send("PUBLISH-ACCEPT", "Request-ID", requestID, "Stream-Channel", channel, "Stream-ID", streamID)
+func (p *serverPeerSession) accept(to requestRef, channel, streamID string, publication uint64) {
+	p.Answer(to, publication, "PUBLISH-ACCEPT", "Request-ID", to.id, "Stream-Channel", channel, "Stream-ID", streamID)
 }
 
-func (p *serverPeerSession) deny(requestID, channel string) {
-	p.Send("PUBLISH-DENY", "Request-ID", requestID, "Stream-Channel", channel)
+func (p *serverPeerSession) deny(to requestRef, channel string) {
+	p.Answer(to, 0, "PUBLISH-DENY", "Request-ID", to.id, "Stream-Channel", channel)
 }
 
 func (p *serverPeerSession) kill(channel, streamID string) {
@@ -88,20 +117,35 @@ func (p *serverPeerSession) probe(session uint64) {
 type encoderPeerSession struct {
 	c *coordinator
 
-	*control.Session // set once by Join
+	// set once, before it says anything
+	line
+	at attachment // what it joins with
 
 	// owned by the reader
 	encoder *encoder
 }
 
-func (p *encoderPeerSession) Join(s *control.Session) { p.Session = s }
+func (p *encoderPeerSession) Join(s *control.Session) { p.begin(socketLine{s}) }
+
+func (p *encoderPeerSession) begin(l line) { p.line = l }
+
+// join is for a session at a gateway: the encoder itself joins with its first REGISTER.
+func (p *encoderPeerSession) join(at attachment) { p.at = at }
+
+func (p *encoderPeerSession) restored(_ *server, e *encoder) { p.encoder = e }
 
 func (p *encoderPeerSession) Leave(reason error) {
 	if p.encoder == nil {
-		p.c.log.Info("encoder disconnected before it registered", "remote", p.Remote(), "reason", reason.Error())
+		p.gone(reason)
 		return
 	}
 	p.c.leaveEncoder(p.encoder, reason)
+}
+
+func (p *encoderPeerSession) gone(reason error) {
+	if p.encoder == nil {
+		p.c.log.Info("encoder disconnected before it registered", "remote", p.Remote(), "reason", reason.Error())
+	}
 }
 
 func (p *encoderPeerSession) Handle(m wire.Message) {
@@ -110,7 +154,7 @@ func (p *encoderPeerSession) Handle(m wire.Message) {
 		return
 	}
 	if p.encoder == nil {
-		p.c.handleCommon(m, p.Session, slog.String("encoder", "(not registered)"))
+		p.c.handleCommon(m, p.line, slog.String("encoder", "(not registered)"))
 		return
 	}
 	channel, streamID := m.Get("Stream-Channel"), m.Get("Stream-ID")
@@ -121,6 +165,7 @@ func (p *encoderPeerSession) Handle(m wire.Message) {
 			resolution: m.Get("Resolution"),
 			indexFile:  m.Get("Index-file"),
 			startTime:  m.Get("Start-Time"),
+			at:         p.Said(),
 		}
 		if !a.complete() {
 			p.c.log.Debug("incomplete message ignored", "method", m.Method, encoderAttr(p.encoder.id), "channel", logs.Loggable(channel), "stream", logs.Loggable(streamID))
@@ -128,9 +173,9 @@ func (p *encoderPeerSession) Handle(m wire.Message) {
 		}
 		p.c.announce(p.encoder, channel, streamID, a)
 	case "STREAM-CLOSED":
-		p.c.streamClosed(p.encoder, channel, streamID, m.Get("Error-Code"), m.Get("Error-Message"))
+		p.c.streamClosed(p.encoder, channel, streamID, p.Said(), m.Get("Error-Code"), m.Get("Error-Message"))
 	default:
-		p.c.handleCommon(m, p.Session, encoderAttr(p.encoder.id))
+		p.c.handleCommon(m, p.line, encoderAttr(p.encoder.id))
 	}
 }
 
@@ -143,7 +188,7 @@ func (p *encoderPeerSession) register(capacity string) {
 	}
 	n = max(n, -1)
 	if p.encoder == nil {
-		p.encoder = p.c.joinEncoder(p, p.Remote(), control.AddressOf(p.Remote()), int(n))
+		p.encoder = p.c.joinEncoder(p.at, p, p.Remote(), int(n))
 	} else {
 		p.c.resizeEncoder(p.encoder, int(n))
 	}
@@ -187,16 +232,16 @@ func (p *encoderPeerSession) probe(session uint64) {
 }
 
 // handleCommon is what both kinds of peers may say. sender is how the log names the session.
-func (c *coordinator) handleCommon(m wire.Message, s *control.Session, sender slog.Attr) {
+func (c *coordinator) handleCommon(m wire.Message, l line, sender slog.Attr) {
 	switch m.Method {
 	case "HEARTBEAT":
 	case "ERROR":
-		c.log.Warn("peer reports an error", sender, "remote", s.Remote(), "code", logs.Loggable(m.Get("Error-Code")), "message", logs.Loggable(m.Get("Error-Message")))
+		c.log.Warn("peer reports an error", sender, "remote", l.Remote(), "code", logs.Loggable(m.Get("Error-Code")), "message", logs.Loggable(m.Get("Error-Message")))
 	default:
 		method := m.Method
 		if !wire.IsToken(method, 64) {
 			method = "(malformed)" // a message without its first line may begin with a key
 		}
-		c.log.Debug("unknown method ignored", sender, "remote", s.Remote(), "method", method)
+		c.log.Debug("unknown method ignored", sender, "remote", l.Remote(), "method", method)
 	}
 }

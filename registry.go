@@ -88,8 +88,8 @@ var (
 // they append to a bounded queue, never wait and never call back.
 type serverPeer interface {
 	prober
-	accept(requestID, channel, streamID string)
-	deny(requestID, channel string)
+	accept(to requestRef, channel, streamID string, publication uint64)
+	deny(to requestRef, channel string)
 	kill(channel, streamID string)
 	keepsUp() bool // it has taken in nearly all that it was told; kills are said again only then
 }
@@ -118,11 +118,18 @@ type encodeJob struct {
 // kept once for all of them.
 type encodeSettings struct{ resolutions, record, previews string }
 
+// requestRef is what an answer to a publish request names.
+type requestRef struct {
+	id      string // the peer's
+	message uint64 // that it came with, as a gateway counts them; 0: over a socket of this process
+}
+
 // claimRequest is a publish request that the application has allowed. key is a secret.
 type claimRequest struct {
-	id, channel, key string
-	settings         encodeSettings
-	answerBy         time.Time
+	requestRef
+	channel, key string
+	settings     encodeSettings
+	answerBy     time.Time
 }
 
 // serverKind is how publishers reach a streaming server, as encoders are told and reports show it.
@@ -145,15 +152,13 @@ type serverInfo struct {
 type server struct {
 	// set once
 	serverInfo
-	id      uint64
-	gateway string     // that holds the session; "": it is a direct one
-	keeper  memoKeeper // of a session at a gateway, else nil
-	peer    serverPeer
-	since   time.Time
+	attachment
+	peer serverPeer
 
 	// guarded by registry.mu
 	twin
 	gone         bool
+	away         bool // its gateway is absent: nothing that it does not do counts
 	draining     bool
 	publications members[*publication]
 	held         int // publish requests of this session in registry.held
@@ -162,16 +167,14 @@ type server struct {
 // encoder is a registered encoder.
 type encoder struct {
 	// set once
-	id      uint64
-	gateway string     // that holds the session; "": it is a direct one
-	keeper  memoKeeper // of a session at a gateway, else nil
-	address string     // of its machine, as the connection shows it: an IP address
+	attachment
+	address string // of its machine, as the connection shows it: an IP address
 	peer    encoderPeer
-	since   time.Time
 
 	// guarded by registry.mu
 	twin
 	gone          bool
+	away          bool             // as of a server
 	capacity      int              // negative: no limit
 	streams       members[*stream] // live and closing: each holds one slot
 	superseded    int              // of the streams
@@ -232,7 +235,11 @@ type stream struct {
 func (st *stream) index() *uint32 { return &st.inEncoder }
 
 // announcement is what an encoder says in STREAM-AVAILABLE.
-type announcement struct{ streamType, resolution, indexFile, startTime string }
+type announcement struct {
+	streamType, resolution, indexFile, startTime string
+
+	at time.Time // when it was said
+}
 
 // output is a kind of output that an encoder has announced for a stream.
 type output struct{ streamType, resolution string }
@@ -251,12 +258,15 @@ type registry struct {
 	newStreamID func() string
 	random      func(n int) int // from 0 to n-1
 	events      eventSink
+	passer      passer            // nil: there are no gateways
+	reserve     func(last uint64) // of numbers, if there are
 
 	mu sync.Mutex
 	// guarded by mu
 	stopping     bool
 	lastID       uint64 // of servers and encoders
 	lastNumber   uint64 // of publications
+	reserved     uint64 // of both, if there are gateways
 	servers      map[uint64]*server
 	encoders     map[uint64]*encoder
 	moving       map[*encoder]struct{}   // drained, and to be emptied
@@ -277,6 +287,7 @@ type registry struct {
 	postponed    map[*publication]loss        // in a restore and in leaveGateways, until goOnAllLocked: losses to be dealt with then; else nil
 	replay       *replay                      // between restore and restored
 	silent       bool                         // no event is appended: set while messages are replayed whose events are in the store
+	cause        memoKeeper                   // the session at a gateway whose message the transition under way follows from
 	told         bool                         // the transition under way has appended an event
 	changes      changes                      // of the transition under way
 	notices      []notice
@@ -315,9 +326,15 @@ func (r *registry) noteLocked(n notice) { r.notices = append(r.notices, n) }
 // is worth a line in the log.
 func (r *registry) endTransitionLocked() []notice {
 	r.sendMemosLocked()
+	mark := outbox.Mark{}
+	if r.passer != nil {
+		mark = r.passer.endTransition(r.cause, r.told)
+		r.cause, r.silent = nil, false
+		r.reserveNumbersLocked()
+	}
 	if r.told {
 		r.told = false
-		r.events.End(outbox.Mark{})
+		r.events.End(mark)
 	}
 	notices := r.notices
 	r.notices = nil
@@ -349,30 +366,58 @@ func newRegistry(firstID uint64, now time.Time, newStreamID func() string, event
 	}
 }
 
-// joinServer adds a streaming server and gives it its identity.
-func (r *registry) joinServer(peer serverPeer, info serverInfo, now time.Time) *server {
+// attachment is a session as it is held: by a socket of this process, or by a gateway.
+type attachment struct {
+	id      uint64     // identity; 0: it is given one when it joins
+	since   time.Time  // zero: when it joins
+	gateway string     // that holds the session; "": none
+	keeper  memoKeeper // of a session at a gateway, else nil
+}
+
+// newID gives the identity of a session that is to join later.
+func (r *registry) newID() uint64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.lastID++
-	s := &server{serverInfo: info, id: r.lastID, peer: peer, since: now}
+	return r.lastID
+}
+
+// joinServer adds a streaming server. One without an identity is given one.
+func (r *registry) joinServer(at attachment, peer serverPeer, info serverInfo, now time.Time) *server {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := &server{serverInfo: info, attachment: r.attachLocked(at, now), peer: peer}
 	s.twin = twin{session: s.id, prober: peer}
 	r.servers[s.id] = s
 	r.joinTwinsLocked(&s.twin, twinKey{string(s.kind), s.ip, s.port}, now)
 	return s
 }
 
-// joinEncoder adds an encoder that has registered and gives it its identity. address is that of its machine.
-func (r *registry) joinEncoder(peer encoderPeer, address string, capacity int, now time.Time) (*encoder, []notice) {
+// joinEncoder adds an encoder that has registered. One without an identity is given one. address is that of its machine.
+func (r *registry) joinEncoder(at attachment, peer encoderPeer, address string, capacity int, now time.Time) (*encoder, []notice) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.lastID++
-	e := &encoder{id: r.lastID, address: address, peer: peer, capacity: capacity, since: now}
+	r.followsLocked(at.keeper)
+	e := &encoder{attachment: r.attachLocked(at, now), address: address, peer: peer, capacity: capacity}
 	e.twin = twin{session: e.id, prober: peer}
 	r.encoders[e.id] = e
 	r.slots.add(capacity)
 	r.joinTwinsLocked(&e.twin, twinKey{kind: "HLS", address: address}, now)
+	r.encoderChangedLocked(e)
 	r.settleLocked(now)
 	return e, r.endTransitionLocked()
+}
+
+// attachLocked fills in what a session has not been given before.
+func (r *registry) attachLocked(at attachment, now time.Time) attachment {
+	if at.id == 0 {
+		r.lastID++
+		at.id = r.lastID
+	}
+	if at.since.IsZero() {
+		at.since = now
+	}
+	return at
 }
 
 // resize changes the capacity of an encoder; its load stays, even if it is above the new capacity.
@@ -382,6 +427,7 @@ func (r *registry) resize(e *encoder, capacity int, now time.Time) []notice {
 	if e.gone {
 		return nil
 	}
+	r.followsLocked(e.keeper)
 	r.slots.remove(e.capacity)
 	r.slots.add(capacity)
 	e.capacity = capacity
@@ -394,6 +440,7 @@ func (r *registry) resize(e *encoder, capacity int, now time.Time) []notice {
 func (r *registry) leaveServer(s *server, now time.Time) []notice {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.followsLocked(s.keeper)
 	r.leaveServerLocked(s)
 	r.settleLocked(now)
 	return r.endTransitionLocked()
@@ -416,6 +463,7 @@ func (r *registry) leaveServerLocked(s *server) {
 func (r *registry) leaveEncoder(e *encoder, now time.Time) []notice {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.followsLocked(e.keeper)
 	r.leaveEncoderLocked(e, now)
 	r.settleLocked(now)
 	return r.endTransitionLocked()

@@ -37,17 +37,17 @@ func BenchmarkRegistryLife(b *testing.B) {
 		b.Run(fmt.Sprintf("live=%d", live), func(b *testing.B) {
 			r := registryWith(b, live)
 			now := time.Now()
-			s := r.joinServer(nowhere{}, serverInfo{kind: kindRTMP, ip: "10.0.0.2", port: 1935}, now)
+			s := r.joinServer(attachment{}, nowhere{}, serverInfo{kind: kindRTMP, ip: "10.0.0.2", port: 1935}, now)
 			r.newStreamID = func() string { return "one" }
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := r.claim(s, claimRequest{id: "1", channel: "one", key: "key"}, now); err != nil {
+				if _, err := r.claim(s, claimRequest{requestRef: requestRef{id: "1"}, channel: "one", key: "key"}, now); err != nil {
 					b.Fatal(err)
 				}
 				e := r.channels.get("one").current.encoder
 				r.announce(e, "one", "one", announcement{streamType: "HLS-LIVE", resolution: "ORIGINAL"}, now)
 				r.end(s, "one", "one", now)
-				r.streamClosed(e, "one", "one", now)
+				r.streamClosed(e, "one", "one", now, now)
 			}
 		})
 	}

@@ -42,12 +42,12 @@ func (b *mailbox) take() []order {
 	return orders
 }
 
-func (b *mailbox) accept(requestID, channel, streamID string) {
+func (b *mailbox) accept(to requestRef, channel, streamID string, _ uint64) {
 	b.put(order{method: "accept", channel: channel, streamID: streamID})
 }
-func (b *mailbox) deny(requestID, channel string) {}
-func (b *mailbox) keepsUp() bool                  { return true }
-func (b *mailbox) probe(session uint64)           { b.put(order{method: "probe", session: session}) }
+func (b *mailbox) deny(requestRef, string) {}
+func (b *mailbox) keepsUp() bool           { return true }
+func (b *mailbox) probe(session uint64)    { b.put(order{method: "probe", session: session}) }
 func (b *mailbox) kill(channel, streamID string) {
 	b.put(order{method: "kill", channel: channel, streamID: streamID})
 }
@@ -104,11 +104,11 @@ func (c *crowd) now() time.Time {
 func (c *crowd) serverLives() {
 	for life := 0; c.goesOn(); life++ {
 		box := &mailbox{}
-		s := c.r.joinServer(box, serverInfo{kind: []serverKind{kindRTMP, kindWS}[life%2]}, c.now())
+		s := c.r.joinServer(attachment{}, box, serverInfo{kind: []serverKind{kindRTMP, kindWS}[life%2]}, c.now())
 		publishers := map[string]string{}
 		for range 60 {
 			channel := fmt.Sprint("c", rand.IntN(30))
-			c.r.claim(s, claimRequest{id: "r", channel: channel, answerBy: c.now().Add(time.Second)}, c.now())
+			c.r.claim(s, claimRequest{requestRef: requestRef{id: "r"}, channel: channel, answerBy: c.now().Add(time.Second)}, c.now())
 			for _, o := range box.take() {
 				switch {
 				case o.method == "accept":
@@ -133,7 +133,7 @@ func (c *crowd) serverLives() {
 func (c *crowd) encoderLives() {
 	for c.goesOn() {
 		box := &mailbox{}
-		e, _ := c.r.joinEncoder(box, "10.0.0.1", rand.IntN(12)-1, c.now())
+		e, _ := c.r.joinEncoder(attachment{}, box, "10.0.0.1", rand.IntN(12)-1, c.now())
 		jobs := map[string]order{}
 		for i := range 60 {
 			for _, o := range box.take() {
@@ -146,7 +146,7 @@ func (c *crowd) encoderLives() {
 			for id, o := range jobs {
 				c.r.announce(e, o.channel, id, announcement{streamType: "HLS-LIVE", resolution: "ORIGINAL"}, c.now())
 				if o.method == "stop" || rand.IntN(20) == 0 {
-					c.r.streamClosed(e, o.channel, id, c.now())
+					c.r.streamClosed(e, o.channel, id, c.now(), c.now())
 					delete(jobs, id)
 				}
 			}
@@ -241,11 +241,11 @@ func TestStreamEndsOnlyAfterItsPublisherIsAccepted(t *testing.T) {
 	r := newRegistry(1, time.Now(), func() string { return "id" }, publisher, limits{})
 	encoder.fail = func(job encodeJob) {
 		defer close(encoder.failed)
-		r.streamClosed(encoder.self, job.channel, job.streamID, time.Now())
+		r.streamClosed(encoder.self, job.channel, job.streamID, time.Now(), time.Now())
 	}
-	s := r.joinServer(publisher, serverInfo{}, time.Now())
-	encoder.self, _ = r.joinEncoder(encoder, "10.0.0.1", 1, time.Now())
-	if _, err := r.claim(s, claimRequest{id: "1", channel: "chan"}, time.Now()); err != nil {
+	s := r.joinServer(attachment{}, publisher, serverInfo{}, time.Now())
+	encoder.self, _ = r.joinEncoder(attachment{}, encoder, "10.0.0.1", 1, time.Now())
+	if _, err := r.claim(s, claimRequest{requestRef: requestRef{id: "1"}, channel: "chan"}, time.Now()); err != nil {
 		t.Fatal(err)
 	}
 	<-encoder.failed
@@ -273,7 +273,7 @@ type hesitantPublisher struct {
 	said   []string
 }
 
-func (p *hesitantPublisher) accept(_, _, _ string) {
+func (p *hesitantPublisher) accept(requestRef, string, string, uint64) {
 	select {
 	case <-p.killed:
 	case <-time.After(20 * time.Millisecond):
@@ -286,7 +286,7 @@ func (p *hesitantPublisher) kill(_, _ string) {
 	close(p.killed)
 }
 
-func (p *hesitantPublisher) deny(_, _ string) {}
+func (p *hesitantPublisher) deny(requestRef, string) {}
 
 func (*hesitantPublisher) End(outbox.Mark) {}
 

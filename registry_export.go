@@ -1,13 +1,15 @@
 package main
 
 // What gateways keep of the sessions they hold: memos of sessions, publications and streams, from which registry_restore.go
-// makes the state again. Gateways are processes that hold peers' sockets while the coordinator restarts. Not connected yet: the
-// daemon does not use this. Part of the registry, under its rules.
+// makes the state again. Gateways are processes that hold peers' sockets while the coordinator restarts. Part of the registry,
+// under its rules.
 
 import (
 	"time"
 
+	"coordinator/internal/link"
 	"coordinator/internal/memo"
+	"coordinator/internal/tagged"
 )
 
 func (r *registry) serverMemoLocked(s *server) memo.Session {
@@ -96,6 +98,7 @@ func (st *stream) toldMemoLocked() memo.Told {
 type keptServer struct {
 	id           uint64
 	gateway      string
+	keeper       memoKeeper
 	info         serverInfo
 	since        time.Time
 	peer         serverPeer
@@ -106,6 +109,7 @@ type keptServer struct {
 type keptEncoder struct {
 	id      uint64
 	gateway string
+	keeper  memoKeeper
 	address string
 	since   time.Time
 	peer    encoderPeer
@@ -118,15 +122,42 @@ type keptStream struct {
 	told memo.Told
 }
 
+// memos are those that the gateway is to keep of the session. A server that is in service and has no publishers needs none.
+func (k *keptServer) memos() (memos []link.Memo) {
+	if k.memo.Draining {
+		memos = append(memos, link.Memo{Name: link.SessionMemo, Value: tagged.Append(nil, &k.memo)})
+	}
+	for i := range k.publications {
+		memos = append(memos, link.Memo{Name: publicationMemo(k.publications[i].Number), Value: tagged.Append(nil, &k.publications[i])})
+	}
+	return memos
+}
+
+func (k *keptEncoder) memos() []link.Memo {
+	memos := []link.Memo{{Name: link.SessionMemo, Value: tagged.Append(nil, &k.memo)}}
+	for i := range k.streams {
+		st := &k.streams[i]
+		memos = append(memos, link.Memo{Name: link.StreamMemo + st.ID, Value: tagged.Append(nil, &st.Stream)})
+		if st.told.LastSeq > 0 {
+			memos = append(memos, link.Memo{Name: link.ToldMemo + st.ID, Value: tagged.Append(nil, &st.told)})
+		}
+	}
+	return memos
+}
+
 // export returns all sessions that gateways hold.
 func (r *registry) export() (servers []keptServer, encoders []keptEncoder) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	return r.exportLocked()
+}
+
+func (r *registry) exportLocked() (servers []keptServer, encoders []keptEncoder) {
 	for _, s := range r.servers {
 		if s.gateway == "" {
 			continue
 		}
-		kept := keptServer{id: s.id, gateway: s.gateway, info: s.serverInfo, since: s.since, peer: s.peer, memo: r.serverMemoLocked(s)}
+		kept := keptServer{id: s.id, gateway: s.gateway, keeper: s.keeper, info: s.serverInfo, since: s.since, peer: s.peer, memo: r.serverMemoLocked(s)}
 		for _, p := range s.publications {
 			kept.publications = append(kept.publications, p.memoLocked())
 		}
@@ -136,7 +167,7 @@ func (r *registry) export() (servers []keptServer, encoders []keptEncoder) {
 		if e.gateway == "" {
 			continue
 		}
-		kept := keptEncoder{id: e.id, gateway: e.gateway, address: e.address, since: e.since, peer: e.peer, memo: r.encoderMemoLocked(e)}
+		kept := keptEncoder{id: e.id, gateway: e.gateway, keeper: e.keeper, address: e.address, since: e.since, peer: e.peer, memo: r.encoderMemoLocked(e)}
 		for _, st := range e.streams {
 			kept.streams = append(kept.streams, keptStream{st.memoLocked(), st.toldMemoLocked()})
 		}

@@ -51,7 +51,7 @@ func TestFailoverJobIsTheSameButForItsStreamID(t *testing.T) {
 	rig, s, a, b := failoverRig(t, failoverOn, "RTMP")
 	job := encodeJob{channel: "other", sourceType: "RTMP", sourceURI: "rtmp://10.0.0.1:1935/other/k", resolutions: "1280x720", record: "True", previews: "256x144,3"}
 	rig.resize(b, 0)
-	if _, err := rig.r.claim(s, claimRequest{id: "7", channel: "other", key: "k", settings: encodeSettings{job.resolutions, job.record, job.previews}}, rig.now); err != nil {
+	if _, err := rig.r.claim(s, claimRequest{requestRef: requestRef{id: "7"}, channel: "other", key: "k", settings: encodeSettings{job.resolutions, job.record, job.previews}}, rig.now); err != nil {
 		t.Fatal(err)
 	}
 	rig.resize(b, 2)

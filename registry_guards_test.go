@@ -40,10 +40,10 @@ func TestDrainedMembersKeepWhatTheyHave(t *testing.T) {
 	rig.loseServer(other)
 	checkEmpty(t, rig.r)
 	for _, id := range []uint64{0, e.id, s.id, 99} {
-		if _, err := rig.r.drain(id, true, rig.now); !errors.Is(err, errUnknownSession) {
+		if _, _, err := rig.r.drain(id, true, rig.now); !errors.Is(err, errUnknownSession) {
 			t.Errorf("drain of %d: %v", id, err)
 		}
-		if _, err := rig.r.undrain(id, rig.now); !errors.Is(err, errUnknownSession) {
+		if _, _, err := rig.r.undrain(id, rig.now); !errors.Is(err, errUnknownSession) {
 			t.Errorf("undrain of %d: %v", id, err)
 		}
 	}

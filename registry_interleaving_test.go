@@ -114,7 +114,7 @@ func (m *clusterModel) joinServer() {
 	}
 	kind := m.rnd.IntN(4) // and machine: those of a kind are twins
 	s := &modelServer{m: m}
-	s.server = m.r.joinServer(s, serverInfo{kind: []serverKind{kindRTMP, kindRTMP, kindRTMP, kindWS}[kind], ip: fmt.Sprint("10.0.0.", kind)}, m.now)
+	s.server = m.r.joinServer(attachment{}, s, serverInfo{kind: []serverKind{kindRTMP, kindRTMP, kindRTMP, kindWS}[kind], ip: fmt.Sprint("10.0.0.", kind)}, m.now)
 	m.servers = append(m.servers, s)
 	m.say("server %d joins, %s", s.id, s.kind)
 	m.done(nil)
@@ -135,7 +135,7 @@ func (m *clusterModel) joinEncoder() {
 	m.say("an encoder of %d joins", e.capacity)
 	m.encoders = append(m.encoders, e)
 	var notices []notice
-	e.encoder, notices = m.r.joinEncoder(e, fmt.Sprint("10.0.1.", m.rnd.IntN(4)), e.capacity, m.now)
+	e.encoder, notices = m.r.joinEncoder(attachment{}, e, fmt.Sprint("10.0.1.", m.rnd.IntN(4)), e.capacity, m.now)
 	m.done(notices)
 }
 
@@ -164,7 +164,7 @@ func (m *clusterModel) claim() {
 	m.say("server %d asks %s for %s", s.id, q.id, q.channel)
 	m.requests[q.id] = q
 	m.claiming = true
-	notices, err := m.r.claim(s.server, claimRequest{id: q.id, channel: q.channel, answerBy: q.answerBy}, m.now)
+	notices, err := m.r.claim(s.server, claimRequest{requestRef: requestRef{id: q.id}, channel: q.channel, answerBy: q.answerBy}, m.now)
 	m.claiming = false
 	if err != nil {
 		m.say("... %v", err)
@@ -225,7 +225,7 @@ func (m *clusterModel) announceOf(k *modelTask, kind string) {
 func (m *clusterModel) finish(k *modelTask) {
 	m.say("encoder %d closes %s", k.encoder.encoder.id, k.id)
 	k.over = true
-	notices, own := m.r.streamClosed(k.encoder.encoder, k.channel, k.id, m.now)
+	notices, own := m.r.streamClosed(k.encoder.encoder, k.channel, k.id, m.now, m.now)
 	m.hold(own, "STREAM-CLOSED of %s was not taken", k.id)
 	m.done(notices)
 }
@@ -253,7 +253,7 @@ func (m *clusterModel) closeCommand() {
 	}
 	m.say("close command for %s %s", channel, id)
 	m.commanding = true
-	killed := m.r.kill(channel, id, m.now)
+	killed, _ := m.r.kill(channel, id, m.now)
 	m.commanding = false
 	m.hold(p != nil || !killed, "a channel that is not live was killed")
 	m.hold(p == nil || id != "*" || killed, "channel %s was not killed", channel)
@@ -263,14 +263,14 @@ func (m *clusterModel) closeCommand() {
 func (m *clusterModel) drain() {
 	if s, ok := oneOf(m, m.servers); ok && m.rnd.IntN(5) == 0 {
 		m.say("drain server %d", s.id)
-		notices, err := m.r.drain(s.id, true, m.now)
+		notices, _, err := m.r.drain(s.id, true, m.now)
 		m.hold(err == nil, "drain: %v", err)
 		m.done(notices)
 	} else if e, ok := oneOf(m, m.encoders); ok {
 		move := m.rnd.IntN(3) > 0
 		m.say("drain encoder %d, move %v", e.encoder.id, move)
 		e.draining, e.moving = true, e.moving || move
-		notices, err := m.r.drain(e.encoder.id, move, m.now)
+		notices, _, err := m.r.drain(e.encoder.id, move, m.now)
 		m.hold(err == nil, "drain: %v", err)
 		m.done(notices)
 	}
@@ -279,13 +279,13 @@ func (m *clusterModel) drain() {
 func (m *clusterModel) undrain() {
 	if s, ok := oneOf(m, m.servers); ok && m.rnd.IntN(3) == 0 {
 		m.say("undrain server %d", s.id)
-		_, err := m.r.undrain(s.id, m.now)
+		_, _, err := m.r.undrain(s.id, m.now)
 		m.hold(err == nil, "undrain: %v", err)
 		m.done(nil)
 	} else if e, ok := oneOf(m, m.encoders); ok {
 		m.say("undrain encoder %d", e.encoder.id)
 		e.draining, e.moving = false, false
-		notices, err := m.r.undrain(e.encoder.id, m.now)
+		notices, _, err := m.r.undrain(e.encoder.id, m.now)
 		m.hold(err == nil, "undrain: %v", err)
 		m.done(notices)
 	}
@@ -349,7 +349,7 @@ func (m *clusterModel) twinFinishes() {
 		m.say("encoder %d closes %s", e.encoder.id, k.id)
 		m.successes++
 		k.over = true
-		notices, own := m.r.streamClosed(e.encoder, k.channel, k.id, m.now)
+		notices, own := m.r.streamClosed(e.encoder, k.channel, k.id, m.now, m.now)
 		m.hold(own, "STREAM-CLOSED of %s was not taken from the encoder's twin", k.id)
 		m.done(notices)
 	}
@@ -368,7 +368,7 @@ func (m *clusterModel) foreignMessage() {
 	told := m.told
 	if e, ok := oneOf(m, m.encoders); ok && (e != k.encoder && !k.encoder.mayBeSucceeded(e) || k.over) {
 		m.say("encoder %d speaks of %s", e.encoder.id, k.id)
-		notices, own := m.r.streamClosed(e.encoder, k.channel, k.id, m.now)
+		notices, own := m.r.streamClosed(e.encoder, k.channel, k.id, m.now, m.now)
 		m.hold(!own && m.told == told, "a foreign STREAM-CLOSED of %s was taken", k.id)
 		m.done(notices)
 		_, own = m.r.announce(e.encoder, k.channel, k.id, announcement{streamType: "HLS-LIVE"}, m.now)

@@ -29,16 +29,17 @@ type killing struct {
 
 // kill tells the publisher of the channel's live publication to stop, if the ID is its current one or "*". Its encodings go
 // on until the streaming server says that it has ended, or the kill has to be repeated. It reports whether there was one.
-func (r *registry) kill(channel, streamID string, now time.Time) bool {
+func (r *registry) kill(channel, streamID string, now time.Time) (found bool, passedOn <-chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	p := r.channels.get(channel)
 	if p == nil || !p.isKnownByLocked(streamID) {
-		return false
+		return false, nil
 	}
 	r.killLocked(p, now)
+	passedOn = r.passedOnLocked()
 	r.endTransitionLocked()
-	return true
+	return true, passedOn
 }
 
 func (p *publication) isKnownByLocked(streamID string) bool {
@@ -68,6 +69,9 @@ func (r *registry) giveUpLocked(p *publication, reason error, now time.Time) {
 // is behind in reading gets no repeats: it has the first kill still to read.
 func (r *registry) repeatKillsLocked(now time.Time) {
 	for p, k := range r.killed {
+		if p.server.away {
+			continue
+		}
 		age := now.Sub(k.since)
 		if age >= killPatience {
 			r.noteLocked(notice{kind: noteKillIgnored, channel: p.channel, stream: p.id, server: p.server.id, reason: errKillIgnored})

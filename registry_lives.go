@@ -61,7 +61,7 @@ func (r *registry) publishLocked(w *waiter, e *encoder, now time.Time) {
 	}
 	r.channels.add(p)
 	p.server.publications.add(p)
-	p.server.peer.accept(w.request.id, p.channel, p.publisherID)
+	p.server.peer.accept(w.request.requestRef, p.channel, p.publisherID, p.number)
 	p.current = r.startLocked(p, e, p.publisherID, now)
 	p.id = p.publisherID
 	r.publicationChangedLocked(p)
@@ -122,6 +122,7 @@ func (r *registry) end(s *server, channel, streamID string, now time.Time) ([]no
 	if p == nil || p.channel != channel || p.publisherID != streamID || p.server != s && !s.isNewerTwinOf(&p.server.twin) {
 		return nil, false
 	}
+	r.followsLocked(s.keeper)
 	r.endLocked(p)
 	r.settleLocked(now)
 	return r.endTransitionLocked(), true
@@ -177,6 +178,7 @@ func (r *registry) announce(e *encoder, channel, streamID string, a announcement
 	if st == nil {
 		return nil, false
 	}
+	r.followsLocked(e.keeper)
 	e.failures, e.setAsideUntil = 0, time.Time{}
 	if !st.pub.proven {
 		st.pub.proven = true
@@ -189,7 +191,7 @@ func (r *registry) announce(e *encoder, channel, streamID string, a announcement
 		r.streamChangedLocked(next)
 	}
 	st.addOutputLocked(output{a.streamType, a.resolution})
-	r.appendEventLocked(st, outbox.Event{StreamType: a.streamType, Resolution: a.resolution, IndexFile: a.indexFile, StartTime: a.startTime, At: now})
+	r.appendEventLocked(st, outbox.Event{StreamType: a.streamType, Resolution: a.resolution, IndexFile: a.indexFile, StartTime: a.startTime, At: a.at})
 	if st == st.pub.successor && a.streamType == "HLS-LIVE" {
 		r.handOverLocked(st.pub)
 		r.settleLocked(now)
@@ -220,14 +222,15 @@ func (st *stream) addOutputLocked(o output) {
 // streamClosed is STREAM-CLOSED: the stream is closed, its slot free. If the encoder ended a live stream by itself, the
 // publication fails over or is killed. It reports whether the stream was the encoder's own, or that of an older session whose
 // place the encoder has taken; if not, nothing changes.
-func (r *registry) streamClosed(e *encoder, channel, streamID string, now time.Time) ([]notice, bool) {
+func (r *registry) streamClosed(e *encoder, channel, streamID string, at, now time.Time) ([]notice, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	st := r.findStreamLocked(channel, streamID)
 	if st == nil || st.encoder != e && !e.isNewerTwinOf(&st.encoder.twin) {
 		return nil, false
 	}
-	r.closeLocked(st, now)
+	r.followsLocked(e.keeper)
+	r.closeLocked(st, at)
 	switch {
 	case st.closing:
 	case st.encoder != e: // it was lost with the older connection, which says nothing about the stream itself

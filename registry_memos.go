@@ -2,13 +2,13 @@ package main
 
 // Which memos a transition has changed: those of sessions, publications and streams whose sockets a gateway holds. Most go out
 // together with the messages of the transition. Two wait until the transition's events are durable: what the application was
-// told of a stream, and that a stream is gone. Not connected yet: no session of the daemon has a keeper. Part of the registry,
-// under its rules.
+// told of a stream, and that a stream is gone. Part of the registry, under its rules.
 
 import (
 	"strconv"
 
 	"coordinator/internal/link"
+	"coordinator/internal/outbox"
 	"coordinator/internal/tagged"
 )
 
@@ -17,6 +17,37 @@ import (
 type memoKeeper interface {
 	keep(name string, value []byte)        // with what this transition says to the session
 	keepDurable(name string, value []byte) // when this transition's events are durable
+
+	// isApplied tells whether the events that follow from the message that the session now says are in the store.
+	isApplied() bool
+}
+
+// passer passes on to gateways what transitions say to the sessions that they hold, under the rules of serverPeer.
+type passer interface {
+	// endTransition is called at the end of each: all has been said that follows from it. cause is the session whose message it
+	// follows from, nil if it is none of a gateway's. What it returns goes into the commit of the events, if it has told any.
+	endTransition(cause memoKeeper, told bool) outbox.Mark
+
+	// passedOn is called at the end of a transition: the channel is closed when gateways have all that it says.
+	passedOn() <-chan struct{}
+
+	// compare is called at the end of a restore with all that gateways are to keep.
+	compare(servers []keptServer, encoders []keptEncoder)
+}
+
+// followsLocked begins a transition that follows from a message of a session. keeper is nil if no gateway holds that.
+func (r *registry) followsLocked(keeper memoKeeper) {
+	if keeper != nil {
+		r.cause, r.silent = keeper, keeper.isApplied()
+	}
+}
+
+// passedOnLocked is for transitions whose caller has to know that gateways have learned of it. nil: there is none to learn of it.
+func (r *registry) passedOnLocked() <-chan struct{} {
+	if r.passer == nil {
+		return nil
+	}
+	return r.passer.passedOn()
 }
 
 // changes are what a transition has changed so far. Publications and streams are listed once, as their field changed says;
@@ -92,8 +123,12 @@ func (r *registry) sendMemosLocked() {
 	r.changes = changes{}
 }
 
+func publicationMemo(number uint64) string {
+	return link.PublicationMemo + strconv.FormatUint(number, 10)
+}
+
 func (r *registry) sendPublicationMemoLocked(p *publication) {
-	name := link.PublicationMemo + strconv.FormatUint(p.number, 10)
+	name := publicationMemo(p.number)
 	switch {
 	case p.server.gone:
 	case p.server.publications.has(p):

@@ -27,6 +27,8 @@ func (k memosKept) keep(name string, value []byte) {
 
 func (k memosKept) keepDurable(name string, value []byte) { k.keep(name, value) }
 
+func (memosKept) isApplied() bool { return false }
+
 // memosOf are all memos of all sessions that gateways hold.
 func memosOf(r *registry) map[uint64]memosKept {
 	all := map[uint64]memosKept{}

@@ -122,7 +122,8 @@ func (m *clusterModel) killIsOver(p *modelPublication) bool {
 	return !p.killed.IsZero() && m.now.Sub(p.killed) >= killPatience
 }
 
-func (s *modelServer) accept(requestID, channel, streamID string) {
+func (s *modelServer) accept(to requestRef, channel, streamID string, _ uint64) {
+	requestID := to.id
 	m := s.m
 	m.told++
 	m.say("    accept %s %s %s", requestID, channel, streamID)
@@ -145,7 +146,8 @@ func (s *modelServer) accept(requestID, channel, streamID string) {
 	m.all = append(m.all, p)
 }
 
-func (s *modelServer) deny(requestID, channel string) {
+func (s *modelServer) deny(to requestRef, channel string) {
+	requestID := to.id
 	s.m.told++
 	s.m.say("    deny %s %s", requestID, channel)
 	s.m.answered(requestID)

@@ -16,18 +16,19 @@ const (
 
 // drain takes a streaming server or an encoder out of service: it gets nothing new and keeps what it has. With move
 // the live streams of an encoder go to others. Errors: errUnknownSession.
-func (r *registry) drain(id uint64, move bool, now time.Time) ([]notice, error) {
+func (r *registry) drain(id uint64, move bool, now time.Time) (_ []notice, passedOn <-chan struct{}, _ error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if s := r.servers[id]; s != nil {
 		s.draining = true
 		r.serverChangedLocked(s)
 		r.noteLocked(notice{kind: noteDraining, server: id})
-		return r.endTransitionLocked(), nil
+		passedOn = r.passedOnLocked()
+		return r.endTransitionLocked(), passedOn, nil
 	}
 	e := r.encoders[id]
 	if e == nil {
-		return nil, errUnknownSession
+		return nil, nil, errUnknownSession
 	}
 	e.draining = true
 	r.encoderChangedLocked(e)
@@ -41,30 +42,33 @@ func (r *registry) drain(id uint64, move bool, now time.Time) ([]notice, error) 
 		}
 	}
 	r.settleLocked(now)
-	return r.endTransitionLocked(), nil
+	passedOn = r.passedOnLocked()
+	return r.endTransitionLocked(), passedOn, nil
 }
 
 // undrain puts a streaming server or an encoder back into service; moves that are under way are finished. Errors:
 // errUnknownSession.
-func (r *registry) undrain(id uint64, now time.Time) ([]notice, error) {
+func (r *registry) undrain(id uint64, now time.Time) (_ []notice, passedOn <-chan struct{}, _ error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if s := r.servers[id]; s != nil {
 		s.draining = false
 		r.serverChangedLocked(s)
 		r.noteLocked(notice{kind: noteInService, server: id})
-		return r.endTransitionLocked(), nil
+		passedOn = r.passedOnLocked()
+		return r.endTransitionLocked(), passedOn, nil
 	}
 	e := r.encoders[id]
 	if e == nil {
-		return nil, errUnknownSession
+		return nil, nil, errUnknownSession
 	}
 	e.draining = false
 	r.encoderChangedLocked(e)
 	delete(r.moving, e)
 	r.noteLocked(notice{kind: noteInService, encoder: id})
 	r.settleLocked(now)
-	return r.endTransitionLocked(), nil
+	passedOn = r.passedOnLocked()
+	return r.endTransitionLocked(), passedOn, nil
 }
 
 // moveOnLocked starts as many moves as may be under way for each encoder that is drained with moving.
@@ -83,7 +87,9 @@ func (r *registry) moveSomeLocked(e *encoder, now time.Time) {
 		if p.current != st || p.successor == nil {
 			continue
 		}
-		if r.age(p.successor, now) >= movePatience {
+		if p.isAwayLocked() {
+			underWay++
+		} else if r.age(p.successor, now) >= movePatience {
 			r.giveUpMoveLocked(p)
 		} else {
 			underWay++
@@ -96,7 +102,7 @@ func (r *registry) moveSomeLocked(e *encoder, now time.Time) {
 		if underWay >= movesAtOnce {
 			return
 		}
-		if st.closing || p.current != st || p.successor != nil || !p.movable() || p.failedMoves >= maxFailedMoves {
+		if st.closing || p.current != st || p.successor != nil || p.isAwayLocked() || !p.movable() || p.failedMoves >= maxFailedMoves {
 			continue
 		}
 		other := r.chooseLocked(&waiter{pub: p}, now)

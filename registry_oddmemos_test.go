@@ -74,7 +74,7 @@ func TestOddMemosBreakNothing(t *testing.T) {
 					for i := range ids {
 						if rnd.IntN(8) == 0 {
 							for _, ch := range []string{"a", "b", "x"} {
-								c.r.streamClosed(c.r.encoders[id], ch, fmt.Sprint("s", i+1), now)
+								c.r.streamClosed(c.r.encoders[id], ch, fmt.Sprint("s", i+1), now, now)
 							}
 						}
 					}

@@ -42,7 +42,7 @@ func (e *encoder) hasFreeSlot() bool { return e.capacity < 0 || e.load() < e.cap
 func (r *registry) chooseLocked(w *waiter, now time.Time) *encoder {
 	var best *encoder
 	for _, e := range r.encoders {
-		if e.draining || !e.hasFreeSlot() || e == w.avoid {
+		if e.draining || e.away || !e.hasFreeSlot() || e == w.avoid {
 			continue
 		}
 		if best == nil || w.preferred(e, best, now) {

@@ -2,7 +2,6 @@ package main
 
 // Makes the registry's state again after a start, from what gateways have kept and what is in the store. A session that no
 // gateway has counts as gone: its peer was connected to the earlier process directly, or to a gateway that has not come back.
-// Not connected yet: the daemon does not use this.
 //
 // An order and the memos that go with it travel to one gateway at a time, so a process that dies between two of them leaves
 // memos that do not agree. What each of them says is put side by side here, and what was left undone is done:
@@ -90,7 +89,11 @@ func (y *replay) lose(st *stream, l loss) {
 	}
 }
 
-// restore makes the state in a registry that nothing has happened to yet. Until restored is called, what peers have said is
+func newReplay() *replay {
+	return &replay{streams: map[string]*stream{}, lost: map[*publication]lostStream{}}
+}
+
+// restore makes the state in a registry that nothing has happened to yet, but that peers have joined (await). Until restored is called, what peers have said is
 // taken in by the methods for it, in the order of each session, servers first; nobody is let in, and nothing is decided.
 func (r *registry) restore(in restoration, now time.Time) *restorer {
 	r.mu.Lock()
@@ -107,7 +110,7 @@ func (r *registry) restore(in restoration, now time.Time) *restorer {
 	for _, a := range in.announced {
 		rs.announced[a.id] = a
 	}
-	r.replay = &replay{streams: map[string]*stream{}, lost: map[*publication]lostStream{}}
+	r.replay = newReplay()
 	r.postponed = map[*publication]loss{}
 	rs.addServers()
 	rs.addEncoders()
@@ -158,6 +161,10 @@ func (rs *restorer) restored(now time.Time) []notice {
 	}
 	r.goOnAllLocked(now)
 	rs.startTimeouts()
+	if r.passer != nil {
+		r.sendMemosLocked()
+		r.passer.compare(r.exportLocked())
+	}
 	return r.endTransitionLocked()
 }
 
@@ -194,7 +201,8 @@ func (rs *restorer) streamsOf() map[*publication][]*stream {
 
 func (rs *restorer) addServers() {
 	for _, kept := range slices.SortedFunc(slices.Values(rs.in.servers), func(a, b keptServer) int { return cmp.Compare(a.id, b.id) }) {
-		s := &server{serverInfo: kept.info, id: kept.id, gateway: kept.gateway, peer: kept.peer, since: kept.since, draining: kept.memo.Draining}
+		at := attachment{kept.id, kept.since, kept.gateway, kept.keeper}
+		s := &server{serverInfo: kept.info, attachment: at, peer: kept.peer, draining: kept.memo.Draining}
 		s.twin = twin{session: s.id, prober: s.peer}
 		rs.servers[s.id] = s
 		rs.enterTwinsLocked(&s.twin, twinKey{string(s.kind), s.ip, s.port})
@@ -265,7 +273,8 @@ func (rs *restorer) oust(p *publication) {
 
 func (rs *restorer) addEncoders() {
 	for _, kept := range slices.SortedFunc(slices.Values(rs.in.encoders), func(a, b keptEncoder) int { return cmp.Compare(a.id, b.id) }) {
-		e := &encoder{id: kept.id, gateway: kept.gateway, address: kept.address, peer: kept.peer, since: kept.since, capacity: kept.memo.Capacity, draining: kept.memo.Draining}
+		at := attachment{kept.id, kept.since, kept.gateway, kept.keeper}
+		e := &encoder{attachment: at, address: kept.address, peer: kept.peer, capacity: kept.memo.Capacity, draining: kept.memo.Draining}
 		e.twin = twin{session: e.id, prober: e.peer}
 		rs.encoders[e.id] = e
 		rs.slots.add(e.capacity)
@@ -408,7 +417,7 @@ func (rs *restorer) loseCurrent(p *publication, m memo.Publication) {
 	}
 	e := rs.encoders[m.Current.Encoder]
 	if e == nil {
-		e = &encoder{id: m.Current.Encoder, gateway: m.Current.Gateway, gone: true}
+		e = &encoder{attachment: attachment{id: m.Current.Encoder, gateway: m.Current.Gateway}, gone: true}
 	}
 	rs.lostLocked(&stream{id: p.id, pub: p, encoder: e, previous: m.Previous, lastSeq: told.lastSeq}, true, errEncoderGone, rs.now)
 }

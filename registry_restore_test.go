@@ -231,13 +231,13 @@ type orderedServer struct {
 	id uint64
 }
 
-func (s *orderedServer) accept(_, channel, streamID string) {
+func (s *orderedServer) accept(_ requestRef, channel, streamID string, _ uint64) {
 	s.c.order(s.id, "accept", channel, streamID)
 }
-func (s *orderedServer) deny(_, channel string)        { s.c.order(s.id, "deny", channel) }
-func (s *orderedServer) kill(channel, streamID string) { s.c.order(s.id, "kill", channel, streamID) }
-func (s *orderedServer) keepsUp() bool                 { return true }
-func (s *orderedServer) probe(uint64)                  {}
+func (s *orderedServer) deny(_ requestRef, channel string) { s.c.order(s.id, "deny", channel) }
+func (s *orderedServer) kill(channel, streamID string)     { s.c.order(s.id, "kill", channel, streamID) }
+func (s *orderedServer) keepsUp() bool                     { return true }
+func (s *orderedServer) probe(uint64)                      {}
 
 type orderedEncoder struct {
 	c  *restoredCluster
@@ -264,7 +264,7 @@ func cloneOf(m *clusterModel) *restoredCluster {
 	servers, publications := map[*server]*server{}, map[*publication]*publication{}
 	serverOf := func(s *server) *server {
 		if servers[s] == nil {
-			copied := &server{serverInfo: s.serverInfo, id: s.id, gateway: s.gateway, peer: &orderedServer{c, s.id}, since: s.since, gone: s.gone, draining: s.draining}
+			copied := &server{serverInfo: s.serverInfo, attachment: attachment{id: s.id, gateway: s.gateway, since: s.since}, peer: &orderedServer{c, s.id}, gone: s.gone, draining: s.draining}
 			servers[s] = copied
 			c.gateways[fmt.Sprint(s.id)] = s.gateway
 		}
@@ -305,7 +305,7 @@ func cloneOf(m *clusterModel) *restoredCluster {
 	}
 	for _, id := range slices.Sorted(maps.Keys(m.r.encoders)) {
 		e := m.r.encoders[id]
-		copied := &encoder{id: id, gateway: e.gateway, address: e.address, peer: &orderedEncoder{c, id}, since: e.since, capacity: e.capacity, draining: e.draining}
+		copied := &encoder{attachment: attachment{id: id, gateway: e.gateway, since: e.since}, address: e.address, peer: &orderedEncoder{c, id}, capacity: e.capacity, draining: e.draining}
 		c.gateways[fmt.Sprint(id)] = e.gateway
 		copied.twin = twin{session: id, prober: copied.peer}
 		r.encoders[id] = copied

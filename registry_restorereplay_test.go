@@ -154,7 +154,7 @@ func TestRestoreStreamClosedOfAnOustedPublication(t *testing.T) {
 		at3:          []keptStream{rowStream(1, newcomersStream)},
 		announced:    []announcedStream{{queue: 10, channel: "c", id: "p1", lastSeq: 3}},
 		replay: func(r *registry, now time.Time) {
-			if _, own := r.streamClosed(r.encoders[rowEncoder], "c", "p1", now); !own {
+			if _, own := r.streamClosed(r.encoders[rowEncoder], "c", "p1", now, now); !own {
 				t.Error("STREAM-CLOSED of p1 is taken for somebody else's")
 			}
 		},
@@ -189,7 +189,7 @@ func TestRestoreFailoverWithoutThePublicationsMemo(t *testing.T) {
 		at2:          []keptStream{rowStream(1, seen(3, "HLS-LIVE"))},
 		at3:          []keptStream{rowStream(2, func(st *keptStream) { st.Previous = "p1" })},
 		announced:    []announcedStream{{queue: 10, channel: "c", id: "p1", lastSeq: 3}},
-		replay:       func(r *registry, now time.Time) { r.streamClosed(r.encoders[rowEncoder], "c", "p1", now) },
+		replay:       func(r *registry, now time.Time) { r.streamClosed(r.encoders[rowEncoder], "c", "p1", now, now) },
 		events:       []string{"p1 4 closed"},
 		state:        "c live p2 at 3", slots: 1,
 	}).run(t)
@@ -255,7 +255,7 @@ func TestRestorePreviousAfterASilentAnnouncementAndEnd(t *testing.T) {
 		replay: func(r *registry, now time.Time) {
 			r.silent = true
 			r.announce(r.encoders[rowEncoder], "c", "p2", announcement{streamType: "HLS-LIVE", resolution: "640x360"}, now)
-			r.streamClosed(r.encoders[rowEncoder], "c", "p2", now)
+			r.streamClosed(r.encoders[rowEncoder], "c", "p2", now, now)
 			r.silent = false
 		},
 		orders: []string{"3 start new1"},

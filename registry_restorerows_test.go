@@ -191,11 +191,11 @@ func TestMessagesKeptAreTakenInBeforeAnythingIsOrdered(t *testing.T) {
 		"nothing":          {func(*registry) {}, nil, nil, "c live p1 at 2"},
 		"publisher ended":  {func(r *registry) { r.end(r.servers[rowServer], "c", "p1", now) }, []string{"2 stop p1"}, nil, "closing p1"},
 		"stream available": {func(r *registry) { available(r, "HLS-VOD") }, nil, []string{"p1 2 HLS-VOD"}, "c live p1 at 2"},
-		"stream closed": {func(r *registry) { r.streamClosed(r.encoders[rowEncoder], "c", "p1", now) },
+		"stream closed": {func(r *registry) { r.streamClosed(r.encoders[rowEncoder], "c", "p1", now, now) },
 			[]string{"3 start new1"}, []string{"p1 2 closed"}, "c live new1 at 3"},
 		"stream closed, publisher ended": {func(r *registry) {
 			r.end(r.servers[rowServer], "c", "p1", now)
-			r.streamClosed(r.encoders[rowEncoder], "c", "p1", now)
+			r.streamClosed(r.encoders[rowEncoder], "c", "p1", now, now)
 		}, nil, []string{"p1 2 closed"}, ""},
 		"encoder left": {func(r *registry) { r.leaveEncoder(r.encoders[rowEncoder], now) }, []string{"3 start new1"}, []string{"p1 2 closed"}, "c live new1 at 3"},
 		"both encoders left": {func(r *registry) {
@@ -316,7 +316,7 @@ func TestNobodyIsLetInBeforeARestoreIsOver(t *testing.T) {
 			streams: []keptStream{rowStream(1, nil)}}},
 		tails: map[uint64]uint32{},
 	}, now)
-	ask := claimRequest{id: "r", channel: "other", answerBy: now.Add(time.Minute)}
+	ask := claimRequest{requestRef: requestRef{id: "r"}, channel: "other", answerBy: now.Add(time.Minute)}
 	if _, err := c.r.claim(c.r.servers[rowServer], ask, now); err != errRestoring {
 		t.Errorf("claim: %v", err)
 	}
@@ -331,7 +331,7 @@ func TestNobodyIsLetInBeforeARestoreIsOver(t *testing.T) {
 	if p := c.r.channels.get("other"); p == nil || p.number <= 10 {
 		t.Errorf("the next publication is %+v, want a number above 10", p)
 	}
-	if s := c.r.joinServer(&orderedServer{c, 0}, serverInfo{}, now); s.id <= rowEncoder {
+	if s := c.r.joinServer(attachment{}, &orderedServer{c, 0}, serverInfo{}, now); s.id <= rowEncoder {
 		t.Errorf("the next session is %d", s.id)
 	}
 }

@@ -129,17 +129,17 @@ func (p *simServerPeer) ord(o simOrder) {
 	p.m.orders[*p.id] = append(p.m.orders[*p.id], o)
 	p.m.say("    order to %d: %+v", *p.id, o)
 }
-func (p *simServerPeer) accept(req, ch, id string) {
+func (p *simServerPeer) accept(to requestRef, ch, id string, _ uint64) {
 	if p.m.killedBy == nil {
 		p.m.killedBy = map[string]bool{}
 	}
 	p.m.killedBy[id] = true
-	p.ord(simOrder{"accept", req, ch, id})
+	p.ord(simOrder{"accept", to.id, ch, id})
 }
-func (p *simServerPeer) deny(req, ch string) { p.ord(simOrder{"deny", req, ch, ""}) }
-func (p *simServerPeer) kill(ch, id string)  { p.ord(simOrder{"kill", "", ch, id}) }
-func (p *simServerPeer) keepsUp() bool       { return true }
-func (p *simServerPeer) probe(uint64)        {}
+func (p *simServerPeer) deny(to requestRef, ch string) { p.ord(simOrder{"deny", to.id, ch, ""}) }
+func (p *simServerPeer) kill(ch, id string)            { p.ord(simOrder{"kill", "", ch, id}) }
+func (p *simServerPeer) keepsUp() bool                 { return true }
+func (p *simServerPeer) probe(uint64)                  {}
 
 type simEncoderPeer struct{ simServerPeer }
 
@@ -374,7 +374,7 @@ func (m *sim) take(s *simSession, msg simMsg) {
 			m.fail("%s of %s is not its own", msg.verb, msg.id)
 		}
 	case "closed":
-		if _, own := r.streamClosed(r.encoders[s.id], msg.channel, msg.id, m.now); !own {
+		if _, own := r.streamClosed(r.encoders[s.id], msg.channel, msg.id, m.now, m.now); !own {
 			m.fail("%s of %s is not its own", msg.verb, msg.id)
 		}
 	case "gone":
@@ -418,11 +418,11 @@ func (m *sim) join(server bool) {
 	s := &simSession{server: server, gw: gw, pubs: map[uint64]memo.Publication{}, streams: map[string]memo.Stream{}, told: map[string]memo.Told{}, reqs: map[string]string{}, live: map[string]string{}, tasks: map[string]*simTask{}, addr: fmt.Sprint("10.0.0.", m.lastSess)}
 	m.transition(0, 0, func() {
 		if server {
-			j := m.r.joinServer(&simServerPeer{m, id}, serverInfo{kind: kindRTMP, ip: s.addr, port: 1935}, m.now)
+			j := m.r.joinServer(attachment{}, &simServerPeer{m, id}, serverInfo{kind: kindRTMP, ip: s.addr, port: 1935}, m.now)
 			j.gateway, *id = gw, j.id
 		} else {
 			*id = m.r.lastID + 1
-			j, _ := m.r.joinEncoder(&simEncoderPeer{simServerPeer{m, id}}, s.addr, 50, m.now)
+			j, _ := m.r.joinEncoder(attachment{}, &simEncoderPeer{simServerPeer{m, id}}, s.addr, 50, m.now)
 			j.gateway = gw
 		}
 		s.id = *id
@@ -501,7 +501,7 @@ func (m *sim) ask(s *simSession, ch string) {
 		return
 	}
 	m.transition(0, 0, func() {
-		_, err := m.r.claim(m.r.servers[s.id], claimRequest{id: s.reqs[ch], channel: ch, key: "k", answerBy: m.now.Add(10 * time.Second)}, m.now)
+		_, err := m.r.claim(m.r.servers[s.id], claimRequest{requestRef: requestRef{id: s.reqs[ch]}, channel: ch, key: "k", answerBy: m.now.Add(10 * time.Second)}, m.now)
 		if err != nil {
 			m.orders[s.id] = append(m.orders[s.id], simOrder{"deny", s.reqs[ch], ch, ""})
 		}
@@ -735,7 +735,7 @@ func (m *sim) takeReplayed(s *simSession, msg simMsg) {
 			m.fail("replayed %+v is not its own", msg)
 		}
 	case "closed":
-		if _, own := r.streamClosed(r.encoders[s.id], msg.channel, msg.id, m.now); !own {
+		if _, own := r.streamClosed(r.encoders[s.id], msg.channel, msg.id, m.now, m.now); !own {
 			m.fail("replayed %+v is not its own", msg)
 		}
 	default:

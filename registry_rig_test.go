@@ -66,11 +66,11 @@ func (p *recordingServer) keepsUp() bool { return true }
 
 func (p *recordingServer) probe(uint64) { p.rig.record("%s probe", p.name) }
 
-func (p *recordingServer) accept(requestID, channel, streamID string) {
-	p.rig.record("%s accept %s %s %s", p.name, requestID, channel, streamID)
+func (p *recordingServer) accept(to requestRef, channel, streamID string, _ uint64) {
+	p.rig.record("%s accept %s %s %s", p.name, to.id, channel, streamID)
 }
-func (p *recordingServer) deny(requestID, channel string) {
-	p.rig.record("%s deny %s %s", p.name, requestID, channel)
+func (p *recordingServer) deny(to requestRef, channel string) {
+	p.rig.record("%s deny %s %s", p.name, to.id, channel)
 }
 func (p *recordingServer) kill(channel, streamID string) {
 	p.rig.record("%s kill %s %s", p.name, channel, streamID)
@@ -133,7 +133,7 @@ func (rig *registryRig) server(name string, kind serverKind) *server {
 
 func (rig *registryRig) serverAt(ip, name string, kind serverKind) *server {
 	rig.t.Helper()
-	s := rig.r.joinServer(&recordingServer{rig: rig, name: name}, serverInfo{kind: kind, ip: ip, port: 1935}, rig.now)
+	s := rig.r.joinServer(attachment{}, &recordingServer{rig: rig, name: name}, serverInfo{kind: kind, ip: ip, port: 1935}, rig.now)
 	rig.step(nil)
 	return s
 }
@@ -148,7 +148,7 @@ func (rig *registryRig) encoder(name string, capacity int) *encoder {
 func (rig *registryRig) encoderAt(address, name string, capacity int) *encoder {
 	rig.t.Helper()
 	peer := &recordingEncoder{rig: rig, name: name}
-	e, notices := rig.r.joinEncoder(peer, address, capacity, rig.now)
+	e, notices := rig.r.joinEncoder(attachment{}, peer, address, capacity, rig.now)
 	peer.self = e
 	rig.step(notices)
 	return e
@@ -177,7 +177,7 @@ func (rig *registryRig) claim(s *server, channel string) error {
 
 func (rig *registryRig) claimBy(s *server, channel string, answerIn time.Duration) error {
 	rig.t.Helper()
-	notices, err := rig.r.claim(s, claimRequest{id: "r-" + channel, channel: channel, key: "k", answerBy: rig.now.Add(answerIn)}, rig.now)
+	notices, err := rig.r.claim(s, claimRequest{requestRef: requestRef{id: "r-" + channel}, channel: channel, key: "k", answerBy: rig.now.Add(answerIn)}, rig.now)
 	rig.step(notices)
 	return err
 }
@@ -211,14 +211,14 @@ func (rig *registryRig) available(e *encoder, channel, id, streamType string) bo
 
 func (rig *registryRig) closed(e *encoder, channel, id string) bool {
 	rig.t.Helper()
-	notices, own := rig.r.streamClosed(e, channel, id, rig.now)
+	notices, own := rig.r.streamClosed(e, channel, id, rig.now, rig.now)
 	rig.step(notices)
 	return own
 }
 
 func (rig *registryRig) kill(channel, id string) bool {
 	rig.t.Helper()
-	killed := rig.r.kill(channel, id, rig.now)
+	killed, _ := rig.r.kill(channel, id, rig.now)
 	rig.step(nil)
 	return killed
 }
@@ -231,7 +231,7 @@ func (rig *registryRig) probeAnswered(session uint64) {
 
 func (rig *registryRig) drain(id uint64, move bool) {
 	rig.t.Helper()
-	notices, err := rig.r.drain(id, move, rig.now)
+	notices, _, err := rig.r.drain(id, move, rig.now)
 	if err != nil {
 		rig.t.Fatal(err)
 	}
@@ -240,7 +240,7 @@ func (rig *registryRig) drain(id uint64, move bool) {
 
 func (rig *registryRig) undrain(id uint64) {
 	rig.t.Helper()
-	notices, err := rig.r.undrain(id, rig.now)
+	notices, _, err := rig.r.undrain(id, rig.now)
 	if err != nil {
 		rig.t.Fatal(err)
 	}

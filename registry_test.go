@@ -105,7 +105,7 @@ func TestJobReachesTheEncoderAsTheApplicationAllowedIt(t *testing.T) {
 	rig := newRegistryRig(t, limits{})
 	s, e := rig.server("s", "WS"), rig.encoder("e", 1)
 	want := encodeJob{channel: "ch", sourceType: "WS", streamID: "id1", sourceURI: "ws://10.0.0.1:1935/ch/k", resolutions: "ORIGINAL", record: "True", previews: "False"}
-	if _, err := rig.r.claim(s, claimRequest{id: "7", channel: "ch", key: "k", settings: encodeSettings{want.resolutions, want.record, want.previews}}, rig.now); err != nil {
+	if _, err := rig.r.claim(s, claimRequest{requestRef: requestRef{id: "7"}, channel: "ch", key: "k", settings: encodeSettings{want.resolutions, want.record, want.previews}}, rig.now); err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff([]encodeJob{want}, e.peer.(*recordingEncoder).jobs, cmp.AllowUnexported(encodeJob{})); diff != "" {
@@ -396,7 +396,7 @@ func TestStreamsThatStayAreSeenOnceWhileOthersComeAndGo(t *testing.T) {
 			p := r.channels.get(channel)
 			r.end(s, channel, p.publisherID, now)
 			for _, e := range r.encoders {
-				r.streamClosed(e, channel, p.publisherID, now)
+				r.streamClosed(e, channel, p.publisherID, now, now)
 			}
 		}
 	}

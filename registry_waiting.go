@@ -127,20 +127,36 @@ func (r *registry) forgetRequestsLocked(s *server) {
 	}
 }
 
-// denyRequestsLocked denies all requests that wait or are held.
+// denyRequestsLocked denies all requests that wait or are held, but for those that a gateway asks the next coordinator.
 func (r *registry) denyRequestsLocked(reason error) {
+	var dropped []*waiter
 	r.eachWaiterLocked(func(el *list.Element, w *waiter) {
 		if w.pub == nil {
-			r.denyLocked(r.removeWaiterLocked(el), reason)
+			dropped = append(dropped, r.removeWaiterLocked(el))
 		}
 	})
-	for _, w := range r.filterHeldLocked(func(*waiter) bool { return false }) {
-		r.denyLocked(w, reason)
+	for _, w := range append(dropped, r.filterHeldLocked(func(*waiter) bool { return false })...) {
+		if w.server.gateway == "" {
+			r.denyLocked(w, reason)
+		}
 	}
 }
 
+// deny answers a publish request of a streaming server that was not claimed. The log is given the channel under another name if
+// it can't be one.
+func (r *registry) deny(s *server, request requestRef, channel, logged string, reason error) []notice {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.stopping && s.gateway != "" {
+		return nil // its gateway asks the next coordinator
+	}
+	s.peer.deny(request, channel)
+	r.noteLocked(notice{kind: noteDenied, channel: logged, server: s.id, reason: reason})
+	return r.endTransitionLocked()
+}
+
 func (r *registry) denyLocked(w *waiter, reason error) {
-	w.server.peer.deny(w.request.id, w.request.channel)
+	w.server.peer.deny(w.request.requestRef, w.request.channel)
 	r.noteLocked(notice{kind: noteDenied, channel: w.request.channel, server: w.server.id, reason: reason})
 }
 
@@ -199,7 +215,9 @@ func (r *registry) expire(now time.Time) []notice {
 			return
 		}
 		if w.pub != nil {
-			r.giveUpLocked(w.pub, errWaitedInVain, now)
+			if !w.pub.server.away {
+				r.giveUpLocked(w.pub, errWaitedInVain, now)
+			}
 		} else {
 			r.denyLocked(r.removeWaiterLocked(el), errWaitedInVain)
 		}
@@ -215,7 +233,7 @@ func (r *registry) expire(now time.Time) []notice {
 		st := r.started[0]
 		r.started[0] = nil
 		r.started = r.started[1:]
-		if st.isLiveLocked() && st.lastSeq == 0 {
+		if st.isLiveLocked() && st.lastSeq == 0 && !st.pub.isAwayLocked() {
 			r.neverStartedLocked(st, now)
 		}
 	}

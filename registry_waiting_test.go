@@ -90,7 +90,7 @@ func TestWaitingRequestsAreLimited(t *testing.T) {
 	rig := newRegistryRig(t, waitTen)
 	s := rig.server("s", "RTMP")
 	claim := func(channel string) error { // without the invariants, which are for small clusters
-		_, err := rig.r.claim(s, claimRequest{id: "r", channel: channel, answerBy: rig.now.Add(time.Minute)}, rig.now)
+		_, err := rig.r.claim(s, claimRequest{requestRef: requestRef{id: "r"}, channel: channel, answerBy: rig.now.Add(time.Minute)}, rig.now)
 		return err
 	}
 	for i := range maxWaitingRequests {
@@ -280,19 +280,19 @@ func TestManyWhoAvoidAnEncoderCostLittle(t *testing.T) {
 		lastID := 0
 		now := time.Now()
 		r := newRegistry(1, now, func() string { lastID++; return fmt.Sprint("s", lastID) }, nowhere{}, limits{failover: true, encoderWait: time.Hour})
-		s := r.joinServer(nowhere{}, serverInfo{kind: kindRTMP}, now)
-		e, _ := r.joinEncoder(nowhere{}, "10.0.0.1", -1, now)
+		s := r.joinServer(attachment{}, nowhere{}, serverInfo{kind: kindRTMP}, now)
+		e, _ := r.joinEncoder(attachment{}, nowhere{}, "10.0.0.1", -1, now)
 		for i := range publishers {
 			channel := fmt.Sprint("c", i)
-			if _, err := r.claim(s, claimRequest{id: "r", channel: channel, answerBy: now.Add(time.Minute)}, now); err != nil {
+			if _, err := r.claim(s, claimRequest{requestRef: requestRef{id: "r"}, channel: channel, answerBy: now.Add(time.Minute)}, now); err != nil {
 				t.Fatal(err)
 			}
 			id := r.channels.get(channel).publisherID
 			r.announce(e, channel, id, announcement{streamType: "HLS-LIVE", resolution: "1x1"}, now)
-			r.streamClosed(e, channel, id, now)
+			r.streamClosed(e, channel, id, now, now)
 		}
 		for i := range 200 { // to look through, and full
-			r.joinEncoder(nowhere{}, fmt.Sprint("10.0.1.", i), 0, now)
+			r.joinEncoder(attachment{}, nowhere{}, fmt.Sprint("10.0.1.", i), 0, now)
 		}
 		if r.waiting.Len() != publishers {
 			t.Fatalf("%d wait", r.waiting.Len())

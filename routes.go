@@ -17,6 +17,7 @@ import (
 
 	"coordinator/internal/control"
 	"coordinator/internal/httpjson"
+	"coordinator/internal/link"
 )
 
 // methods is what one path answers to. GET serves HEAD, too (RFC 9110, 9.1), and OPTIONS is answered for every path, to
@@ -55,34 +56,39 @@ func (m methods) allowed() string {
 const dashboardFilePattern = "/dashboard/{file}"
 
 // urlTable is the one place where a URL meets its handler. The patterns are those of http.ServeMux.
-func urlTable(cfg *Config, api *commands, sockets *control.Sockets) map[string]methods {
+func urlTable(cfg *Config, api *commands, sockets *control.Sockets, gateways *gateways) map[string]methods {
 	protected := func(h http.HandlerFunc) http.HandlerFunc { return authorize(cfg.CommandsAuth, h) }
+	command := func(h http.HandlerFunc) http.HandlerFunc { return protected(api.whenUp(h)) }
 	dashboard := methods{"GET": protectDashboard(cfg.CommandsAuth, newDashboard())}
-	return map[string]methods{
+	table := map[string]methods{
 		"/{$}":               {"GET": welcome},
 		"/livez":             {"GET": livez},
 		"/readyz":            {"GET": readyz(api.coordinator, cfg.CommandsAuth)},
 		"/metrics":           {"GET": protected(api.coordinator.metrics.handler())},
-		"/commands/capacity": {"GET": protected(api.capacity)},
-		"/commands/report":   {"GET": protected(api.report)},
-		"/commands/close":    {"POST": protected(api.close)},
-		"/commands/overview": {"GET": protected(api.overview)},
-		"/commands/streams":  {"GET": protected(api.streams)},
-		"/commands/encoders": {"GET": protected(api.encoders)},
-		"/commands/servers":  {"GET": protected(api.servers)},
-		"/commands/drain":    {"POST": protected(api.drain)},
-		"/commands/undrain":  {"POST": protected(api.undrain)},
+		"/commands/capacity": {"GET": command(api.capacity)},
+		"/commands/report":   {"GET": command(api.report)},
+		"/commands/close":    {"POST": command(api.close)},
+		"/commands/overview": {"GET": command(api.overview)},
+		"/commands/streams":  {"GET": command(api.streams)},
+		"/commands/encoders": {"GET": command(api.encoders)},
+		"/commands/servers":  {"GET": command(api.servers)},
+		"/commands/drain":    {"POST": command(api.drain)},
+		"/commands/undrain":  {"POST": command(api.undrain)},
 		"/dashboard":         dashboard,
 		dashboardFilePattern: dashboard,
 		"/ws/control/rtmp":   {"GET": sockets.ServeRTMP},
 		"/ws/control/wss":    {"GET": sockets.ServeWSS},
 		"/ws/control/hls":    {"GET": sockets.ServeHLS},
 	}
+	if gateways != nil {
+		table[link.Path] = methods{"GET": gateways.links.ServeHTTP}
+	}
+	return table
 }
 
 // newRoutes answers what the table does not name with 404.
-func newRoutes(cfg *Config, log *slog.Logger, api *commands, sockets *control.Sockets) http.Handler {
-	return newTableHandler(cfg, log, http.NewServeMux(), urlTable(cfg, api, sockets), sockets)
+func newRoutes(cfg *Config, log *slog.Logger, api *commands, sockets *control.Sockets, gateways *gateways) http.Handler {
+	return newTableHandler(cfg, log, http.NewServeMux(), urlTable(cfg, api, sockets, gateways), sockets)
 }
 
 // newTableHandler registers a URL table with mux, which may hold patterns of its own already, and returns the handler of all of

@@ -413,12 +413,14 @@ func (k *keeper) say(f link.Frame, s *session) (frames []link.Frame, orders []or
 	}
 	for _, item := range say.Items {
 		if item.Answers > 0 && !k.answer(s, item.Answers) {
+			late := link.Late{Number: item.Answers}
 			for _, m := range item.Memos {
-				if strings.HasPrefix(m.Name, link.PublicationMemo) {
+				if n := publicationOf(m.Name); n > 0 {
 					s.dropped[m.Name] = true
+					late.Publication = n
 				}
 			}
-			frames = append(frames, k.frame(link.With(link.KindLate, f.Session, &link.Count{Number: item.Answers}))...)
+			frames = append(frames, k.frame(link.With(link.KindLate, f.Session, &late))...)
 			continue
 		}
 		k.remember(s, item.Memos)
@@ -436,14 +438,20 @@ func (k *keeper) answer(s *session, number uint64) bool {
 	return s.requests < before
 }
 
-// remember keeps memos. Those of publications have their number in their name.
+// publicationOf is the number of the publication that a memo is of; 0: it is none of a publication.
+func publicationOf(memo string) uint64 {
+	digits, ok := strings.CutPrefix(memo, link.PublicationMemo)
+	if !ok {
+		return 0
+	}
+	n, _ := strconv.ParseUint(digits, 10, 64) // 0 if it is no number
+	return n
+}
+
+// remember keeps memos.
 func (k *keeper) remember(s *session, memos []link.Memo) {
 	for _, m := range memos {
-		if digits, ok := strings.CutPrefix(m.Name, link.PublicationMemo); ok {
-			if n, err := strconv.ParseUint(digits, 10, 64); err == nil {
-				k.numbers = max(k.numbers, n)
-			}
-		}
+		k.numbers = max(k.numbers, publicationOf(m.Name))
 		switch {
 		case s.dropped[m.Name]:
 			if len(m.Value) == 0 {

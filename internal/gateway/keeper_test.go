@@ -195,7 +195,7 @@ func (w *world) arriveUp() {
 		if s == nil {
 			return // the session's end was taken in meanwhile
 		}
-		var n link.Count
+		var n link.Late
 		w.read(f, &n)
 		delete(s.memos, fmt.Sprint("p", n.Number))
 		w.send(link.With(link.KindSay, f.Session, &link.Say{Items: []link.Item{{Memos: []link.Memo{{Name: fmt.Sprint("p", n.Number)}}}}}))

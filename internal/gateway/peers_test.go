@@ -77,7 +77,7 @@ func TestPublishRequestIsDeniedAfter18SecondsAndTheAnswerThatComesLateIsNotPasse
 		r.wantState("it is counted", func(s State) bool { return s.Denied == 1 && s.Kept == 0 })
 		l.say(session, 1, "PUBLISH-ACCEPT\nRequest-ID:7\n", link.Memo{Name: "p1", Value: []byte("memo")}, link.Memo{Name: "s", Value: []byte("late")})
 		late := l.next(link.KindLate)
-		var n link.Count
+		var n link.Late
 		l.read1(late, &n)
 		if late.Session != session || n.Number != 1 {
 			t.Errorf("%d %+v", late.Session, n)

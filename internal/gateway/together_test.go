@@ -133,12 +133,14 @@ func (d *decider) Gone(g *linkserver.Gateway, session uint64, n link.Gone) {
 	g.Send(link.With(link.KindDone, session, &link.Done{Number: n.Number}), nil)
 }
 
-func (d *decider) Late(_ *linkserver.Gateway, session, _ uint64) { d.note("late %d", session) }
-func (d *decider) Alive(_ *linkserver.Gateway, session uint64)   { d.note("alive %d", session) }
-func (d *decider) Absent(*linkserver.Gateway)                    { d.note("absent") }
-func (d *decider) Present(*linkserver.Gateway)                   { d.note("present") }
-func (d *decider) Lost(_ *linkserver.Gateway, reason error)      { d.note("lost: %v", reason) }
-func (d *decider) Numbers(uint64)                                {}
+func (d *decider) Late(_ *linkserver.Gateway, session uint64, _ link.Late) {
+	d.note("late %d", session)
+}
+func (d *decider) Alive(_ *linkserver.Gateway, session uint64) { d.note("alive %d", session) }
+func (d *decider) Absent(*linkserver.Gateway)                  { d.note("absent") }
+func (d *decider) Present(*linkserver.Gateway)                 { d.note("present") }
+func (d *decider) Lost(_ *linkserver.Gateway, reason error)    { d.note("lost: %v", reason) }
+func (d *decider) Numbers(uint64)                              {}
 
 func (d *decider) known() (ids []string) {
 	d.mu.Lock()

@@ -170,7 +170,15 @@ func (p *Done) Fields(c *tagged.Coder) {
 	tagged.List(c, 2, &p.Memos)
 }
 
-// Count is the payload of LATE (the number of a message) and ACK (a link number).
+// Late names the request, as the number of its message, and the publication that it would have made live; 0: none.
+type Late struct{ Number, Publication uint64 }
+
+func (p *Late) Fields(c *tagged.Coder) {
+	tagged.Uint(c, 1, &p.Number)
+	tagged.Uint(c, 2, &p.Publication)
+}
+
+// Count is the payload of ACK: a link number.
 type Count struct{ Number uint64 }
 
 func (p *Count) Fields(c *tagged.Coder) { tagged.Uint(c, 1, &p.Number) }

@@ -192,11 +192,9 @@ func (g *Gateway) handleFrame(f *link.Frame) (held bool, err error) {
 		h.Gone(g, f.Session, *p)
 	case *link.Reason:
 		g.lose(byeError(*p))
+	case *link.Late:
+		h.Late(g, f.Session, *p)
 	case *link.Count:
-		if f.Kind == link.KindLate {
-			h.Late(g, f.Session, p.Number)
-			break
-		}
 		acked, ok := g.acknowledge(p.Number)
 		if !ok {
 			return false, errNotSent

@@ -16,7 +16,9 @@ func read(f *link.Frame) (payload tagged.Message, err error) {
 		payload = &link.Message{}
 	case link.KindGone:
 		payload = &link.Gone{}
-	case link.KindLate, link.KindAck:
+	case link.KindLate:
+		payload = &link.Late{}
+	case link.KindAck:
 		payload = &link.Count{}
 	case link.KindBye:
 		payload = &link.Reason{}

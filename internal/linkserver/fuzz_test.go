@@ -25,7 +25,7 @@ func (answering) Message(g *Gateway, session uint64, m link.Message) {
 	g.Send(link.With(link.KindDone, session, &link.Done{Number: m.Number}), func() {})
 }
 func (answering) Gone(*Gateway, uint64, link.Gone) {}
-func (answering) Late(*Gateway, uint64, uint64)    {}
+func (answering) Late(*Gateway, uint64, link.Late) {}
 func (answering) Alive(*Gateway, uint64)           {}
 func (answering) Absent(*Gateway)                  {}
 func (answering) Present(*Gateway)                 {}
@@ -152,7 +152,7 @@ func compose(input []byte) (b []byte) {
 func FuzzLink(f *testing.F) {
 	z := newFuzzed(f)
 	var composed []byte
-	for _, frame := range []link.Frame{attach(1), message(1, 1, "x"), synced, link.With(link.KindLate, 1, &link.Count{Number: 1}), ackOf(0), byeFrame} {
+	for _, frame := range []link.Frame{attach(1), message(1, 1, "x"), synced, link.With(link.KindLate, 1, &link.Late{Number: 1, Publication: 7}), ackOf(0), byeFrame} {
 		composed = append(append(composed, byte(frame.Kind), byte(frame.Session), byte(len(frame.Payload))), frame.Payload...)
 		if frame.Kind != link.KindAck {
 			composed = append(composed, 0)

@@ -18,9 +18,9 @@ func TestFramesOfALinkInBothDirections(t *testing.T) {
 			t.Errorf("WELCOME is %+v", w)
 		}
 		r.want("numbers 7")
-		g.send(attach(1), message(1, 1, "hello"), link.With(link.KindGone, 1, &link.Gone{Number: 2}), link.With(link.KindLate, 1, &link.Count{Number: 9}),
+		g.send(attach(1), message(1, 1, "hello"), link.With(link.KindGone, 1, &link.Gone{Number: 2}), link.With(link.KindLate, 1, &link.Late{Number: 9, Publication: 7}),
 			link.Frame{Kind: link.KindAlive, Session: 1}, link.Frame{Kind: 200, Payload: []byte("of a later version")}, synced, message(2, 1, "x"))
-		r.want("a attach 1 HLS", "a message 1 1 hello", "a gone 1 2", "a late 1 9", "a alive 1", "a message 2 1 x")
+		r.want("a attach 1 HLS", "a message 1 1 hello", "a gone 1 2", "a late 1 9 7", "a alive 1", "a message 2 1 x")
 		a := r.of("a")
 		a.Send(say(1, "first"), nil)
 		a.Send(say(1, "second"), r.onAck("second"))

@@ -73,12 +73,14 @@ func (r *recorder) Message(g *Gateway, session uint64, m link.Message) {
 func (r *recorder) Gone(g *Gateway, session uint64, n link.Gone) {
 	r.note(g, "gone %d %d", session, n.Number)
 }
-func (r *recorder) Late(g *Gateway, session, number uint64) { r.note(g, "late %d %d", session, number) }
-func (r *recorder) Alive(g *Gateway, session uint64)        { r.note(g, "alive %d", session) }
-func (r *recorder) Absent(g *Gateway)                       { r.note(g, "absent") }
-func (r *recorder) Present(g *Gateway)                      { r.note(g, "present") }
-func (r *recorder) Lost(g *Gateway, reason error)           { r.note(g, "lost: %v", reason) }
-func (r *recorder) Numbers(highest uint64)                  { r.note(nil, "numbers %d", highest) }
+func (r *recorder) Late(g *Gateway, session uint64, l link.Late) {
+	r.note(g, "late %d %d %d", session, l.Number, l.Publication)
+}
+func (r *recorder) Alive(g *Gateway, session uint64) { r.note(g, "alive %d", session) }
+func (r *recorder) Absent(g *Gateway)                { r.note(g, "absent") }
+func (r *recorder) Present(g *Gateway)               { r.note(g, "present") }
+func (r *recorder) Lost(g *Gateway, reason error)    { r.note(g, "lost: %v", reason) }
+func (r *recorder) Numbers(highest uint64)           { r.note(nil, "numbers %d", highest) }
 
 // onAck is for Send: it counts under a name.
 func (r *recorder) onAck(name string) func() {

@@ -67,7 +67,7 @@ type Handler interface {
 	Attach(g *Gateway, session uint64, a link.Attach)
 	Message(g *Gateway, session uint64, m link.Message) // m.Text may be kept
 	Gone(g *Gateway, session uint64, n link.Gone)
-	Late(g *Gateway, session, number uint64)
+	Late(g *Gateway, session uint64, l link.Late)
 	Alive(g *Gateway, session uint64)
 
 	// Absent says that the gateway's link is closed or silent: what is sent to it waits. Present says that it is linked again;

@@ -28,6 +28,7 @@ const (
 // Cluster is what the store knew when it was opened.
 type Cluster struct {
 	StoreID   string
+	IsNew     bool   // it was made now
 	Numbers   uint64 // no session and no publication has a higher number
 	Gateways  []string
 	Applied   map[uint64]uint64 // by session: the number of its last message all of whose events are in the store
@@ -67,7 +68,8 @@ func appliedKey(session uint64) string {
 }
 
 // OpenCluster is Open for a coordinator with gateways: streams that were announced are closed only if no gateway is known, for
-// they may live on at one. Without a send nothing can be appended.
+// they may live on at one. Without a send nothing may be
+// appended, and events that the store holds wait for a process that has one.
 func OpenCluster(dir string, send Send, observe Observe, log *slog.Logger) (*Outbox, Cluster, error) {
 	store, err := openLogged(dir, log)
 	if err != nil {
@@ -87,7 +89,7 @@ func newClusterOutbox(now func() time.Time, store eventStore, send Send, observe
 		return nil, Cluster{}, err
 	}
 	if c.StoreID == "" {
-		c.StoreID = rand.Text()
+		c.StoreID, c.IsNew = rand.Text(), true
 		o.Change(Change{key: storeIDKey, value: []byte(c.StoreID)})
 		if err := o.writeAll(); err != nil {
 			o.report(err) // it stays in memory until it can be written

@@ -45,7 +45,7 @@ func TestClusterIsKept(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	o, first := openCluster(t, dir)
-	if diff := cmp.Diff(Cluster{StoreID: first.StoreID}, first, cmpopts.EquateEmpty()); diff != "" || first.StoreID == "" {
+	if diff := cmp.Diff(Cluster{StoreID: first.StoreID, IsNew: true}, first, cmpopts.EquateEmpty()); diff != "" || first.StoreID == "" {
 		t.Fatalf("of an empty store: %s", diff)
 	}
 	o.Start()

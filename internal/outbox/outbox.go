@@ -187,7 +187,9 @@ func (o *Outbox) Start() {
 	}
 	o.started.Store(true)
 	o.running.Go(o.write)
-	o.running.Go(func() { o.delivery.run(o.ctx) })
+	if o.delivery.send != nil {
+		o.running.Go(func() { o.delivery.run(o.ctx) })
+	}
 }
 
 // Append takes over an event that is a transition by itself: AppendPart and End in one.
@@ -301,7 +303,7 @@ func (o *Outbox) Finish(ctx context.Context) error {
 }
 
 func (o *Outbox) finishFirst(ctx context.Context) error {
-	for o.started.Load() && ctx.Err() == nil && o.undelivered.Load() > 0 {
+	for o.started.Load() && o.delivery.send != nil && ctx.Err() == nil && o.undelivered.Load() > 0 {
 		select {
 		case <-o.allDone:
 		case <-ctx.Done():

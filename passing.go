@@ -1,0 +1,339 @@
+package main
+
+// What transitions say to sessions at gateways, and what has to happen before a gateway may forget the message that one
+// followed from.
+//
+// A transition's messages and memos for a session go down in one SAY. Its message is done with when
+//
+//  1. its events are in the store, and other gateways have acknowledged what it says to them (frames to the message's own
+//     gateway arrive before the DONE, since a link is in order);
+//  2. memos that must not be ahead of the store have gone to other sessions, and their gateways have them.
+//
+// Then DONE goes down, in the order of the session's messages. A gateway that is lost counts as one that has acknowledged.
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	"coordinator/internal/link"
+	"coordinator/internal/outbox"
+)
+
+// doneEvery is for how long messages that are done with wait for others of their sessions: nothing waits for DONE.
+const doneEvery = 50 * time.Millisecond
+
+// passing implements passer. Its lock is taken under the registry's, and never the other way round.
+type passing struct {
+	// set once
+	keepsEvents bool
+	wake        chan struct{} // has room for one
+
+	// guarded by registry.mu, of the transition under way
+	touched  []*gatewaySession // something is said to, or kept for
+	wanted   *transition       // whose caller waits for it
+	starting *transition       // not nil until the state is restored: all that happens before is one transition
+
+	comparing bool // in compare
+
+	mu sync.Mutex
+	// guarded by mu
+	dirty []*gatewaySession // with messages that are done with
+}
+
+// inTransition is what a transition says to a session.
+type inTransition struct {
+	items   []link.Item
+	answers []answer    // among the items
+	durable []link.Memo // once the transition's events are
+	touched bool
+}
+
+type answer struct {
+	item        int    // index
+	publication uint64 // that it has made live; 0: none
+}
+
+// inPassing is what a session's gateway has still to be told.
+type inPassing struct {
+	following []following // in the order of messages
+	dirty     bool
+}
+
+// following is a message of a session, and what follows from it.
+type following struct {
+	message uint64
+	gone    bool
+	done    bool
+	memos   []link.Memo // with its DONE
+}
+
+// transition is one whose end something waits for.
+type transition struct {
+	cause *gatewaySession // nil: it follows from no message
+
+	// guarded by passing.mu
+	open   int // commits and acknowledgements that it waits for
+	memos  []sessionMemos
+	ends   []ending
+	passed chan struct{} // closed when nothing is open; nil: nobody asks
+}
+
+type sessionMemos struct {
+	session *gatewaySession
+	memos   []link.Memo
+}
+
+// ending is a message that is done with when the transition is.
+type ending struct {
+	session *gatewaySession
+	message uint64
+}
+
+func newPassing(keepsEvents bool) *passing {
+	return &passing{keepsEvents: keepsEvents, wake: make(chan struct{}, 1)}
+}
+
+// begin is called before anything happens: until compare has been called all is one transition.
+func (x *passing) begin() { x.starting = &transition{} }
+
+// What follows is called under the registry's lock, up to compare.
+
+func (x *passing) touch(s *gatewaySession) {
+	if !s.touched {
+		s.touched = true
+		x.touched = append(x.touched, s)
+	}
+}
+
+// ignoresMemos tells whether memos are of no interest yet, because they will be compared with those that gateways have shown.
+func (x *passing) ignoresMemos() bool { return x.starting != nil && !x.comparing }
+
+// passedOn implements passer.
+func (x *passing) passedOn() <-chan struct{} {
+	x.wanted = &transition{passed: make(chan struct{})}
+	return x.wanted.passed
+}
+
+// endTransition implements passer.
+func (x *passing) endTransition(cause memoKeeper, told bool) outbox.Mark {
+	s, _ := cause.(*gatewaySession)
+	if s != nil {
+		s.passed = true
+	}
+	if x.starting != nil {
+		return x.endPart(s, told)
+	}
+	t := x.wanted
+	x.wanted = nil
+	if t == nil && (s != nil || x.keepsDurable()) {
+		t = &transition{}
+	}
+	return x.pass(t, s, told)
+}
+
+func (x *passing) keepsDurable() bool {
+	return slices.ContainsFunc(x.touched, func(s *gatewaySession) bool { return len(s.durable) > 0 })
+}
+
+// endPart ends a part of the transition that is the start. Nothing goes down before the whole of it is over.
+func (x *passing) endPart(cause *gatewaySession, told bool) outbox.Mark {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if cause != nil {
+		x.starting.ends = append(x.starting.ends, ending{cause, cause.message})
+	}
+	return x.markLocked(x.starting, cause, told)
+}
+
+// markLocked is what goes into the commit of a transition's events.
+func (x *passing) markLocked(t *transition, cause *gatewaySession, told bool) (m outbox.Mark) {
+	if !told || !x.keepsEvents || t == nil {
+		return m
+	}
+	if cause != nil && cause.isEncoder {
+		m.Session, m.Message = cause.at.id, cause.message
+	}
+	t.open++
+	m.Durable = x.step(t)
+	return m
+}
+
+// pass sends what a transition says. t is nil if nothing waits for its end.
+func (x *passing) pass(t *transition, cause *gatewaySession, told bool) outbox.Mark {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if t != nil {
+		t.cause = cause
+	}
+	var own []link.Memo
+	for _, s := range x.touched {
+		if len(s.items) > 0 {
+			x.sendLocked(t, s, link.With(link.KindSay, s.number, &link.Say{Items: s.items}))
+		}
+		switch {
+		case len(s.durable) == 0:
+		case s == cause:
+			own = s.durable
+		default:
+			t.memos = append(t.memos, sessionMemos{s, s.durable})
+		}
+		s.inTransition = inTransition{}
+	}
+	clear(x.touched)
+	x.touched = x.touched[:0]
+	mark := x.markLocked(t, cause, told)
+	if cause != nil {
+		cause.following = append(cause.following, following{message: cause.message, gone: cause.isGone, memos: own})
+		t.ends = append(t.ends, ending{cause, cause.message})
+	}
+	if t != nil && t.open == 0 {
+		x.goOnLocked(t)
+	}
+	return mark
+}
+
+// sendLocked sends a frame that the transition waits for, unless it goes before its DONE anyway.
+func (x *passing) sendLocked(t *transition, s *gatewaySession, f link.Frame) {
+	if t == nil || t.cause != nil && t.cause.gateway == s.gateway {
+		s.gateway.Send(f, nil)
+		return
+	}
+	t.open++
+	s.gateway.Send(f, x.step(t))
+}
+
+// compare implements passer: what gateways are to keep is compared with what they have shown, and the start goes down.
+func (x *passing) compare(servers []keptServer, encoders []keptEncoder) {
+	x.comparing = true
+	for i := range servers {
+		servers[i].keeper.(*gatewaySession).showDifferences(servers[i].memos())
+	}
+	for i := range encoders {
+		encoders[i].keeper.(*gatewaySession).showDifferences(encoders[i].memos())
+	}
+	x.comparing = false
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	t := x.starting
+	last := map[*gatewaySession]uint64{}
+	for _, e := range t.ends {
+		last[e.session] = max(last[e.session], e.message)
+	}
+	t.ends = nil
+	for s, message := range last {
+		s.following = []following{{message: message, gone: s.isGone}}
+		t.ends = append(t.ends, ending{s, message})
+	}
+	x.starting, x.wanted = nil, t
+}
+
+// step is called when something is over that a transition waits for. Its caller holds no lock.
+func (x *passing) step(t *transition) func() {
+	return func() {
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		if t.open--; t.open == 0 && t != x.starting {
+			x.goOnLocked(t)
+		}
+	}
+}
+
+// goOnLocked is called when nothing is open.
+func (x *passing) goOnLocked(t *transition) {
+	memos := t.memos
+	t.memos = nil
+	for _, m := range memos {
+		x.sendLocked(t, m.session, link.With(link.KindDone, m.session.number, &link.Done{Memos: m.memos}))
+	}
+	if t.open > 0 {
+		return
+	}
+	if t.passed != nil {
+		close(t.passed)
+	}
+	for _, e := range t.ends {
+		x.doneLocked(e)
+	}
+}
+
+func (x *passing) doneLocked(e ending) {
+	for i := range e.session.following {
+		if f := &e.session.following[i]; f.message == e.message {
+			f.done = true
+		}
+	}
+	if !e.session.dirty && e.session.following[0].done {
+		e.session.dirty = true
+		x.dirty = append(x.dirty, e.session)
+		poke(x.wake)
+	}
+}
+
+// nothingFollows is called for a message that no transition has followed from.
+func (x *passing) nothingFollows(s *gatewaySession) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	e := ending{s, s.message}
+	if x.starting != nil {
+		x.starting.ends = append(x.starting.ends, e)
+		return
+	}
+	s.following = append(s.following, following{message: s.message, gone: s.isGone})
+	x.doneLocked(e)
+}
+
+// run sends DONE for messages that are done with.
+func (x *passing) run(closing <-chan struct{}) {
+	pause := time.NewTimer(0)
+	defer pause.Stop()
+	for {
+		select {
+		case <-x.wake:
+		case <-closing:
+			return
+		}
+		pause.Reset(doneEvery)
+		select {
+		case <-pause.C:
+		case <-closing:
+			return
+		}
+		x.sendDone()
+	}
+}
+
+func (x *passing) sendDone() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, s := range x.dirty {
+		s.dirty = false
+		s.sendDoneLocked()
+	}
+	x.dirty = nil
+}
+
+// sendDoneLocked is one DONE for the first messages of a session, as many as are done with.
+func (s *gatewaySession) sendDoneLocked() {
+	var d link.Done
+	var forgotten func()
+	n := 0
+	for ; n < len(s.following) && s.following[n].done; n++ {
+		f := &s.following[n]
+		d.Number, d.Memos = f.message, append(d.Memos, f.memos...)
+		if f.gone {
+			forgotten = func() { s.gateways.forget(s) }
+		}
+	}
+	if s.following = s.following[n:]; len(s.following) == 0 {
+		s.following = nil
+	}
+	s.gateway.Send(link.With(link.KindDone, s.number, &d), forgotten)
+}
+
+func poke(wake chan struct{}) {
+	select {
+	case wake <- struct{}{}:
+	default:
+	}
+}

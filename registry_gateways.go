@@ -1,0 +1,135 @@
+package main
+
+// Gateways that are absent, back or gone, and what they say about the sessions that they hold. A gateway is absent as a whole:
+// nobody can know what its peers do meanwhile, so that they get nothing new, and nothing that they do not do counts. Part of
+// the registry, under its rules.
+
+import (
+	"slices"
+	"time"
+)
+
+// isAwayLocked tells whether a gateway of one who takes part is absent: no time limit of the publication runs.
+func (p *publication) isAwayLocked() bool {
+	return p.server.away || p.current != nil && p.current.encoder.away || p.successor != nil && p.successor.encoder.away
+}
+
+// gatewayAbsent is called when nothing comes from a gateway any more, and gatewayBack when it is there again. All time limits
+// begin anew then.
+
+func (r *registry) gatewayAbsent(gateway string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.setAwayLocked(gateway, true)
+}
+
+func (r *registry) gatewayBack(gateway string, now time.Time) []notice {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.setAwayLocked(gateway, false)
+	for p, k := range r.killed {
+		if p.server.gateway == gateway {
+			*k = killing{since: now}
+		}
+	}
+	for el := r.waiting.Front(); el != nil; el = el.Next() {
+		if w := el.Value.(*waiter); w.pub != nil && w.pub.server.gateway == gateway {
+			w.due = now.Add(r.limits.encoderWait)
+		}
+	}
+	r.beginAnewLocked(gateway, now)
+	if r.replay != nil {
+		return nil
+	}
+	r.settleLocked(now)
+	return r.endTransitionLocked()
+}
+
+func (r *registry) setAwayLocked(gateway string, away bool) {
+	for _, s := range r.servers {
+		if s.gateway == gateway {
+			s.away = away
+		}
+	}
+	for _, e := range r.encoders {
+		if e.gateway == gateway {
+			e.away = away
+		}
+	}
+}
+
+// beginAnewLocked has streams that have announced nothing begin now, if one who takes part is at the gateway.
+func (r *registry) beginAnewLocked(gateway string, now time.Time) {
+	concerned := func(st *stream) bool {
+		return st.isLiveLocked() && st.lastSeq == 0 && (st.encoder.gateway == gateway || st.pub.server.gateway == gateway)
+	}
+	r.started = slices.DeleteFunc(r.started, concerned)
+	begin := func(st *stream) {
+		if st == nil || !concerned(st) {
+			return
+		}
+		st.started = now.Sub(r.began)
+		if r.limits.startTimeout > 0 {
+			r.started = append(r.started, st)
+		}
+	}
+	for _, s := range r.servers {
+		for _, p := range s.publications {
+			begin(p.current)
+			begin(p.successor)
+		}
+	}
+}
+
+// late ends a publication that was accepted too late: the gateway had denied the request already, so that nobody publishes. It
+// is not killed.
+func (r *registry) late(s *server, publication uint64, now time.Time) []notice {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, p := range s.publications {
+		if p.number == publication {
+			r.endLocked(p)
+			r.settleLocked(now)
+			break
+		}
+	}
+	return r.endTransitionLocked()
+}
+
+// await has a registry that nothing has happened to yet wait until restored is called: peers may join, but nobody is let in.
+// reserve is called under the lock before numbers up to last are given.
+func (r *registry) await(p passer, reserve func(last uint64)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.passer, r.reserve = p, reserve
+	r.replay = newReplay()
+	r.postponed = map[*publication]loss{}
+	r.reserveNumbersLocked()
+}
+
+// numberBlock is how many identities and numbers are reserved at a time.
+const numberBlock = 1 << 20
+
+// reserveNumbersLocked is called when numbers may have been given. The next block is reserved when half of one is left: long
+// before it is needed.
+func (r *registry) reserveNumbersLocked() {
+	if highest := max(r.lastID, r.lastNumber); highest+numberBlock/2 > r.reserved {
+		r.reserved = highest + numberBlock
+		r.reserve(r.reserved)
+	}
+}
+
+// members returns the streaming server or the encoder with an identity; nil: there is none.
+func (r *registry) members(id uint64) (*server, *encoder) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.servers[id], r.encoders[id]
+}
+
+// skipNumbers has identities and numbers go on above one that another process may have given.
+func (r *registry) skipNumbers(highest uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.lastID, r.lastNumber = max(r.lastID, highest), max(r.lastNumber, highest)
+	r.reserveNumbersLocked()
+}
