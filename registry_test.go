@@ -339,6 +339,9 @@ func TestIgnoredKillIsForgottenAfter30s(t *testing.T) {
 	if rig.r.channelIsBusy("ch") || !rig.reasonNoted(noteKillIgnored, errKillIgnored) {
 		t.Error("the publication lives on, or there is no warning")
 	}
+	if rig.reasonNoted(noteEnded, nil) {
+		t.Error("its publisher is said to have ended")
+	}
 	if rig.end(s, "ch", "id1") {
 		t.Error("a late PUBLISH-END ends something")
 	}

@@ -359,7 +359,7 @@ func TestEncoderThatClosesEverythingAtOnceCostsOthersNothing(t *testing.T) {
 	if lost > 3 {
 		t.Errorf("%d publishers are lost", lost)
 	}
-	s.d.Logs.Await(t, "encoder set aside", fmt.Sprint(badID))
+	s.d.Logs.Await(t, "encoder set aside", fmt.Sprint("encoder=", badID), "until=", "three streams or more in a row")
 	// One that is live and loses its encoder is not the worse for the bad one, which by now nobody is given to.
 	s.first.Conn.Close()
 	live := s.d.AwaitReport("all on the second", func(r clustertest.Report) bool {

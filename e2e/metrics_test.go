@@ -178,10 +178,11 @@ func TestLostPeersAreCountedByReason(t *testing.T) {
 func TestUnknownMethodsAreOther(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t)
-	peer, _ := d.Join("rtmp")
+	peer, id := d.Join("rtmp")
 	peer.Send("HEARTBEAT")
 	peer.Send("heartbeat")
 	peer.Send("ERROR", "Error-Code", "1")
+	d.Logs.Await(t, "peer reports an error", fmt.Sprint("streamServer=", id), "remote=127.0.0.1:")
 	peer.Send("SOMETHING-NEW")
 	peer.Send("PUBLISH-ACCEPT") // ours, not a peer's
 	d.AwaitMetrics(map[string]float64{messagesMetric("in", "HEARTBEAT"): 2, messagesMetric("in", "ERROR"): 1, messagesMetric("in", "other"): 2})
