@@ -116,7 +116,7 @@ func (h *gateways) Attach(g *linkserver.Gateway, number uint64, a link.Attach) {
 		return
 	}
 	g.Send(link.With(link.KindAttached, number, &link.Attached{ID: s.at.id}), nil)
-	s.peer.begin(s)
+	s.peer.begin(s, s.at)
 	if h.restored {
 		s.peer.join(s.at)
 	}

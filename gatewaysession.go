@@ -52,7 +52,7 @@ type gatewaySession struct {
 
 // gatewayPeer is the peer of a session at a gateway. Its methods are called one after the other.
 type gatewayPeer interface {
-	begin(line)                 // first
+	begin(line, attachment)     // first
 	join(attachment)            // once the cluster is there
 	restored(*server, *encoder) // in place of join, for a session that was there before the start; nil: it had not joined
 	Handle(wire.Message)

@@ -58,11 +58,11 @@ type serverPeerSession struct {
 }
 
 func (p *serverPeerSession) Join(s *control.Session) {
-	p.begin(socketLine{s})
+	p.begin(socketLine{s}, attachment{})
 	p.join(attachment{})
 }
 
-func (p *serverPeerSession) begin(l line) {
+func (p *serverPeerSession) begin(l line, _ attachment) {
 	p.line, p.serverSession = l, newServerSession()
 }
 
@@ -125,12 +125,12 @@ type encoderPeerSession struct {
 	encoder *encoder
 }
 
-func (p *encoderPeerSession) Join(s *control.Session) { p.begin(socketLine{s}) }
+func (p *encoderPeerSession) Join(s *control.Session) { p.begin(socketLine{s}, attachment{}) }
 
-func (p *encoderPeerSession) begin(l line) { p.line = l }
+func (p *encoderPeerSession) begin(l line, at attachment) { p.line, p.at = l, at }
 
-// join is for a session at a gateway: the encoder itself joins with its first REGISTER.
-func (p *encoderPeerSession) join(at attachment) { p.at = at }
+// join does nothing: an encoder joins with its first REGISTER.
+func (p *encoderPeerSession) join(attachment) {}
 
 func (p *encoderPeerSession) restored(_ *server, e *encoder) { p.encoder = e }
 

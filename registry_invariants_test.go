@@ -11,6 +11,16 @@ import (
 // checkInvariants holds the whole state against the rules and ends the test at the first look that finds faults.
 func checkInvariants(t testing.TB, r *registry) {
 	t.Helper()
+	for _, fault := range invariantFaults(r) {
+		t.Error("invariant broken: ", fault)
+	}
+	if t.Failed() {
+		t.FailNow()
+	}
+}
+
+// invariantFaults are the rules that the state breaks.
+func invariantFaults(r *registry) []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	c := &invariantCheck{r: r}
@@ -23,12 +33,7 @@ func checkInvariants(t testing.TB, r *registry) {
 	c.held()
 	c.twins()
 	c.hold(!r.told, "a transition has told an event and not ended")
-	for _, fault := range c.faults {
-		t.Error("invariant broken: ", fault)
-	}
-	if t.Failed() {
-		t.FailNow()
-	}
+	return c.faults
 }
 
 // checkEmpty is checkInvariants once all peers are gone: nothing is left of them.

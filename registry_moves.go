@@ -80,16 +80,14 @@ func (r *registry) moveOnLocked(now time.Time) {
 
 // moveSomeLocked gives up moves from the encoder that have taken too long, and starts others.
 func (r *registry) moveSomeLocked(e *encoder, now time.Time) {
-	underWay, arriving := 0, false
+	underWay, arriving, held := 0, false, false
 	for _, st := range e.streams {
 		p := st.pub
 		arriving = arriving || p.successor == st // on a move to this encoder; to be moved on when that is done
 		if p.current != st || p.successor == nil {
 			continue
 		}
-		if p.isAwayLocked() {
-			underWay++
-		} else if r.age(p.successor, now) >= movePatience {
+		if r.age(p.successor, now) >= movePatience && !p.isAwayLocked() {
 			r.giveUpMoveLocked(p)
 		} else {
 			underWay++
@@ -102,7 +100,11 @@ func (r *registry) moveSomeLocked(e *encoder, now time.Time) {
 		if underWay >= movesAtOnce {
 			return
 		}
-		if st.closing || p.current != st || p.successor != nil || p.isAwayLocked() || !p.movable() || p.failedMoves >= maxFailedMoves {
+		if st.closing || p.current != st || p.successor != nil || !p.movable() || p.failedMoves >= maxFailedMoves {
+			continue
+		}
+		if p.isAwayLocked() {
+			held = true
 			continue
 		}
 		other := r.chooseLocked(&waiter{pub: p}, now)
@@ -112,7 +114,7 @@ func (r *registry) moveSomeLocked(e *encoder, now time.Time) {
 		p.successor = r.startLocked(p, other, r.newStreamID(), now)
 		underWay++
 	}
-	if underWay == 0 && !arriving {
+	if underWay == 0 && !arriving && !held {
 		delete(r.moving, e) // what is left stays to its end
 		r.encoderChangedLocked(e)
 	}

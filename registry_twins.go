@@ -87,7 +87,7 @@ func (r *registry) enterTwinsLocked(t *twin, key twinKey) *twinGroup {
 	}
 	t.group = g
 	g.sessions.add(t)
-	g.newest = t.session
+	g.newest = max(g.newest, t.session) // an encoder at a gateway may have its identity long before it registers
 	if len(g.sessions) > 1 {
 		g.due = true
 		r.unprobed[g] = struct{}{}
