@@ -63,7 +63,9 @@ type serverSession struct {
 	ctx    context.Context // of the requests: it ends with the session
 	cancel context.CancelFunc
 
-	server *server // set once: at a socket of this process before the first one, else before the cluster is there
+	// server is set once: at a socket of this process before the first one, else before the cluster is there. It stays nil if
+	// the gateway that holds the session is gone before that.
+	server *server
 }
 
 func newServerSession() serverSession {
@@ -250,6 +252,9 @@ func (c *coordinator) verifyAndClaim(s *serverSession, req publishRequest, answe
 	if !c.awaitUp(s.ctx, time.Until(answerBy)) {
 		return errRestoring
 	}
+	if s.server == nil {
+		return errPeerGone
+	}
 	if c.events.Err() != nil {
 		return errNotKept
 	}
@@ -306,7 +311,11 @@ func (c *coordinator) deny(s *serverSession, req publishRequest, reason error) {
 	if !c.validID(channel) {
 		channel = "(malformed)"
 	}
-	deny := func() { c.logAndCount(c.registry.deny(s.server, req.requestRef, req.channel, channel, reason)) }
+	deny := func() {
+		if s.server != nil {
+			c.logAndCount(c.registry.deny(s.server, req.requestRef, req.channel, channel, reason))
+		}
+	}
 	if req.message == 0 {
 		deny()
 	} else {
