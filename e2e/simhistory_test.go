@@ -17,6 +17,7 @@ type simDeed string
 
 const (
 	simAccepted  simDeed = "accepted"  // a streaming server heard PUBLISH-ACCEPT
+	simDenied    simDeed = "denied"    // it heard PUBLISH-DENY
 	simKilled    simDeed = "killed"    // it heard STREAM-KILL
 	simEnded     simDeed = "ended"     // it is about to say PUBLISH-END
 	simStarted   simDeed = "started"   // an encoder heard ENCODE-START
@@ -37,6 +38,7 @@ type simEntry struct {
 	event                     string // x-event-id
 	seq                       int
 	closed                    bool
+	content                   string // of an event: all headers
 	at                        time.Time
 }
 
@@ -68,7 +70,7 @@ func (h *simHistory) snapshot() (entries []simEntry) {
 				continue
 			}
 			gone[e.who] = true
-		case simAccepted, simKilled, simStarted, simStopped:
+		case simAccepted, simDenied, simKilled, simStarted, simStopped:
 			if gone[e.who] {
 				continue
 			}
