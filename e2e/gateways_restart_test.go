@@ -118,6 +118,28 @@ func TestPublisherWhoAsksWhileNobodyIsThereIsAccepted(t *testing.T) {
 	c.awaitIdle()
 }
 
+// Who has come while nobody was there is at its gateway like all others, and outlives the next end as well.
+func TestPeersThatComeWhileNobodyIsThereOutliveTheNextEnd(t *testing.T) {
+	t.Parallel()
+	c, app := startBehindGateways(t, 2)
+	c.kill()
+	server, encoder := c.gateways[0].DialPeer("rtmp"), c.gateways[1].DialPeer("hls")
+	encoder.Send("REGISTER", "Capacity", "3")
+	c.gateways[1].AwaitMetrics(map[string]float64{"gateway_kept_messages": 1})
+	c.start()
+	c.awaitThere()
+	id, told := liveShow(t, app, server, encoder, "show")
+	before := c.p.Report()
+	c.kill()
+	c.start()
+	c.awaitThere()
+	if after := c.p.Report(); len(after.Encoders) != 1 || after.Encoders[0].ID != before.Encoders[0].ID || after.Encoders[0].Load != 1 {
+		t.Errorf("encoders: %+v, were %+v", after.Encoders, before.Encoders)
+	}
+	endShow(app, server, encoder, "show", id, told)
+	c.awaitIdle()
+}
+
 func TestStreamOfADirectEncoderGoesOnAtAnotherAfterARestart(t *testing.T) {
 	t.Parallel()
 	for name, end := range map[string]func(*gatewayCluster){"SIGTERM": (*gatewayCluster).stop, "SIGKILL": (*gatewayCluster).kill} {
