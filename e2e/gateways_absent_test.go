@@ -72,6 +72,7 @@ func TestPeersOfAKilledGatewayAreTakenInAtAnother(t *testing.T) {
 	server, encoder = near.DialPeer("rtmp"), near.DialPeer("hls")
 	encoder.Send("REGISTER", "Capacity", "1")
 	server.End("show", id)
+	c.p.AwaitLive(map[string]string{})
 	encoder.Closed("show", id)
 	app.AwaitStream(id, append(told, "stream-closed show "+id)...)
 	nextID, nextTold := liveShow(t, app, server, encoder, "show")
@@ -149,7 +150,7 @@ func freeze(t *testing.T, frozen time.Duration, restarted, lost bool) {
 	// It is refused, and all its sockets close. The stream of the publisher elsewhere goes on at another encoder.
 	servers[1].AwaitGone()
 	coldEncoder.AwaitGone()
-	cold.Logs.Await(t, "level=ERROR", "took this gateway for gone", "sockets_closed=3")
+	cold.Logs.Await(t, "level=ERROR", "took this gateway for gone", "sockets_closed=2")
 	orders := map[string]string{}
 	for range 2 {
 		m := <-nearEncoder.In

@@ -47,8 +47,19 @@ func (e simEntry) String() string {
 }
 
 type simHistory struct {
-	mu      sync.Mutex
+	mu sync.Mutex
+	// guarded by mu
 	entries []simEntry
+	awaited simDeed
+	seen    chan struct{} // closed at the next entry of what is awaited; nil: nothing is
+}
+
+// next is closed when something of the kind is noted.
+func (h *simHistory) next(what simDeed) <-chan struct{} {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.awaited, h.seen = what, make(chan struct{})
+	return h.seen
 }
 
 func (h *simHistory) note(e simEntry) {
@@ -56,6 +67,10 @@ func (h *simHistory) note(e simEntry) {
 	defer h.mu.Unlock()
 	e.at = time.Now()
 	h.entries = append(h.entries, e)
+	if h.seen != nil && e.what == h.awaited {
+		close(h.seen)
+		h.seen = nil
+	}
 }
 
 // snapshot leaves out what was heard on a connection after its end.
