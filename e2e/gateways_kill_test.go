@@ -4,7 +4,11 @@ package e2e
 // More of it: E2E_KILLS=50 E2E_LIVES=500 go test -run TestCoordinatorEndsUnderLoad ./e2e
 
 import (
+	"encoding/json"
 	"math/rand/v2"
+	"net/http"
+	"strconv"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -15,29 +19,30 @@ import (
 func TestCoordinatorEndsUnderLoad(t *testing.T) {
 	t.Parallel()
 	for name, story := range map[string]struct {
-		times int
-		fail  bool
-		end   func(*gatewayCluster)
+		times             int
+		failures, operate bool
+		end               func(*gatewayCluster)
 	}{
-		"by SIGKILL":                      {10, false, (*gatewayCluster).kill},
-		"by SIGTERM":                      {5, false, (*gatewayCluster).stop},
-		"by SIGKILL, with peers that die": {5, true, (*gatewayCluster).kill},
-		"by SIGTERM, with peers that die": {3, true, (*gatewayCluster).stop},
+		"by SIGKILL":                                      {10, false, false, (*gatewayCluster).kill},
+		"by SIGTERM":                                      {5, false, false, (*gatewayCluster).stop},
+		"by SIGKILL, with peers that die":                 {5, true, false, (*gatewayCluster).kill},
+		"by SIGTERM, with peers that die":                 {3, true, false, (*gatewayCluster).stop},
+		"by SIGKILL, with peers that die and an operator": {5, true, true, (*gatewayCluster).kill},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			endsUnderLoad(t, setting(t, "E2E_KILLS", story.times), story.fail, story.end)
+			endsUnderLoad(t, setting(t, "E2E_KILLS", story.times), story.failures, story.operate, story.end)
 		})
 	}
 }
 
-func endsUnderLoad(t *testing.T, times int, fail bool, end func(*gatewayCluster)) {
+func endsUnderLoad(t *testing.T, times int, failures, operate bool, end func(*gatewayCluster)) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	var c *gatewayCluster
 	var dials atomic.Uint64
 	s := newSimulation(t, seed, 1<<40, func() string { return c.gateways[dials.Add(1)%3].Addr })
-	s.failures, s.private, s.think = fail, true, 30*time.Millisecond
+	s.failures, s.private, s.think = failures, true, 30*time.Millisecond
 	app := s.newApplication()
 	app.verifies = true
 	c = newGatewayCluster(t, "KEY_VERIFICATION_URL="+app.server.URL+"/verify", "EVENT_CALLBACK_URL="+app.server.URL+"/event")
@@ -47,8 +52,12 @@ func endsUnderLoad(t *testing.T, times int, fail bool, end func(*gatewayCluster)
 	c.awaitLinked()
 	const servers = 5
 	publishers := max(1, setting(t, "E2E_LIVES", 100)/2/servers) // each has some 2 lives a second, with the time that it waits
-	for range 4 {
-		s.addEncoder(-1)
+	for i := range 4 {
+		capacity := -1
+		if operate {
+			capacity = publishers + i // all different, and at times too few
+		}
+		s.addEncoder(capacity)
 	}
 	c.p.AwaitReport("the encoders", func(r clustertest.Report) bool { return len(r.Encoders) == 4 })
 	for i := range servers {
@@ -56,6 +65,13 @@ func endsUnderLoad(t *testing.T, times int, fail bool, end func(*gatewayCluster)
 	}
 	c.p.AwaitServers(servers)
 
+	closed := &closedStreams{ids: map[string]bool{}}
+	if operate {
+		for range 2 {
+			r := s.rand()
+			s.workers.Go(func() { s.operateThrough(r, c.gateways[0].Addr, closed) })
+		}
+	}
 	began, r := time.Now(), s.rand()
 	for range times {
 		awaitMoment(r, s.history)
@@ -73,6 +89,10 @@ func endsUnderLoad(t *testing.T, times int, fail bool, end func(*gatewayCluster)
 	}
 	app.well.Store(true)
 	s.calmDown()
+	if operate {
+		c.gateways[0].UndrainAll()
+		s.awaitKilled(closed)
+	}
 	s.awaitAgreement(c.gateways[0].Daemon)
 	s.leave()
 	c.awaitIdle()
@@ -81,7 +101,7 @@ func endsUnderLoad(t *testing.T, times int, fail bool, end func(*gatewayCluster)
 	for _, f := range []faults{checkPublishers(entries), checkEncodings(entries), checkEvents(entries, false), checkNothingLost(entries)} {
 		f.report(t)
 	}
-	if !fail {
+	if !failures {
 		checkUndisturbed(entries).report(t)
 	}
 	t.Logf("%d times in %v; %d lives until then, %.0f/s; %d entries", times, took, lives, float64(lives)/took.Seconds(), len(entries))
@@ -127,4 +147,98 @@ func checkUndisturbed(entries []simEntry) (f faults) {
 		}
 	}
 	return f
+}
+
+// closedStreams are those whose close was answered with 200.
+type closedStreams struct {
+	mu  sync.Mutex
+	ids map[string]bool // guarded by mu
+}
+
+// operateThrough closes streams, drains and undrains through a gateway. Requests that are under way when the coordinator ends fail.
+func (s *simulation) operateThrough(r *rand.Rand, addr string, closed *closedStreams) {
+	client := http.Client{Timeout: clustertest.Patience, Transport: &http.Transport{DisableKeepAlives: true}}
+	ask := func(method, path string, into any, header ...string) bool {
+		req, err := http.NewRequest(method, "http://"+addr+path, nil)
+		if err != nil {
+			s.t.Error(err)
+			return false
+		}
+		for i := 0; i < len(header); i += 2 {
+			req.Header.Set(header[i], header[i+1])
+		}
+		res, err := client.Do(req)
+		if err != nil {
+			s.t.Error(err)
+			return false
+		}
+		defer res.Body.Close()
+		if res.StatusCode != http.StatusOK && res.StatusCode != http.StatusBadGateway && res.StatusCode != http.StatusServiceUnavailable && res.StatusCode != http.StatusNotFound {
+			s.t.Errorf("%s: %d", path, res.StatusCode)
+		}
+		return res.StatusCode == http.StatusOK && json.NewDecoder(res.Body).Decode(into) == nil
+	}
+	for s.pause(r, s.busy) {
+		var report clustertest.Report
+		if !ask("GET", "/commands/report", &report) {
+			continue
+		}
+		session := ""
+		var encoder clustertest.Encoder
+		if n := len(report.Encoders); n > 0 {
+			encoder = report.Encoders[r.IntN(n)]
+			session = strconv.FormatUint(encoder.ID, 10)
+		}
+		switch r.IntN(6) {
+		case 0, 1:
+			if n := len(report.ActiveStreams); n > 0 {
+				st := report.ActiveStreams[r.IntN(n)]
+				if ask("POST", "/commands/close", &struct{}{}, "x-streaming-channel", st.Channel, "x-streaming-id", st.StreamID) {
+					closed.mu.Lock()
+					closed.ids[st.StreamID] = true
+					closed.mu.Unlock()
+				}
+			}
+		case 2:
+			for _, known := range s.encoders {
+				for _, name := range known.connections() {
+					if known.capacity == encoder.Capacity {
+						s.history.note(simEntry{what: simMoving, who: name})
+					}
+				}
+			}
+			ask("POST", "/commands/drain", &struct{}{}, "x-session-id", session, "x-drain-move", "true")
+		default:
+			ask("POST", "/commands/undrain", &struct{}{}, "x-session-id", session)
+		}
+	}
+}
+
+// awaitKilled waits until nobody is live whose close was answered with 200. The ID of a publisher is that of the first encoding.
+func (s *simulation) awaitKilled(closed *closedStreams) {
+	s.t.Helper()
+	closed.mu.Lock()
+	defer closed.mu.Unlock()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(clustertest.Patience); ; <-tick.C {
+		live := ""
+		for _, p := range s.servers {
+			p.mu.Lock()
+			for _, pub := range p.live {
+				if closed.ids[pub.id] {
+					live = pub.channel + " " + pub.id
+				}
+			}
+			p.mu.Unlock()
+		}
+		if live == "" {
+			s.t.Logf("%d streams were closed", len(closed.ids))
+			return
+		}
+		if time.Now().After(deadline) {
+			s.t.Errorf("%s is live, though its close was answered with 200", live)
+			return
+		}
+	}
 }
