@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -24,6 +25,8 @@ func TestCoordinatorEndsUnderLoad(t *testing.T) {
 		end               func(*gatewayCluster)
 	}{
 		"by SIGKILL":                                      {10, false, false, (*gatewayCluster).kill},
+		"by SIGKILL, on some links first":                 {10, false, false, killInParts},
+		"by SIGKILL, on some links first, all at once":    {5, true, true, killInParts},
 		"by SIGTERM":                                      {5, false, false, (*gatewayCluster).stop},
 		"by SIGKILL, with peers that die":                 {5, true, false, (*gatewayCluster).kill},
 		"by SIGTERM, with peers that die":                 {3, true, false, (*gatewayCluster).stop},
@@ -47,7 +50,7 @@ func endsUnderLoad(t *testing.T, times int, failures, operate bool, end func(*ga
 	app.verifies = true
 	c = newGatewayCluster(t, "KEY_VERIFICATION_URL="+app.server.URL+"/verify", "EVENT_CALLBACK_URL="+app.server.URL+"/event")
 	for range 3 {
-		c.addGateway(false)
+		c.addGateway(true)
 	}
 	c.awaitLinked()
 	const servers = 5
@@ -107,6 +110,83 @@ func endsUnderLoad(t *testing.T, times int, failures, operate bool, end func(*ga
 	t.Logf("%d times in %v; %d lives until then, %.0f/s; %d entries", times, took, lives, float64(lives)/took.Seconds(), len(entries))
 	if lives < 5*times {
 		t.Error("there was no load")
+	}
+}
+
+// Gateways end under load, and others take their place. Their peers dial another one at once, as long as the one that they were at
+// does not count as gone. At times the coordinator ends with them.
+func TestGatewaysEndUnderLoad(t *testing.T) {
+	t.Parallel()
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	var c *gatewayCluster
+	var addresses [3]atomic.Value
+	var dials atomic.Uint64
+	s := newSimulation(t, seed, 1<<40, func() string { return addresses[dials.Add(1)%3].Load().(string) })
+	s.private, s.think = true, 30*time.Millisecond
+	app := s.newApplication()
+	app.verifies = true
+	c = newGatewayCluster(t, "KEY_VERIFICATION_URL="+app.server.URL+"/verify", "EVENT_CALLBACK_URL="+app.server.URL+"/event")
+	for i := range addresses {
+		addresses[i].Store(c.addGateway(false).Addr)
+	}
+	c.awaitLinked()
+	for range 4 {
+		s.addEncoder(-1)
+	}
+	for i := range 4 {
+		s.addServer([]string{"rtmp", "wss"}[i%2], 5)
+	}
+	c.p.AwaitServers(4)
+	r := s.rand()
+	times := setting(t, "E2E_KILLS", 4)
+	for n := range times {
+		awaitMoment(r, s.history)
+		i := r.IntN(len(c.gateways))
+		dying, signal := c.gateways[i], []syscall.Signal{syscall.SIGKILL, syscall.SIGTERM}[n%2]
+		dying.Signal(signal)
+		if n%4 > 1 {
+			c.kill()
+			c.start()
+		}
+		<-dying.Ended
+		c.gateways = append(c.gateways[:i], c.gateways[i+1:]...)
+		addresses[i].Store(c.addGateway(false).Addr)
+		for i, g := range c.gateways {
+			addresses[i].Store(g.Addr)
+		}
+	}
+	app.well.Store(true)
+	s.calmDown()
+	c.awaitThere()
+	s.awaitAgreement(c.gateways[0].Daemon)
+	s.leave()
+	c.awaitIdle()
+	entries := s.history.snapshot()
+	for _, f := range []faults{checkPublishers(entries), checkEncodings(entries), checkEvents(entries, false), checkNothingLost(entries)} {
+		f.report(t)
+	}
+	t.Logf("%d times; %d entries", times, len(entries))
+}
+
+// killInParts is a kill that some links feel first: what has been said on others, in the same transition even, has arrived.
+func killInParts(c *gatewayCluster) {
+	stalled := clustertest.Flow{Stalled: true}
+	for _, g := range c.gateways {
+		switch rand.IntN(4) {
+		case 0:
+			g.link.Set(stalled, clustertest.Flow{})
+		case 1:
+			g.link.Set(clustertest.Flow{}, stalled)
+		case 2:
+			g.link.Set(clustertest.Flow{}, clustertest.Flow{ResetAfter: 1 + rand.IntN(300)})
+		}
+	}
+	<-time.After(time.Duration(rand.IntN(30)) * time.Millisecond)
+	c.kill()
+	for _, g := range c.gateways {
+		g.link.Reset()
+		g.link.Set(clustertest.Flow{}, clustertest.Flow{})
 	}
 }
 
