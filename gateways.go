@@ -315,7 +315,12 @@ func (h *gateways) restore() {
 	}
 	rs := h.c.registry.restore(in, time.Now())
 	for _, s := range sessions {
-		s.peer.restored(h.c.registry.members(s.at.id))
+		server, encoder := h.c.registry.members(s.at.id)
+		if server == nil && encoder == nil { // an encoder whose REGISTER is among what was kept
+			s.peer.join(s.at)
+			continue
+		}
+		s.peer.restored(server, encoder)
 	}
 	for _, encoders := range []bool{false, true} {
 		for _, s := range sessions {

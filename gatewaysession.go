@@ -54,7 +54,7 @@ type gatewaySession struct {
 type gatewayPeer interface {
 	begin(line, attachment)     // first
 	join(attachment)            // once the cluster is there
-	restored(*server, *encoder) // in place of join, for a session that was there before the start; nil: it had not joined
+	restored(*server, *encoder) // in place of join, for a session that is in the registry again
 	Handle(wire.Message)
 	Leave(reason error)
 	gone(reason error) // in place of Leave, if the registry learns of it in another way

@@ -5,6 +5,8 @@ package main
 import (
 	"fmt"
 	"iter"
+	"maps"
+	"slices"
 	"testing"
 )
 
@@ -193,7 +195,8 @@ func (c *invariantCheck) waiting() {
 		c.hold(e == nil, "%+v waits, encoder has a free slot", w)
 	}
 	c.hold(requests == c.r.waitingCount && requests <= maxWaitingRequests, "waiting requests are counted as %d, are %d", c.r.waitingCount, requests)
-	c.hold(c.r.limits.encoderWait > 0 || c.r.waiting.Len() == 0, "%d wait though there is no waiting", c.r.waiting.Len())
+	absent := slices.ContainsFunc(slices.Collect(maps.Values(c.r.encoders)), func(e *encoder) bool { return e.away })
+	c.hold(c.r.limits.encoderWait > 0 || absent || c.r.waiting.Len() == 0, "%d wait though there is no waiting", c.r.waiting.Len())
 }
 
 // wouldServe returns an encoder that could take on who waits now, nil if there is none.
@@ -202,7 +205,7 @@ func (c *invariantCheck) wouldServe(w *waiter) *encoder {
 		return nil
 	}
 	for _, e := range c.r.encoders {
-		if e != w.avoid && !e.draining && (e.capacity < 0 || len(e.streams) < e.capacity) {
+		if e != w.avoid && !e.draining && !e.away && (e.capacity < 0 || len(e.streams) < e.capacity) {
 			return e
 		}
 	}

@@ -28,7 +28,7 @@ type waiter struct {
 }
 
 // admitLocked grants a publish request a slot, lets it wait for one, or holds it. Errors: errStopping, errPeerGone, errDraining,
-// errChannelBusy; errNoEncoder if waiting is off or the queue is full.
+// errChannelBusy; errNoEncoder if there is nothing to wait for or the queue is full.
 func (r *registry) admitLocked(w *waiter, now time.Time) error {
 	err := errStopping
 	switch {
@@ -72,9 +72,10 @@ func (r *registry) grantLocked(w *waiter, now time.Time) error {
 	return nil
 }
 
-// waitLocked appends w to the wait queue. It fails with errNoEncoder if waiting is off or the queue is full.
+// waitLocked appends w to the wait queue. It fails with errNoEncoder if waiting is off, unless an absent gateway has a slot, or if
+// the queue is full.
 func (r *registry) waitLocked(w *waiter, now time.Time) error {
-	if r.limits.encoderWait == 0 || r.stopping {
+	if r.stopping || r.limits.encoderWait == 0 && !r.mayComeBackLocked(w) {
 		return errNoEncoder
 	}
 	w.due = now.Add(r.limits.encoderWait)
@@ -92,6 +93,17 @@ func (r *registry) waitLocked(w *waiter, now time.Time) error {
 	r.waitingCount++
 	r.waiting.PushBack(w)
 	return nil
+}
+
+// mayComeBackLocked tells whether an absent gateway has an encoder that would take w. That is known when the gateway is back or
+// gone, in seconds: until then w waits, so that a link that breaks for a moment turns nobody away.
+func (r *registry) mayComeBackLocked(w *waiter) bool {
+	for _, e := range r.encoders {
+		if e.away && !e.draining && e.hasFreeSlot() && e != w.avoid {
+			return true
+		}
+	}
+	return false
 }
 
 func (r *registry) removeWaiterLocked(el *list.Element) *waiter {
@@ -214,12 +226,14 @@ func (r *registry) expire(now time.Time) []notice {
 		if now.Before(w.due) {
 			return
 		}
-		if w.pub != nil {
-			if !w.pub.server.away {
-				r.giveUpLocked(w.pub, errWaitedInVain, now)
-			}
-		} else {
+		switch {
+		case w.pub == nil && !now.Before(w.request.answerBy):
 			r.denyLocked(r.removeWaiterLocked(el), errWaitedInVain)
+		case r.mayComeBackLocked(w):
+		case w.pub == nil:
+			r.denyLocked(r.removeWaiterLocked(el), errWaitedInVain)
+		case !w.pub.server.away:
+			r.giveUpLocked(w.pub, errWaitedInVain, now)
 		}
 	})
 	if r.heldCount > 0 {

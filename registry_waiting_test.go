@@ -312,3 +312,42 @@ func TestManyWhoAvoidAnEncoderCostLittle(t *testing.T) {
 		t.Errorf("%v with one in the queue, %v with %d", one, many, publishers)
 	}
 }
+
+// A gateway that is absent for a moment has the only slots: nobody is turned away, and no publication killed, before it is known
+// whether it comes back. That waiting is off says only that nobody waits for streams to end.
+func TestSlotsOfAnAbsentGatewayAreWaitedFor(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		then func(*registryRig)
+		want []string
+	}{
+		"it is back": {func(rig *registryRig) { rig.step(append(rig.r.gatewayBack("g", rig.now), rig.r.expire(rig.now)...)) },
+			[]string{"s accept r-new new id3", "far start new id3", "far start lost id4"}},
+		"it is back with fewer slots": {func(rig *registryRig) {
+			rig.r.encoders[3].capacity = 2
+			rig.r.slots.capacity--
+			rig.step(append(rig.r.gatewayBack("g", rig.now), rig.r.expire(rig.now)...))
+		}, []string{"s accept r-new new id3", "far start new id3", "s kill lost id1"}},
+		"it is gone": {func(rig *registryRig) {
+			gone := rig.r.leaveGateways(func(gateway string) bool { return gateway == "g" }, rig.now)
+			rig.step(append(gone, rig.r.expire(rig.now)...))
+		}, []string{"s kill live id2", "s deny r-new new", "s kill lost id1"}},
+		"it stays away": {func(rig *registryRig) { rig.pass(20 * time.Second) }, []string{"s deny r-new new"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			rig := newRegistryRig(t, limits{failover: true})
+			s, near, far := rig.server("s", "RTMP"), rig.encoder("near", 1), rig.encoder("far", 3)
+			far.gateway = "g"
+			rig.publish(s, "lost")
+			rig.publish(s, "live")
+			rig.r.gatewayAbsent("g")
+			rig.waitFor(s, "new")
+			rig.loseEncoder(near)
+			rig.pass(5 * time.Second)
+			rig.forget()
+			test.then(rig)
+			rig.expect(test.want...)
+		})
+	}
+}

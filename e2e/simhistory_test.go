@@ -17,6 +17,7 @@ type simDeed string
 
 const (
 	simAccepted  simDeed = "accepted"  // a streaming server heard PUBLISH-ACCEPT
+	simDenied    simDeed = "denied"    // it heard PUBLISH-DENY
 	simKilled    simDeed = "killed"    // it heard STREAM-KILL
 	simEnded     simDeed = "ended"     // it is about to say PUBLISH-END
 	simStarted   simDeed = "started"   // an encoder heard ENCODE-START
@@ -37,6 +38,7 @@ type simEntry struct {
 	event                     string // x-event-id
 	seq                       int
 	closed                    bool
+	content                   string // of an event: all headers
 	at                        time.Time
 }
 
@@ -45,8 +47,19 @@ func (e simEntry) String() string {
 }
 
 type simHistory struct {
-	mu      sync.Mutex
+	mu sync.Mutex
+	// guarded by mu
 	entries []simEntry
+	awaited simDeed
+	seen    chan struct{} // closed at the next entry of what is awaited; nil: nothing is
+}
+
+// next is closed when something of the kind is noted.
+func (h *simHistory) next(what simDeed) <-chan struct{} {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.awaited, h.seen = what, make(chan struct{})
+	return h.seen
 }
 
 func (h *simHistory) note(e simEntry) {
@@ -54,6 +67,10 @@ func (h *simHistory) note(e simEntry) {
 	defer h.mu.Unlock()
 	e.at = time.Now()
 	h.entries = append(h.entries, e)
+	if h.seen != nil && e.what == h.awaited {
+		close(h.seen)
+		h.seen = nil
+	}
 }
 
 // snapshot leaves out what was heard on a connection after its end.
@@ -68,7 +85,7 @@ func (h *simHistory) snapshot() (entries []simEntry) {
 				continue
 			}
 			gone[e.who] = true
-		case simAccepted, simKilled, simStarted, simStopped:
+		case simAccepted, simDenied, simKilled, simStarted, simStopped:
 			if gone[e.who] {
 				continue
 			}

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -35,6 +36,7 @@ type simulation struct {
 	channels int           // how many there are to publish on
 	think    time.Duration // longest pause between two steps of one who acts
 	failures bool          // peers fail and die
+	private  bool          // publishers have channels of their own, so that none is busy, and some stay for long
 	seeding  atomic.Uint64
 	maxSteps int64
 	steps    atomic.Int64
@@ -198,9 +200,13 @@ func (s *simulation) addServer(endpoint string, publishers int) {
 	server := &simServer{sim: s, name: fmt.Sprint(endpoint, n), endpoint: endpoint, port: strconv.Itoa(2000 + n), rand: s.rand(), asked: map[string]chan *simPublisher{}, live: map[string]*simPublisher{}}
 	s.servers = append(s.servers, server)
 	s.actors.Go(server.run)
-	for range publishers {
+	for i := range publishers {
 		r := s.rand()
-		s.workers.Go(func() { server.publishers(r) })
+		channel := func() string { return fmt.Sprint("ch", r.IntN(s.channels)) }
+		if s.private {
+			channel = func() string { return fmt.Sprint(server.name, "-", i) }
+		}
+		s.workers.Go(func() { server.publishers(r, channel) })
 	}
 }
 
@@ -253,6 +259,7 @@ func (p *simServer) handle(w *simConn, m wire.Message) {
 		}
 		delete(p.asked, m.Get("Request-ID"))
 		if m.Method == "PUBLISH-DENY" {
+			p.sim.history.note(simEntry{what: simDenied, who: w.name, channel: channel})
 			close(answer)
 			return
 		}
@@ -316,7 +323,7 @@ func (p *simServer) connection() *simConn {
 }
 
 // publishers is one after the other, each on a channel of its choice.
-func (p *simServer) publishers(r *rand.Rand) {
+func (p *simServer) publishers(r *rand.Rand, channel func() string) {
 	s := p.sim
 	for s.pause(r, s.busy) {
 		if s.failures && r.IntN(300) == 0 {
@@ -324,7 +331,7 @@ func (p *simServer) publishers(r *rand.Rand) {
 			s.cut(p.connection(), r)
 			continue
 		}
-		answer := p.ask(fmt.Sprint("ch", r.IntN(s.channels)))
+		answer := p.ask(channel())
 		if answer == nil {
 			continue
 		}
@@ -343,7 +350,11 @@ func (p *simServer) publishers(r *rand.Rand) {
 
 func (p *simServer) stayLive(r *rand.Rand, pub *simPublisher) {
 	s := p.sim
-	for range r.IntN(12) {
+	steps := r.IntN(12)
+	if s.private && r.IntN(12) == 0 {
+		steps *= 50
+	}
+	for range steps {
 		if !s.pause(r, s.busy, pub.over) {
 			break
 		}
@@ -498,14 +509,14 @@ func (e *simEncoder) work(r *rand.Rand, task *simTask) {
 }
 
 // open finds the publisher behind a source URI, who may be accepted a moment later than the encoding is started; nil when
-// there is nobody.
+// there is nobody. An encoder that never fails waits until it is told to stop.
 func (e *simEncoder) open(r *rand.Rand, task *simTask) *simPublisher {
 	source, err := url.Parse(task.source)
 	if err != nil {
 		e.sim.t.Errorf("%s is to pull from %q", e.name, task.source)
 		return nil
 	}
-	for range 100 {
+	for n := 0; n < 100 || !e.sim.failures; n++ {
 		for _, server := range e.sim.servers {
 			if pub := server.publisherOn(task.channel); server.port == source.Port() && pub != nil {
 				return pub
@@ -514,6 +525,8 @@ func (e *simEncoder) open(r *rand.Rand, task *simTask) *simPublisher {
 		select {
 		case <-time.After(time.Duration(r.Int64N(int64(5 * time.Millisecond)))):
 		case <-task.stop:
+			return nil
+		case <-e.sim.present.Done():
 			return nil
 		}
 	}
@@ -577,6 +590,7 @@ type simApplication struct {
 	server   *httptest.Server
 	history  *simHistory
 	well     atomic.Bool
+	verifies bool   // even if it is not well
 	answered func() // after a 200 has left; may be nil
 
 	mu       sync.Mutex
@@ -599,7 +613,7 @@ func (a *simApplication) event(w http.ResponseWriter, r *http.Request) {
 	id := h.Get("x-event-id")
 	seq, _ := strconv.Atoi(id[strings.LastIndex(id, "-")+1:])
 	a.history.note(simEntry{what: simArrived, channel: h.Get("x-streaming-channel"), stream: h.Get("x-streaming-id"), previous: h.Get("x-previous-streaming-id"),
-		kind: h.Get("x-stream-type"), index: h.Get("x-index-file"), event: id, seq: seq, closed: h.Get("x-event-type") == "stream-closed"})
+		kind: h.Get("x-stream-type"), index: h.Get("x-index-file"), event: id, seq: seq, closed: h.Get("x-event-type") == "stream-closed", content: contentOf(h)})
 	if a.misbehave(w, r, id) {
 		return
 	}
@@ -608,6 +622,18 @@ func (a *simApplication) event(w http.ResponseWriter, r *http.Request) {
 		http.NewResponseController(w).Flush()
 		a.answered()
 	}
+}
+
+// contentOf is all that an event says.
+func contentOf(h http.Header) string {
+	var lines []string
+	for name, values := range h {
+		if strings.HasPrefix(name, "X-") {
+			lines = append(lines, fmt.Sprint(name, values))
+		}
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, "\n")
 }
 
 // misbehave fails an event twice at most, so that no retry has to wait for long.
@@ -629,7 +655,7 @@ func (a *simApplication) misbehave(w http.ResponseWriter, r *http.Request, event
 }
 
 func (a *simApplication) chooseFault(event string) (fault string, delay time.Duration) {
-	if a.well.Load() {
+	if a.well.Load() || a.verifies && event == "" {
 		return "", 0
 	}
 	a.mu.Lock()

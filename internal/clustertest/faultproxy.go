@@ -13,7 +13,7 @@ type Flow struct {
 	Latency    time.Duration // before each piece goes on
 	Slice      int           // longest piece in bytes; 0: as they come
 	PerSecond  int           // bandwidth in bytes; 0: no limit
-	Stalled    bool          // nothing is read, so that the sender's buffers fill
+	Stalled    bool          // nothing is read or goes on, so that the sender's buffers fill
 	Blackhole  bool          // what is read goes nowhere, the end of the connection included
 	ResetAfter int           // so many bytes of the next piece go on, then the connection is reset; 0: never
 }
@@ -144,6 +144,9 @@ func (p *FaultProxy) pump(to, from net.Conn, f *Flow) {
 // carry brings bytes on, as the faults of the moment allow. It is false when the connection is over.
 func (p *FaultProxy) carry(to, from net.Conn, data []byte, f *Flow) bool {
 	for len(data) > 0 {
+		if !p.await(f, func(now Flow) bool { return !now.Stalled }) { // it was read before
+			return false
+		}
 		now, _ := p.now(f)
 		piece := len(data)
 		if now.Slice > 0 {
