@@ -315,12 +315,7 @@ func (h *gateways) restore() {
 	}
 	rs := h.c.registry.restore(in, time.Now())
 	for _, s := range sessions {
-		server, encoder := h.c.registry.members(s.at.id)
-		if server == nil && encoder == nil { // an encoder whose REGISTER is among what was kept
-			s.peer.join(s.at)
-			continue
-		}
-		s.peer.restored(server, encoder)
+		s.peer.restored(h.c.registry.members(s.at.id))
 	}
 	for _, encoders := range []bool{false, true} {
 		for _, s := range sessions {
