@@ -17,7 +17,8 @@ import (
 
 type Daemon struct {
 	T    testing.TB
-	Addr string // host:port of plain HTTP
+	Addr string // host:port of plain HTTP, which peers, the application and operators dial
+	Own  string // the daemon's own host:port, where something stands before it
 	Logs *Log
 	Stop func() error // as SIGTERM does; later calls return what the first did
 }
@@ -31,7 +32,7 @@ func (d *Daemon) Call(method, path string, header ...string) (int, string) {
 
 func (d *Daemon) Request(method, path string, header ...string) (*http.Response, string) {
 	d.T.Helper()
-	req, err := http.NewRequest(method, "http://"+d.Addr+path, nil)
+	req, err := http.NewRequest(method, "http://"+d.addressOf(path)+path, nil)
 	if err != nil {
 		d.T.Fatal(err)
 	}
@@ -54,6 +55,15 @@ func (d *Daemon) Request(method, path string, header ...string) (*http.Response,
 		d.T.Fatal(err)
 	}
 	return res, string(body)
+}
+
+// addressOf is where the daemon itself answers. What stands before it has probes and metrics of its own.
+func (d *Daemon) addressOf(path string) string {
+	path, _, _ = strings.Cut(path, "?")
+	if d.Own != "" && (path == "/livez" || path == "/readyz" || path == "/metrics") {
+		return d.Own
+	}
+	return d.Addr
 }
 
 func (d *Daemon) Report() Report {

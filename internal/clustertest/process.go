@@ -67,7 +67,7 @@ func NewProcess(t testing.TB, binary, dir string, variables ...string) *Process 
 	t.Helper()
 	DependOnProgram(t)
 	p := &Process{Daemon: &Daemon{T: t, Logs: NewLog()}, Cmd: exec.Command(binary), Dir: dir, Ended: make(chan struct{})}
-	p.Cmd.Dir, p.Cmd.Env, p.Cmd.Stderr = dir, variables, p.Logs
+	p.Cmd.Dir, p.Cmd.Env, p.Cmd.Stderr = dir, variables, p.Logs.Lines()
 	p.Stop = func() error {
 		_ = p.Cmd.Process.Signal(syscall.SIGTERM) // it may have ended
 		<-p.Ended

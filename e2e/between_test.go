@@ -1,0 +1,97 @@
+package e2e
+
+// With E2E_BETWEEN=gateway each story passes through a gateway: peers, application and operators dial it, and it is linked to
+// the daemon. Both run the same binary. Their logs are one to a story.
+
+import (
+	"errors"
+	"maps"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"coordinator/internal/clustertest"
+)
+
+// between is the variable that says what stands between peers and daemon.
+const between = "E2E_BETWEEN"
+
+// direct are the stories that a gateway would take the subject from, and why. Those that start the binary by
+// clustertest.Launch or clustertest.Serve, and not by startDaemon, are direct as well: they are about the process itself, which
+// is its command line, signals, log, files, memory, and what becomes of it when it is killed.
+var direct = map[string]string{
+	"TestUnknownMethodsAreOther":               "heartbeats do not cross the link: they are counted where the socket is",
+	"TestLostPeersAreCountedByReason":          "sockets that end are counted where they were",
+	"TestPublishersThatWaitAreDeniedAtTheStop": "behind a gateway, publishers that wait go on waiting for the next coordinator",
+}
+
+const gatewaySecret = "a secret that gateways share with the coordinator"
+
+// gatewayBetween tells whether a gateway stands between in a story.
+func gatewayBetween(t testing.TB) bool {
+	t.Helper()
+	switch what := os.Getenv(between); what {
+	case "":
+		return false
+	case "gateway":
+		name, _, _ := strings.Cut(t.Name(), "/")
+		return direct[name] == "" && direct[t.Name()] == ""
+	default:
+		t.Fatalf("%s=%s: nothing of that name can stand between peers and daemon", between, what)
+		return false
+	}
+}
+
+// startBehindGateway runs a daemon with the settings that a story wants, and a gateway with those of them that are about peers.
+// Who dials finds the port and the certificate of the story at the gateway.
+func startBehindGateway(t testing.TB, env map[string]string) *clustertest.Daemon {
+	t.Helper()
+	port := env["HTTP_PORT"]
+	env = maps.Clone(env)
+	env["HTTP_PORT"], env["GATEWAY_SECRET"] = "0", gatewaySecret
+	if env["DATA_DIR"] == "" {
+		env["DATA_DIR"] = copyUsedData(t)
+	}
+	daemon := launch(t, env)
+
+	front := map[string]string{"HTTP_PORT": port, "COORDINATOR_URL": "http://" + daemon.Addr}
+	for name, value := range env {
+		if name == "BIND_ADDRESS" || name == "CONTROL_SECRET" || name == "GATEWAY_SECRET" || strings.HasPrefix(name, "SSL_") || strings.HasPrefix(name, "LOG_") {
+			front[name] = value
+		}
+	}
+	gateway := launch(t, front)
+	gateway.Logs.Await(t, "linked to the coordinator")
+	gateway.Logs.AlsoTo(daemon.Logs)
+
+	daemon.Own, daemon.Addr = daemon.Addr, gateway.Addr
+	stop := daemon.Stop
+	daemon.Stop = func() error { return errors.Join(gateway.Stop(), stop()) }
+	return daemon.Daemon
+}
+
+// usedData is a DATA_DIR in which a daemon has run before. With a new one each story would begin with the seconds in which a
+// coordinator waits for gateways that it cannot know of.
+var usedData struct {
+	once sync.Once
+	file []byte
+}
+
+func copyUsedData(t testing.TB) string {
+	t.Helper()
+	usedData.once.Do(func() {
+		dir := t.TempDir()
+		p := launch(t, map[string]string{"HTTP_PORT": "0", "BIND_ADDRESS": "127.0.0.1", "DATA_DIR": dir, "GATEWAY_SECRET": gatewaySecret})
+		if err := p.Stop(); err != nil {
+			t.Fatal(err)
+		}
+		usedData.file = []byte(clustertest.ReadText(t, filepath.Join(dir, outboxFile)))
+	})
+	dir := t.TempDir()
+	clustertest.WriteFile(t, filepath.Join(dir, outboxFile), usedData.file)
+	return dir
+}
+
+const outboxFile = "outbox.db"
