@@ -44,33 +44,46 @@ func gatewayBetween(t testing.TB) bool {
 	}
 }
 
-// startBehindGateway runs a daemon with the settings that a story wants, and a gateway with those of them that are about peers.
-// Who dials finds the port and the certificate of the story at the gateway.
+// startBehindGateway runs a daemon with the settings that a story wants, behind a gateway.
 func startBehindGateway(t testing.TB, env map[string]string) *clustertest.Daemon {
 	t.Helper()
-	port := env["HTTP_PORT"]
+	g := startGateway(t, env)
 	env = maps.Clone(env)
-	env["HTTP_PORT"], env["GATEWAY_SECRET"] = "0", gatewaySecret
+	env["HTTP_PORT"], env["GATEWAY_SECRET"] = g.daemonPort, gatewaySecret
 	if env["DATA_DIR"] == "" {
 		env["DATA_DIR"] = copyUsedData(t)
 	}
 	daemon := launch(t, env)
-
-	front := map[string]string{"HTTP_PORT": port, "COORDINATOR_URL": "http://" + daemon.Addr}
-	for name, value := range env {
-		if name == "BIND_ADDRESS" || name == "CONTROL_SECRET" || name == "GATEWAY_SECRET" || strings.HasPrefix(name, "SSL_") || strings.HasPrefix(name, "LOG_") {
-			front[name] = value
-		}
-	}
-	gateway := launch(t, front)
-	gateway.Logs.Await(t, "linked to the coordinator")
-	gateway.Logs.AlsoTo(daemon.Logs)
-
-	daemon.Own, daemon.Addr = daemon.Addr, gateway.Addr
+	g.Logs.Await(t, "linked to the coordinator")
+	g.Logs.AlsoTo(daemon.Logs)
 	stop := daemon.Stop
-	daemon.Stop = func() error { return errors.Join(gateway.Stop(), stop()) }
+	daemon.Stop = func() error { return errors.Join(g.Stop(), stop()) }
+	g.standBefore(daemon)
 	return daemon.Daemon
 }
+
+// gateway stays when its daemon is started again, at the same port.
+type gateway struct {
+	*clustertest.Process
+	daemonPort string
+}
+
+// startGateway has a gateway use what a story sets about peers: who dials finds the port and the certificate of the story at the
+// gateway.
+func startGateway(t testing.TB, env map[string]string) *gateway {
+	t.Helper()
+	g := &gateway{daemonPort: clustertest.ReservePort(t)}
+	own := map[string]string{"COORDINATOR_URL": "http://127.0.0.1:" + g.daemonPort, "GATEWAY_SECRET": gatewaySecret}
+	for name, value := range env {
+		if name == "BIND_ADDRESS" || name == "HTTP_PORT" || name == "CONTROL_SECRET" || strings.HasPrefix(name, "SSL_") || strings.HasPrefix(name, "LOG_") {
+			own[name] = value
+		}
+	}
+	g.Process = launch(t, own)
+	return g
+}
+
+func (g *gateway) standBefore(p *clustertest.Process) { p.Own, p.Addr = p.Addr, g.Addr }
 
 // usedData is a DATA_DIR in which a daemon has run before. With a new one each story would begin with the seconds in which a
 // coordinator waits for gateways that it cannot know of.

@@ -2,6 +2,7 @@ package clustertest
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -59,12 +60,15 @@ func (d *Daemon) Request(method, path string, header ...string) (*http.Response,
 
 // addressOf is where the daemon itself answers. What stands before it has probes and metrics of its own.
 func (d *Daemon) addressOf(path string) string {
-	path, _, _ = strings.Cut(path, "?")
-	if d.Own != "" && (path == "/livez" || path == "/readyz" || path == "/metrics") {
-		return d.Own
+	switch path, _, _ = strings.Cut(path, "?"); path {
+	case "/livez", "/readyz", "/metrics":
+		return d.OwnAddr()
 	}
 	return d.Addr
 }
+
+// OwnAddr is the daemon's own address, whatever stands before it.
+func (d *Daemon) OwnAddr() string { return cmp.Or(d.Own, d.Addr) }
 
 func (d *Daemon) Report() Report {
 	d.T.Helper()
