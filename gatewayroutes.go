@@ -22,7 +22,7 @@ func gatewayTable(g *gateway.Gateway, m *gatewayMetrics, sockets *control.Socket
 		"/ws/control/rtmp": {"GET": sockets.ServeRTMP},
 		"/ws/control/wss":  {"GET": sockets.ServeWSS},
 		"/ws/control/hls":  {"GET": sockets.ServeHLS},
-	}, []string{"/{$}", "/commands/{path...}", "/dashboard", "/dashboard/{path...}"}
+	}, []string{"/{$}", "/commands/{path...}", "/dashboard", dashboardForwardedPattern}
 }
 
 // newGatewayRoutes answers what the table does not name with 404.

@@ -118,7 +118,7 @@ func (h *gateways) Attach(g *linkserver.Gateway, number uint64, a link.Attach) {
 	g.Send(link.With(link.KindAttached, number, &link.Attached{ID: s.at.id}), nil)
 	s.peer.begin(s, s.at)
 	if h.restored {
-		s.peer.join(s.at)
+		s.peer.join()
 	}
 }
 
@@ -180,7 +180,7 @@ func (h *gateways) Message(g *linkserver.Gateway, number uint64, m link.Message)
 	if s == nil {
 		return // it was refused
 	}
-	k := keptMessage{number: m.Number, said: time.Now().Add(-time.Duration(min(m.Age, maxAge)) * time.Millisecond), text: m.Text}
+	k := keptMessage{number: m.Number, said: saidBefore(m.Age), text: m.Text}
 	if !h.restored {
 		if parsed, err := wire.Parse(m.Text); err != nil || parsed.Method != "PUBLISH-REQUEST" {
 			s.kept = append(s.kept, k)
@@ -188,6 +188,11 @@ func (h *gateways) Message(g *linkserver.Gateway, number uint64, m link.Message)
 		}
 	}
 	s.take(k)
+}
+
+// saidBefore is when something was said, by its age in milliseconds.
+func saidBefore(age uint64) time.Time {
+	return time.Now().Add(-time.Duration(min(age, maxAge)) * time.Millisecond)
 }
 
 // maxAge bounds the age of a message, in milliseconds.
@@ -201,7 +206,7 @@ func (h *gateways) Gone(g *linkserver.Gateway, number uint64, n link.Gone) {
 	if s == nil {
 		return
 	}
-	k := keptMessage{number: n.Number, said: time.Now(), gone: true, reason: n.Reason}
+	k := keptMessage{number: n.Number, said: saidBefore(n.Age), gone: true, reason: n.Reason}
 	if !h.restored {
 		s.kept = append(s.kept, k)
 		return
@@ -317,12 +322,8 @@ func (h *gateways) restore() {
 	for _, s := range sessions {
 		s.peer.restored(h.c.registry.members(s.at.id))
 	}
-	for _, encoders := range []bool{false, true} {
-		for _, s := range sessions {
-			if s.isEncoder == encoders {
-				s.replay()
-			}
-		}
+	for _, k := range inOrderSaid(sessions) {
+		k.session.take(k.keptMessage)
 	}
 	h.c.logAndCount(rs.restored(time.Now()))
 	for _, gateway := range absent {
@@ -336,6 +337,36 @@ func (h *gateways) restore() {
 			"gateways", len(in.gateways), "took", time.Since(began))
 	}
 	h.c.goUp()
+}
+
+// saidMessage is a message of a session.
+type saidMessage struct {
+	session *gatewaySession
+	keptMessage
+}
+
+// inOrderSaid takes what the sessions have kept: servers' messages, then those of all encoders in the order in which they were
+// said. So a stream that was lost is closed before another encoder announces the one in its place. Messages of one session stay
+// in order.
+func inOrderSaid(sessions []*gatewaySession) []saidMessage {
+	var servers, encoders []saidMessage
+	for _, s := range sessions {
+		last := time.Time{}
+		for _, k := range s.kept {
+			if k.said.Before(last) { // ages are not exact
+				k.said = last
+			}
+			last = k.said
+			if s.isEncoder {
+				encoders = append(encoders, saidMessage{s, k})
+			} else {
+				servers = append(servers, saidMessage{s, k})
+			}
+		}
+		s.kept = nil
+	}
+	slices.SortStableFunc(encoders, func(a, b saidMessage) int { return a.said.Compare(b.said) })
+	return append(servers, encoders...)
 }
 
 func (h *gateways) all() []*gatewaySession {

@@ -53,8 +53,8 @@ type gatewaySession struct {
 // gatewayPeer is the peer of a session at a gateway. Its methods are called one after the other.
 type gatewayPeer interface {
 	begin(line, attachment)     // first
-	join(attachment)            // once the cluster is there
-	restored(*server, *encoder) // in place of join, for a session that is in the registry again
+	join()                      // once the cluster is there
+	restored(*server, *encoder) // in place of join, for a session that was there before the start; nil: it had not joined
 	Handle(wire.Message)
 	Leave(reason error)
 	gone(reason error) // in place of Leave, if the registry learns of it in another way
@@ -78,14 +78,6 @@ func (s *gatewaySession) export(in *restoration) {
 	case s.memo.Kept:
 		in.encoders = append(in.encoders, keptEncoder{at.id, at.gateway, s, control.AddressOf(s.remote), at.since, s.peer.(encoderPeer), s.memo, s.streams})
 	}
-}
-
-// replay takes in what was kept.
-func (s *gatewaySession) replay() {
-	for _, m := range s.kept {
-		s.take(m)
-	}
-	s.kept = nil
 }
 
 // take takes in what the peer has said.

@@ -54,19 +54,20 @@ type serverPeerSession struct {
 
 	// set once by begin
 	line
+	at attachment // what it joins with
 	serverSession
 }
 
 func (p *serverPeerSession) Join(s *control.Session) {
 	p.begin(socketLine{s}, attachment{})
-	p.join(attachment{})
+	p.join()
 }
 
-func (p *serverPeerSession) begin(l line, _ attachment) {
-	p.line, p.serverSession = l, newServerSession()
+func (p *serverPeerSession) begin(l line, at attachment) {
+	p.line, p.at, p.serverSession = l, at, newServerSession()
 }
 
-func (p *serverPeerSession) join(at attachment) { p.server = p.c.joinServer(at, p, p.info) }
+func (p *serverPeerSession) join() { p.server = p.c.joinServer(p.at, p, p.info) }
 
 func (p *serverPeerSession) restored(s *server, _ *encoder) { p.server = s }
 
@@ -117,7 +118,7 @@ func (p *serverPeerSession) probe(session uint64) {
 type encoderPeerSession struct {
 	c *coordinator
 
-	// set once, before it says anything
+	// set once by begin
 	line
 	at attachment // what it joins with
 
@@ -130,7 +131,7 @@ func (p *encoderPeerSession) Join(s *control.Session) { p.begin(socketLine{s}, a
 func (p *encoderPeerSession) begin(l line, at attachment) { p.line, p.at = l, at }
 
 // join does nothing: an encoder joins with its first REGISTER.
-func (p *encoderPeerSession) join(attachment) {}
+func (p *encoderPeerSession) join() {}
 
 func (p *encoderPeerSession) restored(_ *server, e *encoder) { p.encoder = e }
 

@@ -7,7 +7,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net"
 	"net/http"
 	"path"
@@ -53,7 +52,10 @@ func (m methods) allowed() string {
 	return strings.Join(list, ", ")
 }
 
-const dashboardFilePattern = "/dashboard/{file}"
+const (
+	dashboardFilePattern      = "/dashboard/{file}"
+	dashboardForwardedPattern = "/dashboard/{path...}" // of a gateway
+)
 
 // urlTable is the one place where a URL meets its handler. The patterns are those of http.ServeMux.
 func urlTable(cfg *Config, api *commands, sockets *control.Sockets, gateways *gateways) map[string]methods {
@@ -94,9 +96,7 @@ func newRoutes(cfg *Config, log *slog.Logger, api *commands, sockets *control.So
 // newTableHandler registers a URL table with mux, which may hold patterns of its own already, and returns the handler of all of
 // it: what neither names gets 404, and requests are logged if the configuration says so.
 func newTableHandler(cfg *Config, log *slog.Logger, mux *http.ServeMux, table map[string]methods, sockets *control.Sockets) http.Handler {
-	all := methods{}
 	for pattern, handlers := range table {
-		maps.Copy(all, handlers)
 		if strings.HasPrefix(pattern, "/ws/control/") {
 			mux.Handle(pattern, sockets.SayWrongMethod(handlers))
 		} else {
@@ -107,7 +107,7 @@ func newTableHandler(cfg *Config, log *slog.Logger, mux *http.ServeMux, table ma
 	exact := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case r.Method == http.MethodOptions && r.RequestURI == "*": // about the server itself (RFC 9110, 9.3.7)
-			all.ServeHTTP(w, r)
+			methods{"GET": nil, "POST": nil}.ServeHTTP(w, r)
 		case path.Clean(r.URL.Path) != r.URL.Path: // the mux would redirect it
 			notFound(w, r)
 		default:
@@ -146,12 +146,13 @@ func logRequests(log *slog.Logger, next http.Handler) http.Handler {
 const unknown = "(unknown)"
 
 // knownPath is asked after the mux has set the pattern. A path that matches one of the table is the pattern itself, but
-// for files of the dashboard. What a gateway has passed on is known if the coordinator's answer says so.
+// for files of the dashboard. A command that a gateway has passed on is known if the coordinator's answer says so.
 func knownPath(r *http.Request, status int) string {
 	switch {
 	case r.Pattern == "" || r.Pattern == "/":
 		return unknown
-	case r.Pattern == dashboardFilePattern && !isDashboardFile(r.PathValue("file")):
+	case r.Pattern == dashboardFilePattern && !isDashboardFile(r.PathValue("file")),
+		r.Pattern == dashboardForwardedPattern && !isDashboardFile(r.PathValue("path")):
 		return unknown
 	case isForwarded(r.Pattern) && (status == http.StatusNotFound || status >= http.StatusInternalServerError):
 		return unknown

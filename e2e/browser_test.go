@@ -223,6 +223,13 @@ func (tb *tab) click(selector string) {
 	act(tb, chromedp.Click(chromedp.CSS(selector)))
 }
 
+// confirm gives the order that the dialog asks about. The page may show what follows before the dialog has the answer and is closed.
+func (tb *tab) confirm() {
+	tb.t.Helper()
+	tb.click("#confirm-yes")
+	tb.await(`!document.querySelector('#confirm').open`)
+}
+
 func (tb *tab) typeInto(selector, text string) {
 	tb.t.Helper()
 	act(tb, chromedp.SendKeys(chromedp.CSS(selector), text))

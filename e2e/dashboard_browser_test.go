@@ -199,7 +199,7 @@ func closeStory(t *testing.T, browser context.Context) {
 	server.Quiet()
 
 	tb.click(`[aria-label="Close chan"]`)
-	tb.click("#confirm-yes")
+	tb.confirm()
 	server.Expect("STREAM-KILL", "Stream-Channel", "chan", "Stream-ID", id)
 	tb.await(`document.querySelector('[aria-label="Closing chan"]')?.disabled`)
 	server.Send("PUBLISH-END", "Stream-Channel", "chan", "Stream-ID", id)
@@ -230,7 +230,7 @@ func drainStory(t *testing.T, browser context.Context) {
 	tb.click(`[aria-label="Drain ` + row(firstID) + `"]`)
 	tb.awaitText("#confirm-text", "keeps the 2 streams it has")
 	tb.click("#confirm-check")
-	tb.click("#confirm-yes")
+	tb.confirm()
 	movedA := second.Expect("ENCODE-START")
 	movedB := second.Expect("ENCODE-START")
 	tb.awaitText("tbody tr:first-child", "moving", "2 streams left")
@@ -248,15 +248,15 @@ func drainStory(t *testing.T, browser context.Context) {
 	server.Quiet() // the publishers of a and b never noticed
 
 	tb.click(`[aria-label="Undrain ` + row(firstID) + `"]`)
-	tb.click("#confirm-yes")
+	tb.confirm()
 	tb.awaitText("tbody tr:first-child", "ready")
 
 	// Without moving: the streams stay, then they are moved after all.
 	tb.click(`[aria-label="Drain ` + row(secondID) + `"]`)
-	tb.click("#confirm-yes")
+	tb.confirm()
 	tb.awaitText("tbody tr:last-child", "draining", "2 streams left")
 	tb.click(`[aria-label="Move streams of ` + row(secondID) + `"]`)
-	tb.click("#confirm-yes")
+	tb.confirm()
 	first.Expect("ENCODE-START")
 	tb.awaitText("tbody tr:last-child", "moving")
 
@@ -264,12 +264,12 @@ func drainStory(t *testing.T, browser context.Context) {
 	tb.awaitRows(1)
 	tb.click("tbody button")
 	tb.awaitText("#confirm-text", "New publishers on it are refused; the 2 streams it has go on")
-	tb.click("#confirm-yes")
+	tb.confirm()
 	tb.awaitText("tbody", "draining", "2 streams left")
 	server.Send("PUBLISH-REQUEST", "Request-ID", "1", "Stream-Channel", "c", "Stream-Key", "k", "User-IP", "10.0.0.1")
 	server.Expect("PUBLISH-DENY", "Request-ID", "1")
 	tb.click("tbody button")
-	tb.click("#confirm-yes")
+	tb.confirm()
 	tb.awaitText("tbody", "ready")
 	tb.faultless()
 }

@@ -41,6 +41,7 @@ type clusterDouble struct {
 
 // newClusterDouble serves the page and the JSON of a small, busy cluster.
 func newClusterDouble(t testing.TB) *clusterDouble {
+	onlyDirect(t, ofADouble)
 	d := startDaemon(t)
 	c := &clusterDouble{}
 	c.fill(time.Now())

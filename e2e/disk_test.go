@@ -23,6 +23,7 @@ import (
 // came in order, and publishers are admitted.
 func TestKillsOnAFullDiskLeaveNoStreamOpen(t *testing.T) {
 	t.Parallel()
+	onlyDirect(t, ofTheProcess)
 	volume := t.TempDir()
 	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=4M", "tmpfs", volume).CombinedOutput(); err != nil {
 		if os.Getenv("CI") == "true" && os.Getuid() == 0 {

@@ -17,6 +17,7 @@ import (
 // As many strangers as the door lets in, each idle after a request: little memory, a quick answer for whoever comes, and
 // none of them forgotten. One more, and the first has to go.
 func TestCrowdAtTheDoorLeavesTheCommandsAPIQuick(t *testing.T) {
+	onlyDirect(t, ofTheProcess)
 	if testing.Short() {
 		t.Skip("opens 16,384 connections")
 	}
@@ -84,6 +85,7 @@ func withFiles(t *testing.T, limit int) string {
 }
 
 func TestNoMoreConnectionsThanFiles(t *testing.T) {
+	onlyDirect(t, ofTheProcess)
 	t.Parallel()
 	const room = 600
 	p := clustertest.Serve(t, withFiles(t, door.OtherFiles+room), "LOG_REQUESTS=NO")
@@ -99,6 +101,7 @@ func TestNoMoreConnectionsThanFiles(t *testing.T) {
 }
 
 func TestTooManyOpenFilesAreLogged(t *testing.T) {
+	onlyDirect(t, ofTheProcess)
 	t.Parallel()
 	p := clustertest.Serve(t, withFiles(t, 50), "LOG_REQUESTS=NO")
 	var conns []*clustertest.Visit

@@ -18,8 +18,6 @@ import (
 	"coordinator/internal/clustertest"
 )
 
-const gatewaySecret = "gateway-secret-of-more-than-32-bytes"
-
 // big is set by who wants the stories that take minutes, too.
 var big = os.Getenv("E2E_BIG") != ""
 

@@ -5,6 +5,7 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -41,20 +42,9 @@ func testMain(m *testing.M) int {
 	return status
 }
 
-// between is the variable that says what stands between peers and daemon. So far nothing can.
-const between = "E2E_BETWEEN"
-
-// front returns the address that peers, application and operators dial.
-func front(t testing.TB, daemon string) string {
-	t.Helper()
-	if what := os.Getenv(between); what != "" {
-		t.Fatalf("%s=%s: nothing of that name can stand between peers and daemon", between, what)
-	}
-	return daemon
-}
-
 // startDaemon runs the daemon with variables given as NAME=value, over defaults that suit a test, and waits until it
-// listens. It is stopped at the end of the test, and must end with status 0 then.
+// listens. It is stopped at the end of the test, and must end with status 0 then. With E2E_BETWEEN=gateway a gateway stands
+// before it (between_test.go).
 func startDaemon(t testing.TB, variables ...string) *clustertest.Daemon {
 	t.Helper()
 	env := map[string]string{"HTTP_PORT": "0", "BIND_ADDRESS": "127.0.0.1", "LOG_DEBUG": "YES"}
@@ -62,8 +52,18 @@ func startDaemon(t testing.TB, variables ...string) *clustertest.Daemon {
 		name, value, _ := strings.Cut(v, "=")
 		env[name] = value
 	}
+	if gatewayBetween(t) {
+		return startBehindGateway(t, env)
+	}
+	return launch(t, env).Daemon
+}
+
+// launch starts the binary with variables and waits until it listens. It has to end with status 0.
+func launch(t testing.TB, env map[string]string) *clustertest.Process {
+	t.Helper()
 	dir := t.TempDir()
-	if env["DATA_DIR"] == "" {
+	env = maps.Clone(env)
+	if env["DATA_DIR"] == "" && env["COORDINATOR_URL"] == "" {
 		env["DATA_DIR"] = filepath.Join(dir, "data")
 	}
 	var list []string
@@ -85,6 +85,5 @@ func startDaemon(t testing.TB, variables ...string) *clustertest.Daemon {
 	} else {
 		p.Addr = p.Listening("http")
 	}
-	p.Addr = front(t, p.Addr)
-	return p.Daemon
+	return p
 }

@@ -42,8 +42,17 @@ func killedAtRandom(t *testing.T, binary string) {
 		}
 	}
 	r, data := s.rand(), quickDirectory(t)
+	variables := []string{"DATA_DIR=" + data, "LOG_REQUESTS=NO", "KEY_VERIFICATION_URL=" + app.server.URL + "/verify", "EVENT_CALLBACK_URL=" + app.server.URL + "/event"}
+	var g *gateway // with it peers stay connected, and streams live
+	if gatewayBetween(t) {
+		g = startGateway(t, map[string]string{"HTTP_PORT": "0", "BIND_ADDRESS": "127.0.0.1"})
+		variables = append(variables, "HTTP_PORT="+g.daemonPort, "GATEWAY_SECRET="+gatewaySecret)
+	}
 	start := func() *clustertest.Process {
-		p := clustertest.Serve(t, binary, "DATA_DIR="+data, "LOG_REQUESTS=NO", "KEY_VERIFICATION_URL="+app.server.URL+"/verify", "EVENT_CALLBACK_URL="+app.server.URL+"/event")
+		p := clustertest.Serve(t, binary, variables...)
+		if g != nil {
+			g.standBefore(p)
+		}
 		address.Store(p.Addr)
 		return p
 	}
@@ -83,6 +92,14 @@ func killedAtRandom(t *testing.T, binary string) {
 
 	entries := s.history.snapshot()
 	checkEvents(entries, false).report(t)
+	if g != nil {
+		checkPublishers(entries).report(t)
+		checkEncodings(entries).report(t)
+		checkNothingLost(entries).report(t)
+		f, failovers, _ := checkSuccession(entries)
+		f.report(t)
+		t.Logf("%d failovers", failovers)
+	}
 	arrived := map[string]int{}
 	repeats := 0
 	for _, e := range entries {
@@ -95,7 +112,7 @@ func killedAtRandom(t *testing.T, binary string) {
 	var f faults
 	for _, e := range required {
 		if arrived[e.stream+"-"+e.index] == 0 {
-			f.add("%v: was read %v before a kill and never arrived", e, durableWithin)
+			f.add("%v: was read %v before a kill and never arrived%s", e, durableWithin, storyOf(entries, e.stream))
 		}
 	}
 	f.report(t)
@@ -192,7 +209,7 @@ func (m *marks) poll(p *clustertest.Process, killed <-chan struct{}) {
 func (m *marks) look(p *clustertest.Process) {
 	asked := time.Now()
 	client := http.Client{Timeout: clustertest.Patience}
-	res, err := client.Get("http://" + p.Addr + "/commands/report")
+	res, err := client.Get("http://" + p.OwnAddr() + "/commands/report")
 	if err != nil {
 		return // killed
 	}

@@ -163,6 +163,7 @@ func TestPublishRequestsAreCountedByTheirResult(t *testing.T) {
 
 func TestLostPeersAreCountedByReason(t *testing.T) {
 	t.Parallel()
+	onlyDirect(t, countedAtGateway)
 	d := startDaemon(t)
 	closing, _ := d.Join("rtmp")
 	closing.Conn.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""), time.Now().Add(clustertest.Patience))
@@ -177,6 +178,7 @@ func TestLostPeersAreCountedByReason(t *testing.T) {
 
 func TestUnknownMethodsAreOther(t *testing.T) {
 	t.Parallel()
+	onlyDirect(t, countedAtGateway)
 	d := startDaemon(t)
 	peer, id := d.Join("rtmp")
 	peer.Send("HEARTBEAT")

@@ -25,33 +25,39 @@ import (
 func TestProcess(t *testing.T) {
 	t.Parallel()
 	binary := coordinatorBinary
-	for name, story := range map[string]func(*testing.T, string){
-		"dot env fills in and the environment wins":       dotEnvFillsIn,
-		"all faults are reported before a port is opened": faultsAreReported,
-		"a taken port ends the start":                     takenPortEndsTheStart,
-		"a missing certificate ends the start":            missingCertificateEndsTheStart,
-		"SIGTERM ends it cleanly in under 10 s":           sigtermEndsIt,
-		"a stop that hangs is cut off":                    stopThatHangsIsCutOff,
-		"a second signal ends it at once":                 secondSignalEndsIt,
-		"other signals do not end it":                     otherSignalsDoNotEndIt,
-		"SIGHUP looks at the certificate now":             hangupLooksAtTheCertificate,
-		"a log that nobody reads holds up nothing":        logThatNobodyReads,
-		"a stop with a log that nobody reads is orderly":  stopWithALogThatNobodyReads,
-		"a failed start with a log that nobody reads":     failedStartWithALogThatNobodyReads,
-		"a second signal with a log that nobody reads":    secondSignalWithALogThatNobodyReads,
-		"the reader of the log is gone":                   readerOfTheLogIsGone,
-		"HTTPS beside HTTP outlives a certificate swap":   certificateIsSwapped,
-		"LOG_REQUESTS and LOG_DEBUG are honoured":         logSwitches,
-		"no secret reaches the log":                       noSecretReachesTheLog,
-		"a message of 64 MiB takes no memory":             hugeMessageTakesNoMemory,
-		"kill -9 loses no event older than 150 ms":        killedAtRandom,
-		"killed between a death and the new encoder":      killedBetweenTwoEncoders,
-		"killed in the middle of a move":                  killedDuringAMove,
-		"proxy variables are ignored":                     proxyVariablesAreIgnored,
+	for name, story := range map[string]struct {
+		tell       func(*testing.T, string)
+		onlyDirect string // why; "": it is not
+	}{
+		"dot env fills in and the environment wins":       {dotEnvFillsIn, ofTheProcess},
+		"all faults are reported before a port is opened": {faultsAreReported, ofTheProcess},
+		"a taken port ends the start":                     {takenPortEndsTheStart, ofTheProcess},
+		"a missing certificate ends the start":            {missingCertificateEndsTheStart, ofTheProcess},
+		"SIGTERM ends it cleanly in under 10 s":           {sigtermEndsIt, ofTheProcess},
+		"a stop that hangs is cut off":                    {stopThatHangsIsCutOff, ofTheProcess},
+		"a second signal ends it at once":                 {secondSignalEndsIt, ofTheProcess},
+		"other signals do not end it":                     {otherSignalsDoNotEndIt, ofTheProcess},
+		"SIGHUP looks at the certificate now":             {hangupLooksAtTheCertificate, ofTheProcess},
+		"a log that nobody reads holds up nothing":        {logThatNobodyReads, ofTheProcess},
+		"a stop with a log that nobody reads is orderly":  {stopWithALogThatNobodyReads, ofTheProcess},
+		"a failed start with a log that nobody reads":     {failedStartWithALogThatNobodyReads, ofTheProcess},
+		"a second signal with a log that nobody reads":    {secondSignalWithALogThatNobodyReads, ofTheProcess},
+		"the reader of the log is gone":                   {readerOfTheLogIsGone, ofTheProcess},
+		"HTTPS beside HTTP outlives a certificate swap":   {certificateIsSwapped, ofTheProcess},
+		"LOG_REQUESTS and LOG_DEBUG are honoured":         {logSwitches, ofTheProcess},
+		"no secret reaches the log":                       {noSecretReachesTheLog, ofTheProcess},
+		"a message of 64 MiB takes no memory":             {hugeMessageTakesNoMemory, ofTheProcess},
+		"kill -9 loses no event older than 150 ms":        {killedAtRandom, ""},
+		"killed between a death and the new encoder":      {killedBetweenTwoEncoders, ofDirectSockets},
+		"killed in the middle of a move":                  {killedDuringAMove, ofDirectSockets},
+		"proxy variables are ignored":                     {proxyVariablesAreIgnored, ofTheProcess},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			story(t, binary)
+			if story.onlyDirect != "" {
+				onlyDirect(t, story.onlyDirect)
+			}
+			story.tell(t, binary)
 		})
 	}
 }

@@ -345,6 +345,7 @@ func TestStreamKillNeverOvertakesPublishAccept(t *testing.T) {
 // TestPublishersThatWaitAreDeniedAtTheStop instead of being left without an answer.
 func TestPublishersThatWaitAreDeniedAtTheStop(t *testing.T) {
 	t.Parallel()
+	onlyDirect(t, deniedAtGateway)
 	d := startDaemon(t, "ENCODER_WAIT_SECONDS=15")
 	server := d.DialPeer("rtmp")
 	server.Request("waits", "key")

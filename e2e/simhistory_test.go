@@ -132,6 +132,17 @@ func excerpt(entries []simEntry, channel string, from, to int) string {
 	return b.String()
 }
 
+// storyOf is what the history has of a stream.
+func storyOf(entries []simEntry, stream string) string {
+	var b strings.Builder
+	for i, e := range entries {
+		if e.stream == stream {
+			fmt.Fprintf(&b, "\n  %d %s %v", i, e.at.Format("05.000000"), e)
+		}
+	}
+	return b.String()
+}
+
 // checkPublishers: a stream ID is accepted once, every accepted publisher ends, and never are two on one channel, not
 // even while the coordinator has one of them killed: it has to wait for PUBLISH-END.
 func checkPublishers(entries []simEntry) (f faults) {

@@ -2,6 +2,7 @@ package clustertest
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -17,7 +18,8 @@ import (
 
 type Daemon struct {
 	T    testing.TB
-	Addr string // host:port of plain HTTP
+	Addr string // host:port of plain HTTP, which peers, the application and operators dial
+	Own  string // the daemon's own host:port, where something stands before it
 	Logs *Log
 	Stop func() error // as SIGTERM does; later calls return what the first did
 }
@@ -31,7 +33,7 @@ func (d *Daemon) Call(method, path string, header ...string) (int, string) {
 
 func (d *Daemon) Request(method, path string, header ...string) (*http.Response, string) {
 	d.T.Helper()
-	req, err := http.NewRequest(method, "http://"+d.Addr+path, nil)
+	req, err := http.NewRequest(method, "http://"+d.addressOf(path)+path, nil)
 	if err != nil {
 		d.T.Fatal(err)
 	}
@@ -55,6 +57,18 @@ func (d *Daemon) Request(method, path string, header ...string) (*http.Response,
 	}
 	return res, string(body)
 }
+
+// addressOf is where the daemon itself answers. What stands before it has probes and metrics of its own.
+func (d *Daemon) addressOf(path string) string {
+	switch path, _, _ = strings.Cut(path, "?"); path {
+	case "/livez", "/readyz", "/metrics":
+		return d.OwnAddr()
+	}
+	return d.Addr
+}
+
+// OwnAddr is the daemon's own address, whatever stands before it.
+func (d *Daemon) OwnAddr() string { return cmp.Or(d.Own, d.Addr) }
 
 func (d *Daemon) Report() Report {
 	d.T.Helper()

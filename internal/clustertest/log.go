@@ -2,17 +2,19 @@ package clustertest
 
 import (
 	"bytes"
+	"io"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 )
 
-// logBuffer is the stderr of a daemon.
+// Log is the standard error of a daemon.
 type Log struct {
 	mu      sync.Mutex
 	text    bytes.Buffer
 	changed chan struct{} // closed at the next write
+	next    *Log          // takes what is written, too
 }
 
 func NewLog() *Log { return &Log{changed: make(chan struct{})} }
@@ -22,7 +24,36 @@ func (l *Log) Write(p []byte) (int, error) {
 	defer l.mu.Unlock()
 	close(l.changed)
 	l.changed = make(chan struct{})
+	if l.next != nil {
+		_, _ = l.next.Write(p) // never fails
+	}
 	return l.text.Write(p)
+}
+
+// AlsoTo writes what the log holds, and what comes, to another one as well.
+func (l *Log) AlsoTo(other *Log) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_, _ = other.Write(l.text.Bytes()) // never fails
+	l.next = other
+}
+
+// Lines returns a writer that passes on whole lines, so that several processes can have one log.
+func (l *Log) Lines() io.Writer { return &lines{log: l} }
+
+type lines struct {
+	log  *Log
+	rest []byte // a line that has no end yet
+}
+
+func (w *lines) Write(p []byte) (int, error) {
+	end := bytes.LastIndexByte(p, '\n') + 1
+	if end > 0 {
+		_, _ = w.log.Write(append(w.rest, p[:end]...)) // never fails
+		w.rest = nil
+	}
+	w.rest = append(w.rest, p[end:]...)
+	return len(p), nil
 }
 
 // Forget empties the log.

@@ -67,7 +67,7 @@ func NewProcess(t testing.TB, binary, dir string, variables ...string) *Process 
 	t.Helper()
 	DependOnProgram(t)
 	p := &Process{Daemon: &Daemon{T: t, Logs: NewLog()}, Cmd: exec.Command(binary), Dir: dir, Ended: make(chan struct{})}
-	p.Cmd.Dir, p.Cmd.Env, p.Cmd.Stderr = dir, variables, p.Logs
+	p.Cmd.Dir, p.Cmd.Env, p.Cmd.Stderr = dir, variables, p.Logs.Lines()
 	p.Stop = func() error {
 		_ = p.Cmd.Process.Signal(syscall.SIGTERM) // it may have ended
 		<-p.Ended
@@ -163,4 +163,27 @@ func TakenPort(t testing.TB) string {
 	}
 	t.Cleanup(func() { l.Close() })
 	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
+}
+
+// ReservePort returns a port of 127.0.0.1 for one process after the other: nobody else gets it until the test ends, and nobody
+// answers there while none of them listens.
+func ReservePort(t testing.TB) string {
+	t.Helper()
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { syscall.Close(fd) })
+	// Whoever listens may share the address with a socket that does not, if both say so; package net always does.
+	if err := syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_REUSEADDR, 1); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	address, err := syscall.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strconv.Itoa(address.(*syscall.SockaddrInet4).Port)
 }

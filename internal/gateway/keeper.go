@@ -231,10 +231,11 @@ func (k *keeper) goesOn(number uint64, s *session) []order {
 }
 
 func (m *kept) frame(session uint64, now time.Time) link.Frame {
+	age := uint64(max(now.Sub(m.came), 0) / time.Millisecond)
 	if m.gone {
-		return link.With(link.KindGone, session, &link.Gone{Number: m.number, Reason: m.reason})
+		return link.With(link.KindGone, session, &link.Gone{Number: m.number, Reason: m.reason, Age: age})
 	}
-	return link.With(link.KindMessage, session, &link.Message{Number: m.number, Age: uint64(max(now.Sub(m.came), 0) / time.Millisecond), Text: m.text})
+	return link.With(link.KindMessage, session, &link.Message{Number: m.number, Age: age, Text: m.text})
 }
 
 // mostKept is the session that keeps most and whose socket is open.

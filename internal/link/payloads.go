@@ -187,9 +187,11 @@ func (p *Count) Fields(c *tagged.Coder) { tagged.Uint(c, 1, &p.Number) }
 type Gone struct {
 	Number uint64
 	Reason string
+	Age    uint64 // ms, as of a MESSAGE
 }
 
 func (p *Gone) Fields(c *tagged.Coder) {
 	tagged.Uint(c, 1, &p.Number)
 	c.String(2, &p.Reason)
+	tagged.Uint(c, 3, &p.Age)
 }
