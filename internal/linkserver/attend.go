@@ -4,7 +4,7 @@ package linkserver
 // that run until the gateway is lost.
 
 import (
-	"errors"
+	"fmt"
 	"log/slog"
 	"time"
 
@@ -145,7 +145,7 @@ func (g *Gateway) welcome() {
 
 // say logs what a gateway that is out of order can cause again and again.
 func (g *Gateway) say(level slog.Level, c *connection, what, reason string, more ...slog.Attr) {
-	g.server.Refusals.Say(level, c.remote, what, reason, append([]slog.Attr{slog.String("gateway", g.id)}, more...)...)
+	g.server.Refusals.SayOf(level, "gateway "+g.id, c.remote, what, reason, append([]slog.Attr{slog.String("gateway", g.id)}, more...)...)
 }
 
 // handle takes in frames that have come together. Those after one that ends the link, or that there is no room for, are sent
@@ -214,7 +214,7 @@ func (g *Gateway) handleFrame(f *link.Frame) (held bool, err error) {
 // byeError is why a gateway leaves, in its own words.
 func byeError(r link.Reason) error {
 	const most = 200
-	return errors.New("it has left: " + r.Text[:min(len(r.Text), most)])
+	return fmt.Errorf("%w: %s", ErrLeft, r.Text[:min(len(r.Text), most)])
 }
 
 // hold stops the reading of a link until gathering is over. The gateway's clock stands still meanwhile.
