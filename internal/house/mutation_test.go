@@ -234,6 +234,11 @@ func mutations() []mutation {
 			"TestMessagesKeptAreTakenInBeforeAnythingIsOrdered", "what was lost meanwhile is forgotten",
 		},
 		{
+			"restore", "gateways.go",
+			"return a.said.Compare(b.said)", "return 0",
+			"TestWhatEncodersHaveSaidIsReplayedInItsOrder", "a stream is announced before the one in whose place it is was closed",
+		},
+		{
 			"memory", "internal/host/gc.go",
 			"			c.free()\n", "",
 			"TestBusyDaemonCollectsRarelyAndAQuietOneGivesMemoryBack", "a quiet daemon keeps its memory",
