@@ -106,7 +106,7 @@ func (s *serverReport) appendJSON(b []byte) []byte {
 	b = append(s.Since.AppendFormat(append(b, `,"since":"`...), time.RFC3339Nano), '"')
 	b = strconv.AppendInt(append(b, `,"streams":`...), int64(s.Streams), 10)
 	b = strconv.AppendBool(append(b, `,"draining":`...), s.Draining)
-	return append(b, '}')
+	return append(append(append(b, `,"gateway":"`...), s.Gateway...), `"}`...)
 }
 
 // requiredHeader returns the one value of a header; a missing, empty or repeated one is answered with 400.

@@ -14,6 +14,7 @@ import (
 
 	"coordinator/internal/control"
 	"coordinator/internal/history"
+	"coordinator/internal/linkserver"
 	"coordinator/internal/logs"
 	"coordinator/internal/profile"
 	"coordinator/internal/wire"
@@ -84,6 +85,7 @@ type coordinator struct {
 	startedAt   time.Time
 	metrics     *metrics
 	history     *history.History
+	links       func() []linkserver.Status // of gateways; newGateways sets it
 
 	up chan struct{} // closed when the cluster is there: after a start, when gateways have shown what they hold
 
@@ -112,6 +114,7 @@ func newCoordinator(cfg *Config, log *slog.Logger, m *metrics, verifier *keyVeri
 		events:    events,
 		startedAt: time.Now(),
 		metrics:   m,
+		links:     func() []linkserver.Status { return nil },
 		up:        make(chan struct{}),
 	}
 	c.history = history.New(c.reading)
@@ -273,12 +276,20 @@ func (c *coordinator) verifyAndClaim(s *serverSession, req publishRequest, answe
 	return err
 }
 
-// awaitUp waits until the cluster is there. It reports false if it is not within the time.
-func (c *coordinator) awaitUp(ctx context.Context, within time.Duration) bool {
+// isUp tells whether the cluster is there.
+func (c *coordinator) isUp() bool {
 	select {
 	case <-c.up:
 		return true
 	default:
+		return false
+	}
+}
+
+// awaitUp waits until the cluster is there. It reports false if it is not within the time.
+func (c *coordinator) awaitUp(ctx context.Context, within time.Duration) bool {
+	if c.isUp() {
+		return true
 	}
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()

@@ -16,9 +16,7 @@ func (c *coordinator) notReady() (reasons []string) {
 	if c.stopping.Load() {
 		reasons = append(reasons, errStopping.Error())
 	}
-	select {
-	case <-c.up:
-	default:
+	if !c.isUp() {
 		reasons = append(reasons, errRestoring.Error())
 	}
 	if c.events.Err() != nil {
@@ -30,6 +28,15 @@ func (c *coordinator) notReady() (reasons []string) {
 func (c *coordinator) state() clusterState {
 	s := clusterState{totals: c.registry.totals(time.Now()), notReady: c.notReady(), outboxDamaged: c.events.Damaged()}
 	s.eventsPending, s.oldestEvent = c.events.Pending()
+	s.gathering = !c.isUp()
+	for _, g := range c.links() {
+		if g.Linked {
+			s.gateways.linked++
+		} else {
+			s.gateways.absent++
+		}
+		s.gateways.unacknowledged = max(s.gateways.unacknowledged, g.Unacknowledged)
+	}
 	return s
 }
 

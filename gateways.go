@@ -77,6 +77,7 @@ func newGateways(c *coordinator, cfg *Config, refusals *logs.Refusals, log *slog
 		Log:           log,
 		Refusals:      refusals,
 	})
+	c.links = h.links.Gateways
 	h.ended.Go(func() {
 		select {
 		case <-h.links.Gathered():
@@ -245,7 +246,8 @@ func (h *gateways) Present(g *linkserver.Gateway) {
 	h.c.logAndCount(h.c.registry.gatewayBack(g.ID(), time.Now()))
 }
 
-func (h *gateways) Lost(g *linkserver.Gateway, _ error) {
+func (h *gateways) Lost(g *linkserver.Gateway, reason error) {
+	h.c.metrics.gatewayGone(errors.Is(reason, linkserver.ErrLeft))
 	h.phase.RLock()
 	defer h.phase.RUnlock()
 	sessions := h.takeAll(g.ID())

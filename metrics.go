@@ -36,6 +36,7 @@ type metrics struct {
 	publishes tally // publish requests by result
 	controlCounts
 	eventAttempts         tally // by result
+	gatewaysGone          tally // by reason
 	replacements          prometheus.Counter
 	verifications         prometheus.Histogram
 	deliveries            prometheus.Histogram
@@ -94,6 +95,8 @@ func newMetrics(state func() clusterState) *metrics {
 	m.controlCounts = m.newControlCounts()
 	m.eventAttempts = m.newTally("coordinator_event_attempts_total", "Requests that told the application of an event, by result.", nil, "result",
 		"delivered", "refused", "unanswered", "other")
+	m.gatewaysGone = m.newTally("coordinator_gateways_gone_total", "Gateways that are gone for good, with all that their peers had: those that have left, and those that were lost.", nil,
+		"reason", "left", "lost")
 	m.replacements = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "coordinator_stream_moves_total",
 		Help: "Streams that went on at another encoder, by failover or by moving.",
@@ -169,6 +172,14 @@ func (m *metrics) keyVerified(took time.Duration, refused bool) {
 	}
 }
 
+func (m *metrics) gatewayGone(hasLeft bool) {
+	if hasLeft {
+		m.gatewaysGone.count("left")
+	} else {
+		m.gatewaysGone.count("lost")
+	}
+}
+
 func (m *metrics) eventAttempted(result string, took time.Duration) {
 	m.deliveries.Observe(took.Seconds())
 	m.eventAttempts.count(result)
@@ -181,6 +192,14 @@ type clusterState struct {
 	oldestEvent   time.Duration // age of the oldest of them
 	outboxDamaged bool
 	notReady      []string
+	gathering     bool
+	gateways      gatewayLinks
+}
+
+// gatewayLinks sums up the links of gateways.
+type gatewayLinks struct {
+	linked, absent int
+	unacknowledged int // bytes, of the gateway that has most
 }
 
 // stateCollector turns the state of the cluster into gauges, all of one moment.
@@ -218,22 +237,32 @@ func newStateCollector(state func() clusterState) *stateCollector {
 	add(servers, serversHelp, "type", "rtmp", func(s *clusterState) float64 { return float64(s.rtmpServers) })
 	add(servers, serversHelp, "type", "ws", func(s *clusterState) float64 { return float64(s.wsServers) })
 	add("coordinator_publish_requests_waiting", "Publish requests that wait for a slot.", "", "", func(s *clusterState) float64 { return float64(s.waitingRequests) })
+	const gateways, gatewaysHelp = "coordinator_gateways", "Gateways that are known. absent: not linked, and not yet given up."
+	add(gateways, gatewaysHelp, "state", "linked", func(s *clusterState) float64 { return float64(s.gateways.linked) })
+	add(gateways, gatewaysHelp, "state", "absent", func(s *clusterState) float64 { return float64(s.gateways.absent) })
+	const held, heldHelp = "coordinator_gateway_sessions", "Streaming servers and encoders whose connections gateways hold."
+	add(held, heldHelp, "type", "rtmp", func(s *clusterState) float64 { return float64(s.atGateways.rtmpServers) })
+	add(held, heldHelp, "type", "ws", func(s *clusterState) float64 { return float64(s.atGateways.wsServers) })
+	add(held, heldHelp, "type", "hls", func(s *clusterState) float64 { return float64(s.atGateways.encoders) })
+	add("coordinator_gateway_unacknowledged_bytes", "Memory of what was said to a gateway that has not acknowledged it, of the gateway that has most.", "", "",
+		func(s *clusterState) float64 { return float64(s.gateways.unacknowledged) })
+	add("coordinator_gathering", "1 after a start, until the gateways that are known have shown what they hold or are given up, else 0.", "", "",
+		func(s *clusterState) float64 { return oneIf(s.gathering) })
 	add("coordinator_events_pending", "Events that the application has not taken yet.", "", "", func(s *clusterState) float64 { return float64(s.eventsPending) })
 	add("coordinator_event_oldest_pending_seconds", "Age of the oldest event that the application has not taken yet; 0 if there is none.", "", "",
 		func(s *clusterState) float64 { return s.oldestEvent.Seconds() })
-	add("coordinator_outbox_damaged", "1 if the outbox was found damaged, at the start or since, else 0.", "", "", func(s *clusterState) float64 {
-		if s.outboxDamaged {
-			return 1
-		}
-		return 0
-	})
-	add("coordinator_ready", "1 if new streams are taken, as /readyz says, else 0.", "", "", func(s *clusterState) float64 {
-		if len(s.notReady) > 0 {
-			return 0
-		}
-		return 1
-	})
+	add("coordinator_outbox_damaged", "1 if the outbox was found damaged, at the start or since, else 0.", "", "",
+		func(s *clusterState) float64 { return oneIf(s.outboxDamaged) })
+	add("coordinator_ready", "1 if new streams are taken, as /readyz says, else 0.", "", "",
+		func(s *clusterState) float64 { return oneIf(len(s.notReady) == 0) })
 	return c
+}
+
+func oneIf(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 func (c *stateCollector) Describe(ch chan<- *prometheus.Desc) {

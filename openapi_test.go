@@ -3,9 +3,11 @@ package main
 // Holds api/openapi.yaml against the code, where that says more than the running daemon can be asked for.
 
 import (
+	"context"
 	"io"
 	"log/slog"
 	"maps"
+	"net"
 	"net/http/httptest"
 	"slices"
 	"strings"
@@ -73,6 +75,7 @@ func TestAPIDocumentNamesTheColumnsAndLimitsOfLists(t *testing.T) {
 		"/commands/streams":  slices.Collect(maps.Keys(streamList().columns)),
 		"/commands/encoders": slices.Collect(maps.Keys(encoderList().columns)),
 		"/commands/servers":  slices.Collect(maps.Keys(serverList().columns)),
+		"/commands/gateways": slices.Collect(maps.Keys(gatewayList().columns)),
 	} {
 		want := map[string]bool{}
 		for _, column := range columns {
@@ -116,6 +119,20 @@ func TestUnavailableCoordinatorIsAsTheAPIDocumentSays(t *testing.T) {
 	for _, path := range []string{"/ws/control/rtmp", "/ws/control/wss", "/ws/control/hls"} {
 		a.Upgrade(503, path)
 	}
+	server.Close()
+	api.coordinator.up = make(chan struct{}) // its gateways are awaited
+	gone, cancel := context.WithCancel(t.Context())
+	cancel() // so that no request waits
+	server = httptest.NewUnstartedServer(newRoutes(cfg, log, api, control, nil))
+	server.Config.BaseContext = func(net.Listener) context.Context { return gone }
+	server.Start()
+	defer server.Close()
+	a.Addr = strings.TrimPrefix(server.URL, "http://")
+	doc.Operations(func(_, method, path string, op apidoc.Part) {
+		if strings.HasPrefix(path, "/commands/") {
+			a.Ask(-503, method, path)
+		}
+	})
 	doc.Unseen(func(status string) bool { return status == "503" })
 }
 

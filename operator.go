@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"coordinator/internal/control"
 	"coordinator/internal/history"
 	"coordinator/internal/httpjson"
 )
@@ -24,6 +25,7 @@ type overviewReport struct {
 	Slots            slotTotals     `json:"slots"`
 	Encoders         encoderTotals  `json:"encoders"`
 	StreamingServers serverTotals   `json:"streamingServers"`
+	Gateways         gatewayTotals  `json:"gateways"`
 	WaitingRequests  int            `json:"waitingRequests"` // publish requests that wait for a slot
 	Events           eventTotals    `json:"events"`
 	KeyVerifications history.Rates  `json:"keyVerifications"`
@@ -57,6 +59,11 @@ type serverTotals struct {
 	Draining int `json:"draining"`
 }
 
+type gatewayTotals struct {
+	Total  int `json:"total"`
+	Absent int `json:"absent"`
+}
+
 type eventTotals struct {
 	Pending       int     `json:"pending"`
 	OldestSeconds float64 `json:"oldestSeconds"`
@@ -73,6 +80,7 @@ func (a *commands) overview(w http.ResponseWriter, _ *http.Request) {
 		Slots:            slotTotals{s.slots.Load, s.slots.Capacity},
 		Encoders:         encoderTotals{s.slots.EncoderCount, s.encoders[encoderDraining], s.encoders[encoderSetAside]},
 		StreamingServers: serverTotals{s.rtmpServers, s.wsServers, s.drainingServers},
+		Gateways:         gatewayTotals{s.gateways.linked + s.gateways.absent, s.gateways.absent},
 		WaitingRequests:  s.waitingRequests,
 		Events:           eventTotals{s.eventsPending, s.oldestEvent.Seconds()},
 		KeyVerifications: c.history.KeyVerifications(),
@@ -103,6 +111,57 @@ func (a *commands) encoders(w http.ResponseWriter, r *http.Request) {
 
 func (a *commands) servers(w http.ResponseWriter, r *http.Request) {
 	servePage(w, r, serverList(), a.coordinator.registry.serverReports)
+}
+
+// gatewayReport is a gateway that is linked, or that is waited for.
+type gatewayReport struct {
+	ID                  string    `json:"id"`
+	Address             string    `json:"address"` // that its link comes from, or its last one; "": it was not linked since the start
+	Linked              bool      `json:"linked"`
+	Since               time.Time `json:"since"` // when it was linked, or when it became absent
+	Version             string    `json:"version"`
+	StreamingServers    int       `json:"streamingServers"` // whose connections it holds
+	Encoders            int       `json:"encoders"`
+	UnacknowledgedBytes int       `json:"unacknowledgedBytes"` // of what was said to it
+	FramesIn            uint64    `json:"framesIn"`            // since the start, as the three below
+	FramesOut           uint64    `json:"framesOut"`
+	BytesIn             uint64    `json:"bytesIn"`
+	BytesOut            uint64    `json:"bytesOut"`
+}
+
+func (g *gatewayReport) state() string {
+	if g.Linked {
+		return "linked"
+	}
+	return "absent"
+}
+
+func (a *commands) gateways(w http.ResponseWriter, r *http.Request) {
+	servePage(w, r, gatewayList(), a.gatewayReports)
+}
+
+func (a *commands) gatewayReports() []gatewayReport {
+	held := a.coordinator.registry.heldBy()
+	var list []gatewayReport
+	for _, g := range a.coordinator.links() {
+		row := gatewayReport{
+			ID:                  g.ID,
+			Address:             control.AddressOf(g.Remote),
+			Linked:              g.Linked,
+			Since:               g.Since,
+			Version:             g.Version,
+			UnacknowledgedBytes: g.Unacknowledged,
+			FramesIn:            g.FramesIn,
+			FramesOut:           g.FramesOut,
+			BytesIn:             g.BytesIn,
+			BytesOut:            g.BytesOut,
+		}
+		if h := held[g.ID]; h != nil {
+			row.StreamingServers, row.Encoders = h.rtmpServers+h.wsServers, h.encoders
+		}
+		list = append(list, row)
+	}
+	return list
 }
 
 // servePage answers with the page of a list that the request asks for.
@@ -155,11 +214,13 @@ func encoderList() listing[encoderReport] {
 				}
 				return sortKey{Number: int64(e.Capacity)}
 			},
-			"state": func(e *encoderReport) sortKey { return sortKey{Text: e.state()} },
+			"state":   func(e *encoderReport) sortKey { return sortKey{Text: e.state()} },
+			"gateway": func(e *encoderReport) sortKey { return sortKey{Text: e.Gateway} },
 		},
 		identify: func(e *encoderReport) (uint64, string) { return e.ID, "" },
 		matches: func(e *encoderReport, q string) bool {
-			return strings.Contains(strconv.FormatUint(e.ID, 10), q) || strings.Contains(e.Address, q) || strings.Contains(e.state(), q)
+			return strings.Contains(strconv.FormatUint(e.ID, 10), q) || strings.Contains(e.Address, q) || strings.Contains(e.state(), q) ||
+				e.Gateway != "" && e.Gateway == q
 		},
 	}
 }
@@ -174,10 +235,33 @@ func serverList() listing[serverReport] {
 			"ip":      func(s *serverReport) sortKey { return sortKey{Text: s.IP} },
 			"streams": func(s *serverReport) sortKey { return sortKey{Number: int64(s.Streams)} },
 			"type":    func(s *serverReport) sortKey { return sortKey{Text: s.ServerType} },
+			"gateway": func(s *serverReport) sortKey { return sortKey{Text: s.Gateway} },
 		},
 		identify: func(s *serverReport) (uint64, string) { return s.ID, "" },
 		matches: func(s *serverReport, q string) bool {
-			return strings.Contains(strconv.FormatUint(s.ID, 10), q) || strings.Contains(s.IP, q) || strings.Contains(s.ServerType, q)
+			return strings.Contains(strconv.FormatUint(s.ID, 10), q) || strings.Contains(s.IP, q) || strings.Contains(s.ServerType, q) ||
+				s.Gateway != "" && s.Gateway == q
+		},
+	}
+}
+
+func gatewayList() listing[gatewayReport] {
+	return listing[gatewayReport]{
+		name:        "gateways",
+		defaultSort: "id",
+		columns: map[string]func(*gatewayReport) sortKey{
+			"id":             func(*gatewayReport) sortKey { return sortKey{} },
+			"since":          func(g *gatewayReport) sortKey { return sortKey{Number: g.Since.UnixNano()} },
+			"address":        func(g *gatewayReport) sortKey { return sortKey{Text: g.Address} },
+			"state":          func(g *gatewayReport) sortKey { return sortKey{Text: g.state()} },
+			"version":        func(g *gatewayReport) sortKey { return sortKey{Text: g.Version} },
+			"servers":        func(g *gatewayReport) sortKey { return sortKey{Number: int64(g.StreamingServers)} },
+			"encoders":       func(g *gatewayReport) sortKey { return sortKey{Number: int64(g.Encoders)} },
+			"unacknowledged": func(g *gatewayReport) sortKey { return sortKey{Number: int64(g.UnacknowledgedBytes)} },
+		},
+		identify: func(g *gatewayReport) (uint64, string) { return 0, g.ID },
+		matches: func(g *gatewayReport, q string) bool {
+			return strings.Contains(g.ID, q) || strings.Contains(g.Address, q) || strings.Contains(g.state(), q)
 		},
 	}
 }

@@ -58,6 +58,7 @@ type serverReport struct {
 	Since      time.Time `json:"since"`
 	Streams    int       `json:"streams"`
 	Draining   bool      `json:"draining"`
+	Gateway    string    `json:"gateway"` // that holds its connection; "": this process does
 }
 
 type encoderReport struct {
@@ -70,6 +71,7 @@ type encoderReport struct {
 	Draining bool      `json:"draining"`
 	Moving   bool      `json:"moving"`   // its streams are being taken to other encoders
 	SetAside bool      `json:"setAside"` // because it failed streams: countFailureLocked
+	Gateway  string    `json:"gateway"`  // that holds its connection; "": this process does
 }
 
 // report copies all but the active streams, which liveStreams gives.
@@ -92,7 +94,7 @@ func (r *registry) serverReports() []serverReport {
 func (r *registry) serverReportsLocked() []serverReport {
 	list := make([]serverReport, 0, len(r.servers))
 	for _, s := range r.servers {
-		list = append(list, serverReport{s.id, s.ip, s.port, s.ssl, string(s.kind), s.since, len(s.publications), s.draining})
+		list = append(list, serverReport{s.id, s.ip, s.port, s.ssl, string(s.kind), s.since, len(s.publications), s.draining, s.gateway})
 	}
 	return list
 }
@@ -117,6 +119,7 @@ func (r *registry) encoderReportsLocked(now time.Time) []encoderReport {
 			Draining: e.draining,
 			Moving:   moving,
 			SetAside: now.Before(e.setAsideUntil),
+			Gateway:  e.gateway,
 		})
 	}
 	return list
@@ -198,6 +201,40 @@ type totals struct {
 	encoders        map[string]int // by state
 
 	rtmpServers, wsServers, drainingServers int
+
+	atGateways heldSessions
+}
+
+// heldSessions counts the sessions that gateways hold, or one of them.
+type heldSessions struct{ rtmpServers, wsServers, encoders int }
+
+func (h *heldSessions) addServer(kind serverKind) {
+	if kind == kindRTMP {
+		h.rtmpServers++
+	} else {
+		h.wsServers++
+	}
+}
+
+// heldBy counts the sessions of each gateway that has any.
+func (r *registry) heldBy() map[string]*heldSessions {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	held := map[string]*heldSessions{}
+	of := func(gateway string) *heldSessions {
+		if held[gateway] == nil {
+			held[gateway] = &heldSessions{}
+		}
+		return held[gateway]
+	}
+	for _, s := range r.servers {
+		of(s.gateway).addServer(s.kind)
+	}
+	for _, e := range r.encoders {
+		of(e.gateway).encoders++
+	}
+	delete(held, "") // held by this process
+	return held
 }
 
 // totals costs the same with any number of streams, but for those that were told to end.
@@ -221,6 +258,9 @@ func (r *registry) totals(now time.Time) totals {
 	}
 	for _, e := range r.encoderReportsLocked(now) {
 		t.encoders[e.state()]++
+		if e.Gateway != "" {
+			t.atGateways.encoders++
+		}
 	}
 	for _, s := range r.servers {
 		if s.kind == kindRTMP {
@@ -230,6 +270,9 @@ func (r *registry) totals(now time.Time) totals {
 		}
 		if s.draining {
 			t.drainingServers++
+		}
+		if s.gateway != "" {
+			t.atGateways.addServer(s.kind)
 		}
 	}
 	return t

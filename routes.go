@@ -72,6 +72,7 @@ func urlTable(cfg *Config, api *commands, sockets *control.Sockets, gateways *ga
 		"/commands/streams":  {"GET": command(api.streams)},
 		"/commands/encoders": {"GET": command(api.encoders)},
 		"/commands/servers":  {"GET": command(api.servers)},
+		"/commands/gateways": {"GET": command(api.gateways)},
 		"/commands/drain":    {"POST": command(api.drain)},
 		"/commands/undrain":  {"POST": command(api.undrain)},
 		"/dashboard":         dashboard,

@@ -84,7 +84,7 @@ func checkOpenDaemon(doc *apidoc.Document) {
 
 func checkLists(a apidoc.Caller) {
 	a.T.Helper()
-	for _, path := range []string{"/commands/streams", "/commands/encoders", "/commands/servers"} {
+	for _, path := range []string{"/commands/streams", "/commands/encoders", "/commands/servers", "/commands/gateways"} {
 		for _, parameter := range a.Doc.Operation("paths", path, "GET").Parameters() {
 			if parameter.Text("name") == "sort" {
 				for _, column := range parameter.Child("schema").Value["enum"].([]any) {

@@ -28,6 +28,7 @@ type Server struct {
 	Since      time.Time `json:"since"`
 	Streams    int       `json:"streams"`
 	Draining   bool      `json:"draining"`
+	Gateway    string    `json:"gateway"`
 }
 
 // Encoder is a registered encoder.
@@ -41,6 +42,23 @@ type Encoder struct {
 	Draining bool      `json:"draining"`
 	Moving   bool      `json:"moving"`
 	SetAside bool      `json:"setAside"`
+	Gateway  string    `json:"gateway"`
+}
+
+// Gateway is a row of GET /commands/gateways.
+type Gateway struct {
+	ID                  string    `json:"id"`
+	Address             string    `json:"address"`
+	Linked              bool      `json:"linked"`
+	Since               time.Time `json:"since"`
+	Version             string    `json:"version"`
+	StreamingServers    int       `json:"streamingServers"`
+	Encoders            int       `json:"encoders"`
+	UnacknowledgedBytes int       `json:"unacknowledgedBytes"`
+	FramesIn            int       `json:"framesIn"`
+	FramesOut           int       `json:"framesOut"`
+	BytesIn             int       `json:"bytesIn"`
+	BytesOut            int       `json:"bytesOut"`
 }
 
 // Live maps channels to their stream IDs.
@@ -61,6 +79,7 @@ type Overview struct {
 	Slots            SlotTotals    `json:"slots"`
 	Encoders         EncoderTotals `json:"encoders"`
 	StreamingServers ServerTotals  `json:"streamingServers"`
+	Gateways         GatewayTotals `json:"gateways"`
 	WaitingRequests  int           `json:"waitingRequests"`
 	Events           EventTotals   `json:"events"`
 	KeyVerifications Rates         `json:"keyVerifications"`
@@ -89,6 +108,10 @@ type (
 		RTMP     int `json:"rtmp"`
 		WS       int `json:"ws"`
 		Draining int `json:"draining"`
+	}
+	GatewayTotals struct {
+		Total  int `json:"total"`
+		Absent int `json:"absent"`
 	}
 	EventTotals struct {
 		Pending       int     `json:"pending"`
@@ -135,5 +158,10 @@ type (
 		Servers []Server `json:"servers"`
 		Matched int      `json:"matched"`
 		After   string   `json:"after"`
+	}
+	GatewayPage struct {
+		Gateways []Gateway `json:"gateways"`
+		Matched  int       `json:"matched"`
+		After    string    `json:"after"`
 	}
 )

@@ -4,7 +4,7 @@ package linkserver
 // that run until the gateway is lost.
 
 import (
-	"errors"
+	"fmt"
 	"log/slog"
 	"time"
 
@@ -214,7 +214,7 @@ func (g *Gateway) handleFrame(f *link.Frame) (held bool, err error) {
 // byeError is why a gateway leaves, in its own words.
 func byeError(r link.Reason) error {
 	const most = 200
-	return errors.New("it has left: " + r.Text[:min(len(r.Text), most)])
+	return fmt.Errorf("%w: %s", ErrLeft, r.Text[:min(len(r.Text), most)])
 }
 
 // hold stops the reading of a link until gathering is over. The gateway's clock stands still meanwhile.

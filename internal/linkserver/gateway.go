@@ -19,7 +19,10 @@ const (
 
 func frameBytes(f *link.Frame) int { return len(f.Payload) + frameOverhead }
 
-// Why gateways are lost, beside what they say with BYE.
+// ErrLeft is why a gateway is lost that has said BYE. Its own words follow.
+var ErrLeft = errors.New("it has left")
+
+// Why other gateways are lost.
 var (
 	errOverflow    = errors.New("more than 64 MiB are sent to it and not acknowledged")
 	errNeverLinked = errors.New("it has not linked within 10 s of the start")
