@@ -4,7 +4,7 @@
 import { get, Refused, signedIn, signIn, signOut, Unauthorized } from './api.js';
 import { createCharts } from './charts.js';
 import { byId, setText } from './dom.js';
-import { clock, count, duration } from './format.js';
+import { clock, count, duration, join } from './format.js';
 import { lists } from './lists.js';
 import { createOrders } from './orders.js';
 import { showOverview } from './overview.js';
@@ -81,7 +81,15 @@ function showAll(overview, list) {
   setText(byId('count-streams'), count(overview.streams.live + overview.streams.closing + overview.streams.waiting + overview.streams.ending));
   setText(byId('count-encoders'), count(overview.encoders.total));
   setText(byId('count-servers'), count(overview.streamingServers.rtmp + overview.streamingServers.ws));
+  showGateways(overview.gateways);
   return showList(list);
+}
+
+// showGateways shows nothing of gateways where there are none.
+function showGateways({ total, absent }) {
+  byId('to-gateways').hidden = !total && view.list !== 'gateways';
+  byId('cluster').classList.toggle('without-gateways', !total);
+  setText(byId('count-gateways'), join(count(total), absent > 0 && `${count(absent)} absent`));
 }
 
 function showList(list) {

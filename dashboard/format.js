@@ -22,6 +22,13 @@ export function duration(seconds) {
 
 export const clock = (date) => date.toLocaleTimeString([], { hour: '2-digit', minute: '2-digit', second: '2-digit', hourCycle: 'h23' });
 
+export function bytes(n) {
+  const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];
+  let unit = 0;
+  for (; n >= 1024 && unit < units.length - 1; unit++) n /= 1024;
+  return `${(n >= 100 || !unit ? number : tenths).format(n)} ${units[unit]}`;
+}
+
 // join leaves out what is empty.
 export const join = (...parts) => parts.filter(Boolean).join(' · ');
 

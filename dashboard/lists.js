@@ -1,10 +1,13 @@
-// What the three lists show: their columns, in the order of the screen, and what can be done with a row.
+// What the lists show: their columns, in the order of the screen, and what can be done with a row.
 // A column's sort is the server's name for it; flip marks one whose figures grow as the server's values fall.
 
 import { append, only, setBar, setText } from './dom.js';
-import { announced, count, duration, join, plural } from './format.js';
+import { announced, bytes, count, duration, join, plural } from './format.js';
 
 const connectedFor = { title: 'Connected for', sort: 'since', flip: true, cell: (td, row, { now }) => setText(td, age(row, now)) };
+
+// Shown while there are gateways.
+const gateway = { title: 'Gateway', sort: 'gateway', class: 'id gateway', cell: (td, row) => setLink(td, row.gateway.slice(0, 8), listOf('gateways', row.gateway), 'none') };
 
 export const lists = {
   streams: {
@@ -36,6 +39,7 @@ export const lists = {
       { title: 'State', sort: 'state', cell: (td, row) => setBadge(td, encoderState(row)) },
       { title: 'Slots used', sort: 'load', class: 'slots', cell: (td, row) => setSlots(td, row) },
       { title: 'Capacity', sort: 'capacity', class: 'number', cell: (td, row) => setText(td, row.capacity < 0 ? 'no limit' : count(row.capacity)) },
+      gateway,
       connectedFor,
       { title: 'Maintenance', class: 'progress', cell: (td, row, cx) => setProgress(td, row, row.serving, row.load ? 'may be stopped' : 'empty', cx) },
     ],
@@ -56,6 +60,7 @@ export const lists = {
       { title: 'State', cell: (td, row) => setBadge(td, row.draining ? 'draining' : 'ready') },
       { title: 'Address', sort: 'ip', class: 'id', cell: (td, row) => setText(td, address(row)) },
       { title: 'Streams', sort: 'streams', class: 'number', cell: (td, row) => setLink(td, row.streams && count(row.streams), listOf('streams', row.id), '0') },
+      gateway,
       connectedFor,
       { title: 'Maintenance', class: 'progress', cell: (td, row, cx) => setProgress(td, row, row.streams, 'empty', cx) },
     ],
@@ -64,6 +69,26 @@ export const lists = {
         ? [{ order: 'undrain', label: 'Undrain', about: `server ${row.id}` }]
         : [{ order: 'drainServer', label: 'Drain', about: `server ${row.id}` }],
   },
+
+  gateways: {
+    caption: 'Gateways',
+    search: 'Search by ID, address or state',
+    empty: 'No gateway is linked.',
+    key: (row) => row.id,
+    columns: [
+      { title: 'Gateway', sort: 'id', class: 'id', cell: (td, row) => setText(td, row.id) },
+      { title: 'State', sort: 'state', cell: (td, row) => setBadge(td, row.linked ? 'linked' : 'absent') },
+      { title: 'For', sort: 'since', flip: true, cell: (td, row, { now }) => setText(td, age(row, now)) },
+      { title: 'Address', sort: 'address', class: 'id', cell: (td, row) => setText(td, row.address || '–') },
+      { title: 'Version', sort: 'version', cell: (td, row) => setText(td, row.version || '–') },
+      { title: 'Servers', sort: 'servers', class: 'number', cell: (td, row) => setLink(td, row.streamingServers && count(row.streamingServers), listOf('servers', row.id), '0') },
+      { title: 'Encoders', sort: 'encoders', class: 'number', cell: (td, row) => setLink(td, row.encoders && count(row.encoders), listOf('encoders', row.id), '0') },
+      { title: 'Not acknowledged', sort: 'unacknowledged', class: 'number', cell: (td, row) => setText(td, bytes(row.unacknowledgedBytes)) },
+      { title: 'From it', class: 'number', cell: (td, row) => setText(td, traffic(row.framesIn, row.bytesIn)) },
+      { title: 'To it', class: 'number', cell: (td, row) => setText(td, traffic(row.framesOut, row.bytesOut)) },
+    ],
+    actions: () => [],
+  },
 };
 
 export const listOf = (list, q) => `#${list}?${new URLSearchParams({ q })}`;
@@ -71,6 +96,8 @@ export const listOf = (list, q) => `#${list}?${new URLSearchParams({ q })}`;
 const age = (row, now) => duration((now - Date.parse(row.since)) / 1000);
 
 const address = (row) => join(`${row.ip.includes(':') ? `[${row.ip}]` : row.ip}:${row.port}`, row.ssl && 'TLS');
+
+const traffic = (frames, size) => `${plural(frames, 'frame')}, ${bytes(size)}`;
 
 function encoderState(row) {
   if (row.draining) return row.moving ? 'moving' : 'draining';

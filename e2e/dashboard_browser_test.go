@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strconv"
+	"syscall"
 	"testing"
 
 	"coordinator/internal/clustertest"
@@ -30,6 +31,7 @@ func TestDashboardInBrowser(t *testing.T) {
 		{"streams come and go before the eyes, and one is closed", closeStory},
 		{"an encoder is drained, its streams are moved", drainStory},
 		{"the coordinator is lost and comes back", lossStory},
+		{"gateways hold sessions, and one is lost", gatewaysStory},
 		{"a hundred thousand streams", manyStreamsStory},
 		{"hostile names stay text", hostileNamesStory},
 		{"a page nobody looks at asks for nothing", hiddenStory},
@@ -299,5 +301,37 @@ func lossStory(t *testing.T, browser context.Context) {
 	}
 	again.Stop()
 	tb.awaitText("#lost", "No connection")
+	tb.faultless()
+}
+
+func gatewaysStory(t *testing.T, browser context.Context) {
+	c := newOperatedCluster(t)
+	tb := openTab(t, browser)
+	tb.open("http://" + c.Addr + "/dashboard#servers")
+	tb.awaitText("#connection", "Live")
+	server, _ := c.Join("rtmp")
+	tb.awaitRows(1)
+	if value[bool](tb, `document.querySelector('#to-gateways').checkVisibility() || document.querySelector('th.gateway').checkVisibility()`) {
+		t.Error("gateways are shown where there are none")
+	}
+	g := c.gateway()
+	encoder, _ := g.Register(4)
+	clustertest.Publish(server, encoder, "chan")
+	tb.awaitText("#to-gateways", "Gateways 1")
+	tb.awaitText("td.gateway", "none")
+	id := clustertest.Get[clustertest.GatewayPage](c.Daemon, "/commands/gateways").Gateways[0].ID
+	act(tb, chromedp.Navigate("http://"+c.Addr+"/dashboard#encoders"))
+	tb.awaitText("td.gateway", id[:8])
+	tb.click("td.gateway a")
+	tb.awaitText("tbody", id, "linked", "127.0.0.1", "0.1.0")
+	tb.awaitText("#shown", "1–1 of 1")
+	if got := value[string](tb, `location.hash`); got != "#gateways?q="+id {
+		t.Errorf("the gateway's link leads to %s", got)
+	}
+	g.Signal(syscall.SIGKILL)
+	tb.awaitText("tbody", "absent")
+	tb.awaitText("#to-gateways", "1 · 1 absent")
+	tb.awaitText(".empty", "Nothing matches")                            // it is given up
+	tb.await(`document.querySelector('#to-gateways').checkVisibility()`) // the page is at this list
 	tb.faultless()
 }

@@ -34,6 +34,7 @@ type clusterDouble struct {
 	streams  []clustertest.StreamRow
 	encoders []clustertest.Encoder
 	servers  []clustertest.Server
+	gateways []clustertest.Gateway
 	fault    http.HandlerFunc // answers everything of the commands API, if set
 	hold     chan struct{}    // answers wait until it is closed, if set
 	asked    int
@@ -62,6 +63,10 @@ func newClusterDouble(t testing.TB) *clusterDouble {
 	mux.HandleFunc("GET /commands/servers", c.answer(func(r *http.Request) any {
 		found := find(c.servers, r, func(s clustertest.Server) string { return s.IP })
 		return clustertest.ServerPage{Servers: found, Matched: len(found)}
+	}))
+	mux.HandleFunc("GET /commands/gateways", c.answer(func(r *http.Request) any {
+		found := find(c.gateways, r, func(g clustertest.Gateway) string { return g.ID })
+		return clustertest.GatewayPage{Gateways: found, Matched: len(found)}
 	}))
 	mux.HandleFunc("POST /commands/", c.answer(func(*http.Request) any { return struct{}{} }))
 	server := httptest.NewServer(mux)
@@ -223,6 +228,29 @@ func (c *clusterDouble) fill(now time.Time) {
 		StreamingServers: clustertest.ServerTotals{RTMP: 6, WS: 2}, Events: clustertest.EventTotals{Pending: 3, OldestSeconds: 0.4}, KeyVerifications: clustertest.Rates{PerSecond: 0.6, RefusedPerSecond: 0.1},
 		Ready: true, NotReady: []string{}, History: history,
 	}
+}
+
+// addGateways has three gateways hold all connections, one of which is absent.
+func (c *clusterDouble) addGateways() {
+	now := time.Now()
+	for i := range 3 {
+		c.gateways = append(c.gateways, clustertest.Gateway{
+			ID: madeUpStreamID(-1 - i), Address: fmt.Sprintf("10.20.0.%d", 21+i), Linked: i != 2, Since: now.Add(-time.Duration(50-20*i) * time.Hour), Version: "0.1.0",
+			FramesIn: 81_204 >> i, FramesOut: 96_377 >> i, BytesIn: 9_120_311 >> i, BytesOut: 14_809_207 >> i,
+		})
+	}
+	c.gateways[2].Since, c.gateways[2].UnacknowledgedBytes = now.Add(-4*time.Second), 1536
+	for i := range c.servers {
+		g := &c.gateways[i%3]
+		c.servers[i].Gateway = g.ID
+		g.StreamingServers++
+	}
+	for i := range c.encoders {
+		g := &c.gateways[i%3]
+		c.encoders[i].Gateway = g.ID
+		g.Encoders++
+	}
+	c.overview.Gateways = clustertest.GatewayTotals{Total: 3, Absent: 1}
 }
 
 func boolToInt(b bool) int {

@@ -264,7 +264,7 @@ func emptyClusterStory(t *testing.T, browser context.Context) {
 	tb.faultless()
 }
 
-// screenshotsStory writes the README's pictures into the folder that SCREENSHOTS names.
+// screenshotsStory writes the pictures of README and docs/ into the folder that SCREENSHOTS names.
 func screenshotsStory(t *testing.T, browser context.Context) {
 	folder := os.Getenv("SCREENSHOTS")
 	if folder == "" {
@@ -284,5 +284,10 @@ func screenshotsStory(t *testing.T, browser context.Context) {
 	tb.scheme("light")
 	tb.size(phoneWidth, phoneHeight)
 	tb.screenshot(filepath.Join(folder, "dashboard-phone.png"))
+	tb.size(desktopWidth, desktopHeight)
+	cluster.change(cluster.addGateways)
+	act(tb, chromedp.Navigate(cluster.url+"/dashboard#gateways"))
+	tb.awaitRows(3)
+	tb.screenshot(filepath.Join(folder, "dashboard-gateways.png"))
 	tb.faultless()
 }

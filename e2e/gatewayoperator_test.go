@@ -56,7 +56,9 @@ func (c *operatedCluster) gateway() *clustertest.Process {
 
 func (c *operatedCluster) awaitGateways(what string, wanted func(clustertest.GatewayPage) bool) clustertest.GatewayPage {
 	c.t.Helper()
-	for deadline := time.Now().Add(clustertest.Patience); ; time.Sleep(5 * time.Millisecond) {
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(clustertest.Patience); ; <-tick.C {
 		page := clustertest.Get[clustertest.GatewayPage](c.Daemon, "/commands/gateways?sort=servers")
 		if wanted(page) {
 			return page
