@@ -110,7 +110,7 @@ func (i invocation) serve(ctx context.Context, stderr *logs.Writer) error {
 	return run(ctx, getenv, stderr, i.hangup)
 }
 
-// check prints the role and what the daemon would use, as it would be written in a .env file, but for the secrets. It asks
+// check prints what the daemon would be and use, as it would be written in a .env file, but for the secrets. It asks
 // nobody: that a coordinator or an application answers is not for the start to wait for.
 func (i invocation) check() error {
 	cfg, err := i.config()
@@ -120,7 +120,7 @@ func (i invocation) check() error {
 	if _, err := configuredCertificate(cfg); err != nil {
 		return err
 	}
-	fmt.Fprintf(i.stdout, "# a %s\n", either(cfg.isGateway(), "gateway", "coordinator"))
+	fmt.Fprint(i.stdout, describeRole(cfg))
 	for _, setting := range []struct {
 		name  string
 		value any
@@ -153,6 +153,26 @@ func (i invocation) check() error {
 		}
 	}
 	return nil
+}
+
+// describeRole says in comments what the process is, and what it has to do with gateways.
+func describeRole(cfg *Config) string {
+	switch {
+	case !cfg.isGateway() && cfg.GatewaySecret == "":
+		return "# a coordinator\n# no gateway may link: GATEWAY_SECRET is not set\n"
+	case !cfg.isGateway():
+		return "# a coordinator\n# gateways may link; which ones do is kept in DATA_DIR, and after a start it waits for them\n"
+	}
+	role := "# a gateway\n# it holds the connections of peers and links to " + cfg.CoordinatorURLs[0].String()
+	if len(cfg.CoordinatorURLs) > 1 {
+		role += ", or else to the next URL that answers"
+	}
+	for _, u := range cfg.CoordinatorURLs {
+		if isInsecure(u) {
+			role += "\n# whoever can listen on the way to " + u.Host + " sees stream keys: use https://"
+		}
+	}
+	return role + "\n"
 }
 
 func joinURLs(urls []*url.URL) string {

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"time"
 
 	"coordinator/internal/control"
@@ -62,13 +63,16 @@ func warnUnprotectedGateway(cfg *Config, log *slog.Logger) {
 		log.Warn("CONTROL_SECRET is not set: any peer may connect")
 	}
 	for _, u := range cfg.CoordinatorURLs {
-		if u.Scheme == "http" && !isThisMachine(u.Hostname()) {
+		if isInsecure(u) {
 			log.Warn("COORDINATOR_URL is http:// to another machine: whoever can listen in between sees stream keys; use https://", "url", u.String())
 		}
 	}
 }
 
-func isThisMachine(host string) bool {
+// isInsecure tells whether others can listen to a link.
+func isInsecure(coordinator *url.URL) bool {
+	host := coordinator.Hostname()
 	addr, err := netip.ParseAddr(host)
-	return host == "localhost" || err == nil && addr.IsLoopback()
+	isThisMachine := host == "localhost" || err == nil && addr.IsLoopback()
+	return coordinator.Scheme == "http" && !isThisMachine
 }

@@ -239,7 +239,9 @@ func TestCheckOfAGatewayShowsWhatItUses(t *testing.T) {
 	if diff := cmp.Diff(want, names); diff != "" {
 		t.Error(diff)
 	}
-	for _, line := range []string{"# a gateway\n", "\nCOORDINATOR_URL=http://127.0.0.1:8080,https://b/base\n", "\nGATEWAY_SECRET=***\n"} {
+	for _, line := range []string{
+		"# a gateway\n# it holds the connections of peers and links to http://127.0.0.1:8080, or else to the next URL that answers\nHTTP_PORT", "\nCOORDINATOR_URL=http://127.0.0.1:8080,https://b/base\n", "\nGATEWAY_SECRET=***\n",
+	} {
 		if !strings.Contains(out.String(), line) {
 			t.Errorf("%q is missing in\n%s", line, &out)
 		}

@@ -69,6 +69,8 @@ func TestAlertsAndDashboardNameOnlyWhatIsExposed(t *testing.T) {
 	t.Parallel()
 	d := daemonWithCertificate(t)
 	_, exposition := d.Call("GET", "/metrics")
+	_, ofGateway := startDaemon(t, secretOfGateways, "COORDINATOR_URL=http://"+d.Addr).Call("GET", "/metrics")
+	exposition += ofGateway[strings.Index(ofGateway, "# HELP gateway_"):]
 	exposed := map[string]bool{} // names, and name{label="value" for each label
 	for sample := range clustertest.Samples(t, exposition) {
 		name, labels, _ := strings.Cut(sample, "{")
@@ -80,7 +82,7 @@ func TestAlertsAndDashboardNameOnlyWhatIsExposed(t *testing.T) {
 
 	expressions := readExpressions(t)
 	named := 0
-	reference := regexp.MustCompile(`\b((?:coordinator|go|process)_\w+)(?:\{([^}]*)\})?`)
+	reference := regexp.MustCompile(`\b((?:coordinator|gateway|go|process)_\w+)(?:\{([^}]*)\})?`)
 	selector := regexp.MustCompile(`(\w+)[=!]~?"([^"]*)"`)
 	for _, expression := range expressions {
 		for _, ref := range reference.FindAllStringSubmatch(expression, -1) {

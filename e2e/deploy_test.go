@@ -27,7 +27,7 @@ func TestKubernetesManifestSetsOnlyKnownVariables(t *testing.T) {
 	}
 	known, set := documentedVariables(t), map[string]string{}
 	for line := range strings.Lines(string(manifest)) {
-		name, value, ok := strings.Cut(strings.TrimPrefix(strings.TrimSpace(line), "- {name: "), ", value: ")
+		name, value, ok := strings.Cut(strings.TrimPrefix(strings.TrimLeft(line, " #"), "- {name: "), ", value: ") // what may be taken in, too
 		if !ok {
 			continue
 		}
