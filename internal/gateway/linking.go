@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"coordinator/internal/door"
@@ -328,7 +329,7 @@ func (t *troubles) linked(u *url.URL, w link.Welcome, resumed bool, sessions int
 
 func (t *troubles) lost(u *url.URL, err error) {
 	t.alone = time.Now()
-	t.g.Log.Log(context.Background(), t.level(slog.LevelWarn), "link to the coordinator has ended; sockets and live streams stay", "url", u.String(), "reason", err.Error())
+	t.g.Log.Log(context.Background(), t.level(slog.LevelWarn), "link to the coordinator has ended; sockets and live streams stay", "url", u.String(), "reason", wordsOf(err))
 }
 
 func (t *troubles) failed(u *url.URL, err error) {
@@ -337,13 +338,25 @@ func (t *troubles) failed(u *url.URL, err error) {
 		clear(t.said)
 		t.spoken = now
 	}
-	if t.said[u.String()] == err.Error() {
+	reason := wordsOf(err)
+	if t.said[u.String()] == reason {
 		return
 	}
-	t.said[u.String()] = err.Error()
+	t.said[u.String()] = reason
 	level := slog.LevelWarn
 	if errors.Is(err, errNoProof) || errors.Is(err, errOtherStore) {
 		level = slog.LevelError
 	}
-	t.g.Log.Log(context.Background(), level, "no link to the coordinator; sockets and live streams stay, and no new publisher is let in", "url", u.String(), "reason", err.Error(), "since", time.Since(t.alone))
+	t.g.Log.Log(context.Background(), level, "no link to the coordinator; sockets and live streams stay, and no new publisher is let in", "url", u.String(), "reason", reason, "since", time.Since(t.alone))
+}
+
+// wordsOf leaves out from which port of this machine was dialled: it is another one each time, and of no interest.
+func wordsOf(err error) string {
+	var op *net.OpError
+	if !errors.As(err, &op) {
+		return err.Error()
+	}
+	short := *op
+	short.Source = nil
+	return strings.Replace(err.Error(), op.Error(), short.Error(), 1)
 }

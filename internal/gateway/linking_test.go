@@ -2,8 +2,10 @@ package gateway
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -514,6 +516,26 @@ func TestLinksThatEndAgainAndAgainDoNotFillTheLog(t *testing.T) {
 		warned := strings.Count(r.logs.String(), "links end again and again")
 		if info < 40 || info > 60 || warned < 4 || warned > 6 {
 			t.Errorf("%d lines, %d warnings", info, warned)
+		}
+	})
+}
+
+// What fails again and again for the same reason gets a line a minute, whatever port it was dialled from.
+func TestTroublesOfTheNetworkDoNotFillTheLog(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, "c1")
+		u := r.g.URLs[0]
+		tr := troubles{g: r.g, said: map[string]string{}}
+		for port := range 30 { // a minute
+			tr.failed(u, fmt.Errorf("hello: %w", &net.OpError{
+				Op: "read", Net: "tcp", Source: &net.TCPAddr{IP: net.IPv4(10, 0, 0, 1), Port: 40000 + port}, Addr: &net.TCPAddr{IP: net.IPv4(10, 0, 0, 2), Port: 80},
+				Err: os.ErrDeadlineExceeded,
+			}))
+			time.Sleep(2 * time.Second)
+		}
+		if n := strings.Count(r.logs.String(), `reason="hello: read tcp 10.0.0.2:80: i/o timeout"`); n != 1 {
+			t.Errorf("%d lines:\n%s", n, r.logs)
 		}
 	})
 }

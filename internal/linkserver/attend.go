@@ -145,7 +145,7 @@ func (g *Gateway) welcome() {
 
 // say logs what a gateway that is out of order can cause again and again.
 func (g *Gateway) say(level slog.Level, c *connection, what, reason string, more ...slog.Attr) {
-	g.server.Refusals.Say(level, c.remote, what, reason, append([]slog.Attr{slog.String("gateway", g.id)}, more...)...)
+	g.server.Refusals.SayOf(level, "gateway "+g.id, c.remote, what, reason, append([]slog.Attr{slog.String("gateway", g.id)}, more...)...)
 }
 
 // handle takes in frames that have come together. Those after one that ends the link, or that there is no room for, are sent

@@ -115,3 +115,18 @@ func TestLongFrames(t *testing.T) {
 		}
 	})
 }
+
+// Gateways behind one address, of a NAT for one, are told apart in the log.
+func TestEachGatewayHasLinesOfItsOwn(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil)
+		for _, id := range []string{"a", "b"} {
+			g, _ := r.welcomed(hello(id, nil))
+			g.conn.Close()
+			r.want(id + " absent")
+			r.log.Await(t, `msg="gateway linked"`, `reason="first link"`, "gateway="+id)
+			r.log.Await(t, `msg="gateway is absent: its link has ended"`, "gateway="+id, "lost_in=10s")
+		}
+	})
+}

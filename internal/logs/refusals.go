@@ -50,10 +50,20 @@ func NewRefusals(log *slog.Logger) *Refusals {
 // HOST:PORT, or "" if it is not about anybody in particular: that gets its line however many strangers there are. what and
 // reason are constants.
 func (r *Refusals) Say(level slog.Level, remote, what, reason string, more ...slog.Attr) {
+	r.SayOf(level, hostOf(remote), remote, what, reason, more...)
+}
+
+func hostOf(remote string) string {
 	if host, _, err := net.SplitHostPort(remote); err == nil {
-		remote = host
+		return host
 	}
-	repeated, unlogged, due := r.count(remote, what+": "+reason, time.Now())
+	return remote
+}
+
+// SayOf is Say about somebody who is known by another name than an address, so that others from there have lines of their own.
+func (r *Refusals) SayOf(level slog.Level, name, remote, what, reason string, more ...slog.Attr) {
+	remote = hostOf(remote)
+	repeated, unlogged, due := r.count(name, what+": "+reason, time.Now())
 	if !due {
 		return
 	}

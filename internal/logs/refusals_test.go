@@ -104,3 +104,15 @@ func TestStrangersDoNotHideWhatIsAboutNobody(t *testing.T) {
 		}
 	})
 }
+
+func TestWhoIsKnownByNameHasLinesOfItsOwn(t *testing.T) {
+	t.Parallel()
+	l := newRefusalLog()
+	for _, name := range []string{"gateway a", "gateway a", "gateway b"} {
+		l.SayOf(slog.LevelWarn, name, "10.0.0.1:1000", "absent", "silent", slog.String("name", name))
+	}
+	l.Say(slog.LevelWarn, "10.0.0.1:1000", "absent", "silent")
+	if got := strings.Count(l.logs.String(), "msg=absent remote=10.0.0.1 reason=silent"); got != 3 {
+		t.Errorf("%d lines:\n%s", got, l.logs)
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -81,6 +82,40 @@ func TestClusterIsKept(t *testing.T) {
 	}
 	if waiting, _ := o.Pending(); waiting != 3 {
 		t.Errorf("%d events wait, want the two and a stream-closed", waiting)
+	}
+	closeOutbox(t, o)
+}
+
+// Once no gateway may link any more, the application is told that its streams are closed. They must not be live again, should
+// gateways be let in later: a gateway that the store does not know has to begin anew.
+func TestGatewaysThatMayNotLinkAnyMoreAreForgotten(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	o, first := openCluster(t, dir)
+	o.Start()
+	<-o.Change(AddGateway("g1"), AddGateway("g2"), UseNumbers(1<<21))
+	durable := make(chan struct{})
+	o.AppendPart(availableEvent("s", 1))
+	o.End(Mark{Session: 7, Message: 3, Durable: func() { close(durable) }})
+	<-durable
+	closeOutbox(t, o)
+
+	var log strings.Builder
+	direct, err := Open(dir, neverAnswers, unobserved, slog.New(slog.NewTextHandler(&log, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if waiting, _ := direct.Pending(); waiting != 2 {
+		t.Errorf("%d events wait, want one and a stream-closed", waiting)
+	}
+	if !strings.Contains(log.String(), "those of the last run are given up") || !strings.Contains(log.String(), "gateways=2") {
+		t.Error(log.String())
+	}
+	closeOutbox(t, direct)
+
+	o, again := openCluster(t, dir)
+	if again.StoreID != first.StoreID || again.Numbers != 1<<21 || len(again.Gateways)+len(again.Applied)+len(again.Announced) > 0 {
+		t.Errorf("%+v", again)
 	}
 	closeOutbox(t, o)
 }

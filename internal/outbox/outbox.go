@@ -95,7 +95,37 @@ func Open(dir string, send Send, observe Observe, log *slog.Logger) (*Outbox, er
 	if err != nil {
 		return nil, err
 	}
-	return openOutbox(time.Now, store, send, observe, nil, log)
+	return newDirectOutbox(time.Now, store, send, observe, log)
+}
+
+// newDirectOutbox forgets the gateways of an earlier process. Their streams are closed now, as far as the application is told: they
+// must not be live again should gateways be let in later.
+func newDirectOutbox(now func() time.Time, store eventStore, send Send, observe Observe, log *slog.Logger) (*Outbox, error) {
+	kept, err := store.cluster()
+	if err != nil {
+		return nil, errors.Join(err, store.close())
+	}
+	o, err := openOutbox(now, store, send, observe, nil, log)
+	if err != nil {
+		return nil, err
+	}
+	c := readCluster(kept)
+	var changes []Change
+	for _, gateway := range c.Gateways {
+		changes = append(changes, RemoveGateway(gateway))
+	}
+	for session := range c.Applied {
+		changes = append(changes, ForgetSession(session))
+	}
+	if len(changes) == 0 {
+		return o, nil
+	}
+	log.Warn("no gateway may link any more, and those of the last run are given up: restart them, or what is live on them goes on unseen", "gateways", len(c.Gateways))
+	o.Change(changes...)
+	if err := o.writeAll(); err != nil {
+		o.report(err) // it stays in memory until it can be written
+	}
+	return o, nil
 }
 
 // openLogged is openStore, and logs that a damaged file was set aside.
