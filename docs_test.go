@@ -4,8 +4,13 @@ package main
 
 import (
 	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"maps"
 	"os"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -149,6 +154,131 @@ func TestLimitsAreThoseOfTheProgram(t *testing.T) {
 	} {
 		if !holds || !strings.Contains(page, text) {
 			t.Errorf("docs/guarantees.md and the program differ about %q", text)
+		}
+	}
+}
+
+// TestGatewaysPageQuotesEachLogLine holds the tables of log lines against the code, both ways.
+func TestGatewaysPageQuotesEachLogLine(t *testing.T) {
+	t.Parallel()
+	page := clustertest.ReadText(t, "docs/gateways.md")
+	_, tables, _ := strings.Cut(page, "\n## What the log says\n")
+	quoted := map[string]bool{}
+	for i, part := range strings.Split(tables, "`") {
+		if i%2 == 1 {
+			quoted[part] = true
+		}
+	}
+	files, err := filepath.Glob("internal/*/*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := map[string]bool{} // that a line may hold
+	for _, file := range slices.Concat(files, []string{"gateways.go", "gatewaydaemon.go", "misspelled.go"}) {
+		if strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ours := strings.HasPrefix(file, "internal/gateway/") || strings.HasPrefix(file, "internal/linkserver/") || strings.HasPrefix(file, "gateway")
+		ast.Inspect(parsed, func(n ast.Node) bool {
+			if literal, ok := n.(*ast.BasicLit); ok && literal.Kind == token.STRING {
+				if text, err := strconv.Unquote(literal.Value); err == nil {
+					all[text] = true
+				}
+			}
+			call, ok := n.(*ast.CallExpr)
+			if !ok || !ours {
+				return true
+			}
+			selector, ok := call.Fun.(*ast.SelectorExpr)
+			if !ok || !slices.Contains([]string{"Info", "Warn", "Error", "Log", "say"}, selector.Sel.Name) {
+				return true
+			}
+			if of, _ := selector.X.(*ast.Ident); of != nil && of.Name == "httpjson" {
+				return true // an answer
+			}
+			for _, argument := range call.Args {
+				literal, ok := argument.(*ast.BasicLit)
+				if !ok || literal.Kind != token.STRING {
+					continue
+				}
+				if text, _ := strconv.Unquote(literal.Value); !quoted[text] {
+					t.Errorf("docs/gateways.md does not quote %q of %s", text, file)
+				}
+				break // the first one is the message
+			}
+			return true
+		})
+	}
+	for text := range quoted {
+		known := all[text] || strings.Contains(text, "token's signature is wrong") || !strings.Contains(text, " ")
+		for _, other := range []string{"connect: connection refused", "i/o timeout", "coordinator says:", "coordinator refuses:", "same_term=true"} {
+			known = known || text == other
+		}
+		if status, hint, ok := strings.Cut(text, ": "); ok && strings.HasPrefix(status, "coordinator answered with status ") {
+			known = all[": "+hint]
+		}
+		if !known {
+			t.Errorf("docs/gateways.md quotes %q, which the program never says", text)
+		}
+	}
+	for _, text := range reasonsOf(t, "internal/linkserver/*.go", "internal/gateway/linking.go", "internal/gateway/active.go", "internal/gateway/keeper.go", "gateways.go") {
+		if !quoted[text] {
+			t.Errorf("docs/gateways.md does not name the reason %q", text)
+		}
+	}
+}
+
+// reasonsOf are the texts of errors that files declare, but for those that nobody sees.
+func reasonsOf(t *testing.T, patterns ...string) (texts []string) {
+	t.Helper()
+	unseen := []string{"coordinator is stopping", "the gateway is lost", "its gateway is gone", "this gateway begins anew"}
+	for _, pattern := range patterns {
+		files, err := filepath.Glob(pattern)
+		if err != nil || len(files) == 0 {
+			t.Fatal(pattern, err)
+		}
+		for _, file := range files {
+			for _, match := range regexp.MustCompile(`errors\.New\("([^"]+)"\)`).FindAllStringSubmatch(clustertest.ReadText(t, file), -1) {
+				if !slices.Contains(unseen, match[1]) && !strings.HasSuffix(file, "_test.go") {
+					texts = append(texts, match[1])
+				}
+			}
+		}
+	}
+	return texts
+}
+
+func TestGatewaysPageHasTheLimitsOfTheProgram(t *testing.T) {
+	t.Parallel()
+	page := clustertest.ReadText(t, "docs/gateways.md")
+	space := regexp.MustCompile(`[ \t]+`)
+	for row, declared := range map[string]string{
+		"| a publish request without an answer | 18 s |":                    "internal/gateway/keeper.go: answerWithin = 18 * time.Second",
+		"| a command without a coordinator | 10 s; 256 wait":                "internal/gateway/forward.go: forwardWithin = 10 * time.Second; maxForwarded = 256",
+		"that does not link after a start | 10 s |":                         "internal/linkserver/attend.go: graceClosed = 10 * time.Second",
+		"| a gateway that is silent | 10 s, then absent; 30 s, then gone |": "internal/linkserver/attend.go: graceSilent = 30 * time.Second",
+		"| 4 MiB for a peer |":                                              "internal/gateway/keeper.go: maxKept = 4 << 20",
+		"| the same of all peers | 256 MiB |":                               "internal/gateway/keeper.go: maxKeptInAll = 256 << 20",
+		"| what is sent and not acknowledged | 64 MiB on each link |":       "internal/linkserver/gateway.go: maxUnacknowledged = 64 << 20",
+		"while it gathers | 256 MiB |":                                      "internal/linkserver/gathering.go: maxGathered = 256 << 20",
+		"With a new `DATA_DIR` it takes 3 s":                                "internal/linkserver/gathering.go: gatherNew = 3 * time.Second",
+		"| gateways | 1,024 | refused |":                                    "internal/linkserver/server.go: maxGateways = 1024",
+		"| another store | 30 s |":                                          "internal/gateway/linking.go: otherStoreAfter = 30 * time.Second",
+		"turns 503 after 20 s":                                              "internal/gateway/gateway.go: readyWithin = 20 * time.Second",
+	} {
+		if !strings.Contains(page, row) {
+			t.Errorf("docs/gateways.md does not say %q", row)
+		}
+		file, values, _ := strings.Cut(declared, ": ")
+		source := space.ReplaceAllString(clustertest.ReadText(t, file), " ")
+		for value := range strings.SplitSeq(values, "; ") {
+			if !strings.Contains(source, value) {
+				t.Errorf("docs/gateways.md says %q, and %s no longer %s", row, file, value)
+			}
 		}
 	}
 }
