@@ -387,7 +387,8 @@ func TestCheckShowsEverySetting(t *testing.T) {
 	if status := i.execute(t.Context()); status != 0 {
 		t.Fatalf("%d %q", status, &diagnostics)
 	}
-	if lines, fields := strings.Count(out.String(), "\n"), reflect.TypeFor[Config]().NumField(); lines != fields+1 {
-		t.Errorf("%d lines are shown, the role among them; the configuration has %d fields", lines, fields)
+	_, settings, _ := strings.Cut(out.String(), "\nHTTP_PORT=") // behind the role
+	if lines, fields := strings.Count(settings, "\n"), reflect.TypeFor[Config]().NumField(); lines != fields {
+		t.Errorf("%d settings are shown; the configuration has %d fields", lines, fields)
 	}
 }
