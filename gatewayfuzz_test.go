@@ -88,7 +88,9 @@ func FuzzLinkOfCoordinator(f *testing.F) {
 		}
 		return b
 	}
-	kept := func(name string, m tagged.Message) link.Memo { return link.Memo{Name: name, Value: tagged.Append(nil, m)} }
+	kept := func(name string, m tagged.Message) link.Memo {
+		return link.Memo{Name: name, Value: tagged.Append(nil, m)}
+	}
 	said := func(session, number uint64, method string, args ...string) link.Frame {
 		return link.With(link.KindMessage, session, &link.Message{Number: number, Text: wire.Append(nil, method, args...)})
 	}
@@ -106,7 +108,9 @@ func FuzzLinkOfCoordinator(f *testing.F) {
 	available := said(2, 2, "STREAM-AVAILABLE", "Stream-Channel", "a", "Stream-ID", "p", "Stream-Type", "HLS-LIVE", "Resolution", "1x1", "Index-file", "i")
 	closed := said(2, 3, "STREAM-CLOSED", "Stream-Channel", "a", "Stream-ID", "p")
 	end := said(1, 4, "PUBLISH-END", "Stream-Channel", "a", "Stream-ID", "p")
-	gone := func(session, number uint64) link.Frame { return link.With(link.KindGone, session, &link.Gone{Number: number, Reason: "lost"}) }
+	gone := func(session, number uint64) link.Frame {
+		return link.With(link.KindGone, session, &link.Gone{Number: number, Reason: "lost"})
+	}
 	synced := link.Frame{Kind: link.KindSynced}
 	late := link.With(link.KindLate, 1, &link.Late{Number: 3, Publication: 7})
 	alive := link.Frame{Kind: link.KindAlive, Session: 1}

@@ -91,9 +91,9 @@ func TestCheckSaysWhatBecomesOfGateways(t *testing.T) {
 	t.Parallel()
 	for want, environ := range map[string][]string{
 		"# a coordinator\n# no gateway may link: GATEWAY_SECRET is not set\nHTTP_PORT":                                            nil,
-		"# a coordinator\n# gateways may link; which ones do is kept in DATA_DIR, and after a start it waits for them\nHTTP_PORT": {secretOfGateways},
-		"# a gateway\n# it holds the connections of peers and links to https://c\nHTTP_PORT":                                      {secretOfGateways, "COORDINATOR_URL=https://c"},
-		"links to http://c:1\n# whoever can listen on the way to c:1 sees stream keys: use https://\nHTTP_PORT":                   {secretOfGateways, "COORDINATOR_URL=http://c:1"},
+		"# a coordinator\n# gateways may link; which ones do is kept in DATA_DIR, and after a start it waits for them\nHTTP_PORT": {"GATEWAY_SECRET=" + gatewaySecret},
+		"# a gateway\n# it holds the connections of peers and links to https://c\nHTTP_PORT":                                      {"GATEWAY_SECRET=" + gatewaySecret, "COORDINATOR_URL=https://c"},
+		"links to http://c:1\n# whoever can listen on the way to c:1 sees stream keys: use https://\nHTTP_PORT":                   {"GATEWAY_SECRET=" + gatewaySecret, "COORDINATOR_URL=http://c:1"},
 	} {
 		if status, out, diagnostics := execute(t, "-check", environ...); status != 0 || diagnostics != "" || !strings.Contains(out, want) {
 			t.Errorf("%q: %d %s\n%s", environ, status, diagnostics, out)

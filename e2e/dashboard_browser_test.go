@@ -305,22 +305,22 @@ func lossStory(t *testing.T, browser context.Context) {
 }
 
 func gatewaysStory(t *testing.T, browser context.Context) {
-	c := newOperatedCluster(t)
+	c := newGatewayCluster(t)
 	tb := openTab(t, browser)
-	tb.open("http://" + c.Addr + "/dashboard#servers")
+	tb.open("http://" + c.p.Addr + "/dashboard#servers")
 	tb.awaitText("#connection", "Live")
-	server, _ := c.Join("rtmp")
+	server, _ := c.p.Join("rtmp")
 	tb.awaitRows(1)
 	if value[bool](tb, `document.querySelector('#to-gateways').checkVisibility() || document.querySelector('th.gateway').checkVisibility()`) {
 		t.Error("gateways are shown where there are none")
 	}
-	g := c.gateway()
+	g := c.addGateway(false)
 	encoder, _ := g.Register(4)
 	clustertest.Publish(server, encoder, "chan")
 	tb.awaitText("#to-gateways", "Gateways 1")
 	tb.awaitText("td.gateway", "none")
-	id := clustertest.Get[clustertest.GatewayPage](c.Daemon, "/commands/gateways").Gateways[0].ID
-	act(tb, chromedp.Navigate("http://"+c.Addr+"/dashboard#encoders"))
+	id := clustertest.Get[clustertest.GatewayPage](c.p.Daemon, "/commands/gateways").Gateways[0].ID
+	act(tb, chromedp.Navigate("http://"+c.p.Addr+"/dashboard#encoders"))
 	tb.awaitText("td.gateway", id[:8])
 	tb.click("td.gateway a")
 	tb.awaitText("tbody", id, "linked", "127.0.0.1", "0.1.0")

@@ -20,7 +20,7 @@ import (
 // checkGateway holds the variables of a gateway's container against the program.
 func checkGateway(t *testing.T, given map[string]string) {
 	t.Helper()
-	environ := []string{secretOfGateways}
+	environ := []string{"GATEWAY_SECRET=" + gatewaySecret}
 	for name, value := range given {
 		if !slices.Contains(documentedVariables(t), name) {
 			t.Errorf("%s is none of our variables", name)
