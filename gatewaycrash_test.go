@@ -44,6 +44,9 @@ type mortal struct {
 	passing sync.Mutex
 	passed  int
 	deaths  map[int]func(*mortal) // by message
+	stalled bool                  // nothing passes
+
+	away time.Duration // from a coordinator's death to the next one's start
 
 	saying sync.Mutex
 	said   []string // guarded by saying: what happened
@@ -58,6 +61,8 @@ type mortal struct {
 	announced   map[string][]string // by stream: what its encoder has said
 	closedByApp map[string]bool     // channels with a close command
 	gatewayDied bool
+	mayDeny     bool // gateways may, while no answer comes
+	sessions    map[string]int
 	restarts    int // under way
 	faults      []string
 }
@@ -91,8 +96,8 @@ func (m *mortal) faultLocked(format string, args ...any) {
 // newMortal starts a coordinator and gateways g1 and g2.
 func newMortal(t *testing.T, seed uint64) *mortal {
 	m := &mortal{
-		t: t, app: clustertest.NewPipes(), rnd: rand.New(rand.NewPCG(seed, 3)), dead: make(chan *mortalCoordinator, 10), over: make(chan struct{}),
-		gateways: map[string]*mortalGateway{}, events: map[string]string{}, told: map[string][]string{}, announced: map[string][]string{}, closedByApp: map[string]bool{},
+		t: t, app: clustertest.NewPipes(), rnd: rand.New(rand.NewPCG(seed, 3)), dead: make(chan *mortalCoordinator, 10), away: 500 * time.Millisecond, over: make(chan struct{}),
+		gateways: map[string]*mortalGateway{}, events: map[string]string{}, told: map[string][]string{}, announced: map[string][]string{}, closedByApp: map[string]bool{}, sessions: map[string]int{"g1": 2, "g2": 2},
 	}
 	app := &clustertest.HTTPServer{Handler: http.HandlerFunc(m.serveApplication)}
 	app.Serve(m.app)
@@ -227,28 +232,56 @@ func (m *mortal) pass(from, to net.Conn) {
 		delay := time.Duration(m.rnd.IntN(20)) * time.Millisecond
 		m.mu.Unlock()
 		<-time.After(delay)
-		if !m.mayPass() {
-			return
-		}
+		m.messagePasses()
 		if _, err := to.Write(buffer[:n]); err != nil {
 			return
 		}
 	}
 }
 
-func (m *mortal) mayPass() bool {
+// messagePasses kills who is to die now. What was to pass over a link that this has closed is lost.
+func (m *mortal) messagePasses() {
 	m.passing.Lock()
 	defer m.passing.Unlock()
 	m.passed++
-	die := m.deaths[m.passed]
-	if die == nil {
-		return true
+	if die := m.deaths[m.passed]; die != nil {
+		die(m)
 	}
-	die(m)
-	return false
+	for m.stalled {
+		m.passing.Unlock()
+		<-time.After(10 * time.Millisecond)
+		m.passing.Lock()
+	}
 }
 
-// killCoordinator has it say and do nothing more from now on. Another one starts half a second later with the files as they are.
+func (m *mortal) stall(stalled bool) {
+	m.passing.Lock()
+	defer m.passing.Unlock()
+	m.stalled = stalled
+	m.say("links stall: %v", stalled)
+}
+
+// stopCoordinator stops it as SIGTERM does, and starts another one on its files.
+func (m *mortal) stopCoordinator() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c := m.coordinator
+	if c == nil {
+		return
+	}
+	m.say("the coordinator is stopped")
+	m.coordinator = nil
+	m.restarts++
+	m.work.Go(func() {
+		if err := c.stop(time.Second); err != nil {
+			m.t.Error(err)
+		}
+		m.startCoordinator(c.dir)
+		m.restarted()
+	})
+}
+
+// killCoordinator has it say and do nothing more from now on. Another one starts later, with the files as they are.
 func (m *mortal) killCoordinator() {
 	m.mu.Lock()
 	c := m.coordinator
@@ -307,7 +340,7 @@ func (m *mortal) bury() {
 				defer close(stopped)
 				c.stop(0)
 			}()
-			<-time.After(500 * time.Millisecond)
+			<-time.After(m.away)
 			m.startCoordinator(c.dir)
 			m.restarted()
 			<-stopped
@@ -345,7 +378,7 @@ func (m *mortal) restarted() {
 // end stops all, and says what was wrong.
 func (m *mortal) end() {
 	m.passing.Lock()
-	m.deaths = nil
+	m.deaths, m.stalled = nil, false
 	m.passing.Unlock()
 	m.await("processes are there", func() bool { return m.restarts == 0 })
 	m.mu.Lock()
@@ -511,7 +544,7 @@ func (p *mortalPeer) hear(c *clustertest.Connection, message wire.Message) {
 	case "PUBLISH-DENY":
 		p.denied[channel] = true
 		delete(p.asked, channel)
-		if !m.gatewayDied {
+		if !m.gatewayDied && !m.mayDeny {
 			m.faultLocked("%s is denied", channel)
 		}
 	case "STREAM-KILL":
@@ -594,12 +627,22 @@ func (p *mortalPeer) publish(channel string) {
 		if p.live[channel] != "" || p.killed[channel] {
 			return true
 		}
-		if p.asked[channel].IsZero() {
-			p.asked[channel] = time.Now()
-			p.out <- []string{"PUBLISH-REQUEST", "Request-ID", "r-" + channel, "Stream-Channel", channel, "Stream-Key", "key", "User-IP", "10.9.9.9"}
-		}
+		p.askLocked(channel)
 		return false
 	})
+}
+
+func (p *mortalPeer) ask(channel string) {
+	p.m.mu.Lock()
+	defer p.m.mu.Unlock()
+	p.askLocked(channel)
+}
+
+func (p *mortalPeer) askLocked(channel string) {
+	if p.asked[channel].IsZero() {
+		p.asked[channel] = time.Now()
+		p.out <- []string{"PUBLISH-REQUEST", "Request-ID", "r-" + channel, "Stream-Channel", channel, "Stream-Key", "key", "User-IP", "10.9.9.9"}
+	}
 }
 
 func (p *mortalPeer) unpublish(channel string) {
@@ -647,16 +690,22 @@ func (m *mortal) order(what string, do func(*coordinator) error) {
 	m.faultLocked("command is never done: %s", what)
 }
 
-// play is a story with each thing that can happen to a stream.
-func (m *mortal) play() {
-	s1, s2 := m.newPeer("s1", "g1", false), m.newPeer("s2", "g2", false)
-	e1, e2 := m.newPeer("e1", "g1", true), m.newPeer("e2", "g2", true)
+// begin has two streaming servers and two encoders come, one of each at each gateway.
+func (m *mortal) begin() (s1, s2, e1, e2 *mortalPeer) {
+	s1, s2 = m.newPeer("s1", "g1", false), m.newPeer("s2", "g2", false)
+	e1, e2 = m.newPeer("e1", "g1", true), m.newPeer("e2", "g2", true)
 	m.order("encoders are there", func(c *coordinator) error {
 		if c.registry.capacity().EncoderCount < 2 {
 			return errNotPassedOn
 		}
 		return nil
 	})
+	return s1, s2, e1, e2
+}
+
+// play is a story with each thing that can happen to a stream.
+func (m *mortal) play() {
+	s1, s2, e1, e2 := m.begin()
 	s1.publish("a")
 	s2.publish("b")
 	s1.publish("c")
@@ -730,8 +779,8 @@ func (m *mortal) checkEnd() {
 		if pending > 0 || capacity.Load > 0 || capacity.EncoderCount != 2 {
 			return false
 		}
-		for _, g := range m.gateways {
-			if s := g.gateway.State(); !s.Linked || s.Kept > 0 || s.UnacknowledgedBytes > 0 || s.Sessions != 2 {
+		for name, g := range m.gateways {
+			if s := g.gateway.State(); !s.Linked || s.Kept > 0 || s.UnacknowledgedBytes > 0 || s.Sessions != m.sessions[name] {
 				return false
 			}
 		}
@@ -809,6 +858,8 @@ func TestClusterSurvivesDeathsAtEachMessageOfItsLinks(t *testing.T) {
 	}{
 		{"coordinator", (*mortal).killCoordinator, nil},
 		{"coordinator twice", (*mortal).killCoordinator, (*mortal).killCoordinator},
+		{"coordinator is stopped", (*mortal).stopCoordinator, nil},
+		{"coordinator is stopped, then dies", (*mortal).stopCoordinator, (*mortal).killCoordinator},
 		{"gateway", func(m *mortal) { m.killGateway("g2") }, nil},
 		{"both", func(m *mortal) {
 			m.killCoordinator()
@@ -835,4 +886,96 @@ func TestClusterSurvivesDeathsAtEachMessageOfItsLinks(t *testing.T) {
 			})
 		}
 	}
+}
+
+// A gateway denies a request itself when the answer is late. The publication that was made live meanwhile ends without a kill.
+func TestAcceptThatComesAfterTheGatewaysOwnDenialLeavesNoGhost(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := newMortal(t, 1)
+		s1, _, _, _ := m.begin()
+		<-time.After(time.Second)
+		m.mayDeny = true
+		s1.ask("late")
+		m.await("it is accepted, and the answer is on its way", func() bool { return encoderOf(m.coordinator.coordinator.registry, "late") != 0 })
+		m.stall(true)
+		m.await("the gateway denies it", func() bool { return s1.denied["late"] })
+		m.stall(false)
+		m.await("the publication is gone", func() bool { return encoderOf(m.coordinator.coordinator.registry, "late") == 0 })
+		m.mu.Lock()
+		if s1.live["late"] != "" || s1.killed["late"] {
+			m.faultLocked("the publisher was denied, and something else was said of it")
+		}
+		m.mu.Unlock()
+		m.mayDeny = false
+		s1.publish("late") // the publisher tries again
+		s1.unpublish("late")
+		m.checkEnd()
+		m.end()
+	})
+}
+
+// Ten minutes without a coordinator: what is live goes on, nobody new comes, and what happened meanwhile is told in its order.
+func TestTenMinutesWithoutACoordinator(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := newMortal(t, 1)
+		s1, s2, e1, _ := m.begin()
+		for _, channel := range []string{"stays", "ends"} {
+			s1.publish(channel)
+		}
+		s2.publish("leaves")
+		m.await("all can be played", func() bool {
+			return m.playedLocked("stays") != nil && m.playedLocked("ends") != nil && m.playedLocked("leaves") != nil
+		})
+		m.away, m.mayDeny = 10*time.Minute, true
+		m.passing.Lock()
+		m.killCoordinator()
+		m.passing.Unlock()
+		<-time.After(time.Minute)
+		began := time.Now()
+		s1.ask("comes")
+		m.await("it is denied", func() bool { return s1.denied["comes"] })
+		if took := time.Since(began); took < 18*time.Second || took > 19*time.Second {
+			t.Errorf("a publisher is denied after %v", took)
+		}
+		s1.unpublish("ends")
+		m.mu.Lock()
+		s2.leaving, s2.live = true, map[string]string{}
+		m.mu.Unlock()
+		s2.cut()
+		<-time.After(4 * time.Minute)
+		kept := 0
+		for _, g := range m.gateways {
+			kept += g.gateway.State().KeptBytes
+		}
+		if kept > 1000 {
+			t.Errorf("%d bytes of messages are kept", kept)
+		}
+		m.await("the coordinator is there again", func() bool { return m.coordinator == nil })
+		<-time.After(6 * time.Minute)
+		m.mu.Lock()
+		m.mayDeny = false
+		m.mu.Unlock()
+		m.await("what has ended is told", func() bool { return len(e1.tasks) <= 1 && m.runningLocked() == 1 })
+		m.mu.Lock()
+		if s1.live["stays"] == "" || s1.killed["stays"] {
+			m.faultLocked("a live publisher has ended")
+		}
+		m.mu.Unlock()
+		s1.publish("comes")
+		s1.unpublish("comes")
+		s1.unpublish("stays")
+		m.await("all tasks end", func() bool { return m.runningLocked() == 0 })
+		m.sessions["g2"] = 1
+		m.checkEnd()
+		m.end()
+	})
+}
+
+func (m *mortal) runningLocked() (running int) {
+	for _, p := range m.peers {
+		running += len(p.tasks)
+	}
+	return running
 }

@@ -1,6 +1,6 @@
 package e2e
 
-// What operators see of gateways.
+// What operators see of gateways: in reports, lists and metrics.
 
 import (
 	"fmt"
@@ -39,10 +39,8 @@ func gatewayMetrics(linked, absent, rtmp, ws, hls float64) map[string]float64 {
 
 func TestOperatorsSeeWhichGatewayHoldsWhat(t *testing.T) {
 	t.Parallel()
-	app := clustertest.NewApplication(t)
-	c := newGatewayCluster(t, app.Variables()...)
-	a, b := c.addGateway(false), c.addGateway(false)
-	c.awaitLinked()
+	c, app := startBehindGateways(t, 2)
+	a, b := c.gateways[0], c.gateways[1]
 	encoder, encoderID := a.Register(4)
 	server, serverID := b.Join("rtmp")
 	_, directID := c.p.Join("wss")
