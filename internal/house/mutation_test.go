@@ -43,7 +43,7 @@ func mutations() []mutation {
 		},
 		{
 			"order", "registry_lives.go",
-			"p.server.peer.accept(w.request.id, p.channel, p.publisherID)", "go p.server.peer.accept(w.request.id, p.channel, p.publisherID)",
+			"p.server.peer.accept(w.request.requestRef, p.channel, p.publisherID, p.number)", "go p.server.peer.accept(w.request.requestRef, p.channel, p.publisherID, p.number)",
 			"TestStreamEndsOnlyAfterItsPublisherIsAccepted", "a STREAM-KILL overtakes the PUBLISH-ACCEPT before it",
 		},
 		{
@@ -237,6 +237,36 @@ func mutations() []mutation {
 			"restore", "gateways.go",
 			"return a.said.Compare(b.said)", "return 0",
 			"TestWhatEncodersHaveSaidIsReplayedInItsOrder", "a stream is announced before the one in whose place it is was closed",
+		},
+		{
+			"gateways", "passing.go",
+			"	if t == nil || t.cause != nil && t.cause.gateway == s.gateway {\n", "	if true {\n",
+			"TestClusterSurvivesDeathsAtEachMessageOfItsLinks", "a message is forgotten before other gateways have what follows from it",
+		},
+		{
+			"gateways", "passing.go",
+			"	t.open++\n	m.Durable = x.step(t)\n", "",
+			"TestClusterSurvivesDeathsAtEachMessageOfItsLinks", "a message is forgotten before its events are in the store",
+		},
+		{
+			"gateways", "gatewaysession.go",
+			"return s.message > 0 && s.message <= s.applied", "return false",
+			"TestClusterSurvivesDeathsAtEachMessageOfItsLinks", "what a message has told is told again after a start",
+		},
+		{
+			"gateways", "registry_gateways.go",
+			"			r.endLocked(p)\n", "",
+			"TestAcceptThatComesAfterTheGatewaysOwnDenialLeavesNoGhost", "a publisher who was denied stays live",
+		},
+		{
+			"gateways", "registry_waiting.go",
+			"		case r.mayComeBackLocked(w):\n", "",
+			"TestSlotsOfAnAbsentGatewayAreWaitedFor", "publishers are turned away because a link breaks for a moment",
+		},
+		{
+			"gateways", "gatewaysession.go",
+			"			s.keep(name, nil)\n", "",
+			"TestClusterSurvivesDeathsAtEachMessageOfItsLinks", "gateways keep what is over",
 		},
 		{
 			"memory", "internal/host/gc.go",
