@@ -242,7 +242,7 @@ func checkEvents(entries []simEntry, inOneLife bool) (f faults) {
 		if before, repeated := events[e.event]; repeated {
 			before.at = e.at
 			if before != e {
-				f.add("%v: is repeated as %v", before, e)
+				f.add("%v: is repeated as %v\n%s\nbefore:\n%s", before, e, e.content, before.content)
 			}
 			if inOneLife && (e.closed != s.closed || !e.closed && e.seq != s.seq) {
 				f.add("%v: is repeated after number %d", e, s.seq)

@@ -84,7 +84,7 @@ func mutations() []mutation {
 		},
 		{
 			"slots", "registry_placement.go",
-			"if e.draining || !e.hasFreeSlot() || e == w.avoid {", "if e.draining || e == w.avoid {",
+			"if e.draining || e.away || !e.hasFreeSlot() || e == w.avoid {", "if e.draining || e.away || e == w.avoid {",
 			"TestClaimIsRefusedAndLeavesNothing", "an encoder gets more than it can hold",
 		},
 		{
