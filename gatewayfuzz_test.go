@@ -27,8 +27,24 @@ type fuzzedLink struct {
 	welcome link.Welcome
 }
 
-// dialLink links the gateway again and again until it is welcome; nil: it is gone.
+// dialLink links a gateway that reads everything and acknowledges nothing; nil: it is gone.
 func (n *fakeNet) dialLink(gateway string, known *link.Welcome) *fuzzedLink {
+	l := n.greet(gateway, known)
+	if l == nil {
+		return nil
+	}
+	go func() {
+		for {
+			if _, _, err := l.conn.ReadMessage(); err != nil {
+				return
+			}
+		}
+	}()
+	return l
+}
+
+// greet is dialLink up to WELCOME.
+func (n *fakeNet) greet(gateway string, known *link.Welcome) *fuzzedLink {
 	token, err := link.Token(crashSecret, time.Now())
 	if err != nil {
 		n.t.Fatal(err)
@@ -55,13 +71,6 @@ func (n *fakeNet) dialLink(gateway string, known *link.Welcome) *fuzzedLink {
 	if err != nil || f.Kind != link.KindWelcome || f.Read(&l.welcome) != nil {
 		return nil
 	}
-	go func() { // it reads everything and acknowledges nothing
-		for {
-			if _, _, err := conn.ReadMessage(); err != nil {
-				return
-			}
-		}
-	}()
 	return l
 }
 

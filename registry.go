@@ -226,6 +226,7 @@ type stream struct {
 	closing    bool
 	superseded bool   // closing because its publication goes on at another encoder
 	changed    bool   // in registry.changes
+	isOver     bool   // its stream-closed was in the store at the start: nothing is told of it any more
 	inEncoder  uint32 // index in encoder.streams
 	ordinal    uint32 // 1, 2, 3 ... of its publication's streams; set once
 	lastSeq    uint32 // of its events; 0: nothing was announced

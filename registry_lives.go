@@ -201,7 +201,7 @@ func (r *registry) announce(e *encoder, channel, streamID string, a announcement
 
 func (r *registry) appendEventLocked(st *stream, ev outbox.Event) {
 	r.streamToldLocked(st)
-	if r.silent {
+	if r.silent || st.isOver {
 		return
 	}
 	p := st.pub

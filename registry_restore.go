@@ -306,9 +306,10 @@ func (rs *restorer) addStream(e *encoder, m keptStream) {
 		closing:    m.Closing,
 		superseded: m.Role == memo.Superseded && m.Closing,
 		lastSeq:    m.told.LastSeq,
+		isOver:     m.told.LastSeq > 0,
 	}
 	if told, found := rs.announced[m.ID]; found { // the store is never behind, unless it lost commits
-		st.previous, st.lastSeq = told.previous, max(st.lastSeq, told.lastSeq)
+		st.previous, st.lastSeq, st.isOver = told.previous, max(st.lastSeq, told.lastSeq), false
 	}
 	for _, o := range m.told.Outputs {
 		st.addOutputLocked(output{o.StreamType, o.Resolution})

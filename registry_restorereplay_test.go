@@ -310,3 +310,29 @@ func TestRestorePreviousInTheStoreIsFixed(t *testing.T) {
 		t.Errorf("the stream's next event says after %q, its first one said after p2", got)
 	}
 }
+
+// The encoder of p1 was cut off. What it said of p1's end came over its next connection and is told; that its old session is gone
+// was not. Whichever of the two is taken in first after a start, the application is told once.
+func TestRestoreEndThatIsToldAlreadyIsNotToldAgain(t *testing.T) {
+	t.Parallel()
+	(&replayCase{
+		at2:    []keptStream{rowStream(1, seen(2, "HLS-LIVE", "IMG-PREVIEW"))},
+		replay: func(r *registry, now time.Time) { r.leaveEncoder(r.encoders[rowEncoder], now) },
+		state:  "", slots: 0,
+	}).run(t)
+	(&replayCase{
+		at2: []keptStream{rowStream(1, seen(2, "HLS-LIVE", "IMG-PREVIEW"))},
+		replay: func(r *registry, now time.Time) {
+			r.announce(r.encoders[rowEncoder], "c", "p1", announcement{streamType: "HLS-VOD", resolution: "640x360"}, now)
+			r.streamClosed(r.encoders[rowEncoder], "c", "p1", now, now)
+		},
+		state: "", slots: 0,
+	}).run(t)
+	(&replayCase{ // the same, when it is not told
+		at2:       []keptStream{rowStream(1, seen(2, "HLS-LIVE", "IMG-PREVIEW"))},
+		announced: []announcedStream{{queue: 10, channel: "c", id: "p1", lastSeq: 2}},
+		replay:    func(r *registry, now time.Time) { r.leaveEncoder(r.encoders[rowEncoder], now) },
+		events:    []string{"p1 3 closed"},
+		state:     "", slots: 0,
+	}).run(t)
+}

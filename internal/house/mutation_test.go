@@ -241,12 +241,12 @@ func mutations() []mutation {
 		{
 			"gateways", "passing.go",
 			"	if t == nil || t.cause != nil && t.cause.gateway == s.gateway {\n", "	if true {\n",
-			"TestClusterSurvivesDeathsAtEachMessageOfItsLinks", "a message is forgotten before other gateways have what follows from it",
+			"TestDoneWaitsForAllThatFollows", "a message is forgotten before other gateways have what follows from it",
 		},
 		{
 			"gateways", "passing.go",
 			"	t.open++\n	m.Durable = x.step(t)\n", "",
-			"TestClusterSurvivesDeathsAtEachMessageOfItsLinks", "a message is forgotten before its events are in the store",
+			"TestDoneWaitsForAllThatFollows", "a message is forgotten before its events are in the store",
 		},
 		{
 			"gateways", "gatewaysession.go",
