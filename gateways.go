@@ -130,7 +130,7 @@ func (h *gateways) newSession(g *linkserver.Gateway, number uint64, a link.Attac
 	switch {
 	case len(a.Remote) > 100 || len(a.IP) > 300 || a.Port > 65535:
 		return nil, errBadKind
-	case h.restored && (len(a.Memos) > 0 || a.FirstKept > 1):
+	case h.restored && (len(a.Memos) > 0 || a.ID != 0):
 		return nil, errUnexpected
 	case a.ID != 0 && h.ids[a.ID] || h.at[g.ID()][number] != nil:
 		return nil, errKnownID
@@ -327,10 +327,10 @@ func (h *gateways) restore() {
 	for _, k := range inOrderSaid(sessions) {
 		k.session.take(k.keptMessage)
 	}
-	h.c.logAndCount(rs.restored(time.Now()))
 	for _, gateway := range absent {
 		h.c.registry.gatewayAbsent(gateway)
 	}
+	h.c.logAndCount(rs.restored(time.Now()))
 	h.forgetOthers(sessions)
 	h.store = outbox.Cluster{StoreID: h.store.StoreID}
 	h.restored = true

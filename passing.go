@@ -32,7 +32,7 @@ type passing struct {
 	// guarded by registry.mu, of the transition under way
 	touched  []*gatewaySession // something is said to, or kept for
 	wanted   *transition       // whose caller waits for it
-	starting *transition       // not nil until the state is restored: all that happens before is one transition
+	starting *transition       // not nil until the state is restored: all that happens before is one transition. Changed under mu, too
 
 	comparing bool // in compare
 
@@ -121,7 +121,7 @@ func (x *passing) endTransition(cause memoKeeper, told bool) outbox.Mark {
 	if s != nil {
 		s.passed = true
 	}
-	if x.starting != nil {
+	if x.starting != nil && x.wanted != x.starting {
 		return x.endPart(s, told)
 	}
 	t := x.wanted
@@ -166,6 +166,7 @@ func (x *passing) pass(t *transition, cause *gatewaySession, told bool) outbox.M
 	if t != nil {
 		t.cause = cause
 	}
+	x.starting = nil
 	var own []link.Memo
 	for _, s := range x.touched {
 		if len(s.items) > 0 {
@@ -225,7 +226,7 @@ func (x *passing) compare(servers []keptServer, encoders []keptEncoder) {
 		s.following = []following{{message: message, gone: s.isGone}}
 		t.ends = append(t.ends, ending{s, message})
 	}
-	x.starting, x.wanted = nil, t
+	x.wanted = t // it ends with the restore
 }
 
 // step is called when something is over that a transition waits for. Its caller holds no lock.
@@ -263,7 +264,8 @@ func (x *passing) doneLocked(e ending) {
 			f.done = true
 		}
 	}
-	if !e.session.dirty && e.session.following[0].done {
+	first := e.session.following
+	if !e.session.dirty && len(first) > 0 && first[0].done {
 		e.session.dirty = true
 		x.dirty = append(x.dirty, e.session)
 		poke(x.wake)

@@ -58,10 +58,12 @@ func (r *registry) setAwayLocked(gateway string, away bool) {
 	}
 }
 
-// beginAnewLocked has streams that have announced nothing begin now, if one who takes part is at the gateway.
+// beginAnewLocked has streams begin now that have announced nothing or are to take over, if one who takes part is at the
+// gateway.
 func (r *registry) beginAnewLocked(gateway string, now time.Time) {
 	concerned := func(st *stream) bool {
-		return st.isLiveLocked() && st.lastSeq == 0 && (st.encoder.gateway == gateway || st.pub.server.gateway == gateway)
+		limited := st == st.pub.successor || st == st.pub.current && st.lastSeq == 0
+		return limited && (st.encoder.gateway == gateway || st.pub.server.gateway == gateway)
 	}
 	r.started = slices.DeleteFunc(r.started, concerned)
 	begin := func(st *stream) {

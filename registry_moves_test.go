@@ -454,3 +454,25 @@ func TestAChannelThatComesBackIsReportedOnce(t *testing.T) {
 		t.Errorf("%s is reported %d times", first.channel, reported[first.channel])
 	}
 }
+
+// A successor that has announced previews only has its minute anew, too, when an absent gateway is back.
+func TestMoveBeginsAnewWhenAGatewayIsBack(t *testing.T) {
+	t.Parallel()
+	rig := newRegistryRig(t, limits{failover: true, startTimeout: 30 * time.Second})
+	s, old := rig.server("s", "RTMP"), rig.encoder("old", 1)
+	id := rig.publish(s, "c")
+	rig.available(old, "c", id, "HLS-LIVE")
+	next := rig.encoder("new", 1)
+	next.gateway = "g"
+	rig.drain(old.id, true)
+	rig.available(next, "c", "id2", "IMG-PREVIEW")
+	rig.pass(movePatience - 10*time.Second)
+	rig.r.gatewayAbsent("g")
+	rig.pass(20 * time.Second)
+	rig.forget()
+	rig.step(rig.r.gatewayBack("g", rig.now))
+	rig.pass(movePatience - time.Second)
+	rig.expect()
+	rig.pass(time.Second)
+	rig.expect("new stop c id2")
+}
