@@ -42,8 +42,7 @@ func resume(ctx context.Context, o *options) (_ *report, err error) {
 		return nil, err
 	}
 	o.warmUp(ctx, r, r.lives[:o.concurrency])
-	o.progress.now("resting", nil)
-	if err := rest(ctx, restBeforeMemory); err != nil {
+	if err := rest(ctx, time.Second); err != nil { // what follows from the last life is in the store then
 		return nil, err
 	}
 	figures, err := o.killAndResume(ctx, r)
