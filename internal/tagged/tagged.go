@@ -23,7 +23,7 @@ func Append(b []byte, m Message) []byte {
 
 // Parse reads the fields of m. m must be zero before, and is not to be used after an error.
 func Parse(b []byte, m Message) error {
-	c := &Coder{parsing: true}
+	c := &Coder{parsing: true, in: make([]field, 0, usualFields)}
 	for len(b) > 0 {
 		tag, kind, n := protowire.ConsumeTag(b)
 		if n < 0 {
@@ -62,6 +62,9 @@ type Coder struct {
 	in      []field
 	err     error
 }
+
+// usualFields is how many most messages have.
+const usualFields = 4
 
 type field struct {
 	tag    protowire.Number
@@ -159,7 +162,7 @@ func Part[T any, M interface {
 }](c *Coder, tag protowire.Number, v **T) {
 	if !c.parsing {
 		if *v != nil {
-			c.out = appendPart(c.out, tag, M(*v))
+			c.appendPart(tag, M(*v))
 		}
 		return
 	}
@@ -176,7 +179,7 @@ func List[T any, M interface {
 }](c *Coder, tag protowire.Number, v *[]T) {
 	if !c.parsing {
 		for i := range *v {
-			c.out = appendPart(c.out, tag, M(&(*v)[i]))
+			c.appendPart(tag, M(&(*v)[i]))
 		}
 		return
 	}
@@ -193,8 +196,17 @@ func List[T any, M interface {
 	}
 }
 
-func appendPart(b []byte, tag protowire.Number, m Message) []byte {
-	return protowire.AppendBytes(protowire.AppendTag(b, tag, protowire.BytesType), Append(nil, m))
+// appendPart writes the part where it belongs, behind room for a length of one byte. Only a longer part has to be moved.
+func (c *Coder) appendPart(tag protowire.Number, m Message) {
+	c.out = append(protowire.AppendTag(c.out, tag, protowire.BytesType), 0)
+	start := len(c.out)
+	m.Fields(c)
+	length := len(c.out) - start
+	if more := protowire.SizeVarint(uint64(length)) - 1; more > 0 {
+		c.out = append(c.out, make([]byte, more)...)
+		copy(c.out[start+more:], c.out[start:])
+	}
+	protowire.AppendVarint(c.out[:start-1], uint64(length))
 }
 
 func (c *Coder) parsePart(tag protowire.Number, f field, m Message) {
