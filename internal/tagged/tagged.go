@@ -6,6 +6,7 @@ package tagged
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"google.golang.org/protobuf/encoding/protowire"
 )
@@ -23,7 +24,7 @@ func Append(b []byte, m Message) []byte {
 
 // Parse reads the fields of m. m must be zero before, and is not to be used after an error.
 func Parse(b []byte, m Message) error {
-	c := &Coder{parsing: true, in: make([]field, 0, usualFields)}
+	c := &Coder{parsing: true, in: make([]field, 0, count(b))}
 	for len(b) > 0 {
 		tag, kind, n := protowire.ConsumeTag(b)
 		if n < 0 {
@@ -63,8 +64,18 @@ type Coder struct {
 	err     error
 }
 
-// usualFields is how many most messages have.
-const usualFields = 4
+// count is how many fields b has, up to one that can't be read.
+func count(b []byte) (fields int) {
+	for len(b) > 0 {
+		_, _, n := protowire.ConsumeField(b)
+		if n < 0 {
+			break
+		}
+		b = b[n:]
+		fields++
+	}
+	return fields
+}
 
 type field struct {
 	tag    protowire.Number
@@ -85,6 +96,15 @@ func (c *Coder) find(tag protowire.Number, kind protowire.Type) (f field, found 
 		return field{}, false
 	}
 	return f, found
+}
+
+func (c *Coder) countOf(tag protowire.Number) (n int) {
+	for i := range c.in {
+		if c.in[i].tag == tag {
+			n++
+		}
+	}
+	return n
 }
 
 func (c *Coder) fail(tag protowire.Number, err error) {
@@ -183,6 +203,7 @@ func List[T any, M interface {
 		}
 		return
 	}
+	*v = slices.Grow(*v, c.countOf(tag))
 	for _, f := range c.in {
 		if f.tag != tag {
 			continue
