@@ -15,8 +15,14 @@ import (
 // tag that is given up is never used again.
 type Message interface{ Fields(c *Coder) }
 
+// roomAtFirst is for most messages and memos, so that they need not be moved while they grow.
+const roomAtFirst = 128
+
 // Append appends the fields of m that are not zero.
 func Append(b []byte, m Message) []byte {
+	if b == nil {
+		b = make([]byte, 0, roomAtFirst)
+	}
 	c := &Coder{out: b}
 	m.Fields(c)
 	return c.out
