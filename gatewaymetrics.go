@@ -53,6 +53,9 @@ func newGatewayCollector(state func() gateway.State) *gatewayCollector {
 		return 0
 	})
 	add("gateway_links_total", "Links to a coordinator that were made.", nil, counter, func(s gateway.State) int { return s.Links })
+	const bytes, bytesHelp = "gateway_link_bytes_total", "Bytes of frames on links to a coordinator."
+	add(bytes, bytesHelp, prometheus.Labels{"direction": "in"}, counter, func(s gateway.State) int { return s.BytesIn })
+	add(bytes, bytesHelp, prometheus.Labels{"direction": "out"}, counter, func(s gateway.State) int { return s.BytesOut })
 	add("gateway_kept_messages", "Messages of peers that are kept until the coordinator is done with them.", nil, gauge, func(s gateway.State) int { return s.Kept })
 	add("gateway_kept_bytes", "Memory of the messages that are kept.", nil, gauge, func(s gateway.State) int { return s.KeptBytes })
 	add("gateway_memos", "What is kept for the coordinator of sessions, publications and streams.", nil, gauge, func(s gateway.State) int { return s.Memos })

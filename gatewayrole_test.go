@@ -308,7 +308,7 @@ func TestOperateListsEveryMetricOfAGatewayWithItsLabels(t *testing.T) {
 			}
 		}
 	}
-	if count != 9 {
+	if count != 10 {
 		t.Errorf("%d metrics", count)
 	}
 }

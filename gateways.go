@@ -402,7 +402,7 @@ func (h *gateways) forgetOthers(sessions []*gatewaySession) {
 // readMemos reads what the gateway has kept of a session.
 func (s *gatewaySession) readMemos(memos []link.Memo) error {
 	told := map[string]memo.Told{}
-	s.memos = map[string][]byte{}
+	s.memos = make(map[string][]byte, len(memos))
 	for _, m := range memos {
 		s.memos[m.Name] = m.Value
 		var err error

@@ -12,6 +12,7 @@ package main
 // Then DONE goes down, in the order of the session's messages. A gateway that is lost counts as one that has acknowledged.
 
 import (
+	"cmp"
 	"slices"
 	"sync"
 	"time"
@@ -259,10 +260,10 @@ func (x *passing) goOnLocked(t *transition) {
 }
 
 func (x *passing) doneLocked(e ending) {
-	for i := range e.session.following {
-		if f := &e.session.following[i]; f.message == e.message {
-			f.done = true
-		}
+	all := e.session.following // may be many while a gateway is away that one of them waits for
+	i, _ := slices.BinarySearchFunc(all, e.message, func(f following, message uint64) int { return cmp.Compare(f.message, message) })
+	for ; i < len(all) && all[i].message == e.message; i++ {
+		all[i].done = true
 	}
 	first := e.session.following
 	if !e.session.dirty && len(first) > 0 && first[0].done {

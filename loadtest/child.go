@@ -1,7 +1,7 @@
 package main
 
-// The coordinator under load: a child of this process, built from this module, with its CPU time and memory from
-// /proc; or one that runs already at an address, of which neither is known.
+// The programs under load: a coordinator and its gateways as children of this process, built from this module, with their
+// CPU time and memory from /proc; or a coordinator that runs already at an address, of which neither is known.
 
 import (
 	"bytes"
@@ -25,8 +25,8 @@ const (
 	clockTicks = 100 // of /proc/PID/stat in a second: USER_HZ, the same on every Linux platform that Go knows
 )
 
-// coordinator is what the load goes to.
-type coordinator struct {
+// daemon is a coordinator or a gateway that the load goes to.
+type daemon struct {
 	addr string
 	cmd  *exec.Cmd // nil: not ours
 	logs string    // file
@@ -43,13 +43,20 @@ func build(ctx context.Context, dir, pkg string) (string, error) {
 }
 
 // startChild runs a program in a new directory under dir, with environment variables over a small default, and waits
-// until it listens. Its log goes to a file: a pipe would cost both sides time.
-func startChild(ctx context.Context, dir, program string, variables ...string) (*coordinator, error) {
+// until it listens. What it keeps (DATA_DIR) is in that directory, too.
+func startChild(ctx context.Context, dir, program string, variables ...string) (*daemon, error) {
 	home, err := os.MkdirTemp(dir, filepath.Base(program)+"-")
 	if err != nil {
 		return nil, err
 	}
-	logs, err := os.Create(filepath.Join(home, "log"))
+	return runChild(ctx, home, program, append([]string{
+		"HTTP_PORT=0", "BIND_ADDRESS=127.0.0.1", "LOG_REQUESTS=NO", "PATH=" + os.Getenv("PATH"), "HOME=" + home,
+	}, variables...))
+}
+
+// runChild runs a program in a directory. Its log goes to a file there: a pipe would cost both sides time.
+func runChild(ctx context.Context, home, program string, env []string) (*daemon, error) {
+	logs, err := os.CreateTemp(home, "log-")
 	if err != nil {
 		return nil, err
 	}
@@ -57,14 +64,11 @@ func startChild(ctx context.Context, dir, program string, variables ...string) (
 	cmd := exec.Command(program)
 	cmd.Dir = home
 	cmd.Stderr = logs
-	cmd.Env = append([]string{
-		"HTTP_PORT=0", "BIND_ADDRESS=127.0.0.1", "DATA_DIR=" + filepath.Join(home, "data"), "LOG_REQUESTS=NO",
-		"PATH=" + os.Getenv("PATH"), "HOME=" + home,
-	}, variables...)
+	cmd.Env = env
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	c := &coordinator{cmd: cmd, logs: logs.Name(), done: make(chan struct{})}
+	c := &daemon{cmd: cmd, logs: logs.Name(), done: make(chan struct{})}
 	go func() {
 		defer close(c.done)
 		cmd.Wait()
@@ -75,7 +79,22 @@ func startChild(ctx context.Context, dir, program string, variables ...string) (
 	return c, nil
 }
 
-func (c *coordinator) awaitAddress(ctx context.Context) (string, error) {
+// kill ends a child at once, as a crash would.
+func (c *daemon) kill() {
+	c.cmd.Process.Kill()
+	<-c.done
+}
+
+// again runs a child that has ended once more, with the data that it left, at the same address.
+func (c *daemon) again(ctx context.Context) (*daemon, error) {
+	_, port, err := net.SplitHostPort(c.addr)
+	if err != nil {
+		return nil, err
+	}
+	return runChild(ctx, c.cmd.Dir, c.cmd.Path, append(c.cmd.Env, "HTTP_PORT="+port)) // the last one counts
+}
+
+func (c *daemon) awaitAddress(ctx context.Context) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	poll := time.NewTicker(10 * time.Millisecond)
@@ -101,7 +120,7 @@ func (c *coordinator) awaitAddress(ctx context.Context) (string, error) {
 }
 
 // stop ends a child and waits for it; a coordinator that is not ours runs on.
-func (c *coordinator) stop() error {
+func (c *daemon) stop() error {
 	if c.cmd == nil {
 		return nil
 	}
@@ -117,7 +136,7 @@ func (c *coordinator) stop() error {
 }
 
 // cpu is the user and system time the child has used, 0 if it is not ours. It comes in steps of 10 ms.
-func (c *coordinator) cpu() time.Duration {
+func (c *daemon) cpu() time.Duration {
 	if c.cmd == nil {
 		return 0
 	}
@@ -136,7 +155,7 @@ func (c *coordinator) cpu() time.Duration {
 }
 
 // memory is the child's resident memory in KiB, 0 if it is not ours.
-func (c *coordinator) memory() float64 {
+func (c *daemon) memory() float64 {
 	if c.cmd == nil {
 		return 0
 	}

@@ -34,7 +34,7 @@ var demoResolutions = [...]string{"1280x720-30", "640x360-30"}
 type demo struct {
 	// set once
 	dial   dialler
-	under  *coordinator
+	under  *daemon
 	speed  float64 // 1: human lives; tests play faster
 	client http.Client
 	end    context.CancelFunc

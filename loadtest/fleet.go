@@ -15,7 +15,7 @@ import (
 
 type fleet struct {
 	// set once
-	dial          dialler
+	dial          []dialler     // that peers use in turn
 	prefix        string        // of channels, another one in each run
 	announcements int           // STREAM-AVAILABLE of each life
 	endAfter      time.Duration // a life ends so long after its accept at the latest; 0: when the application knows of it
@@ -79,7 +79,8 @@ func serverKind(i int) string { return [...]string{"rtmp", "wss"}[i%2] }
 // attach connects one peer and starts its reader.
 func (f *fleet) attach(ctx context.Context, kind string) (*peer, error) {
 	const ports = 60_000
-	p, err := f.dial.dial(ctx, kind, 1024+int(f.attached.Add(1)%ports)) // each is one of many servers of this machine
+	n := f.attached.Add(1)
+	p, err := f.dial[n%int64(len(f.dial))].dial(ctx, kind, 1024+int(n%ports)) // each is one of many servers of this machine
 	if err != nil {
 		return nil, err
 	}

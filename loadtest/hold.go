@@ -1,6 +1,6 @@
 package main
 
-// Many connections and streams held: what each costs in memory, and what it costs to be asked about them.
+// Many connections and streams held: what each costs in memory, at gateways too, and what it costs to be asked about them.
 
 import (
 	"context"
@@ -30,8 +30,8 @@ func holdMany(ctx context.Context, o *options) (_ *report, err error) {
 	if err := rest(ctx, restBeforeMemory); err != nil {
 		return nil, err
 	}
-	per := func(name, reach string, n int, make func() error) error { // begins and ends at rest
-		before := r.under.memory()
+	per := func(name, reach, frontReach string, n int, make func() error) error { // begins and ends at rest
+		before, frontBefore := r.under.memory(), r.frontMemory()
 		o.progress.now(fmt.Sprintf("%d x %s", n, name), r.status)
 		start := time.Now()
 		if err := make(); err != nil {
@@ -42,22 +42,26 @@ func holdMany(ctx context.Context, o *options) (_ *report, err error) {
 		if err := rest(ctx, restBeforeMemory); err != nil {
 			return err
 		}
-		if after := r.under.memory(); after > 0 && n > 0 {
-			figures = append(figures, figure{
-				Name: "memory of each " + name, Value: (after - before) / float64(n), Unit: "KiB", Reach: reach,
-				Note: fmt.Sprintf("%d in %.1f s, %.1f -> %.1f MiB", n, took.Seconds(), before/1024, after/1024),
-			})
+		each := func(name, reach string, before, after float64) {
+			if after > 0 && n > 0 {
+				figures = append(figures, figure{
+					Name: name, Value: (after - before) / float64(n), Unit: "KiB", Reach: reach,
+					Note: fmt.Sprintf("%d in %.1f s, %.1f -> %.1f MiB", n, took.Seconds(), before/1024, after/1024),
+				})
+			}
 		}
+		each("memory of each "+name, reach, before, r.under.memory())
+		each("  at its gateway", frontReach, frontBefore, r.frontMemory())
 		return nil
 	}
-	err = per("idle connection", "at most 18 KiB", connections, func() error {
+	err = per("idle connection", "at most 18 KiB", "at most 14 KiB", connections, func() error {
 		_, err := r.attachMany(ctx, connections, 64)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	err = per("live stream", "at most 1 KiB", o.streams, func() error {
+	err = per("live stream", "at most 1 KiB", "", o.streams, func() error {
 		return r.hold(ctx, r.lives[o.concurrency:], 256, func(i int) *peer { return r.servers[i%len(r.servers)] }, patience)
 	})
 	if err != nil {

@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -72,6 +73,42 @@ func TestAnOutageOfTheApplicationLosesNothing(t *testing.T) {
 	for _, f := range r.Figures {
 		if strings.HasPrefix(f.Name, "events waiting") && f.Value == 0 {
 			t.Error("no event waited: there was no outage")
+		}
+	}
+}
+
+func TestStreamLivesBehindGatewaysLoseNothing(t *testing.T) {
+	t.Parallel()
+	r := play(t, "-profile=life", "-count=300", "-gateways=2")
+	if r.Lives != 300 || r.EventsArrived != 600 || r.Gateways != 2 {
+		t.Errorf("%d lives, %d events arrived, %d gateways; want 300, 600, 2", r.Lives, r.EventsArrived, r.Gateways)
+	}
+	if r.CPUPerLife <= 0 || r.FrontCPUPerLife <= 0 || r.MemoryKiB <= 0 || r.FrontMemoryKiB <= 0 {
+		t.Errorf("something was not measured: %+v", r)
+	}
+}
+
+func TestStreamsAtGatewaysOutliveTheCoordinator(t *testing.T) {
+	t.Parallel()
+	r := play(t, "-profile=resume", "-connections=20", "-streams=100", "-count=100")
+	if r.Gateways != 2 || r.Lives != 100 {
+		t.Errorf("%d gateways, %d lives after the start; want 2, 100", r.Gateways, r.Lives)
+	}
+	if len(r.Figures) == 0 || r.Figures[0].Name != "all is restored after" || r.Figures[0].Value <= 0 {
+		t.Errorf("figures: %+v", r.Figures)
+	}
+	for _, f := range r.Figures {
+		if strings.Contains(f.Name, "over the links") && f.Value <= 0 {
+			t.Errorf("%s: %v", f.Name, f.Value)
+		}
+	}
+}
+
+func TestGatewaysAreForProgramsThatTheToolStarts(t *testing.T) {
+	t.Parallel()
+	for _, args := range [][]string{{"-gateways=1", "-addr=127.0.0.1:80"}, {"-gateways=1", "-profile=demo"}, {"-gateways=-1"}, {"-profile=resume", "-addr=127.0.0.1:80"}} {
+		if _, err := parseOptions(args, io.Discard); err == nil {
+			t.Errorf("%q is taken", args)
 		}
 	}
 }
@@ -189,8 +226,8 @@ func TestWhatACoordinatorDoesWrongIsCounted(t *testing.T) {
 			wrong := httptest.NewServer(&wrongCoordinator{app: app, fault: c.fault, encoder: make(chan *websocket.Conn, 1), events: map[string][]http.Header{}})
 			defer wrong.Close()
 			addr := wrong.Listener.Addr().String()
-			f.dial.addr = addr
-			r := &rig{fleet: f, app: app, under: &coordinator{addr: addr}, name: "wrong", stopBeat: func() {}}
+			f.dial = []dialler{{addr: addr}}
+			r := &rig{fleet: f, app: app, under: &daemon{addr: addr}, name: "wrong", stopBeat: func() {}}
 			defer r.close()
 			if err := r.connect(ctx, 1, 1); err != nil {
 				t.Fatal(err)

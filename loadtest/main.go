@@ -32,6 +32,7 @@ type options struct {
 	connections       int
 	streams           int
 	outage            time.Duration
+	gateways          int
 	servers, encoders int
 	json              bool
 
@@ -75,9 +76,10 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	f.IntVar(&o.concurrency, "concurrency", 64, "lives at once in a closed loop")
 	f.Float64Var(&o.rate, "rate", 0, "rate, outage: lives per second (0: rate takes half of what a closed loop reaches, outage 200)")
 	f.IntVar(&o.held, "held", 0, "life, rate: streams that are live in the background")
-	f.IntVar(&o.connections, "connections", 0, "hold, storm: idle control connections, peers that go and come back (0: 10000, 5000)")
-	f.IntVar(&o.streams, "streams", 100000, "hold, growth: live streams")
+	f.IntVar(&o.connections, "connections", 0, "hold, storm, resume: idle control connections, peers that go and come back, streaming servers that stay (0: 10000, 5000, 10000)")
+	f.IntVar(&o.streams, "streams", 100000, "hold, growth, resume: live streams")
 	f.DurationVar(&o.outage, "outage", 5*time.Second, "outage: how long events are refused")
+	f.IntVar(&o.gateways, "gateways", 0, "gateways that peers are spread over (0: resume takes 2; in all others peers dial the coordinator)")
 	f.IntVar(&o.servers, "servers", 4, "streaming servers that the lives are spread over")
 	f.IntVar(&o.encoders, "encoders", 2, "encoders")
 	f.BoolVar(&o.json, "json", false, "write JSON instead of the table")
@@ -91,13 +93,18 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 		return nil, fmt.Errorf("there is no profile %q: see -help", o.profile)
 	case o.duration <= 0 || o.concurrency < 1 || o.servers < 1 || o.encoders < 1:
 		return nil, errors.New("-duration, -concurrency, -servers and -encoders must be positive")
-	case o.count < 0 || o.rate < 0 || o.held < 0 || o.connections < 0 || o.streams < 0 || o.outage < 0:
+	case o.count < 0 || o.rate < 0 || o.held < 0 || o.connections < 0 || o.streams < 0 || o.outage < 0 || o.gateways < 0:
 		return nil, errors.New("no number may be negative")
+	case o.gateways > 0 && o.profile == demoProfile:
+		return nil, errors.New("-profile demo has no gateways")
+	case o.gateways > 0 && o.addr != "":
+		return nil, errors.New("gateways are started together with the coordinator: -gateways needs no -addr")
 	}
 	if o.addr == "" {
 		return o, nil
 	}
-	if o.profile == "compare" || o.profile == "growth" || o.profile == demoProfile {
+	switch o.profile {
+	case "compare", "growth", "resume", demoProfile:
 		return nil, fmt.Errorf("-profile %s starts its own programs: it needs no -addr", o.profile)
 	}
 	return o, errors.Join(loopbackOnly(o.addr), loopbackOnly(o.application))
@@ -142,13 +149,14 @@ type namedProfile struct {
 
 func profiles() []namedProfile {
 	return []namedProfile{
-		{"compare", compare, "lives in a closed loop, the coordinator and the bare program in turn, and the ratios"},
+		{"compare", compare, "lives in a closed loop, the coordinator and the bare program in turn, and the ratios;\n           with -gateways: the coordinator without and with gateways, and at half the highest rate of both"},
 		{"growth", growth, "the same for the coordinator with -streams live streams and with 100"},
 		{"life", livesInClosedLoop, "lives in a closed loop, -concurrency at once: the next begins when one is over"},
 		{"rate", livesAtRate, "lives in an open loop at -rate, timed from when they should have begun"},
 		{"hold", holdMany, "-connections and -streams held: memory of each, time and CPU of capacity and report"},
 		{"storm", storm, "-connections peers with a stream each gone and back at once"},
 		{"outage", outage, "lives at -rate while the application refuses events for -outage"},
+		{"resume", resume, "-connections and -streams held at gateways while the coordinator is killed and started again"},
 		{demoProfile, nil, "a small cluster to look at, with a coordinator on port 8080, until it is interrupted"},
 	}
 }

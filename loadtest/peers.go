@@ -47,10 +47,10 @@ func (p *peer) overdue(now time.Time) time.Duration {
 	return max(0, now.Sub(p.connected)-time.Duration(p.lastBeat.Load())-heartbeatEvery)
 }
 
-// dialler connects peers to a coordinator.
+// dialler connects peers to a coordinator or a gateway.
 type dialler struct {
 	addr   string
-	secret string // CONTROL_SECRET of a coordinator that has one
+	secret string // CONTROL_SECRET if there is one
 }
 
 // dial connects a peer; encoders would reach it at the port, if it is a streaming server.

@@ -22,7 +22,7 @@ const (
 
 // theCoordinator builds and starts this module's coordinator, or takes the one at -addr.
 func (o *options) theCoordinator(ctx context.Context, plan rigPlan) (*rig, error) {
-	plan.name = "coordinator"
+	plan.name, plan.gateways = "coordinator", o.gateways
 	if o.addr == "" {
 		o.progress.now("building the coordinator", nil)
 		program, err := build(ctx, o.dir, coordinatorPackage)

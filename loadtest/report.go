@@ -19,29 +19,32 @@ type figure struct {
 }
 
 // result is what was seen of one coordinator. Latencies and CPU times are in milliseconds; CPU and memory are 0 if the
-// coordinator is not a child of this process. Counts of events are of the whole run, warm-up included.
+// coordinator is not a child of this process; those of gateways are of all together. Counts of events are of the whole run, warm-up included.
 type result struct {
-	Target         string      `json:"target"`
-	Lives          int64       `json:"lives"`
-	Seconds        float64     `json:"seconds"`
-	LivesPerSecond float64     `json:"livesPerSecond"`
-	Accept         percentiles `json:"acceptLatency"`
-	Event          percentiles `json:"eventLatency"`
-	CPUPerLife     float64     `json:"cpuPerLife"`
-	OwnCPUPerLife  float64     `json:"loadToolCpuPerLife"`
-	MemoryKiB      float64     `json:"memoryKiB"`
-	Connections    int64       `json:"connectionsToApplication"`
-	EventsTold     int64       `json:"eventsTold"`
-	EventsArrived  int64       `json:"eventsArrived"`
-	Lost           int64       `json:"eventsLost"`
-	Repeated       int64       `json:"eventsRepeated"`
-	OutOfOrder     int64       `json:"eventsOutOfOrder"`
-	Unexpected     int64       `json:"unexpectedMessages"`
-	Denied         int64       `json:"publishersDenied"`
-	Killed         int64       `json:"publishersKilled"`
-	Unfinished     int64       `json:"livesUnfinished"`
-	Disconnected   int64       `json:"peersDisconnected"`
-	Figures        []figure    `json:"figures,omitempty"`
+	Target          string      `json:"target"`
+	Gateways        int         `json:"gateways"`
+	Lives           int64       `json:"lives"`
+	Seconds         float64     `json:"seconds"`
+	LivesPerSecond  float64     `json:"livesPerSecond"`
+	Accept          percentiles `json:"acceptLatency"`
+	Event           percentiles `json:"eventLatency"`
+	CPUPerLife      float64     `json:"cpuPerLife"`
+	FrontCPUPerLife float64     `json:"gatewaysCpuPerLife"`
+	OwnCPUPerLife   float64     `json:"loadToolCpuPerLife"`
+	MemoryKiB       float64     `json:"memoryKiB"`
+	FrontMemoryKiB  float64     `json:"gatewaysMemoryKiB"`
+	Connections     int64       `json:"connectionsToApplication"`
+	EventsTold      int64       `json:"eventsTold"`
+	EventsArrived   int64       `json:"eventsArrived"`
+	Lost            int64       `json:"eventsLost"`
+	Repeated        int64       `json:"eventsRepeated"`
+	OutOfOrder      int64       `json:"eventsOutOfOrder"`
+	Unexpected      int64       `json:"unexpectedMessages"`
+	Denied          int64       `json:"publishersDenied"`
+	Killed          int64       `json:"publishersKilled"`
+	Unfinished      int64       `json:"livesUnfinished"`
+	Disconnected    int64       `json:"peersDisconnected"`
+	Figures         []figure    `json:"figures,omitempty"`
 }
 
 // faults names what must not happen, whatever the load. A repeated event is none: delivery is at least once.
@@ -108,8 +111,10 @@ func (r *report) writeTable(w io.Writer) error {
 	row("accept latency p50/p99/p99.9/max", func(r *result) string { return r.Accept.String() })
 	row("event latency p50/p99/p99.9/max", func(r *result) string { return r.Event.String() })
 	row("CPU time per life", func(r *result) string { return known("%.3f ms", r.CPUPerLife) })
+	row("  of all gateways", func(r *result) string { return known("%.3f ms", r.FrontCPUPerLife) })
 	row("  of the load tool itself", func(r *result) string { return known("%.3f ms", r.OwnCPUPerLife) })
 	row("memory (VmRSS)", func(r *result) string { return known("%.1f MiB", r.MemoryKiB/1024) })
+	row("  of all gateways", func(r *result) string { return known("%.1f MiB", r.FrontMemoryKiB/1024) })
 	row("connections to the application", func(r *result) string { return fmt.Sprint(r.Connections) })
 	row("events told/arrived", func(r *result) string { return fmt.Sprintf("%d/%d", r.EventsTold, r.EventsArrived) })
 	row("events lost/repeated/out of order", func(r *result) string { return fmt.Sprintf("%d/%d/%d", r.Lost, r.Repeated, r.OutOfOrder) })

@@ -1,10 +1,11 @@
 package main
 
-// A rig is one coordinator with its application and its peers, ready for lives. What a profile does with it is
+// A rig is one coordinator with its application, its gateways and its peers, ready for lives. What a profile does with it is
 // bounded; close ends all of it.
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -22,13 +23,15 @@ type rigPlan struct {
 	lives         int    // places for lives
 	announcements int
 	endAfter      time.Duration
+	gateways      int // 0: peers dial the coordinator
 }
 
 type rig struct {
 	*fleet
 	name  string
 	app   *application
-	under *coordinator
+	under *daemon
+	front []*daemon // gateways
 	http  http.Client
 
 	stopBeat context.CancelFunc
@@ -54,15 +57,17 @@ func newRig(ctx context.Context, o *options, plan rigPlan) (_ *rig, err error) {
 		return nil, err
 	}
 	if plan.program == "" {
-		r.under = &coordinator{addr: o.addr}
-	} else {
-		r.under, err = startChild(ctx, o.dir, plan.program,
-			"KEY_VERIFICATION_URL="+r.app.keys.URL+"/", "EVENT_CALLBACK_URL="+r.app.events.URL+"/", "CONTROL_SECRET="+o.secret)
-		if err != nil {
-			return nil, err
-		}
+		r.under = &daemon{addr: o.addr}
+	} else if err := r.startPrograms(ctx, o, plan); err != nil {
+		return nil, err
 	}
-	r.dial = dialler{addr: r.under.addr, secret: o.secret}
+	r.dial = []dialler{{r.under.addr, o.secret}}
+	if len(r.front) > 0 {
+		r.dial = nil
+	}
+	for _, g := range r.front {
+		r.dial = append(r.dial, dialler{g.addr, o.secret})
+	}
 	others, err := r.encodersRegistered(ctx)
 	if err != nil {
 		return nil, err
@@ -77,6 +82,27 @@ func newRig(ctx context.Context, o *options, plan rigPlan) (_ *rig, err error) {
 	r.stopBeat = stop
 	r.beating.Go(func() { r.beat(beating) })
 	return r, nil
+}
+
+// startPrograms starts the coordinator and its gateways, which are the same program.
+func (r *rig) startPrograms(ctx context.Context, o *options, plan rigPlan) (err error) {
+	common := []string{"CONTROL_SECRET=" + o.secret}
+	if plan.gateways > 0 {
+		common = append(common, "GATEWAY_SECRET="+rand.Text()+rand.Text())
+	}
+	r.under, err = startChild(ctx, o.dir, plan.program, append(common,
+		"DATA_DIR=data", "KEY_VERIFICATION_URL="+r.app.keys.URL+"/", "EVENT_CALLBACK_URL="+r.app.events.URL+"/")...)
+	if err != nil {
+		return err
+	}
+	for range plan.gateways {
+		g, err := startChild(ctx, o.dir, plan.program, append(common, "COORDINATOR_URL=http://"+r.under.addr)...)
+		if err != nil {
+			return err
+		}
+		r.front = append(r.front, g)
+	}
+	return nil
 }
 
 // awaitEncoders waits until so many encoders are registered: a publisher that comes before would be denied.
@@ -127,8 +153,11 @@ func (r *rig) close() error {
 	r.beating.Wait()
 	r.fleet.close()
 	var err error
+	for _, g := range r.front { // first: they tell the coordinator that they are not to be waited for
+		err = errors.Join(err, g.stop())
+	}
 	if r.under != nil {
-		err = r.under.stop()
+		err = errors.Join(err, r.under.stop())
 	}
 	if r.app != nil {
 		r.app.close()
@@ -139,7 +168,11 @@ func (r *rig) close() error {
 
 // get asks the commands API and returns the body.
 func (r *rig) get(ctx context.Context, path string) ([]byte, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+r.under.addr+path, nil)
+	return r.getFrom(ctx, r.under, path)
+}
+
+func (r *rig) getFrom(ctx context.Context, d *daemon, path string) ([]byte, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+d.addr+path, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -156,20 +189,24 @@ func (r *rig) get(ctx context.Context, path string) ([]byte, error) {
 
 // sample is what a stretch of load took.
 type sample struct {
-	lives    int64
-	elapsed  time.Duration
-	cpu, own time.Duration // of the coordinator and of this process
+	lives           int64
+	elapsed         time.Duration
+	cpu, front, own time.Duration // of the coordinator, of all gateways and of this process
 }
 
 func (s *sample) add(other sample) {
 	s.lives += other.lives
 	s.elapsed += other.elapsed
 	s.cpu += other.cpu
+	s.front += other.front
 	s.own += other.own
 }
 
 // cpuPerLife is in milliseconds, 0 if it is not known.
 func (s sample) cpuPerLife() float64 { return perLife(s.cpu, s.lives) }
+
+// frontPerLife is what all gateways took for a life, as cpuPerLife.
+func (s sample) frontPerLife() float64 { return perLife(s.front, s.lives) }
 
 func (s sample) livesPerSecond() float64 {
 	if s.elapsed <= 0 {
@@ -188,9 +225,31 @@ func perLife(d time.Duration, lives int64) float64 {
 
 // measure takes the sample of what play does.
 func (r *rig) measure(play func()) sample {
-	lives, cpu, own, start := r.completed.Load(), r.under.cpu(), ownCPU(), time.Now()
+	lives, cpu, front, own, start := r.completed.Load(), r.under.cpu(), r.frontCPU(), ownCPU(), time.Now()
 	play()
-	return sample{lives: r.completed.Load() - lives, elapsed: time.Since(start), cpu: r.under.cpu() - cpu, own: ownCPU() - own}
+	return sample{
+		lives:   r.completed.Load() - lives,
+		elapsed: time.Since(start),
+		cpu:     r.under.cpu() - cpu,
+		front:   r.frontCPU() - front,
+		own:     ownCPU() - own,
+	}
+}
+
+// frontCPU is what all gateways have used.
+func (r *rig) frontCPU() (used time.Duration) {
+	for _, g := range r.front {
+		used += g.cpu()
+	}
+	return used
+}
+
+// frontMemory is the resident memory of all gateways in KiB.
+func (r *rig) frontMemory() (kib float64) {
+	for _, g := range r.front {
+		kib += g.memory()
+	}
+	return kib
 }
 
 // forgetTimings drops what was timed so far: the warm-up.
@@ -203,27 +262,30 @@ func (r *rig) forgetTimings() {
 func (r *rig) result(s sample, figures ...figure) result {
 	lost, unfinished := r.lost()
 	return result{
-		Target:         r.name,
-		Lives:          s.lives,
-		Seconds:        s.elapsed.Seconds(),
-		LivesPerSecond: s.livesPerSecond(),
-		Accept:         r.accept.percentiles(),
-		Event:          r.event.percentiles(),
-		CPUPerLife:     s.cpuPerLife(),
-		OwnCPUPerLife:  perLife(s.own, s.lives),
-		MemoryKiB:      r.under.memory(),
-		Connections:    r.app.opened(),
-		EventsTold:     r.told.Load(),
-		EventsArrived:  r.arrived.Load(),
-		Lost:           lost,
-		Repeated:       r.repeated.Load(),
-		OutOfOrder:     r.outOfOrder.Load(),
-		Unexpected:     r.unexpected.Load(),
-		Denied:         r.denied.Load(),
-		Killed:         r.killed.Load(),
-		Unfinished:     unfinished,
-		Disconnected:   r.disconnected.Load(),
-		Figures:        figures,
+		Target:          r.name,
+		Gateways:        len(r.front),
+		Lives:           s.lives,
+		Seconds:         s.elapsed.Seconds(),
+		LivesPerSecond:  s.livesPerSecond(),
+		Accept:          r.accept.percentiles(),
+		Event:           r.event.percentiles(),
+		CPUPerLife:      s.cpuPerLife(),
+		FrontCPUPerLife: s.frontPerLife(),
+		OwnCPUPerLife:   perLife(s.own, s.lives),
+		MemoryKiB:       r.under.memory(),
+		FrontMemoryKiB:  r.frontMemory(),
+		Connections:     r.app.opened(),
+		EventsTold:      r.told.Load(),
+		EventsArrived:   r.arrived.Load(),
+		Lost:            lost,
+		Repeated:        r.repeated.Load(),
+		OutOfOrder:      r.outOfOrder.Load(),
+		Unexpected:      r.unexpected.Load(),
+		Denied:          r.denied.Load(),
+		Killed:          r.killed.Load(),
+		Unfinished:      unfinished,
+		Disconnected:    r.disconnected.Load(),
+		Figures:         figures,
 	}
 }
 

@@ -120,6 +120,7 @@ func plainly(err, timedOut error) error {
 
 // take takes in the frames of a WebSocket message.
 func (g *Gateway) take(l *activeLink, message []byte) error {
+	g.bytesIn.Add(int64(len(message)))
 	for len(message) > 0 {
 		f, rest, err := link.Next(message)
 		if err != nil {
@@ -181,6 +182,7 @@ func (g *Gateway) write(ctx context.Context, l *activeLink) {
 				l.end(plainly(err, errSlow))
 				return
 			}
+			g.bytesOut.Add(int64(len(message)))
 			message = message[:0]
 		}
 		if cap(message) > 2*maxSent {

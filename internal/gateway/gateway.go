@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"coordinator/internal/control"
@@ -47,6 +48,8 @@ type Gateway struct {
 	running   sync.WaitGroup
 	end       context.CancelFunc
 	linking   chan struct{} // closed when there will be no link any more
+
+	bytesIn, bytesOut atomic.Int64 // of frames, over all links
 
 	mu sync.Mutex // for the keeper; nothing waits under it
 	// guarded by mu
@@ -227,6 +230,7 @@ type State struct {
 	Sessions            int // those with a socket, and those that the coordinator has not been told the end of
 	Linked              bool
 	Links               int // made since the start
+	BytesIn, BytesOut   int // of frames, over all of them
 	Kept, KeptBytes     int // messages
 	Memos               int
 	UnacknowledgedBytes int
@@ -242,6 +246,8 @@ func (g *Gateway) State() State {
 		Sessions:            len(g.id.sessions),
 		Linked:              g.link != nil,
 		Links:               g.links,
+		BytesIn:             int(g.bytesIn.Load()),
+		BytesOut:            int(g.bytesOut.Load()),
 		KeptBytes:           g.id.size,
 		UnacknowledgedBytes: g.id.unackedN,
 		Denied:              g.id.denied,

@@ -71,8 +71,8 @@ type session struct {
 	attach     link.Attach // without memos
 	memos      map[string][]byte
 	dropped    map[string]bool // names of memos that are not to be kept in this term: of publications that were denied here
-	kept       []kept
-	requests   int // of kept
+	kept       []kept          // in the order of their numbers
+	requests   int             // of kept
 	lastNumber uint64
 	size       int  // bytes kept
 	told       bool // a coordinator may have heard of it
@@ -209,16 +209,21 @@ func (k *keeper) keep(number uint64, s *session, m kept, now time.Time) []link.F
 // drop forgets messages.
 func (k *keeper) drop(s *session, which func(*kept) bool) {
 	s.kept = slices.DeleteFunc(s.kept, func(m kept) bool {
-		if !which(&m) {
-			return false
+		if which(&m) {
+			k.uncount(s, &m)
+			return true
 		}
-		s.size -= m.size()
-		k.size -= m.size()
-		if m.request {
-			s.requests--
-		}
-		return true
+		return false
 	})
+}
+
+// uncount is for a message that is forgotten.
+func (k *keeper) uncount(s *session, m *kept) {
+	s.size -= m.size()
+	k.size -= m.size()
+	if m.request {
+		s.requests--
+	}
 }
 
 // goesOn has a session's socket read again once it keeps little enough.
@@ -330,7 +335,10 @@ func (k *keeper) acknowledge(upTo uint64) {
 		k.unackedN -= k.unacked[n].size()
 		n++
 	}
-	k.unacked = slices.Delete(k.unacked, 0, n)
+	clear(k.unacked[:n])
+	if k.unacked = k.unacked[n:]; len(k.unacked) == 0 {
+		k.unacked = nil
+	}
 }
 
 // acknowledgement is due now and then; none if nothing has come and none is asked for as a sign of life.
@@ -434,9 +442,13 @@ func (k *keeper) say(f link.Frame, s *session) (frames []link.Frame, orders []or
 
 // answer forgets a request that is answered. It reports false if it was answered before, or its publisher is gone.
 func (k *keeper) answer(s *session, number uint64) bool {
-	before := s.requests
-	k.drop(s, func(m *kept) bool { return m.request && m.number == number })
-	return s.requests < before
+	i, found := slices.BinarySearchFunc(s.kept, number, func(m kept, number uint64) int { return cmp.Compare(m.number, number) })
+	if !found || !s.kept[i].request {
+		return false
+	}
+	k.uncount(s, &s.kept[i])
+	s.kept = slices.Delete(s.kept, i, i+1)
+	return true
 }
 
 // publicationOf is the number of the publication that a memo is of; 0: it is none of a publication.

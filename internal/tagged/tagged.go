@@ -6,6 +6,7 @@ package tagged
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"google.golang.org/protobuf/encoding/protowire"
 )
@@ -14,8 +15,14 @@ import (
 // tag that is given up is never used again.
 type Message interface{ Fields(c *Coder) }
 
+// roomAtFirst is for most messages and memos, so that they need not be moved while they grow.
+const roomAtFirst = 128
+
 // Append appends the fields of m that are not zero.
 func Append(b []byte, m Message) []byte {
+	if b == nil {
+		b = make([]byte, 0, roomAtFirst)
+	}
 	c := &Coder{out: b}
 	m.Fields(c)
 	return c.out
@@ -23,7 +30,7 @@ func Append(b []byte, m Message) []byte {
 
 // Parse reads the fields of m. m must be zero before, and is not to be used after an error.
 func Parse(b []byte, m Message) error {
-	c := &Coder{parsing: true}
+	c := &Coder{parsing: true, in: make([]field, 0, count(b))}
 	for len(b) > 0 {
 		tag, kind, n := protowire.ConsumeTag(b)
 		if n < 0 {
@@ -63,6 +70,19 @@ type Coder struct {
 	err     error
 }
 
+// count is how many fields b has, up to one that can't be read.
+func count(b []byte) (fields int) {
+	for len(b) > 0 {
+		_, _, n := protowire.ConsumeField(b)
+		if n < 0 {
+			break
+		}
+		b = b[n:]
+		fields++
+	}
+	return fields
+}
+
 type field struct {
 	tag    protowire.Number
 	kind   protowire.Type
@@ -82,6 +102,15 @@ func (c *Coder) find(tag protowire.Number, kind protowire.Type) (f field, found 
 		return field{}, false
 	}
 	return f, found
+}
+
+func (c *Coder) countOf(tag protowire.Number) (n int) {
+	for i := range c.in {
+		if c.in[i].tag == tag {
+			n++
+		}
+	}
+	return n
 }
 
 func (c *Coder) fail(tag protowire.Number, err error) {
@@ -159,7 +188,7 @@ func Part[T any, M interface {
 }](c *Coder, tag protowire.Number, v **T) {
 	if !c.parsing {
 		if *v != nil {
-			c.out = appendPart(c.out, tag, M(*v))
+			c.appendPart(tag, M(*v))
 		}
 		return
 	}
@@ -176,10 +205,11 @@ func List[T any, M interface {
 }](c *Coder, tag protowire.Number, v *[]T) {
 	if !c.parsing {
 		for i := range *v {
-			c.out = appendPart(c.out, tag, M(&(*v)[i]))
+			c.appendPart(tag, M(&(*v)[i]))
 		}
 		return
 	}
+	*v = slices.Grow(*v, c.countOf(tag))
 	for _, f := range c.in {
 		if f.tag != tag {
 			continue
@@ -193,8 +223,17 @@ func List[T any, M interface {
 	}
 }
 
-func appendPart(b []byte, tag protowire.Number, m Message) []byte {
-	return protowire.AppendBytes(protowire.AppendTag(b, tag, protowire.BytesType), Append(nil, m))
+// appendPart writes the part where it belongs, behind room for a length of one byte. Only a longer part has to be moved.
+func (c *Coder) appendPart(tag protowire.Number, m Message) {
+	c.out = append(protowire.AppendTag(c.out, tag, protowire.BytesType), 0)
+	start := len(c.out)
+	m.Fields(c)
+	length := len(c.out) - start
+	if more := protowire.SizeVarint(uint64(length)) - 1; more > 0 {
+		c.out = append(c.out, make([]byte, more)...)
+		copy(c.out[start+more:], c.out[start:])
+	}
+	protowire.AppendVarint(c.out[:start-1], uint64(length))
 }
 
 func (c *Coder) parsePart(tag protowire.Number, f field, m Message) {
