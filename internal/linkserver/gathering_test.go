@@ -51,6 +51,32 @@ func TestNewStoreWaits3Seconds(t *testing.T) {
 	})
 }
 
+// A gateway that can't be written to a new store, as on a full disk, has nothing that is waited for, and is not to blame.
+func TestGatewayThatCannotBeWrittenIsNeitherAwaitedNorLost(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, func(r *rig, cfg *Config) {
+			cfg.StoreIsNew = true
+			r.durable = make(chan struct{})
+		})
+		for range 5 { // no gateway waits for longer than 10 s
+			r.link(hello("a", nil))
+			time.Sleep(9 * time.Second)
+			r.wantGathered(true)
+		}
+		r.want()
+		g := r.link(hello("a", nil))
+		synctest.Wait()
+		close(r.durable)
+		if f := g.next(); f.Kind != link.KindWelcome {
+			t.Errorf("the answer is %v", f.Kind)
+		}
+		g.ping()
+		time.Sleep(time.Minute)
+		r.want()
+	})
+}
+
 func TestGatheringWaitsForAllThatAreKnown(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
