@@ -942,6 +942,7 @@ func TestTenMinutesWithoutACoordinator(t *testing.T) {
 		m.await("all can be played", func() bool {
 			return m.playedLocked("stays") != nil && m.playedLocked("ends") != nil && m.playedLocked("leaves") != nil
 		})
+		<-time.After(time.Second) // what encoders have said is done with
 		m.away, m.mayDeny = 10*time.Minute, true
 		m.passing.Lock()
 		m.killCoordinator()
