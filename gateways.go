@@ -62,6 +62,7 @@ func newGateways(c *coordinator, cfg *Config, refusals *logs.Refusals, log *slog
 		c: c, log: log, store: c.events.cluster, closing: make(chan struct{}),
 		at: map[string]map[uint64]*gatewaySession{}, ids: map[uint64]bool{},
 	}
+	c.events.cluster = outbox.Cluster{} // it may be large, and is of use up to the restore only
 	h.passing = newPassing(c.events.keepsEvents())
 	h.passing.begin()
 	c.registry.await(h.passing, h.useNumbers)

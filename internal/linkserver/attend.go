@@ -186,7 +186,7 @@ func (g *Gateway) handleFrame(f *link.Frame) (held bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if m, ok := payload.(*link.Message); ok && !g.server.gathering.takes(g, len(m.Text)) {
+	if m, ok := payload.(*link.Message); ok && !g.server.gathering.takes(g, len(m.Text)+messageOverhead) {
 		return true, nil
 	}
 	if ok, err := g.receive(f); !ok {

@@ -131,10 +131,10 @@ func TestSyncedHasToFollowHelloWithin30Seconds(t *testing.T) {
 // These tests count in KiB, and have room for 256.
 const unit = 1 << 10
 
-// bulk is n messages from number on, of a unit each, in frames of their own.
+// bulk is n messages from number on, that take a unit each, in frames of their own.
 func bulk(session uint64, number uint64, n int) (frames []link.Frame) {
 	for i := range n {
-		frames = append(frames, message(session, number+uint64(i), string(make([]byte, unit))))
+		frames = append(frames, message(session, number+uint64(i), string(make([]byte, unit-messageOverhead))))
 	}
 	return frames
 }
@@ -147,7 +147,7 @@ func counts(t *testing.T, ids ...string) (r *rig, units *int) {
 		r.onMessage = func(_ *Gateway, _ uint64, m link.Message) {
 			r.recorder.mu.Lock()
 			defer r.recorder.mu.Unlock()
-			*units += len(m.Text) / unit
+			*units += (len(m.Text) + messageOverhead) / unit
 		}
 	})
 	if r.gathering.room != 256<<20 {
