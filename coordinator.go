@@ -49,6 +49,7 @@ var (
 	errBadChannel  = errors.New("malformed channel")
 	errBadStreamID = errors.New("malformed stream ID")
 	errNotPassedOn = errors.New("the gateway that holds the session is not linked")
+	errTooLate     = errors.New("its time is over")
 )
 
 // publishRequest is what a streaming server asks for a publisher. key is a secret.
@@ -215,7 +216,11 @@ func (c *coordinator) probeAnswered(session uint64) { c.logAndCount(c.registry.p
 // returns at once; what has to wait for the application, or for the cluster to come up, runs beside the caller and ends with the
 // connection.
 func (c *coordinator) publish(s *serverSession, req publishRequest, said time.Time) {
-	if err := c.mayAsk(req); err != nil {
+	err := c.mayAsk(req)
+	if err == nil && !time.Now().Before(said.Add(answerWithin)) { // it was long on its way; its gateway has denied it
+		err = errTooLate
+	}
+	if err != nil {
 		c.deny(s, req, err)
 		return
 	}
@@ -257,6 +262,9 @@ func (c *coordinator) verifyAndClaim(s *serverSession, req publishRequest, answe
 	}
 	if s.server == nil {
 		return errPeerGone
+	}
+	if !time.Now().Before(answerBy) {
+		return errTooLate
 	}
 	if c.events.Err() != nil {
 		return errNotKept

@@ -45,6 +45,7 @@ type mortal struct {
 	passed  int
 	deaths  map[int]func(*mortal) // by message
 	stalled bool                  // nothing passes
+	onKey   func()                // when the application is asked about a key; nil: nothing
 
 	away time.Duration // from a coordinator's death to the next one's start
 
@@ -112,7 +113,13 @@ func newMortal(t *testing.T, seed uint64) *mortal {
 func (m *mortal) serveApplication(w http.ResponseWriter, r *http.Request) {
 	id := r.Header.Get("x-event-id")
 	if id == "" {
-		return // a key
+		m.passing.Lock()
+		onKey := m.onKey
+		m.passing.Unlock()
+		if onKey != nil {
+			onKey()
+		}
+		return
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -895,11 +902,18 @@ func TestAcceptThatComesAfterTheGatewaysOwnDenialLeavesNoGhost(t *testing.T) {
 		m := newMortal(t, 1)
 		s1, _, _, _ := m.begin()
 		<-time.After(time.Second)
+		m.mu.Lock()
 		m.mayDeny = true
+		m.mu.Unlock()
+		m.passing.Lock()
+		m.onKey = func() { m.stall(true) }
+		m.passing.Unlock()
 		s1.ask("late")
 		m.await("it is accepted, and the answer is on its way", func() bool { return encoderOf(m.coordinator.coordinator.registry, "late") != 0 })
-		m.stall(true)
 		m.await("the gateway denies it", func() bool { return s1.denied["late"] })
+		m.passing.Lock()
+		m.onKey = nil
+		m.passing.Unlock()
 		m.stall(false)
 		m.await("the publication is gone", func() bool { return encoderOf(m.coordinator.coordinator.registry, "late") == 0 })
 		m.mu.Lock()
@@ -928,6 +942,7 @@ func TestTenMinutesWithoutACoordinator(t *testing.T) {
 		m.await("all can be played", func() bool {
 			return m.playedLocked("stays") != nil && m.playedLocked("ends") != nil && m.playedLocked("leaves") != nil
 		})
+		<-time.After(time.Second) // what encoders have said is done with
 		m.away, m.mayDeny = 10*time.Minute, true
 		m.passing.Lock()
 		m.killCoordinator()

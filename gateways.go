@@ -29,6 +29,7 @@ import (
 var (
 	errBadKind     = errors.New("session is of a kind that this version does not know")
 	errBadMemo     = errors.New("memo can't be read")
+	errBadNumber   = errors.New("its identity can't have been given")
 	errKnownID     = errors.New("another session has its identity")
 	errUnexpected  = errors.New("gateway shows a session of an earlier coordinator that nobody waits for any more")
 	errGatewayGone = errors.New("its gateway is gone")
@@ -61,6 +62,7 @@ func newGateways(c *coordinator, cfg *Config, refusals *logs.Refusals, log *slog
 		c: c, log: log, store: c.events.cluster, closing: make(chan struct{}),
 		at: map[string]map[uint64]*gatewaySession{}, ids: map[uint64]bool{},
 	}
+	c.events.cluster = outbox.Cluster{} // it may be large, and is of use up to the restore only
 	h.passing = newPassing(c.events.keepsEvents())
 	h.passing.begin()
 	c.registry.await(h.passing, h.useNumbers)
@@ -130,6 +132,8 @@ func (h *gateways) newSession(g *linkserver.Gateway, number uint64, a link.Attac
 	switch {
 	case len(a.Remote) > 100 || len(a.IP) > 300 || a.Port > 65535:
 		return nil, errBadKind
+	case a.ID > maxNumber:
+		return nil, errBadNumber
 	case h.restored && (len(a.Memos) > 0 || a.ID != 0):
 		return nil, errUnexpected
 	case a.ID != 0 && h.ids[a.ID] || h.at[g.ID()][number] != nil:
@@ -332,6 +336,9 @@ func (h *gateways) restore() {
 	}
 	h.c.logAndCount(rs.restored(time.Now()))
 	h.forgetOthers(sessions)
+	for _, s := range sessions {
+		s.memos, s.publications, s.streams = nil, nil, nil
+	}
 	h.store = outbox.Cluster{StoreID: h.store.StoreID}
 	h.restored = true
 	if len(sessions) > 0 {
@@ -411,13 +418,14 @@ func (s *gatewaySession) readMemos(memos []link.Memo) error {
 			err = tagged.Parse(m.Value, &s.memo)
 		case kind == link.PublicationMemo && !s.isEncoder:
 			var p memo.Publication
-			if err = tagged.Parse(m.Value, &p); err == nil && name != strconv.FormatUint(p.Number, 10) {
+			err = tagged.Parse(m.Value, &p)
+			if err == nil && (name != strconv.FormatUint(p.Number, 10) || !areNumbers(p.Number, encoderOfPlace(p.Current), encoderOfPlace(p.Successor))) {
 				err = errBadMemo
 			}
 			s.publications = append(s.publications, p)
 		case kind == link.StreamMemo && s.isEncoder:
 			var st memo.Stream
-			if err = tagged.Parse(m.Value, &st); err == nil && (name != st.ID || st.ID == "") {
+			if err = tagged.Parse(m.Value, &st); err == nil && (name != st.ID || st.ID == "" || !areNumbers(st.Publication, st.Server)) {
 				err = errBadMemo
 			}
 			s.streams = append(s.streams, keptStream{Stream: st})
@@ -434,4 +442,16 @@ func (s *gatewaySession) readMemos(memos []link.Memo) error {
 		s.streams[i].told = told[strings.Clone(s.streams[i].ID)]
 	}
 	return nil
+}
+
+// maxNumber is the highest identity or number that a coordinator gives: JSON carries no higher one.
+const maxNumber = 1<<53 - 1
+
+func areNumbers(numbers ...uint64) bool { return slices.Max(numbers) <= maxNumber }
+
+func encoderOfPlace(place *memo.Place) uint64 {
+	if place == nil {
+		return 0
+	}
+	return place.Encoder
 }

@@ -79,6 +79,7 @@ var (
 	errMayBeFree      = errors.New("channel is live on a session that may be dead")
 	errNoEncoder      = errors.New("no encoder has a free slot")
 	errPeerGone       = errors.New("streaming server is gone")
+	errServerAway     = errors.New("the gateway of the streaming server is absent")
 	errDraining       = errors.New("streaming server is draining")
 	errStopping       = errors.New("coordinator is stopping")
 	errUnknownSession = errors.New("no such session")

@@ -195,13 +195,14 @@ func (c *invariantCheck) waiting() {
 		c.hold(e == nil, "%+v waits, encoder has a free slot", w)
 	}
 	c.hold(requests == c.r.waitingCount && requests <= maxWaitingRequests, "waiting requests are counted as %d, are %d", c.r.waitingCount, requests)
-	absent := slices.ContainsFunc(slices.Collect(maps.Values(c.r.encoders)), func(e *encoder) bool { return e.away })
+	absent := slices.ContainsFunc(slices.Collect(maps.Values(c.r.encoders)), func(e *encoder) bool { return e.away }) ||
+		slices.ContainsFunc(slices.Collect(maps.Values(c.r.servers)), func(s *server) bool { return s.away })
 	c.hold(c.r.limits.encoderWait > 0 || absent || c.r.waiting.Len() == 0, "%d wait though there is no waiting", c.r.waiting.Len())
 }
 
 // wouldServe returns an encoder that could take on who waits now, nil if there is none.
 func (c *invariantCheck) wouldServe(w *waiter) *encoder {
-	if c.r.stopping || w.pub == nil && (w.server.draining || c.r.channels.get(w.request.channel) != nil) {
+	if c.r.stopping || w.pub == nil && (w.server.draining || w.server.away || c.r.channels.get(w.request.channel) != nil) {
 		return nil
 	}
 	for _, e := range c.r.encoders {

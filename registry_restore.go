@@ -232,6 +232,11 @@ func (rs *restorer) addPublication(s *server, m memo.Publication) {
 	}
 	rs.publications[p.number], rs.memos[p] = p, m
 	rs.lastNumber = max(rs.lastNumber, p.number)
+	for _, place := range []*memo.Place{m.Current, m.Successor} {
+		if place != nil {
+			rs.lastID = max(rs.lastID, place.Encoder)
+		}
+	}
 	s.publications.add(p)
 	rs.ousted[p.publisherID] = p // until its channel is given, it is found by its ID
 }
@@ -291,6 +296,7 @@ func (rs *restorer) addEncoders() {
 
 // addStream takes in a stream, which holds its slot.
 func (rs *restorer) addStream(e *encoder, m keptStream) {
+	rs.lastNumber, rs.lastID = max(rs.lastNumber, m.Publication), max(rs.lastID, m.Server)
 	p := rs.publications[m.Publication]
 	if p == nil {
 		p = rs.stranger(m.Publication, m.Channel)

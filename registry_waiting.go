@@ -39,7 +39,7 @@ func (r *registry) admitLocked(w *waiter, now time.Time) error {
 		err = r.grantLocked(w, now)
 	}
 	switch err {
-	case errNoEncoder:
+	case errNoEncoder, errServerAway:
 		return r.waitLocked(w, now)
 	case errMayBeFree:
 		return r.holdLocked(w)
@@ -47,7 +47,8 @@ func (r *registry) admitLocked(w *waiter, now time.Time) error {
 	return err
 }
 
-// grantLocked grants w a slot. Errors: errDraining, errChannelBusy, errMayBeFree, errNoEncoder.
+// grantLocked grants w a slot. A request whose streaming server can't be told has to wait: its encoder would find no stream
+// there. Errors: errDraining, errChannelBusy, errMayBeFree, errServerAway, errNoEncoder.
 func (r *registry) grantLocked(w *waiter, now time.Time) error {
 	if w.pub == nil {
 		if w.server.draining {
@@ -58,6 +59,9 @@ func (r *registry) grantLocked(w *waiter, now time.Time) error {
 				return errMayBeFree
 			}
 			return errChannelBusy
+		}
+		if w.server.away {
+			return errServerAway
 		}
 	}
 	e := r.chooseLocked(w, now)
@@ -72,8 +76,8 @@ func (r *registry) grantLocked(w *waiter, now time.Time) error {
 	return nil
 }
 
-// waitLocked appends w to the wait queue. It fails with errNoEncoder if waiting is off, unless an absent gateway has a slot, or if
-// the queue is full.
+// waitLocked appends w to the wait queue. It fails with errNoEncoder if waiting is off, unless an absent gateway has a slot or
+// the request's server, or if the queue is full.
 func (r *registry) waitLocked(w *waiter, now time.Time) error {
 	if r.stopping || r.limits.encoderWait == 0 && !r.mayComeBackLocked(w) {
 		return errNoEncoder
@@ -95,9 +99,12 @@ func (r *registry) waitLocked(w *waiter, now time.Time) error {
 	return nil
 }
 
-// mayComeBackLocked tells whether an absent gateway has an encoder that would take w. That is known when the gateway is back or
-// gone, in seconds: until then w waits, so that a link that breaks for a moment turns nobody away.
+// mayComeBackLocked tells whether an absent gateway has the server of a request, or an encoder that would take w. That is known
+// when the gateway is back or gone, in seconds: until then w waits, so that a link that breaks for a moment turns nobody away.
 func (r *registry) mayComeBackLocked(w *waiter) bool {
+	if w.pub == nil && w.server.away {
+		return true
+	}
 	for _, e := range r.encoders {
 		if e.away && !e.draining && e.hasFreeSlot() && e != w.avoid {
 			return true
@@ -188,6 +195,7 @@ func (r *registry) settleLocked(now time.Time) {
 	}
 	r.serveHeldLocked(now)
 	var refused []*encoder // to be avoided, and a waiter has found no slot at any other
+served:
 	for el := r.waiting.Front(); el != nil; {
 		next, w := el.Next(), el.Value.(*waiter)
 		if slices.Contains(refused, w.avoid) {
@@ -195,12 +203,16 @@ func (r *registry) settleLocked(now time.Time) {
 			continue
 		}
 		err := r.grantLocked(w, now)
-		if err == errNoEncoder {
+		switch {
+		case err == errServerAway:
+			el = next
+			continue
+		case err == errNoEncoder:
 			if w.avoid == nil {
-				break // nor is there a slot for those behind
+				break served // nor is there a slot for those behind
 			}
 			refused = append(refused, w.avoid)
-		} else {
+		default:
 			r.removeWaiterLocked(el)
 			if err == errMayBeFree {
 				err = r.holdLocked(w)

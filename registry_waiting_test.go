@@ -351,3 +351,57 @@ func TestSlotsOfAnAbsentGatewayAreWaitedFor(t *testing.T) {
 		})
 	}
 }
+
+// Nothing is started for a server that can't be told that its publisher is accepted.
+func TestRequestOfAServerAtAnAbsentGatewayWaitsForIt(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		then func(*registryRig)
+		want []string
+	}{
+		"it is back": {func(rig *registryRig) { rig.step(rig.r.gatewayBack("g", rig.now)) }, []string{"away accept r-a a id2", "e start a id2"}},
+		"it is gone": {func(rig *registryRig) {
+			rig.step(rig.r.leaveGateways(func(g string) bool { return g == "g" }, rig.now))
+		}, nil},
+		"it stays away": {func(rig *registryRig) { rig.pass(20 * time.Second) }, []string{"away deny r-a a"}},
+		"it is back, and the channel is live": {func(rig *registryRig) {
+			rig.publish(rig.r.servers[1], "a")
+			rig.forget()
+			rig.step(rig.r.gatewayBack("g", rig.now))
+		}, []string{"away deny r-a a"}},
+		"it is back, and there is no slot any more": {func(rig *registryRig) {
+			rig.publish(rig.r.servers[1], "c")
+			rig.forget()
+			rig.step(append(rig.r.gatewayBack("g", rig.now), rig.r.expire(rig.now)...))
+		}, []string{"away deny r-a a"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			rig := newRegistryRig(t, limits{failover: true})
+			near, away := rig.server("near", "RTMP"), rig.server("away", "RTMP")
+			away.gateway = "g"
+			rig.encoder("e", 2)
+			rig.r.gatewayAbsent("g")
+			rig.waitFor(away, "a")
+			rig.publish(near, "b") // others do not wait for it
+			rig.pass(5 * time.Second)
+			rig.forget()
+			test.then(rig)
+			rig.expect(test.want...)
+		})
+	}
+}
+
+func TestRequestThatWaitsForItsGatewayHoldsUpNobody(t *testing.T) {
+	t.Parallel()
+	rig := newRegistryRig(t, waitTen)
+	near, away := rig.server("near", "RTMP"), rig.server("away", "RTMP")
+	away.gateway = "g"
+	rig.waitFor(away, "a")
+	rig.waitFor(near, "b")
+	rig.r.gatewayAbsent("g")
+	rig.encoder("e", 2)
+	rig.expect("near accept r-b b id1", "e start b id1")
+	rig.step(rig.r.gatewayBack("g", rig.now))
+	rig.expect("away accept r-a a id2", "e start a id2")
+}

@@ -19,10 +19,11 @@ const (
 
 // attendance is the part of a gateway that run alone uses.
 type attendance struct {
-	current *connection     // that is there, welcomed or not
-	durable <-chan struct{} // closed when the gateway is in the store; nil: it is
-	absent  bool            // Handler.Absent was called
-	held    []link.Frame    // that have come, and that the gathering has no room for
+	current   *connection     // that is there, welcomed or not
+	durable   <-chan struct{} // closed when the gateway is in the store; nil: it is
+	absent    bool            // Handler.Absent was called
+	wasLinked bool            // or about to be
+	held      []link.Frame    // that have come, and that the gathering has no room for
 
 	grace       *time.Timer
 	graceReason error
@@ -102,9 +103,6 @@ func (g *Gateway) arrive(c *connection) {
 	g.leaveFor(errReplaced)
 	g.current = c
 	g.grace.Stop()
-	if g.syncing == nil && g.server.gathering.awaits(g) {
-		g.startSyncing(syncWithin)
-	}
 	c.goroutines.Go(c.read)
 	if g.durable == nil {
 		g.welcome()
@@ -120,6 +118,7 @@ func (g *Gateway) welcome() {
 	if c.hello.Numbers > 0 {
 		g.server.Handler.Numbers(c.hello.Numbers)
 	}
+	g.awaitSynced()
 	resumed, acked, fault := g.link(c)
 	if fault != nil {
 		g.current = nil
@@ -141,6 +140,17 @@ func (g *Gateway) welcome() {
 		g.server.Handler.Present(g)
 	}
 	callAll(acked)
+}
+
+// awaitSynced starts the clock of a gateway that is waited for. If the store is new, that is each one that comes in time.
+func (g *Gateway) awaitSynced() {
+	if g.server.StoreIsNew && !g.wasLinked {
+		g.server.gathering.await(g)
+	}
+	g.wasLinked = true
+	if g.syncing == nil && g.server.gathering.awaits(g) {
+		g.startSyncing(syncWithin)
+	}
 }
 
 // say logs what a gateway that is out of order can cause again and again.
@@ -176,7 +186,7 @@ func (g *Gateway) handleFrame(f *link.Frame) (held bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if m, ok := payload.(*link.Message); ok && !g.server.gathering.takes(g, len(m.Text)) {
+	if m, ok := payload.(*link.Message); ok && !g.server.gathering.takes(g, len(m.Text)+messageOverhead) {
 		return true, nil
 	}
 	if ok, err := g.receive(f); !ok {

@@ -12,8 +12,9 @@ const (
 	// gatherNew is how long a coordinator with a new store waits for gateways that it can't know of.
 	gatherNew = 3 * time.Second
 
-	// maxGathered bounds the messages that are taken in meanwhile, in bytes of their text.
-	maxGathered = 256 << 20
+	// maxGathered bounds the messages that are taken in meanwhile, in bytes of their text with what else each takes in memory.
+	maxGathered     = 256 << 20
+	messageOverhead = 200
 )
 
 type gathering struct {

@@ -51,6 +51,32 @@ func TestNewStoreWaits3Seconds(t *testing.T) {
 	})
 }
 
+// A gateway that can't be written to a new store, as on a full disk, has nothing that is waited for, and is not to blame.
+func TestGatewayThatCannotBeWrittenIsNeitherAwaitedNorLost(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, func(r *rig, cfg *Config) {
+			cfg.StoreIsNew = true
+			r.durable = make(chan struct{})
+		})
+		for range 5 { // no gateway waits for longer than 10 s
+			r.link(hello("a", nil))
+			time.Sleep(9 * time.Second)
+			r.wantGathered(true)
+		}
+		r.want()
+		g := r.link(hello("a", nil))
+		synctest.Wait()
+		close(r.durable)
+		if f := g.next(); f.Kind != link.KindWelcome {
+			t.Errorf("the answer is %v", f.Kind)
+		}
+		g.ping()
+		time.Sleep(time.Minute)
+		r.want()
+	})
+}
+
 func TestGatheringWaitsForAllThatAreKnown(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -105,10 +131,10 @@ func TestSyncedHasToFollowHelloWithin30Seconds(t *testing.T) {
 // These tests count in KiB, and have room for 256.
 const unit = 1 << 10
 
-// bulk is n messages from number on, of a unit each, in frames of their own.
+// bulk is n messages from number on, that take a unit each, in frames of their own.
 func bulk(session uint64, number uint64, n int) (frames []link.Frame) {
 	for i := range n {
-		frames = append(frames, message(session, number+uint64(i), string(make([]byte, unit))))
+		frames = append(frames, message(session, number+uint64(i), string(make([]byte, unit-messageOverhead))))
 	}
 	return frames
 }
@@ -121,7 +147,7 @@ func counts(t *testing.T, ids ...string) (r *rig, units *int) {
 		r.onMessage = func(_ *Gateway, _ uint64, m link.Message) {
 			r.recorder.mu.Lock()
 			defer r.recorder.mu.Unlock()
-			*units += len(m.Text) / unit
+			*units += (len(m.Text) + messageOverhead) / unit
 		}
 	})
 	if r.gathering.room != 256<<20 {

@@ -283,9 +283,6 @@ func (s *Server) gateway(id string, isNew bool) (g *Gateway, fault error) {
 	}
 	g = newGateway(s, id)
 	s.gateways[id] = g
-	if s.StoreIsNew {
-		s.gathering.await(g)
-	}
 	s.running.Go(g.run)
 	return g, nil
 }
