@@ -5,6 +5,7 @@ package main
 // under its rules.
 
 import (
+	"slices"
 	"time"
 
 	"coordinator/internal/link"
@@ -134,7 +135,8 @@ func (k *keptServer) memos() (memos []link.Memo) {
 }
 
 func (k *keptEncoder) memos() []link.Memo {
-	memos := []link.Memo{{Name: link.SessionMemo, Value: tagged.Append(nil, &k.memo)}}
+	memos := make([]link.Memo, 0, 1+2*len(k.streams))
+	memos = append(memos, link.Memo{Name: link.SessionMemo, Value: tagged.Append(nil, &k.memo)})
 	for i := range k.streams {
 		st := &k.streams[i]
 		memos = append(memos, link.Memo{Name: link.StreamMemo + st.ID, Value: tagged.Append(nil, &st.Stream)})
@@ -158,6 +160,7 @@ func (r *registry) exportLocked() (servers []keptServer, encoders []keptEncoder)
 			continue
 		}
 		kept := keptServer{id: s.id, gateway: s.gateway, keeper: s.keeper, info: s.serverInfo, since: s.since, peer: s.peer, memo: r.serverMemoLocked(s)}
+		kept.publications = slices.Grow(kept.publications, len(s.publications))
 		for _, p := range s.publications {
 			kept.publications = append(kept.publications, p.memoLocked())
 		}
@@ -168,6 +171,7 @@ func (r *registry) exportLocked() (servers []keptServer, encoders []keptEncoder)
 			continue
 		}
 		kept := keptEncoder{id: e.id, gateway: e.gateway, keeper: e.keeper, address: e.address, since: e.since, peer: e.peer, memo: r.encoderMemoLocked(e)}
+		kept.streams = slices.Grow(kept.streams, len(e.streams))
 		for _, st := range e.streams {
 			kept.streams = append(kept.streams, keptStream{st.memoLocked(), st.toldMemoLocked()})
 		}

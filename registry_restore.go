@@ -105,7 +105,7 @@ func (r *registry) restore(in restoration, now time.Time) *restorer {
 		publications: map[uint64]*publication{},
 		strangers:    map[uint64]*publication{},
 		memos:        map[*publication]memo.Publication{},
-		announced:    map[string]announcedStream{},
+		announced:    make(map[string]announcedStream, len(in.announced)),
 	}
 	for _, a := range in.announced {
 		rs.announced[a.id] = a
