@@ -65,8 +65,8 @@ type serverSession struct {
 	ctx    context.Context // of the requests: it ends with the session
 	cancel context.CancelFunc
 
-	// server is set once: at a socket of this process before the first one, else before the cluster is there. It stays nil if
-	// the gateway that holds the session is gone before that.
+	// server is set once, before the first request. If the session came from its gateway while all was gathered, it is set when
+	// the cluster is there, and stays nil if that gateway is gone before.
 	server *server
 }
 
@@ -95,7 +95,7 @@ type coordinator struct {
 	publishes sync.WaitGroup
 
 	mu  sync.Mutex
-	due []func() // guarded by mu: to be called when it is up
+	due []func() // guarded by mu: to be called when the cluster is there
 }
 
 // newCoordinator wires the use cases. The identities of peers and the numbers of publications count up from the time of
@@ -338,7 +338,7 @@ func (c *coordinator) deny(s *serverSession, req publishRequest, reason error) {
 	if req.message == 0 {
 		deny()
 	} else {
-		c.whenUp(deny) // before that the registry does not have its server
+		c.whenUp(deny) // a gateway holds its session: before that the registry may not have its server
 	}
 }
 

@@ -140,9 +140,8 @@ func (s *shell) failure() <-chan error { return s.failed }
 
 func (d *daemon) exposed() exporter { return d.metrics.exporter }
 
-// stop ends the daemon; call it once. First it says goodbye to gateways, whose peers stay where they are. It denies publishers
-// that wait, closes the listeners, lets requests under way
-// finish and closes the control connections. Then events are delivered, for as long as deliver says; the outbox keeps what is
+// stop ends the daemon; call it once. First it says goodbye to gateways, whose peers stay connected to them. It denies publishers
+// that wait, closes the listeners, lets requests under way finish and closes the control connections. Then events are delivered, for as long as deliver says; the outbox keeps what is
 // left for the next start. Any error comes from the outbox.
 func (d *daemon) stop(deliver time.Duration) error {
 	if d.gateways != nil {

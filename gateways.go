@@ -42,13 +42,14 @@ type gateways struct {
 	log     *slog.Logger
 	links   *linkserver.Server
 	passing *passing
-	store   outbox.Cluster
 	closing chan struct{} // closed when nothing is passed on any more
 	ended   sync.WaitGroup
 
-	// phase is held for reading by all that is taken in, and for writing while what was gathered is restored.
-	phase    sync.RWMutex
-	restored bool // guarded by phase
+	// phase is held for reading while anything is taken in, and for writing while what was gathered is restored.
+	phase sync.RWMutex
+	// guarded by phase
+	restored bool
+	store    outbox.Cluster // as it was at the start; once restored, only its identity
 
 	mu sync.Mutex
 	// guarded by mu
@@ -103,7 +104,7 @@ func (h *gateways) close() {
 	}
 }
 
-// useNumbers has a block of numbers reserved.
+// useNumbers writes to the store that numbers up to last may have been given: see registry.await.
 func (h *gateways) useNumbers(last uint64) { h.c.events.Change(outbox.UseNumbers(last)) }
 
 // Numbers implements linkserver.Handler.
@@ -219,13 +220,13 @@ func (h *gateways) Gone(g *linkserver.Gateway, number uint64, n link.Gone) {
 	s.take(k)
 }
 
-// Late implements linkserver.Handler: a publish request was accepted that the gateway had denied already.
+// Late implements linkserver.Handler: a publish request was answered that the gateway had denied already.
 func (h *gateways) Late(g *linkserver.Gateway, number uint64, l link.Late) {
 	h.phase.RLock()
 	defer h.phase.RUnlock()
 	s := h.session(g, number)
 	if s == nil || l.Publication == 0 {
-		return // the late answer was a denial
+		return // the answer was a denial, too
 	}
 	if p, ok := s.peer.(*serverPeerSession); ok && p.server != nil {
 		h.c.logAndCount(h.c.registry.late(p.server, l.Publication, time.Now()))
@@ -291,7 +292,7 @@ func (h *gateways) takeAll(gateway string) []*gatewaySession {
 
 func byID(a, b *gatewaySession) int { return cmp.Compare(a.at.id, b.at.id) }
 
-// forget is called when a gateway has forgotten a session.
+// forget drops a session that its gateway has forgotten.
 func (h *gateways) forget(s *gatewaySession) {
 	h.mu.Lock()
 	delete(h.ids, s.at.id)
@@ -302,7 +303,7 @@ func (h *gateways) forget(s *gatewaySession) {
 	}
 }
 
-// restore has the registry make its state again from what was gathered.
+// restore has the registry make its state again from what was gathered, and takes in what peers have said meanwhile.
 func (h *gateways) restore() {
 	h.phase.Lock()
 	defer h.phase.Unlock()
@@ -354,8 +355,8 @@ type saidMessage struct {
 	keptMessage
 }
 
-// inOrderSaid takes what the sessions have kept: servers' messages, then those of all encoders in the order in which they were
-// said. So a stream that was lost is closed before another encoder announces the one in its place. Messages of one session stay
+// inOrderSaid empties the sessions' kept: first what servers have said, session by session, then what all encoders have said, by
+// its time. So a stream that was lost is closed before another encoder announces the one in its place. Messages of one session stay
 // in order.
 func inOrderSaid(sessions []*gatewaySession) []saidMessage {
 	var servers, encoders []saidMessage
@@ -391,7 +392,7 @@ func (h *gateways) all() []*gatewaySession {
 	return sessions
 }
 
-// forgetOthers drops from the store how far sessions are told that are not here any more.
+// forgetOthers forgets in the store, of sessions that no gateway holds any more, which of their messages were applied.
 func (h *gateways) forgetOthers(sessions []*gatewaySession) {
 	here := map[uint64]bool{}
 	for _, s := range sessions {

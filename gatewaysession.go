@@ -1,6 +1,7 @@
 package main
 
-// A session whose socket a gateway holds: to its peer's use cases what a control socket is to those of a direct one.
+// A session whose socket a gateway holds. It is for the use cases of its peer what a control socket is for those of a peer that
+// is connected to this process.
 
 import (
 	"bytes"
@@ -19,7 +20,7 @@ import (
 	"coordinator/internal/wire"
 )
 
-// gatewaySession is also the memoKeeper of its session.
+// gatewaySession implements line and memoKeeper.
 type gatewaySession struct {
 	// set once
 	gateways  *gateways
@@ -40,11 +41,11 @@ type gatewaySession struct {
 	kept         []keptMessage
 
 	// owned by the gateway's goroutine, and by restore
-	message uint64    // that is taken in now; 0: none
-	said    time.Time // when
-	passed  bool      // a transition has followed from it
-	isGone  bool      // its socket has closed
-	probed  atomic.Pointer[func()]
+	message  uint64    // that is taken in now; 0: none
+	said     time.Time // when
+	followed bool      // a transition has followed from it
+	isGone   bool      // the session's socket has closed
+	probed   atomic.Pointer[func()]
 
 	inTransition // guarded by registry.mu
 	inPassing    // guarded by passing.mu
@@ -60,7 +61,7 @@ type gatewayPeer interface {
 	gone(reason error) // in place of Leave, if the registry learns of it in another way
 }
 
-// keptMessage is what a peer has said, or that its socket has closed.
+// keptMessage is what a peer has said, or that its socket has closed. Its gateway keeps it until DONE.
 type keptMessage struct {
 	number uint64
 	said   time.Time
@@ -82,7 +83,7 @@ func (s *gatewaySession) export(in *restoration) {
 
 // take takes in what the peer has said.
 func (s *gatewaySession) take(m keptMessage) {
-	s.message, s.said, s.passed = m.number, m.said, false
+	s.message, s.said, s.followed = m.number, m.said, false
 	if m.gone {
 		s.isGone = true
 		s.peer.Leave(errors.New(logs.Loggable(m.reason)))
@@ -90,7 +91,7 @@ func (s *gatewaySession) take(m keptMessage) {
 		s.gateways.c.metrics.MessageReceived(parsed.Method)
 		s.peer.Handle(parsed)
 	}
-	if !s.passed {
+	if !s.followed {
 		s.gateways.passing.nothingFollows(s)
 	}
 	s.message = 0
@@ -99,11 +100,11 @@ func (s *gatewaySession) take(m keptMessage) {
 // isApplied implements memoKeeper.
 func (s *gatewaySession) isApplied() bool { return s.message > 0 && s.message <= s.applied }
 
-// The way to the peer: see line.
+// The methods of line: the way to the peer.
 
 func (s *gatewaySession) Remote() string { return s.remote }
 
-// KeepsUp is not known of a peer at a gateway. While that is absent the registry says nothing again.
+// KeepsUp: whether a peer at a gateway keeps up is not known. While its gateway is absent the registry repeats nothing anyway.
 func (s *gatewaySession) KeepsUp() bool { return true }
 
 func (s *gatewaySession) Said() time.Time { return s.said }
@@ -166,7 +167,8 @@ func (s *gatewaySession) keepDurable(name string, value []byte) {
 	s.gateways.passing.touch(s)
 }
 
-// showDifferences keeps what differs from what was shown at the start. It is called under the registry's lock.
+// showDifferences has the gateway keep the memos of now that differ from those that it has shown, and forget those of what is
+// over. It is called under the registry's lock.
 func (s *gatewaySession) showDifferences(now []link.Memo) {
 	for _, m := range now {
 		if bytes.Equal(s.memos[m.Name], m.Value) {
@@ -180,7 +182,7 @@ func (s *gatewaySession) showDifferences(now []link.Memo) {
 			s.keep(m.Name, m.Value)
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(s.memos)) { // of what is over. A later version may have kept others: they stay.
+	for _, name := range slices.Sorted(maps.Keys(s.memos)) { // what is over; memos that only a later version knows stay
 		switch name[:min(len(name), 1)] {
 		case link.PublicationMemo:
 			s.keep(name, nil)

@@ -21,7 +21,7 @@ import (
 	"coordinator/internal/outbox"
 )
 
-// doneEvery is for how long messages that are done with wait for others of their sessions: nothing waits for DONE.
+// doneEvery is how long a DONE is held back, so that one is enough for several messages of a session. Nobody waits for it.
 const doneEvery = 50 * time.Millisecond
 
 // passing implements passer. Its lock is taken under the registry's, and never the other way round.
@@ -31,11 +31,12 @@ type passing struct {
 	wake        chan struct{} // has room for one
 
 	// guarded by registry.mu, of the transition under way
-	touched  []*gatewaySession // something is said to, or kept for
-	wanted   *transition       // whose caller waits for it
-	starting *transition       // not nil until the state is restored: all that happens before is one transition. Changed under mu, too
+	touched   []*gatewaySession // something is said to, or kept for
+	wanted    *transition       // not nil if the caller waits for its end, or if it ends the start
+	comparing bool              // in compare
 
-	comparing bool // in compare
+	// written under registry.mu and mu, read under either
+	starting *transition // not nil until the state is restored: all that happens before is one transition
 
 	mu sync.Mutex
 	// guarded by mu
@@ -98,7 +99,7 @@ func newPassing(keepsEvents bool) *passing {
 // begin is called before anything happens: until compare has been called all is one transition.
 func (x *passing) begin() { x.starting = &transition{} }
 
-// What follows is called under the registry's lock, up to compare.
+// The methods of passer, touch and ignoresMemos are called under the registry's lock.
 
 func (x *passing) touch(s *gatewaySession) {
 	if !s.touched {
@@ -120,7 +121,7 @@ func (x *passing) passedOn() <-chan struct{} {
 func (x *passing) endTransition(cause memoKeeper, told bool) outbox.Mark {
 	s, _ := cause.(*gatewaySession)
 	if s != nil {
-		s.passed = true
+		s.followed = true
 	}
 	if x.starting != nil && x.wanted != x.starting {
 		return x.endPart(s, told)
@@ -137,7 +138,7 @@ func (x *passing) keepsDurable() bool {
 	return slices.ContainsFunc(x.touched, func(s *gatewaySession) bool { return len(s.durable) > 0 })
 }
 
-// endPart ends a part of the transition that is the start. Nothing goes down before the whole of it is over.
+// endPart ends a transition that is only a part of the start. Nothing goes down before the whole start is over.
 func (x *passing) endPart(cause *gatewaySession, told bool) outbox.Mark {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -147,7 +148,7 @@ func (x *passing) endPart(cause *gatewaySession, told bool) outbox.Mark {
 	return x.markLocked(x.starting, cause, told)
 }
 
-// markLocked is what goes into the commit of a transition's events.
+// markLocked is what goes into the commit of a transition's events. The transition then waits for that commit.
 func (x *passing) markLocked(t *transition, cause *gatewaySession, told bool) (m outbox.Mark) {
 	if !told || !x.keepsEvents || t == nil {
 		return m
@@ -195,7 +196,8 @@ func (x *passing) pass(t *transition, cause *gatewaySession, told bool) outbox.M
 	return mark
 }
 
-// sendLocked sends a frame that the transition waits for, unless it goes before its DONE anyway.
+// sendLocked sends a frame. The transition waits until the gateway has acknowledged it, unless its DONE goes to the same gateway:
+// that arrives after the frame anyway.
 func (x *passing) sendLocked(t *transition, s *gatewaySession, f link.Frame) {
 	if t == nil || t.cause != nil && t.cause.gateway == s.gateway {
 		s.gateway.Send(f, nil)
@@ -205,7 +207,8 @@ func (x *passing) sendLocked(t *transition, s *gatewaySession, f link.Frame) {
 	s.gateway.Send(f, x.step(t))
 }
 
-// compare implements passer: what gateways are to keep is compared with what they have shown, and the start goes down.
+// compare implements passer: what gateways are to keep is compared with what they have shown. That ends the start, which goes
+// down with the transition under way.
 func (x *passing) compare(servers []keptServer, encoders []keptEncoder) {
 	x.comparing = true
 	for i := range servers {
@@ -241,7 +244,8 @@ func (x *passing) step(t *transition) func() {
 	}
 }
 
-// goOnLocked is called when nothing is open.
+// goOnLocked is called when a transition waits for nothing: its memos for other sessions go out, and when their gateways have
+// those, its messages are done with.
 func (x *passing) goOnLocked(t *transition) {
 	memos := t.memos
 	t.memos = nil

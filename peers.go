@@ -33,7 +33,7 @@ type line interface {
 	// Answer is Send for a message that answers a publish request. publication is the one that this has made live; 0: none.
 	Answer(request requestRef, publication uint64, method string, arguments ...string)
 
-	// Said and Message are of what the peer says now: when it did, and the number that a gateway gave it.
+	// Said is when the peer said what is taken in now, and Message the number that its gateway gave that; 0: it has no gateway.
 	Said() time.Time
 	Message() uint64
 }

@@ -287,7 +287,7 @@ type registry struct {
 	losses       map[*publication][]time.Time // of encoders, within the last minute
 	started      []*stream                    // in the order of their start, while startTimeout is not over
 	postponed    map[*publication]loss        // in a restore and in leaveGateways, until goOnAllLocked: losses to be dealt with then; else nil
-	replay       *replay                      // between restore and restored
+	replay       *replay                      // from await until restored; else nil
 	silent       bool                         // no event is appended: set while messages are replayed whose events are in the store
 	cause        memoKeeper                   // the session at a gateway whose message the transition under way follows from
 	told         bool                         // the transition under way has appended an event

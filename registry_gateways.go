@@ -1,15 +1,16 @@
 package main
 
-// Gateways that are absent, back or gone, and what they say about the sessions that they hold. A gateway is absent as a whole:
-// nobody can know what its peers do meanwhile, so that they get nothing new, and nothing that they do not do counts. Part of
-// the registry, under its rules.
+// Gateways that are absent or back, late answers, and the numbers that no later process may give again. A gateway is absent as
+// a whole: nobody can know what its peers do meanwhile, so they get nothing new, and what they fail to do is not held against
+// them. What happens when a gateway is gone: see leaveGateways. Part of the registry, under its rules.
 
 import (
 	"slices"
 	"time"
 )
 
-// isAwayLocked tells whether a gateway of one who takes part is absent: no time limit of the publication runs.
+// isAwayLocked tells whether the gateway of its server or of one of its encoders is absent. Then no time limit of the publication
+// runs.
 func (p *publication) isAwayLocked() bool {
 	return p.server.away || p.current != nil && p.current.encoder.away || p.successor != nil && p.successor.encoder.away
 }
@@ -58,8 +59,8 @@ func (r *registry) setAwayLocked(gateway string, away bool) {
 	}
 }
 
-// beginAnewLocked has streams begin now that have announced nothing or are to take over, if one who takes part is at the
-// gateway.
+// beginAnewLocked has the time limits begin anew of streams that have announced nothing or are to take over, if their server or
+// encoder is at the gateway.
 func (r *registry) beginAnewLocked(gateway string, now time.Time) {
 	concerned := func(st *stream) bool {
 		limited := st == st.pub.successor || st == st.pub.current && st.lastSeq == 0
@@ -99,7 +100,7 @@ func (r *registry) late(s *server, publication uint64, now time.Time) []notice {
 }
 
 // await has a registry that nothing has happened to yet wait until restored is called: peers may join, but nobody is let in.
-// reserve is called under the lock before numbers up to last are given.
+// reserve is called under the lock, before numbers up to last are given.
 func (r *registry) await(p passer, reserve func(last uint64)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -121,7 +122,7 @@ func (r *registry) reserveNumbersLocked() {
 	}
 }
 
-// members returns the streaming server or the encoder with an identity; nil: there is none.
+// members returns the streaming server or the encoder with an identity; nil, nil: there is none.
 func (r *registry) members(id uint64) (*server, *encoder) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -1,6 +1,6 @@
 package main
 
-// Which memos a transition has changed: those of sessions, publications and streams whose sockets a gateway holds. Most go out
+// Which memos a transition has changed: those of sessions that a gateway holds, and of their publications and streams. Most go out
 // together with the messages of the transition. Two wait until the transition's events are durable: what the application was
 // told of a stream, and that a stream is gone. Part of the registry, under its rules.
 
@@ -12,13 +12,13 @@ import (
 	"coordinator/internal/tagged"
 )
 
-// memoKeeper takes memos to the gateway that holds a session, under the rules of serverPeer. A memo without a value is to be
-// forgotten.
+// memoKeeper takes memos to the gateway that holds a session, under the rules of serverPeer. A nil value has the gateway forget
+// the memo.
 type memoKeeper interface {
 	keep(name string, value []byte)        // with what this transition says to the session
 	keepDurable(name string, value []byte) // when this transition's events are durable
 
-	// isApplied tells whether the events that follow from the message that the session now says are in the store.
+	// isApplied tells whether all events that follow from the message that is taken in now were in the store at the start.
 	isApplied() bool
 }
 
@@ -35,14 +35,15 @@ type passer interface {
 	compare(servers []keptServer, encoders []keptEncoder)
 }
 
-// followsLocked begins a transition that follows from a message of a session. keeper is nil if no gateway holds that.
+// followsLocked begins a transition that follows from a message of a session. keeper is nil if no gateway holds the session.
 func (r *registry) followsLocked(keeper memoKeeper) {
 	if keeper != nil {
 		r.cause, r.silent = keeper, keeper.isApplied()
 	}
 }
 
-// passedOnLocked is for transitions whose caller has to know that gateways have learned of it. nil: there is none to learn of it.
+// passedOnLocked is for a transition whose caller has to know when gateways have what it says: see passer. nil: no gateway may
+// link.
 func (r *registry) passedOnLocked() <-chan struct{} {
 	if r.passer == nil {
 		return nil

@@ -93,8 +93,9 @@ func newReplay() *replay {
 	return &replay{streams: map[string]*stream{}, lost: map[*publication]lostStream{}}
 }
 
-// restore makes the state in a registry that nothing has happened to yet, but that peers have joined (await). Until restored is called, what peers have said is
-// taken in by the methods for it, in the order of each session, servers first; nobody is let in, and nothing is decided.
+// restore makes the state in a registry that nothing has happened to yet, but that peers have joined (await). Until restored is
+// called, what peers have said is taken in by the methods for it, in the order of each session, servers first; nobody is let in,
+// and nothing is decided.
 func (r *registry) restore(in restoration, now time.Time) *restorer {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -69,7 +69,7 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	f.SetOutput(stderr)
 	f.Usage = func() { usage(f) }
 	f.StringVar(&o.profile, "profile", "compare", "what to play")
-	f.StringVar(&o.addr, "addr", "", "host:port of a coordinator that runs already, on this machine, with KEY_VERIFICATION_URL and EVENT_CALLBACK_URL as -application says; CONTROL_SECRET is taken from the environment")
+	f.StringVar(&o.addr, "addr", "", "host:port of a coordinator that runs already, or of one of its gateways, on this machine, with KEY_VERIFICATION_URL and EVENT_CALLBACK_URL as -application says; CONTROL_SECRET is taken from the environment")
 	f.StringVar(&o.application, "application", "127.0.0.1:9090", "with -addr: where the application listens, for http://HOST:PORT/ (keys) and http://HOST:PORT+1/ (events)")
 	f.DurationVar(&o.duration, "duration", 15*time.Second, "how long lives are begun")
 	f.IntVar(&o.count, "count", 0, "life: end after so many lives (0: by -duration)")

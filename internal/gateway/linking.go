@@ -347,7 +347,7 @@ func (t *troubles) failed(u *url.URL, err error) {
 	if errors.Is(err, errNoProof) || errors.Is(err, errOtherStore) {
 		level = slog.LevelError
 	}
-	t.g.Log.Log(context.Background(), level, "no link to the coordinator; sockets and live streams stay, and no new publisher is let in", "url", u.String(), "reason", reason, "since", time.Since(t.alone))
+	t.g.Log.Log(context.Background(), level, "no link to the coordinator; sockets and live streams stay, and no new publisher is let in", "url", u.String(), "reason", reason, "without_link", time.Since(t.alone))
 }
 
 // wordsOf leaves out from which port of this machine was dialled: it is another one each time, and of no interest.

@@ -295,7 +295,7 @@ func (g *Gateway) leaveFor(reason error) {
 		g.say(level, c, refused, reason.Error())
 		return
 	}
-	g.say(level, c, "gateway is absent: its link has ended", reason.Error(), slog.Duration("lost_in", grace))
+	g.say(level, c, "gateway is absent: its link has ended", reason.Error(), slog.Duration("gone_in", grace))
 	if !g.absent {
 		g.absent = true
 		g.server.Handler.Absent(g)
@@ -312,7 +312,7 @@ func (g *Gateway) bury(reason error) {
 	if g.last != nil {
 		g.unlink()
 	}
-	g.server.Log.Warn("gateway is gone: what its peers had ends, and it is refused from now on", "gateway", g.id, "reason", reason.Error())
+	g.server.Log.Warn("gateway is gone: what was live on its peers ends, and it is refused from now on", "gateway", g.id, "reason", reason.Error())
 	g.server.Handler.Lost(g, reason)
 	g.server.forget(g)
 	close(g.over)

@@ -126,7 +126,7 @@ func TestEachGatewayHasLinesOfItsOwn(t *testing.T) {
 			g.conn.Close()
 			r.want(id + " absent")
 			r.log.Await(t, `msg="gateway linked"`, `reason="first link"`, "gateway="+id)
-			r.log.Await(t, `msg="gateway is absent: its link has ended"`, "gateway="+id, "lost_in=10s")
+			r.log.Await(t, `msg="gateway is absent: its link has ended"`, "gateway="+id, "gone_in=10s")
 		}
 	})
 }
