@@ -71,6 +71,7 @@ import (
 	"time"
 	"unique"
 
+	"coordinator/internal/members"
 	"coordinator/internal/outbox"
 )
 
@@ -161,7 +162,7 @@ type server struct {
 	gone         bool
 	away         bool // its gateway is absent: nothing that it does not do counts
 	draining     bool
-	publications members[*publication]
+	publications members.Set[*publication]
 	held         int // publish requests of this session in registry.held
 }
 
@@ -175,13 +176,13 @@ type encoder struct {
 	// guarded by registry.mu
 	twin
 	gone          bool
-	away          bool             // as of a server
-	capacity      int              // negative: no limit
-	streams       members[*stream] // live and closing: each holds one slot
-	superseded    int              // of the streams
-	draining      bool             // takes no new stream
-	failures      int              // streams in a row that it failed right after their start
-	setAsideUntil time.Time        // until then chosen only if no other encoder has a free slot
+	away          bool                 // as of a server
+	capacity      int                  // negative: no limit
+	streams       members.Set[*stream] // live and closing: each holds one slot
+	superseded    int                  // of the streams
+	draining      bool                 // takes no new stream
+	failures      int                  // streams in a row that it failed right after their start
+	setAsideUntil time.Time            // until then chosen only if no other encoder has a free slot
 }
 
 // publication is a publisher that is live on a channel, regardless of which encoder currently has its stream. There may be
@@ -211,7 +212,7 @@ type publication struct {
 	inServer    uint32 // index in server.publications
 }
 
-func (p *publication) index() *uint32 { return &p.inServer }
+func (p *publication) Index() *uint32 { return &p.inServer }
 
 // stream is one encoding of a publication: live until the publication or the encoder ends it, then closing until
 // the encoder is done with it. A closed stream is in no set any more.
@@ -234,7 +235,7 @@ type stream struct {
 	outputs    []unique.Handle[output]
 }
 
-func (st *stream) index() *uint32 { return &st.inEncoder }
+func (st *stream) Index() *uint32 { return &st.inEncoder }
 
 // announcement is what an encoder says in STREAM-AVAILABLE.
 type announcement struct {

@@ -81,7 +81,7 @@ func (c *invariantCheck) encoders() {
 			slots.capacity += e.capacity
 		}
 		for i, st := range e.streams {
-			c.hold(st.encoder == e && int(*st.index()) == i, "stream %s is at %d with encoder %d, thinks itself at %d with encoder %d", st.id, i, e.id, *st.index(), st.encoder.id)
+			c.hold(st.encoder == e && int(*st.Index()) == i, "stream %s is at %d with encoder %d, thinks itself at %d with encoder %d", st.id, i, e.id, *st.Index(), st.encoder.id)
 		}
 		c.hold(e.id <= c.r.lastID, "encoder %d is above the last identity %d", e.id, c.r.lastID)
 	}
@@ -99,7 +99,7 @@ func (c *invariantCheck) servers() {
 		for i, p := range s.publications {
 			c.hold(p.server == s && (c.r.channels.get(p.channel) == p) != p.ousted, "publication %s is in the set of server %d, but is not its live one", p.publisherID, s.id)
 			c.hold(p.ousted == (c.r.ousted[p.publisherID] == p) && (p.killed || !p.ousted), "publication %s: ousted %v, killed %v", p.publisherID, p.ousted, p.killed)
-			c.hold(int(*p.index()) == i, "publication %s is at %d with its server, thinks itself at %d", p.publisherID, i, *p.index())
+			c.hold(int(*p.Index()) == i, "publication %s is at %d with its server, thinks itself at %d", p.publisherID, i, *p.Index())
 		}
 	}
 	c.hold(publications == c.r.channels.len()+len(c.r.ousted), "servers have %d publications, there are %d channels and %d that have lost theirs", publications, c.r.channels.len(), len(c.r.ousted))
@@ -146,14 +146,14 @@ func livePublications(r *registry) iter.Seq[*publication] {
 
 // isLive tells whether a stream holds a slot of an encoder that is connected.
 func (c *invariantCheck) isLive(st *stream) bool {
-	return c.r.encoders[st.encoder.id] == st.encoder && st.encoder.streams.has(st)
+	return c.r.encoders[st.encoder.id] == st.encoder && st.encoder.streams.Has(st)
 }
 
 func (c *invariantCheck) publications() {
 	moves := map[*encoder]int{}
 	for p := range livePublications(c.r) {
 		channel := p.channel
-		listed := p.server.publications.has(p)
+		listed := p.server.publications.Has(p)
 		c.hold(c.r.channels.get(channel) == p && listed && c.r.servers[p.server.id] == p.server, "publication %s of channel %s: found there %v, in its server's set %v", p.publisherID, channel, c.r.channels.get(channel) == p, listed)
 		_, killed := c.r.killed[p]
 		c.hold(killed == p.killed, "publication %s: killed %v, in the set %v", p.publisherID, p.killed, killed)
@@ -240,7 +240,7 @@ func (c *invariantCheck) twins() {
 		c.hold(g.key == key && len(g.sessions) > 0 && g.due == looked, "group %v is found as %v with %d sessions; due %v, in the set %v", g.key, key, len(g.sessions), g.due, looked)
 		sessions += len(g.sessions)
 		for i, t := range g.sessions {
-			c.hold(t.group == g && int(*t.index()) == i && t.session <= g.newest, "session %d is at %d of %v, thinks itself at %d", t.session, i, key, *t.index())
+			c.hold(t.group == g && int(*t.Index()) == i && t.session <= g.newest, "session %d is at %d of %v, thinks itself at %d", t.session, i, key, *t.Index())
 		}
 	}
 	c.hold(sessions == len(c.r.servers)+len(c.r.encoders), "%d sessions are in groups, %d are connected", sessions, len(c.r.servers)+len(c.r.encoders))

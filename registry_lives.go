@@ -60,7 +60,7 @@ func (r *registry) publishLocked(w *waiter, e *encoder, now time.Time) {
 		since:       now.UnixNano(),
 	}
 	r.channels.add(p)
-	p.server.publications.add(p)
+	p.server.publications.Add(p)
 	p.server.peer.accept(w.request.requestRef, p.channel, p.publisherID, p.number)
 	p.current = r.startLocked(p, e, p.publisherID, now)
 	p.id = p.publisherID
@@ -73,7 +73,7 @@ func (r *registry) publishLocked(w *waiter, e *encoder, now time.Time) {
 func (r *registry) startLocked(p *publication, e *encoder, id string, now time.Time) *stream {
 	p.lastOrdinal++
 	st := &stream{id: id, pub: p, encoder: e, ordinal: p.lastOrdinal, previous: p.lastToldLocked(), started: now.Sub(r.began)}
-	e.streams.add(st)
+	e.streams.Add(st)
 	r.slots.used++
 	r.streamChangedLocked(st)
 	r.publicationChangedLocked(p)
@@ -138,7 +138,7 @@ func (r *registry) endLocked(p *publication) {
 func (r *registry) forgetLocked(p *publication) {
 	r.channels.remove(p)
 	delete(r.ousted, p.publisherID)
-	p.server.publications.remove(p)
+	p.server.publications.Remove(p)
 	r.publicationChangedLocked(p)
 	delete(r.killed, p)
 	r.letGoLocked(p)
@@ -286,7 +286,7 @@ func (r *registry) closeLocked(st *stream, now time.Time) {
 	if r.replay != nil {
 		delete(r.replay.streams, st.id)
 	}
-	st.encoder.streams.remove(st)
+	st.encoder.streams.Remove(st)
 	r.streamChangedLocked(st)
 	if st.superseded {
 		st.encoder.superseded--

@@ -116,7 +116,7 @@ func (r *registry) sendMemosLocked() {
 		r.sendStreamMemoLocked(st)
 	}
 	for _, st := range r.changes.told {
-		if st.encoder.streams.has(st) {
+		if st.encoder.streams.Has(st) {
 			m := st.toldMemoLocked()
 			st.encoder.keeper.keepDurable(link.ToldMemo+st.id, tagged.Append(nil, &m))
 		}
@@ -132,7 +132,7 @@ func (r *registry) sendPublicationMemoLocked(p *publication) {
 	name := publicationMemo(p.number)
 	switch {
 	case p.server.gone:
-	case p.server.publications.has(p):
+	case p.server.publications.Has(p):
 		m := p.memoLocked()
 		p.server.keeper.keep(name, tagged.Append(nil, &m))
 	default:
@@ -143,7 +143,7 @@ func (r *registry) sendPublicationMemoLocked(p *publication) {
 func (r *registry) sendStreamMemoLocked(st *stream) {
 	switch keeper := st.encoder.keeper; {
 	case st.encoder.gone:
-	case st.encoder.streams.has(st):
+	case st.encoder.streams.Has(st):
 		m := st.memoLocked()
 		keeper.keep(link.StreamMemo+st.id, tagged.Append(nil, &m))
 	default:

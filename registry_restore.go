@@ -129,7 +129,7 @@ func (rs *restorer) restored(now time.Time) []notice {
 	lost := r.replay.lost
 	r.replay = nil
 	clear(r.ousted)
-	publications := slices.DeleteFunc(inOrder(rs.publications), func(p *publication) bool { return !p.server.publications.has(p) })
+	publications := slices.DeleteFunc(inOrder(rs.publications), func(p *publication) bool { return !p.server.publications.Has(p) })
 	rs.giveChannels(publications)
 	streams := rs.streamsOf()
 	for _, p := range publications {
@@ -238,7 +238,7 @@ func (rs *restorer) addPublication(s *server, m memo.Publication) {
 			rs.lastID = max(rs.lastID, place.Encoder)
 		}
 	}
-	s.publications.add(p)
+	s.publications.Add(p)
 	rs.ousted[p.publisherID] = p // until its channel is given, it is found by its ID
 }
 
@@ -322,7 +322,7 @@ func (rs *restorer) addStream(e *encoder, m keptStream) {
 		st.addOutputLocked(output{o.StreamType, o.Resolution})
 	}
 	delete(rs.announced, st.id)
-	e.streams.add(st)
+	e.streams.Add(st)
 	rs.slots.used++
 	if st.superseded {
 		e.superseded++

@@ -285,7 +285,7 @@ func cloneOf(m *clusterModel) *restoredCluster {
 		r.enterTwinsLocked(&s.twin, twinKey{string(s.kind), s.ip, s.port})
 		for _, p := range slices.SortedFunc(slices.Values(m.r.servers[id].publications), byNumber) {
 			copied := publicationOf(p)
-			s.publications.add(copied)
+			s.publications.Add(copied)
 			r.channels.add(copied)
 			if p.killed {
 				r.killed[copied] = &killing{since: m.now}
@@ -320,7 +320,7 @@ func cloneOf(m *clusterModel) *restoredCluster {
 		for _, st := range slices.SortedFunc(slices.Values(e.streams), inOrder) {
 			p := publicationOf(st.pub)
 			again := &stream{id: st.id, pub: p, encoder: copied, previous: st.previous, closing: st.closing, superseded: st.superseded, ordinal: st.ordinal, lastSeq: st.lastSeq, outputs: slices.Clone(st.outputs)}
-			copied.streams.add(again)
+			copied.streams.Add(again)
 			r.slots.used++
 			if st.superseded {
 				copied.superseded++

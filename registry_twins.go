@@ -12,6 +12,8 @@ package main
 import (
 	"slices"
 	"time"
+
+	"coordinator/internal/members"
 )
 
 const (
@@ -40,7 +42,7 @@ type twinKey struct {
 // twinGroup is the sessions of one key. Most groups have one.
 type twinGroup struct {
 	key       twinKey
-	sessions  members[*twin]
+	sessions  members.Set[*twin]
 	newest    uint64 // session
 	lastProbe time.Time
 	due       bool // to be probed again: see registry.unprobed
@@ -56,7 +58,7 @@ type twin struct {
 	probedAt time.Time
 }
 
-func (t *twin) index() *uint32 { return &t.inGroup }
+func (t *twin) Index() *uint32 { return &t.inGroup }
 
 // suspect tells whether the session may be dead, which will be known within seconds.
 func (t *twin) suspect() bool { return t.probing || t.group.due && t.session != t.group.newest }
@@ -86,7 +88,7 @@ func (r *registry) enterTwinsLocked(t *twin, key twinKey) *twinGroup {
 		r.twins[key] = g
 	}
 	t.group = g
-	g.sessions.add(t)
+	g.sessions.Add(t)
 	g.newest = max(g.newest, t.session) // an encoder at a gateway may have its identity long before it registers
 	if len(g.sessions) > 1 {
 		g.due = true
@@ -97,7 +99,7 @@ func (r *registry) enterTwinsLocked(t *twin, key twinKey) *twinGroup {
 
 func (r *registry) leaveTwinsLocked(t *twin) {
 	g := t.group
-	g.sessions.remove(t)
+	g.sessions.Remove(t)
 	if len(g.sessions) == 0 {
 		delete(r.twins, g.key)
 		delete(r.unprobed, g)

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"coordinator/dashboard"
 	"coordinator/internal/control"
 	"coordinator/internal/httpjson"
 	"coordinator/internal/link"
@@ -61,7 +62,7 @@ const (
 func urlTable(cfg *Config, api *commands, sockets *control.Sockets, gateways *gateways) map[string]methods {
 	protected := func(h http.HandlerFunc) http.HandlerFunc { return authorize(cfg.CommandsAuth, h) }
 	command := func(h http.HandlerFunc) http.HandlerFunc { return protected(api.whenUp(h)) }
-	dashboard := methods{"GET": protectDashboard(cfg.CommandsAuth, newDashboard())}
+	page := methods{"GET": protectDashboard(cfg.CommandsAuth, dashboard.New())}
 	table := map[string]methods{
 		"/{$}":               {"GET": welcome},
 		"/livez":             {"GET": livez},
@@ -77,8 +78,8 @@ func urlTable(cfg *Config, api *commands, sockets *control.Sockets, gateways *ga
 		"/commands/gateways": {"GET": command(api.gateways)},
 		"/commands/drain":    {"POST": command(api.drain)},
 		"/commands/undrain":  {"POST": command(api.undrain)},
-		"/dashboard":         dashboard,
-		dashboardFilePattern: dashboard,
+		"/dashboard":         page,
+		dashboardFilePattern: page,
 		"/ws/control/rtmp":   {"GET": sockets.ServeRTMP},
 		"/ws/control/wss":    {"GET": sockets.ServeWSS},
 		"/ws/control/hls":    {"GET": sockets.ServeHLS},
@@ -121,6 +122,15 @@ func newTableHandler(cfg *Config, log *slog.Logger, mux *http.ServeMux, table ma
 	return logRequests(log, exact)
 }
 
+// protectDashboard has the browser's own dialogue ask for Basic credentials, which it then sends with the page's
+// requests for data, too. For Bearer no browser has such a dialogue: there the page asks.
+func protectDashboard(auth commandsAuth, page http.HandlerFunc) http.HandlerFunc {
+	if auth.scheme == "Basic" {
+		return authorize(auth, page)
+	}
+	return page
+}
+
 func notFound(w http.ResponseWriter, _ *http.Request) {
 	httpjson.Error(w, http.StatusNotFound, "not found")
 }
@@ -152,8 +162,8 @@ func knownPath(r *http.Request, status int) string {
 	switch {
 	case r.Pattern == "" || r.Pattern == "/":
 		return unknown
-	case r.Pattern == dashboardFilePattern && !isDashboardFile(r.PathValue("file")),
-		r.Pattern == dashboardForwardedPattern && !isDashboardFile(r.PathValue("path")):
+	case r.Pattern == dashboardFilePattern && !dashboard.IsFile(r.PathValue("file")),
+		r.Pattern == dashboardForwardedPattern && !dashboard.IsFile(r.PathValue("path")):
 		return unknown
 	case isForwarded(r.Pattern) && (status == http.StatusNotFound || status >= http.StatusInternalServerError):
 		return unknown

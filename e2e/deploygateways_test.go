@@ -47,7 +47,7 @@ func TestComposeFilePutsAGatewayBeforeTheCoordinator(t *testing.T) {
 	}
 	var plain, file services
 	readYAML(t, "../compose.yaml", &plain)
-	readYAML(t, "../compose-gateways.yaml", &file)
+	readYAML(t, "../deploy/compose-gateways.yaml", &file)
 	given := file.Services["gateway"].Environment
 	checkGateway(t, given)
 	if secret := given["CONTROL_SECRET"]; secret != plain.Services["coordinator"].Environment["CONTROL_SECRET"] {
