@@ -3,6 +3,7 @@ package main
 import (
 	"net"
 	"net/http"
+	"strings"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -224,4 +225,35 @@ func TestRequestThatIsAllowedTooLateIsNotLetIn(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Requests of gateways that are under way at the stop wait for the next coordinator: they are not denied, nor counted so.
+func TestStopDeniesNoRequestOfAGateway(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var n *fakeNet
+		asked := false
+		t.Cleanup(func() {
+			if log := n.logs.String(); !asked || strings.Contains(log, "denied") {
+				t.Errorf("the application is asked: %v\n%s", asked, log)
+			}
+		})
+		pipes := clustertest.NewPipes()
+		app := &clustertest.HTTPServer{Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			asked = true
+			<-r.Context().Done()
+		})}
+		app.Serve(pipes)
+		t.Cleanup(app.Close)
+		n = newFakeNet(t, "GATEWAY_SECRET="+crashSecret, "EVENT_CALLBACK_URL=http://application/event", "KEY_VERIFICATION_URL=http://application/verify")
+		n.reaches(pipes.Connect)
+		n.wait(5 * time.Second)
+		l := n.dialLink("g", nil)
+		l.send(
+			link.With(link.KindAttach, 1, &link.Attach{Kind: "RTMP", Remote: "10.0.0.1:4", IP: "10.0.0.1", Port: 1935, FirstKept: 1}),
+			link.Frame{Kind: link.KindSynced},
+			link.With(link.KindMessage, 1, &link.Message{Number: 1, Text: wire.Append(nil, "PUBLISH-REQUEST", "Request-ID", "r", "Stream-Channel", "b", "Stream-Key", "k")}),
+		)
+		synctest.Wait()
+	})
 }

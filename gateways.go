@@ -96,9 +96,13 @@ func (h *gateways) close() {
 	h.links.Close("this coordinator is stopping")
 	close(h.closing)
 	h.ended.Wait()
+}
+
+// leaveRequests ends what is under way for publish requests at gateways, once the coordinator stops.
+func (h *gateways) leaveRequests() {
 	for _, s := range h.all() {
 		if !s.isEncoder {
-			s.peer.gone(errStopping) // its publish requests wait for the next coordinator
+			s.peer.gone(errStopping) // they wait for the next coordinator
 		}
 	}
 }

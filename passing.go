@@ -12,6 +12,7 @@ package main
 // Then DONE goes down, in the order of the session's messages. A gateway that is lost counts as one that has acknowledged.
 
 import (
+	"cmp"
 	"slices"
 	"sync"
 	"time"
@@ -259,13 +260,12 @@ func (x *passing) goOnLocked(t *transition) {
 }
 
 func (x *passing) doneLocked(e ending) {
-	for i := range e.session.following {
-		if f := &e.session.following[i]; f.message == e.message {
-			f.done = true
-		}
+	list := e.session.following // there may be 50,000 while the disk is full
+	byMessage := func(f following, message uint64) int { return cmp.Compare(f.message, message) }
+	if i, found := slices.BinarySearchFunc(list, e.message, byMessage); found {
+		list[i].done = true
 	}
-	first := e.session.following
-	if !e.session.dirty && len(first) > 0 && first[0].done {
+	if !e.session.dirty && len(list) > 0 && list[0].done {
 		e.session.dirty = true
 		x.dirty = append(x.dirty, e.session)
 		poke(x.wake)
