@@ -3,6 +3,7 @@ package main
 import (
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -255,5 +256,31 @@ func TestStopDeniesNoRequestOfAGateway(t *testing.T) {
 			link.With(link.KindMessage, 1, &link.Message{Number: 1, Text: wire.Append(nil, "PUBLISH-REQUEST", "Request-ID", "r", "Stream-Channel", "b", "Stream-Key", "k")}),
 		)
 		synctest.Wait()
+	})
+}
+
+func TestIdentityIsNeverThatOfTwoSessions(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newGatewaysNet(t)
+		n.dial("rtmp")
+		n.wait(time.Second)
+		taken := n.coordinator.registry.serverReports()[0].ID
+		const free = 1 << 51
+		attach := func(number, id uint64) link.Frame {
+			return link.With(link.KindAttach, number, &link.Attach{Kind: "RTMP", Remote: "10.0.0.2:4", IP: "10.0.0.2", Port: uint32(number), Since: 1, FirstKept: 1, ID: id})
+		}
+		n.dialLink("g", nil).send(attach(1, taken), attach(2, free), attach(3, free), attach(4, 0), link.Frame{Kind: link.KindSynced})
+		synctest.Wait()
+		n.dial("rtmp")
+		n.wait(5 * time.Second)
+		var ids []uint64
+		for _, s := range n.coordinator.registry.serverReports() {
+			ids = append(ids, s.ID)
+		}
+		slices.Sort(ids)
+		if want := []uint64{taken, free, free + 1, free + 2}; !slices.Equal(ids, want) {
+			t.Errorf("the sessions are %d, want %d", ids, want)
+		}
 	})
 }

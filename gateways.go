@@ -140,7 +140,7 @@ func (h *gateways) newSession(g *linkserver.Gateway, number uint64, a link.Attac
 		return nil, errBadNumber
 	case h.restored && (len(a.Memos) > 0 || a.ID != 0):
 		return nil, errUnexpected
-	case a.ID != 0 && h.ids[a.ID] || h.at[g.ID()][number] != nil:
+	case a.ID != 0 && (h.ids[a.ID] || !h.c.registry.claimID(a.ID)) || h.at[g.ID()][number] != nil:
 		return nil, errKnownID
 	}
 	s.info = serverInfo{kind: serverKind(a.Kind), ip: a.IP, port: int(a.Port), ssl: a.SSL}
