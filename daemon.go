@@ -148,6 +148,9 @@ func (d *daemon) stop(deliver time.Duration) error {
 		d.gateways.close()
 	}
 	d.coordinator.stop()
+	if d.gateways != nil {
+		d.gateways.leaveRequests()
+	}
 	d.finishServing()
 	d.control.Close()
 	d.coordinator.wait()

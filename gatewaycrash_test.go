@@ -841,7 +841,9 @@ func (m *mortal) cutLink(name string) {
 func runMortal(t *testing.T, seed uint64, deaths map[int]func(*mortal)) (messages int) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMortal(t, seed)
+		m.passing.Lock()
 		m.deaths = deaths
+		m.passing.Unlock()
 		m.play()
 		m.passing.Lock()
 		messages = m.passed

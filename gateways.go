@@ -97,9 +97,13 @@ func (h *gateways) close() {
 	h.links.Close("this coordinator is stopping")
 	close(h.closing)
 	h.ended.Wait()
+}
+
+// leaveRequests ends what is under way for publish requests at gateways, once the coordinator stops.
+func (h *gateways) leaveRequests() {
 	for _, s := range h.all() {
 		if !s.isEncoder {
-			s.peer.gone(errStopping) // its publish requests wait for the next coordinator
+			s.peer.gone(errStopping) // they wait for the next coordinator
 		}
 	}
 }
@@ -137,7 +141,7 @@ func (h *gateways) newSession(g *linkserver.Gateway, number uint64, a link.Attac
 		return nil, errBadNumber
 	case h.restored && (len(a.Memos) > 0 || a.ID != 0):
 		return nil, errUnexpected
-	case a.ID != 0 && h.ids[a.ID] || h.at[g.ID()][number] != nil:
+	case a.ID != 0 && (h.ids[a.ID] || !h.c.registry.claimID(a.ID)) || h.at[g.ID()][number] != nil:
 		return nil, errKnownID
 	}
 	s.info = serverInfo{kind: serverKind(a.Kind), ip: a.IP, port: int(a.Port), ssl: a.SSL}

@@ -3,6 +3,8 @@ package main
 import (
 	"net"
 	"net/http"
+	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -225,6 +227,63 @@ func TestRequestThatIsAllowedTooLateIsNotLetIn(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Requests of gateways that are under way at the stop wait for the next coordinator: they are not denied, nor counted so.
+func TestStopDeniesNoRequestOfAGateway(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var n *fakeNet
+		asked := false
+		t.Cleanup(func() {
+			if log := n.logs.String(); !asked || strings.Contains(log, "denied") {
+				t.Errorf("the application is asked: %v\n%s", asked, log)
+			}
+		})
+		pipes := clustertest.NewPipes()
+		app := &clustertest.HTTPServer{Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			asked = true
+			<-r.Context().Done()
+		})}
+		app.Serve(pipes)
+		t.Cleanup(app.Close)
+		n = newFakeNet(t, "GATEWAY_SECRET="+crashSecret, "EVENT_CALLBACK_URL=http://application/event", "KEY_VERIFICATION_URL=http://application/verify")
+		n.reaches(pipes.Connect)
+		n.wait(5 * time.Second)
+		l := n.dialLink("g", nil)
+		l.send(
+			link.With(link.KindAttach, 1, &link.Attach{Kind: "RTMP", Remote: "10.0.0.1:4", IP: "10.0.0.1", Port: 1935, FirstKept: 1}),
+			link.Frame{Kind: link.KindSynced},
+			link.With(link.KindMessage, 1, &link.Message{Number: 1, Text: wire.Append(nil, "PUBLISH-REQUEST", "Request-ID", "r", "Stream-Channel", "b", "Stream-Key", "k")}),
+		)
+		synctest.Wait()
+	})
+}
+
+func TestIdentityIsNeverThatOfTwoSessions(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newGatewaysNet(t)
+		n.dial("rtmp")
+		n.wait(time.Second)
+		taken := n.coordinator.registry.serverReports()[0].ID
+		const free = 1 << 51
+		attach := func(number, id uint64) link.Frame {
+			return link.With(link.KindAttach, number, &link.Attach{Kind: "RTMP", Remote: "10.0.0.2:4", IP: "10.0.0.2", Port: uint32(number), Since: 1, FirstKept: 1, ID: id})
+		}
+		n.dialLink("g", nil).send(attach(1, taken), attach(2, free), attach(3, free), attach(4, 0), link.Frame{Kind: link.KindSynced})
+		synctest.Wait()
+		n.dial("rtmp")
+		n.wait(5 * time.Second)
+		var ids []uint64
+		for _, s := range n.coordinator.registry.serverReports() {
+			ids = append(ids, s.ID)
+		}
+		slices.Sort(ids)
+		if want := []uint64{taken, free, free + 1, free + 2}; !slices.Equal(ids, want) {
+			t.Errorf("the sessions are %d, want %d", ids, want)
+		}
+	})
 }
 
 func TestWhatEncodersHaveSaidIsReplayedInItsOrder(t *testing.T) {

@@ -264,13 +264,12 @@ func (x *passing) goOnLocked(t *transition) {
 }
 
 func (x *passing) doneLocked(e ending) {
-	all := e.session.following // may be many while a gateway is away that one of them waits for
-	i, _ := slices.BinarySearchFunc(all, e.message, func(f following, message uint64) int { return cmp.Compare(f.message, message) })
-	for ; i < len(all) && all[i].message == e.message; i++ {
-		all[i].done = true
+	list := e.session.following // may be many while one of them waits for a gateway that is away, or for the disk
+	i, _ := slices.BinarySearchFunc(list, e.message, func(f following, message uint64) int { return cmp.Compare(f.message, message) })
+	for ; i < len(list) && list[i].message == e.message; i++ {
+		list[i].done = true
 	}
-	first := e.session.following
-	if !e.session.dirty && len(first) > 0 && first[0].done {
+	if !e.session.dirty && len(list) > 0 && list[0].done {
 		e.session.dirty = true
 		x.dirty = append(x.dirty, e.session)
 		poke(x.wake)

@@ -136,3 +136,11 @@ func (r *registry) skipNumbers(highest uint64) {
 	r.lastID, r.lastNumber = max(r.lastID, highest), max(r.lastNumber, highest)
 	r.reserveNumbersLocked()
 }
+
+// claimID has no other session be given an identity. It fails if one has it.
+func (r *registry) claimID(id uint64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.lastID = max(r.lastID, id)
+	return r.servers[id] == nil && r.encoders[id] == nil
+}
