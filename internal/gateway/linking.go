@@ -296,7 +296,7 @@ func (g *Gateway) unlink(l *activeLink) {
 	}
 }
 
-// troubles says what an operator has to know of links, and says the same once a minute at most.
+// troubles says what an operator has to know of links. Why there is none it says when the reason changes, and once a minute.
 type troubles struct {
 	g      *Gateway
 	alone  time.Time         // since when there is no link
