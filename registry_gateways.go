@@ -34,8 +34,13 @@ func (r *registry) gatewayBack(gateway string, now time.Time) []notice {
 		}
 	}
 	for el := r.waiting.Front(); el != nil; el = el.Next() {
-		if w := el.Value.(*waiter); w.pub != nil && w.pub.server.gateway == gateway {
+		switch w := el.Value.(*waiter); {
+		case w.pub != nil && w.pub.server.gateway == gateway:
 			w.due = now.Add(r.limits.encoderWait)
+		case w.pub == nil && w.server.gateway == gateway:
+			if w.due = now.Add(r.limits.encoderWait); w.request.answerBy.Before(w.due) {
+				w.due = w.request.answerBy
+			}
 		}
 	}
 	r.beginAnewLocked(gateway, now)

@@ -405,3 +405,22 @@ func TestRequestThatWaitsForItsGatewayHoldsUpNobody(t *testing.T) {
 	rig.step(rig.r.gatewayBack("g", rig.now))
 	rig.expect("away accept r-a a id2", "e start a id2")
 }
+
+func TestWaitOfARequestBeginsAnewWhenItsGatewayIsBack(t *testing.T) {
+	t.Parallel()
+	for back, want := range map[time.Duration]time.Duration{6 * time.Second: 16 * time.Second, 12 * time.Second: 18 * time.Second} {
+		rig := newRegistryRig(t, waitTen)
+		s := rig.server("s", "RTMP")
+		s.gateway = "g"
+		if err := rig.claimBy(s, "a", 18*time.Second); err != nil {
+			t.Fatal(err)
+		}
+		rig.r.gatewayAbsent("g")
+		rig.pass(back)
+		rig.step(rig.r.gatewayBack("g", rig.now))
+		rig.pass(want - back - time.Millisecond)
+		rig.expect()
+		rig.pass(time.Millisecond)
+		rig.expect("s deny r-a a")
+	}
+}
