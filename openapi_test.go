@@ -17,6 +17,7 @@ import (
 	"coordinator/internal/clustertest"
 	"coordinator/internal/control"
 	"coordinator/internal/history"
+	"coordinator/internal/paging"
 	"coordinator/internal/profile"
 
 	"github.com/google/go-cmp/cmp"
@@ -72,10 +73,10 @@ func TestAPIDocumentNamesTheColumnsAndLimitsOfLists(t *testing.T) {
 	t.Parallel()
 	doc := apidoc.Read(t, "api/openapi.yaml")
 	for path, columns := range map[string][]string{
-		"/commands/streams":  slices.Collect(maps.Keys(streamList().columns)),
-		"/commands/encoders": slices.Collect(maps.Keys(encoderList().columns)),
-		"/commands/servers":  slices.Collect(maps.Keys(serverList().columns)),
-		"/commands/gateways": slices.Collect(maps.Keys(gatewayList().columns)),
+		"/commands/streams":  slices.Collect(maps.Keys(streamList().Columns)),
+		"/commands/encoders": slices.Collect(maps.Keys(encoderList().Columns)),
+		"/commands/servers":  slices.Collect(maps.Keys(serverList().Columns)),
+		"/commands/gateways": slices.Collect(maps.Keys(gatewayList().Columns)),
 	} {
 		want := map[string]bool{}
 		for _, column := range columns {
@@ -90,7 +91,7 @@ func TestAPIDocumentNamesTheColumnsAndLimitsOfLists(t *testing.T) {
 					got[column.(string)] = true
 				}
 			case "limit":
-				if schema.Value["default"] != defaultPage || schema.Value["maximum"] != longestPage {
+				if schema.Value["default"] != paging.DefaultLimit || schema.Value["maximum"] != paging.MaxLimit {
 					t.Errorf("limit is documented as %v", schema.Value)
 				}
 			}

@@ -14,6 +14,7 @@ import (
 	"coordinator/internal/control"
 	"coordinator/internal/history"
 	"coordinator/internal/httpjson"
+	"coordinator/internal/paging"
 )
 
 // overviewReport is the answer to GET /commands/overview.
@@ -92,15 +93,15 @@ func (a *commands) overview(w http.ResponseWriter, _ *http.Request) {
 
 func (a *commands) streams(w http.ResponseWriter, r *http.Request) {
 	streams := streamList()
-	q, ok := streams.query(w, r)
+	q, ok := pageAsked(streams, w, r)
 	if !ok {
 		return
 	}
-	p := streams.pager(q)
-	a.coordinator.registry.streamRows(p.add)
-	report := streams.report(p.page())
-	for i := range report.rows {
-		report.rows[i].describeAnnounced()
+	p := streams.Pager(q)
+	a.coordinator.registry.streamRows(p.Add)
+	report := streams.Report(p.Page())
+	for i := range report.Rows {
+		report.Rows[i].describeAnnounced()
 	}
 	httpjson.Write(w, http.StatusOK, report)
 }
@@ -165,102 +166,102 @@ func (a *commands) gatewayReports() []gatewayReport {
 }
 
 // servePage answers with the page of a list that the request asks for.
-func servePage[T any](w http.ResponseWriter, r *http.Request, list listing[T], rows func() []T) {
-	q, ok := list.query(w, r)
+func servePage[T any](w http.ResponseWriter, r *http.Request, list paging.List[T], rows func() []T) {
+	q, ok := pageAsked(list, w, r)
 	if !ok {
 		return
 	}
-	httpjson.Write(w, http.StatusOK, list.report(list.page(rows(), q)))
+	httpjson.Write(w, http.StatusOK, list.Report(list.Page(rows(), q)))
 }
 
-// query answers with 400 what can't be read.
-func (l *listing[T]) query(w http.ResponseWriter, r *http.Request) (pageQuery, bool) {
-	q, err := l.parse(r.URL.RawQuery)
+// pageAsked answers with 400 what can't be read.
+func pageAsked[T any](l paging.List[T], w http.ResponseWriter, r *http.Request) (paging.Query, bool) {
+	q, err := l.Parse(r.URL.RawQuery)
 	if err != nil {
 		httpjson.Error(w, http.StatusBadRequest, err.Error())
 	}
 	return q, err == nil
 }
 
-func streamList() listing[streamRow] {
-	return listing[streamRow]{
-		name:        "streams",
-		defaultSort: "channel",
-		columns: map[string]func(*streamRow) sortKey{
-			"channel": func(row *streamRow) sortKey { return sortKey{Text: row.Channel} },
-			"since":   func(row *streamRow) sortKey { return sortKey{Number: row.Since.UnixNano()} },
-			"state":   func(row *streamRow) sortKey { return sortKey{Text: row.State} },
-			"encoder": func(row *streamRow) sortKey { return sortKey{Number: int64(row.Encoder)} },
-			"server":  func(row *streamRow) sortKey { return sortKey{Number: int64(row.StreamServer)} },
+func streamList() paging.List[streamRow] {
+	return paging.List[streamRow]{
+		Name:        "streams",
+		DefaultSort: "channel",
+		Columns: map[string]func(*streamRow) paging.Key{
+			"channel": func(row *streamRow) paging.Key { return paging.Key{Text: row.Channel} },
+			"since":   func(row *streamRow) paging.Key { return paging.Key{Number: row.Since.UnixNano()} },
+			"state":   func(row *streamRow) paging.Key { return paging.Key{Text: row.State} },
+			"encoder": func(row *streamRow) paging.Key { return paging.Key{Number: int64(row.Encoder)} },
+			"server":  func(row *streamRow) paging.Key { return paging.Key{Number: int64(row.StreamServer)} },
 		},
-		identify: func(row *streamRow) (uint64, string) { return 0, row.StreamID },
-		matches:  (*streamRow).matches,
+		Identify: func(row *streamRow) (uint64, string) { return 0, row.StreamID },
+		Matches:  (*streamRow).matches,
 	}
 }
 
-func encoderList() listing[encoderReport] {
-	return listing[encoderReport]{
-		name:        "encoders",
-		defaultSort: "id",
-		columns: map[string]func(*encoderReport) sortKey{
-			"id":      func(*encoderReport) sortKey { return sortKey{} },
-			"since":   func(e *encoderReport) sortKey { return sortKey{Number: e.Since.UnixNano()} },
-			"load":    func(e *encoderReport) sortKey { return sortKey{Number: int64(e.Load)} },
-			"address": func(e *encoderReport) sortKey { return sortKey{Text: e.Address} },
-			"serving": func(e *encoderReport) sortKey { return sortKey{Number: int64(e.Serving)} },
-			"capacity": func(e *encoderReport) sortKey {
+func encoderList() paging.List[encoderReport] {
+	return paging.List[encoderReport]{
+		Name:        "encoders",
+		DefaultSort: "id",
+		Columns: map[string]func(*encoderReport) paging.Key{
+			"id":      func(*encoderReport) paging.Key { return paging.Key{} },
+			"since":   func(e *encoderReport) paging.Key { return paging.Key{Number: e.Since.UnixNano()} },
+			"load":    func(e *encoderReport) paging.Key { return paging.Key{Number: int64(e.Load)} },
+			"address": func(e *encoderReport) paging.Key { return paging.Key{Text: e.Address} },
+			"serving": func(e *encoderReport) paging.Key { return paging.Key{Number: int64(e.Serving)} },
+			"capacity": func(e *encoderReport) paging.Key {
 				if e.Capacity < 0 {
-					return sortKey{Number: math.MaxInt64}
+					return paging.Key{Number: math.MaxInt64}
 				}
-				return sortKey{Number: int64(e.Capacity)}
+				return paging.Key{Number: int64(e.Capacity)}
 			},
-			"state":   func(e *encoderReport) sortKey { return sortKey{Text: e.state()} },
-			"gateway": func(e *encoderReport) sortKey { return sortKey{Text: e.Gateway} },
+			"state":   func(e *encoderReport) paging.Key { return paging.Key{Text: e.state()} },
+			"gateway": func(e *encoderReport) paging.Key { return paging.Key{Text: e.Gateway} },
 		},
-		identify: func(e *encoderReport) (uint64, string) { return e.ID, "" },
-		matches: func(e *encoderReport, q string) bool {
+		Identify: func(e *encoderReport) (uint64, string) { return e.ID, "" },
+		Matches: func(e *encoderReport, q string) bool {
 			return strings.Contains(strconv.FormatUint(e.ID, 10), q) || strings.Contains(e.Address, q) || strings.Contains(e.state(), q) ||
 				e.Gateway != "" && e.Gateway == q
 		},
 	}
 }
 
-func serverList() listing[serverReport] {
-	return listing[serverReport]{
-		name:        "servers",
-		defaultSort: "id",
-		columns: map[string]func(*serverReport) sortKey{
-			"id":      func(*serverReport) sortKey { return sortKey{} },
-			"since":   func(s *serverReport) sortKey { return sortKey{Number: s.Since.UnixNano()} },
-			"ip":      func(s *serverReport) sortKey { return sortKey{Text: s.IP} },
-			"streams": func(s *serverReport) sortKey { return sortKey{Number: int64(s.Streams)} },
-			"type":    func(s *serverReport) sortKey { return sortKey{Text: s.ServerType} },
-			"gateway": func(s *serverReport) sortKey { return sortKey{Text: s.Gateway} },
+func serverList() paging.List[serverReport] {
+	return paging.List[serverReport]{
+		Name:        "servers",
+		DefaultSort: "id",
+		Columns: map[string]func(*serverReport) paging.Key{
+			"id":      func(*serverReport) paging.Key { return paging.Key{} },
+			"since":   func(s *serverReport) paging.Key { return paging.Key{Number: s.Since.UnixNano()} },
+			"ip":      func(s *serverReport) paging.Key { return paging.Key{Text: s.IP} },
+			"streams": func(s *serverReport) paging.Key { return paging.Key{Number: int64(s.Streams)} },
+			"type":    func(s *serverReport) paging.Key { return paging.Key{Text: s.ServerType} },
+			"gateway": func(s *serverReport) paging.Key { return paging.Key{Text: s.Gateway} },
 		},
-		identify: func(s *serverReport) (uint64, string) { return s.ID, "" },
-		matches: func(s *serverReport, q string) bool {
+		Identify: func(s *serverReport) (uint64, string) { return s.ID, "" },
+		Matches: func(s *serverReport, q string) bool {
 			return strings.Contains(strconv.FormatUint(s.ID, 10), q) || strings.Contains(s.IP, q) || strings.Contains(s.ServerType, q) ||
 				s.Gateway != "" && s.Gateway == q
 		},
 	}
 }
 
-func gatewayList() listing[gatewayReport] {
-	return listing[gatewayReport]{
-		name:        "gateways",
-		defaultSort: "id",
-		columns: map[string]func(*gatewayReport) sortKey{
-			"id":             func(*gatewayReport) sortKey { return sortKey{} },
-			"since":          func(g *gatewayReport) sortKey { return sortKey{Number: g.Since.UnixNano()} },
-			"address":        func(g *gatewayReport) sortKey { return sortKey{Text: g.Address} },
-			"state":          func(g *gatewayReport) sortKey { return sortKey{Text: g.state()} },
-			"version":        func(g *gatewayReport) sortKey { return sortKey{Text: g.Version} },
-			"servers":        func(g *gatewayReport) sortKey { return sortKey{Number: int64(g.StreamingServers)} },
-			"encoders":       func(g *gatewayReport) sortKey { return sortKey{Number: int64(g.Encoders)} },
-			"unacknowledged": func(g *gatewayReport) sortKey { return sortKey{Number: int64(g.UnacknowledgedBytes)} },
+func gatewayList() paging.List[gatewayReport] {
+	return paging.List[gatewayReport]{
+		Name:        "gateways",
+		DefaultSort: "id",
+		Columns: map[string]func(*gatewayReport) paging.Key{
+			"id":             func(*gatewayReport) paging.Key { return paging.Key{} },
+			"since":          func(g *gatewayReport) paging.Key { return paging.Key{Number: g.Since.UnixNano()} },
+			"address":        func(g *gatewayReport) paging.Key { return paging.Key{Text: g.Address} },
+			"state":          func(g *gatewayReport) paging.Key { return paging.Key{Text: g.state()} },
+			"version":        func(g *gatewayReport) paging.Key { return paging.Key{Text: g.Version} },
+			"servers":        func(g *gatewayReport) paging.Key { return paging.Key{Number: int64(g.StreamingServers)} },
+			"encoders":       func(g *gatewayReport) paging.Key { return paging.Key{Number: int64(g.Encoders)} },
+			"unacknowledged": func(g *gatewayReport) paging.Key { return paging.Key{Number: int64(g.UnacknowledgedBytes)} },
 		},
-		identify: func(g *gatewayReport) (uint64, string) { return 0, g.ID },
-		matches: func(g *gatewayReport, q string) bool {
+		Identify: func(g *gatewayReport) (uint64, string) { return 0, g.ID },
+		Matches: func(g *gatewayReport, q string) bool {
 			return strings.Contains(g.ID, q) || strings.Contains(g.Address, q) || strings.Contains(g.state(), q)
 		},
 	}

@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"runtime"
 	"syscall"
@@ -90,4 +91,43 @@ func processCPU(tb testing.TB) time.Duration {
 		tb.Fatal(err)
 	}
 	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+}
+
+// BenchmarkPageOf100000 is a page of the dashboard: the copy, a part at a time under the registry's lock, then search
+// and sort.
+func BenchmarkPageOf100000(b *testing.B) {
+	r := registryWith(b, 100_000)
+	streams := streamList()
+	b.Run("longest time under the lock", func(b *testing.B) {
+		var rows []streamRow
+		for b.Loop() {
+			rows, _ = r.appendRows(rows[:0], 0, math.MaxUint64)
+		}
+	})
+	b.Run("copy", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			r.streamRows(func([]streamRow) {})
+		}
+	})
+	for _, query := range []string{"", "sort=-since&limit=500", "q=0042"} {
+		q, err := streams.Parse(query)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Run("?"+query, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				rows := streams.Pager(q)
+				r.streamRows(rows.Add)
+				rows.Page()
+			}
+		})
+	}
+	b.Run("totals", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			r.totals(time.Now())
+		}
+	})
 }

@@ -276,3 +276,43 @@ func wholeReport(r *registry, now time.Time) clusterReport {
 	r.liveStreams(func(streams []streamReport) { report.ActiveStreams = append(report.ActiveStreams, streams...) })
 	return report
 }
+
+// nowhere takes what a registry says to peers and application.
+type nowhere struct{}
+
+func (nowhere) probe(uint64)                              {}
+func (nowhere) keepsUp() bool                             { return true }
+func (nowhere) accept(requestRef, string, string, uint64) {}
+func (nowhere) deny(requestRef, string)                   {}
+func (nowhere) kill(_, _ string)                          {}
+func (nowhere) start(encodeJob)                           {}
+func (nowhere) stop(_, _ string)                          {}
+func (nowhere) End(outbox.Mark)                           {}
+
+func (nowhere) AppendPart(outbox.Event) {}
+
+// registryWith has so many live streams on 20 servers and 100 encoders, each with four outputs.
+func registryWith(tb testing.TB, streams int) *registry {
+	tb.Helper()
+	lastID := 0
+	now := time.Now()
+	r := newRegistry(1, now, func() string { lastID++; return fmt.Sprintf("stream-%08d", lastID) }, nowhere{}, limits{})
+	for i := range 100 {
+		r.joinEncoder(attachment{}, nowhere{}, fmt.Sprint("10.0.0.", i), -1, now)
+	}
+	var servers []*server
+	for range 20 {
+		servers = append(servers, r.joinServer(attachment{}, nowhere{}, serverInfo{kind: kindRTMP, ip: "10.0.0.1", port: 1935}, now))
+	}
+	for i := range streams {
+		channel := fmt.Sprintf("channel-%08d", i*7919%streams)
+		if _, err := r.claim(servers[i%20], claimRequest{requestRef: requestRef{id: "1"}, channel: channel, key: "key-" + channel}, now.Add(time.Duration(i))); err != nil {
+			tb.Fatal(err)
+		}
+		st := r.channels.get(channel).current
+		for _, resolution := range []string{"ORIGINAL", "1280x720", "640x360", "320x180"} {
+			r.announce(st.encoder, channel, st.id, announcement{streamType: "HLS-LIVE", resolution: resolution}, now)
+		}
+	}
+	return r
+}

@@ -1,0 +1,214 @@
+// Package paging cuts lists into pages: search, sort, and a cursor that says after which row the next page begins. Nothing is kept between
+// two pages: the cursor holds the sort key of the last row, its identity included, so that rows that stay are seen exactly
+// once while others come and go, but for a stream that goes over to closing while a page is made: that page may lack it.
+// Pure: rows are copies.
+package paging
+
+import (
+	"cmp"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Rows of a page: if the request says nothing, and at most.
+const (
+	DefaultLimit = 50
+	MaxLimit     = 500
+)
+
+var (
+	errBadQuery  = errors.New("query can't be read, or names a parameter twice")
+	errBadLimit  = errors.New("limit must be a whole number from 1 to 500")
+	errBadSort   = errors.New("sort must be one of the list's columns, with - before it to turn it round")
+	errBadCursor = errors.New("after must be the cursor of the page before, of the same list and sort")
+)
+
+// Key is what rows are sorted by: the value of a column, which is a number or a text, then the row's identity, which is
+// one or the other, too.
+type Key struct {
+	Number int64  `json:"n,omitempty"`
+	Text   string `json:"t,omitempty"`
+	ID     uint64 `json:"i,omitempty"`
+	Name   string `json:"m,omitempty"`
+}
+
+func (k Key) compare(other Key) int {
+	return cmp.Or(cmp.Compare(k.Number, other.Number), strings.Compare(k.Text, other.Text), cmp.Compare(k.ID, other.ID), strings.Compare(k.Name, other.Name))
+}
+
+// List is a kind of rows that can be paged.
+type List[T any] struct {
+	Name        string // of the rows in JSON
+	DefaultSort string
+	Columns     map[string]func(*T) Key // the sort key of a row, without its identity
+	Identify    func(*T) (id uint64, name string)
+	Matches     func(*T, string) bool // whether a search finds the row
+}
+
+// Query is what a page is asked for with.
+type Query struct {
+	search     string
+	sort       string // as given: with - if descending
+	column     string
+	descending bool
+	limit      int
+	after      *Key // nil: from the start
+}
+
+// cursor is what a client gets to hand back.
+type cursor struct {
+	List string `json:"l"`
+	Sort string `json:"s"`
+	Key
+}
+
+func (c cursor) encode() string {
+	text, err := json.Marshal(c)
+	if err != nil {
+		panic(err) // numbers and strings only
+	}
+	return base64.RawURLEncoding.EncodeToString(text)
+}
+
+// Parse reads the query of a request. Errors: errBadQuery, errBadLimit, errBadSort, errBadCursor.
+func (l *List[T]) Parse(rawQuery string) (Query, error) {
+	values, err := url.ParseQuery(rawQuery)
+	if err != nil {
+		return Query{}, errBadQuery
+	}
+	for _, given := range values {
+		if len(given) > 1 {
+			return Query{}, errBadQuery
+		}
+	}
+	q := Query{search: values.Get("q"), sort: cmp.Or(values.Get("sort"), l.DefaultSort), limit: DefaultLimit}
+	q.column, q.descending = strings.CutPrefix(q.sort, "-")
+	if l.Columns[q.column] == nil {
+		return Query{}, errBadSort
+	}
+	if limit := values.Get("limit"); limit != "" {
+		q.limit, err = strconv.Atoi(limit)
+		if err != nil || q.limit < 1 || q.limit > MaxLimit {
+			return Query{}, errBadLimit
+		}
+	}
+	if after := values.Get("after"); after != "" {
+		c, ok := l.decode(after, q.sort)
+		if !ok {
+			return Query{}, errBadCursor
+		}
+		q.after = &c.Key
+	}
+	return q, nil
+}
+
+// decode takes exactly what encode gives for the list and the sort.
+func (l *List[T]) decode(after, sort string) (c cursor, ok bool) {
+	text, err := base64.RawURLEncoding.DecodeString(after)
+	if err != nil || json.Unmarshal(text, &c) != nil {
+		return cursor{}, false
+	}
+	return c, c.List == l.Name && c.Sort == sort && c.encode() == after
+}
+
+// Pager picks the rows of one page out of all rows, which it is given in parts. It keeps no more than some pages of them.
+type Pager[T any] struct {
+	list    *List[T]
+	query   Query
+	best    []candidate[T]
+	full    bool // the last row of a page is known to stand no further back than best[limit]
+	matched int
+}
+
+type candidate[T any] struct {
+	Key
+	row T
+}
+
+// Pager is for rows that come in parts.
+func (l *List[T]) Pager(q Query) *Pager[T] {
+	return &Pager[T]{list: l, query: q, best: make([]candidate[T], 0, 4*(q.limit+1))}
+}
+
+// Page is a page of rows that are there at once.
+func (l *List[T]) Page(rows []T, q Query) (page []T, matched int, after string) {
+	p := l.Pager(q)
+	p.Add(rows)
+	return p.Page()
+}
+
+func (p *Pager[T]) order(a, b Key) int {
+	if p.query.descending {
+		return b.compare(a)
+	}
+	return a.compare(b)
+}
+
+func (p *Pager[T]) sort() {
+	slices.SortFunc(p.best, func(a, b candidate[T]) int { return p.order(a.Key, b.Key) })
+}
+
+// Add takes in some more rows, which it does not keep.
+func (p *Pager[T]) Add(rows []T) {
+	column, last := p.list.Columns[p.query.column], p.query.limit // one more than a page tells whether there is another
+	for i := range rows {
+		row := &rows[i]
+		if !p.list.Matches(row, p.query.search) {
+			continue
+		}
+		p.matched++
+		key := column(row)
+		key.ID, key.Name = p.list.Identify(row)
+		if p.query.after != nil && p.order(key, *p.query.after) <= 0 || p.full && p.order(key, p.best[last].Key) > 0 {
+			continue
+		}
+		p.best = append(p.best, candidate[T]{key, *row})
+		if len(p.best) == cap(p.best) {
+			p.sort()
+			p.best, p.full = p.best[:last+1], true
+		}
+	}
+}
+
+// Page returns the rows of the page, how many rows the search matches in all, and the cursor of the next page, "" if
+// there is none.
+func (p *Pager[T]) Page() (page []T, matched int, after string) {
+	p.sort()
+	best, limit := p.best, p.query.limit
+	if len(best) > limit {
+		best = best[:limit]
+		after = cursor{p.list.Name, p.query.sort, best[limit-1].Key}.encode()
+	}
+	page = make([]T, len(best))
+	for i := range best {
+		page[i] = best[i].row
+	}
+	return page, p.matched, after
+}
+
+// Report is the answer to a request for a page, in JSON.
+type Report[T any] struct {
+	Rows    []T
+	list    string
+	matched int
+	after   string
+}
+
+// Report takes what Page gives.
+func (l *List[T]) Report(page []T, matched int, after string) Report[T] {
+	return Report[T]{page, l.Name, matched, after}
+}
+
+func (p Report[T]) MarshalJSON() ([]byte, error) {
+	rows, err := json.Marshal(p.Rows)
+	if err != nil {
+		return nil, err
+	}
+	return fmt.Appendf(nil, `{%q:%s,"matched":%d,"after":%q}`, p.list, rows, p.matched, p.after), nil
+}
