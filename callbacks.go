@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 
+	"coordinator/internal/appclient"
 	"coordinator/internal/outbox"
 )
 
@@ -14,8 +15,8 @@ import (
 // unless it has to keep what belongs to gateways.
 type callbacks struct {
 	*outbox.Outbox
-	client  *appClient     // nil: there is no application to tell
-	cluster outbox.Cluster // as the outbox was opened; with gateways only
+	client  *appclient.Client // nil: there is no application to tell
+	cluster outbox.Cluster    // as the outbox was opened; with gateways only
 }
 
 // newCallbacks opens the outbox if there is an application to tell, or if there may be gateways. Nothing is sent before Start.
@@ -23,9 +24,9 @@ func newCallbacks(cfg *Config, observe outbox.Observe, log *slog.Logger) (*callb
 	c := &callbacks{}
 	var send outbox.Send
 	if cfg.EventCallbackURL != "" {
-		c.client = newAppClient(cfg.EventCallbackURL, cfg.EventCallbackAuth, outbox.MaxInFlight)
+		c.client = appclient.New(cfg.EventCallbackURL, cfg.EventCallbackAuth, outbox.MaxInFlight, programName+"/"+version)
 		send = func(ctx context.Context, ev outbox.Event) (int, http.Header, error) {
-			return c.client.post(ctx, eventHeader(ev))
+			return c.client.Post(ctx, eventHeader(ev))
 		}
 	}
 	var err error
@@ -36,7 +37,7 @@ func newCallbacks(cfg *Config, observe outbox.Observe, log *slog.Logger) (*callb
 		c.Outbox, err = outbox.Open(cfg.DataDir, send, observe, log)
 	}
 	if err != nil && c.client != nil {
-		c.client.close()
+		c.client.Close()
 	}
 	return c, err
 }
@@ -62,7 +63,7 @@ func (c *callbacks) End(m outbox.Mark) {
 func (c *callbacks) Finish(ctx context.Context) error {
 	err := c.Outbox.Finish(ctx)
 	if c.client != nil {
-		c.client.close()
+		c.client.Close()
 	}
 	return err
 }
@@ -85,7 +86,7 @@ func eventHeader(ev outbox.Event) http.Header {
 	const most = 12
 	header, values := make(http.Header, most), make([]string, 0, most) // one array for the values of all
 	set := func(canonicalName, value string) {
-		values = append(values, headerValue(value))
+		values = append(values, appclient.HeaderValue(value))
 		header[canonicalName] = values[len(values)-1 : len(values) : len(values)]
 	}
 	set("X-Streaming-Channel", ev.Channel)

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"coordinator/internal/appclient"
 	"coordinator/internal/clustertest"
 	"coordinator/internal/control"
 	"coordinator/internal/door"
@@ -127,8 +128,8 @@ func TestLimitsAreThoseOfTheProgram(t *testing.T) {
 		"publish requests that wait for the end of a ping": {thousands(maxHeldRequests)},
 		"what an encoder announces":                        {"index file " + kib(longestIndexFile), fmt.Sprintf("%d bytes", longestDetail)},
 		"event requests at a time":                         {thousands(outbox.MaxInFlight)},
-		"a connection to the application":                  {seconds(idleTimeout), fmt.Sprintf("%d minutes", (poolLife+3*answerTimeout)/time.Minute)},
-		"an answer of the application":                     {seconds(answerTimeout), kib(maxReplyBodyBytes)},
+		"a connection to the application":                  {seconds(appclient.IdleTimeout), fmt.Sprintf("%d minutes", (appclient.PoolLife+3*appclient.AnswerTimeout)/time.Minute)},
+		"an answer of the application":                     {seconds(appclient.AnswerTimeout), kib(appclient.MaxReplyBodyBytes)},
 	} {
 		row, found := rows[what]
 		if !found {

@@ -178,8 +178,8 @@ func (m *mortal) startCoordinator(dir string) {
 		c.conns = append(c.conns, conn)
 		return conn, nil
 	}
-	d.verifier.client.transport.DialContext = dial
-	d.events.client.transport.DialContext = dial
+	d.verifier.client.Transport.DialContext = dial
+	d.events.client.Transport.DialContext = dial
 	d.serve(c.pipes, nil)
 	d.start()
 	m.mu.Lock()

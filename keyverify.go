@@ -18,6 +18,7 @@ import (
 	"sync"
 	"time"
 
+	"coordinator/internal/appclient"
 	"coordinator/internal/profile"
 )
 
@@ -39,7 +40,7 @@ var (
 // keyVerifier asks the application. Any number of goroutines may use it.
 type keyVerifier struct {
 	// Set once.
-	client       *appClient // nil without a URL: every key is valid
+	client       *appclient.Client // nil without a URL: every key is valid
 	log          *slog.Logger
 	requestTurns chan struct{} // holds one item for each request in flight
 
@@ -55,7 +56,7 @@ type keyVerifier struct {
 func newKeyVerifier(cfg *Config, observe func(took time.Duration, refused bool), log *slog.Logger) *keyVerifier {
 	v := &keyVerifier{log: log, requestTurns: make(chan struct{}, maxVerifyRequests), observe: observe}
 	if cfg.KeyVerificationURL != "" {
-		v.client = newAppClient(cfg.KeyVerificationURL, cfg.KeyVerificationAuth, maxVerifyRequests)
+		v.client = appclient.New(cfg.KeyVerificationURL, cfg.KeyVerificationAuth, maxVerifyRequests, programName+"/"+version)
 	}
 	return v
 }
@@ -71,9 +72,9 @@ func (v *keyVerifier) verify(ctx context.Context, channel, key, userIP string) (
 	began := time.Now()
 	defer func() { v.observe(time.Since(began), errors.Is(err, errKeyDenied)) }()
 	header := http.Header{}
-	header.Set("x-streaming-channel", headerValue(channel))
-	header.Set("x-streaming-key", headerValue(key))
-	header.Set("x-user-ip", headerValue(userIP[:min(len(userIP), maxUserIPBytes)]))
+	header.Set("x-streaming-channel", appclient.HeaderValue(channel))
+	header.Set("x-streaming-key", appclient.HeaderValue(key))
+	header.Set("x-user-ip", appclient.HeaderValue(userIP[:min(len(userIP), maxUserIPBytes)]))
 
 	whole, cancel := context.WithTimeout(ctx, verifyTimeout)
 	defer cancel()
@@ -86,7 +87,7 @@ func (v *keyVerifier) verify(ctx context.Context, channel, key, userIP string) (
 		if ctx.Err() != nil {
 			return profile.Profile{}, ctx.Err()
 		}
-		if errors.Is(err, errUnreadableReply) {
+		if errors.Is(err, appclient.ErrUnreadableReply) {
 			if v.troubled() {
 				v.log.Warn("application's answers to key verification cannot be read; denying publishers", "error", err)
 			}
@@ -97,7 +98,7 @@ func (v *keyVerifier) verify(ctx context.Context, channel, key, userIP string) (
 			v.log.Warn("key verification gets no answer from the application", "error", err)
 		}
 		pause := verifyBackoff(attempt, rand.Float64())
-		if attempt == 1 && errors.Is(err, errDeadConnection) {
+		if attempt == 1 && errors.Is(err, appclient.ErrDeadConnection) {
 			pause = 0 // somebody has waited long enough
 		}
 		select {
@@ -133,7 +134,7 @@ func (v *keyVerifier) ask(ctx context.Context, header http.Header) (status int, 
 	select {
 	case v.requestTurns <- struct{}{}:
 		defer func() { <-v.requestTurns }()
-		return v.client.post(ctx, header)
+		return v.client.Post(ctx, header)
 	case <-ctx.Done():
 		return 0, nil, fmt.Errorf("%d requests are waiting for the application: %w", maxVerifyRequests, ctx.Err())
 	}
@@ -194,6 +195,6 @@ func (v *keyVerifier) readProfile(channel string, reply http.Header) profile.Pro
 // close gives up the idle connections to the application.
 func (v *keyVerifier) close() {
 	if v.client != nil {
-		v.client.close()
+		v.client.Close()
 	}
 }

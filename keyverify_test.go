@@ -16,6 +16,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"coordinator/internal/clustertest"
 	"coordinator/internal/profile"
 
 	"github.com/google/go-cmp/cmp"
@@ -56,7 +57,7 @@ func TestApplicationIsToldChannelKeyAndAddress(t *testing.T) {
 		strings.Repeat("1", maxUserIPBytes*2): strings.Repeat("1", maxUserIPBytes),
 	} {
 		var got atomic.Pointer[http.Request]
-		v, _ := newTestVerifier(t, startHTTPApp(t, func(_ http.ResponseWriter, r *http.Request) { got.Store(r) }))
+		v, _ := newTestVerifier(t, clustertest.StartHTTPApp(t, func(_ http.ResponseWriter, r *http.Request) { got.Store(r) }))
 		if _, err := v.verify(t.Context(), "channel", "key", userIP); err != nil {
 			t.Fatal(err)
 		}
@@ -109,7 +110,7 @@ func TestApplicationSaysWhatTheStreamMayHave(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			v, logged := newTestVerifier(t, startHTTPApp(t, func(w http.ResponseWriter, _ *http.Request) {
+			v, logged := newTestVerifier(t, clustertest.StartHTTPApp(t, func(w http.ResponseWriter, _ *http.Request) {
 				for name, values := range test.header {
 					w.Header()[name] = values
 				}
@@ -133,7 +134,7 @@ func TestApplicationSaysWhatTheStreamMayHave(t *testing.T) {
 func TestWarningsStaySmallAndOnTheirLines(t *testing.T) {
 	t.Parallel()
 	long := strings.Repeat("level=ERROR msg=forged,", 2000)
-	v, logged := newTestVerifier(t, startHTTPApp(t, func(w http.ResponseWriter, _ *http.Request) {
+	v, logged := newTestVerifier(t, clustertest.StartHTTPApp(t, func(w http.ResponseWriter, _ *http.Request) {
 		for _, name := range []string{"x-record", "x-previews", "x-resolutions"} {
 			w.Header().Set(name, long[:15_000])
 		}
@@ -163,7 +164,7 @@ func TestAnAnswerIsFinal(t *testing.T) {
 		t.Run(fmt.Sprint(status), func(t *testing.T) {
 			t.Parallel()
 			var asked atomic.Int64
-			v, logged := newTestVerifier(t, startRawApp(t, func(conn *net.TCPConn) {
+			v, logged := newTestVerifier(t, clustertest.StartRawApp(t, func(conn *net.TCPConn) {
 				asked.Add(1)
 				_, _ = fmt.Fprintf(conn, "HTTP/1.1 %d Status\r\nLocation: /\r\nRetry-After: 0\r\nConnection: close\r\n\r\n", status)
 			}))
@@ -191,10 +192,10 @@ func TestAnAnswerThatCannotBeReadIsFinal(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var asked atomic.Int64
-			v, logged := newTestVerifier(t, startRawApp(t, func(conn *net.TCPConn) {
+			v, logged := newTestVerifier(t, clustertest.StartRawApp(t, func(conn *net.TCPConn) {
 				asked.Add(1)
 				_, _ = io.WriteString(conn, answer)
-				awaitGone(conn)
+				clustertest.AwaitGone(conn)
 			}))
 			if _, err := v.verify(t.Context(), "channel", "key", ""); !errors.Is(err, errApplicationError) {
 				t.Errorf("got %v", err)
@@ -218,7 +219,7 @@ func TestErrorsOfTheApplicationAreLoggedAsItsTrouble(t *testing.T) {
 				keysRefused++
 			}
 		}
-		pipeApp(t, v.client, func(r *http.Request) string {
+		clustertest.PipeApp(t, v.client, v.client.Transport, func(r *http.Request) string {
 			switch r.Header.Get("x-streaming-channel") {
 			case "limited":
 				return bareReply(429)
@@ -273,7 +274,7 @@ func TestNoAnswerIsRetried(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var asked atomic.Int64
-			v, _ := newTestVerifier(t, startRawApp(t, func(conn *net.TCPConn) {
+			v, _ := newTestVerifier(t, clustertest.StartRawApp(t, func(conn *net.TCPConn) {
 				if asked.Add(1) <= 2 {
 					fail(conn)
 				} else {
@@ -305,13 +306,13 @@ func TestVerifyGivesUpAfterFifteenSeconds(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				v, logged := newTestVerifier(t, "http://user:s3cret@app.example/?s3cret")
-				pipeApp(t, v.client, func(*http.Request) string { return "" })
-				dial := v.client.transport.DialContext
+				clustertest.PipeApp(t, v.client, v.client.Transport, func(*http.Request) string { return "" })
+				dial := v.client.Transport.DialContext
 				if test.dial != nil {
 					dial = test.dial
 				}
 				var asked atomic.Int64
-				v.client.transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+				v.client.Transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
 					asked.Add(1)
 					return dial(ctx, network, address)
 				}
@@ -336,7 +337,7 @@ func TestLateAnswerOfARetryStillCounts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		v, _ := newTestVerifier(t, "http://app.example/")
 		var asked atomic.Int64
-		pipeApp(t, v.client, func(*http.Request) string {
+		clustertest.PipeApp(t, v.client, v.client.Transport, func(*http.Request) string {
 			if asked.Add(1) == 1 {
 				return ""
 			}
@@ -355,10 +356,10 @@ func TestVerifyEndsAtOnceWithItsContext(t *testing.T) {
 	t.Parallel()
 	for name, prepare := range map[string]func(*testing.T, *keyVerifier){
 		"awaiting the answer": func(t *testing.T, v *keyVerifier) {
-			pipeApp(t, v.client, func(*http.Request) string { return "" })
+			clustertest.PipeApp(t, v.client, v.client.Transport, func(*http.Request) string { return "" })
 		},
 		"between attempts": func(_ *testing.T, v *keyVerifier) {
-			v.client.transport.DialContext = func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("refused") }
+			v.client.Transport.DialContext = func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("refused") }
 		},
 		"awaiting its turn": func(_ *testing.T, v *keyVerifier) {
 			for range maxVerifyRequests {
@@ -395,7 +396,7 @@ func TestRequestsAtOnceAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		v, _ := newTestVerifier(t, "http://app.example/")
 		var now, most atomic.Int64
-		pipeApp(t, v.client, func(*http.Request) string {
+		clustertest.PipeApp(t, v.client, v.client.Transport, func(*http.Request) string {
 			if n := now.Add(1); n > most.Load() {
 				most.Store(n)
 			}
@@ -430,7 +431,7 @@ func TestRequestsAtOnceAreBounded(t *testing.T) {
 func TestSlowAnswerDelaysNoOther(t *testing.T) {
 	t.Parallel()
 	asked := make(chan struct{})
-	target := startHTTPApp(t, func(_ http.ResponseWriter, r *http.Request) {
+	target := clustertest.StartHTTPApp(t, func(_ http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("x-streaming-channel") == "slow" {
 			close(asked)
 			<-r.Context().Done()
@@ -458,7 +459,7 @@ func TestOutageIsLoggedOncePerChange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		v, logged := newTestVerifier(t, "http://app.example/")
 		var broken atomic.Bool
-		pipeApp(t, v.client, func(*http.Request) string {
+		clustertest.PipeApp(t, v.client, v.client.Transport, func(*http.Request) string {
 			if broken.Load() {
 				return "HTTP/1.1 20"
 			}
@@ -496,7 +497,7 @@ func TestAnswerToAnOlderRequestEndsNoOutage(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		v, logged := newTestVerifier(t, "http://app.example/")
-		pipeApp(t, v.client, func(r *http.Request) string {
+		clustertest.PipeApp(t, v.client, v.client.Transport, func(r *http.Request) string {
 			if r.Header.Get("x-streaming-channel") != "slow" {
 				return "HTTP/1.1 20"
 			}
@@ -521,7 +522,7 @@ func TestAnswerToAnOlderRequestEndsNoOutage(t *testing.T) {
 func TestOneFailedAttemptIsNoOutage(t *testing.T) {
 	t.Parallel()
 	var asked atomic.Int64
-	v, logged := newTestVerifier(t, startRawApp(t, func(conn *net.TCPConn) {
+	v, logged := newTestVerifier(t, clustertest.StartRawApp(t, func(conn *net.TCPConn) {
 		if asked.Add(1)%2 == 0 {
 			// It closes the connection and says so: a request on one that is just being closed would fail, too.
 			_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")

@@ -19,6 +19,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"coordinator/internal/appclient"
 	"coordinator/internal/clustertest"
 	"coordinator/internal/outbox"
 )
@@ -135,7 +136,7 @@ func TestLossOfAMachineOfTheApplicationDeniesNobody(t *testing.T) {
 		"now and then":                    every(7*time.Second, 5*time.Second, 60*time.Second),
 		"nobody before 12 s have passed":  every(100*time.Millisecond, 12*time.Second, 15*time.Second),
 		"as many as connections, at once": burst(512, 0),
-		"the same just before those go":   burst(512, idleTimeout-time.Millisecond),
+		"the same just before those go":   burst(512, appclient.IdleTimeout-time.Millisecond),
 	} {
 		for _, pooled := range []int{60, 512} {
 			for _, underWay := range []int{0, 8} {
@@ -162,7 +163,7 @@ func loseMachine(t *testing.T, pooled, underWay int, traffic func(*verifications
 		}
 	})
 	v, logged := newTestVerifier(t, "http://app.example/")
-	v.client.transport.DialContext = m.dial
+	v.client.Transport.DialContext = m.dial
 	asked := &verifications{t: t, v: v, lost: time.Now().Add(9 * time.Second)}
 	for range underWay / 2 {
 		asked.ask("under way")
@@ -238,7 +239,7 @@ func TestLossOfAMachineOfTheApplicationHoldsUpNoEvents(t *testing.T) {
 					}
 					for stream, at := range appended {
 						took, since := arrived[stream].Sub(at), at.Sub(lost)
-						if took < 0 || took > answerTimeout+time.Second || since >= 12*time.Second && took >= time.Second {
+						if took < 0 || took > appclient.AnswerTimeout+time.Second || since >= 12*time.Second && took >= time.Second {
 							t.Errorf("the event of %s, %v after the loss, arrived after %v", stream, since, took)
 						}
 					}
@@ -258,7 +259,7 @@ func callbacksThrough(t *testing.T, m *twoMachines, log io.Writer) *callbacks {
 	for tries := 0; ; tries++ {
 		c, err := newCallbacks(cfg, func(int, error, time.Duration) {}, slog.New(slog.NewTextHandler(log, nil)))
 		if err == nil {
-			c.client.transport.DialContext = m.dial
+			c.client.Transport.DialContext = m.dial
 			return c
 		}
 		if runtime.Gosched(); tries > 10_000 {
@@ -274,7 +275,7 @@ func TestSlowApplicationIsAskedOnceOverTheSameConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newTwoMachines(t, func(http.ResponseWriter, *http.Request) { time.Sleep(9 * time.Second) })
 		v, _ := newTestVerifier(t, "http://app.example/")
-		v.client.transport.DialContext = m.dial
+		v.client.Transport.DialContext = m.dial
 		var callers sync.WaitGroup
 		const each, all = 100 * time.Millisecond, 600
 		for range all {
@@ -302,7 +303,7 @@ func TestChannelThatHangsLeavesOthersTheirConnections(t *testing.T) {
 			}
 		})
 		v, _ := newTestVerifier(t, "http://app.example/")
-		v.client.transport.DialContext = m.dial
+		v.client.Transport.DialContext = m.dial
 		var callers sync.WaitGroup
 		ask := func(channel string, want error) {
 			callers.Go(func() {
@@ -320,7 +321,7 @@ func TestChannelThatHangsLeavesOthersTheirConnections(t *testing.T) {
 			time.Sleep(time.Second / 20)
 		}
 		callers.Wait()
-		const hanging, pools = seconds * 2, seconds/int64(answerTimeout/time.Second) + 2
+		const hanging, pools = seconds * 2, seconds/int64(appclient.AnswerTimeout/time.Second) + 2
 		if dialled := m.dialled.Load(); dialled > 2*hanging+2*pools {
 			t.Errorf("%d connections for %d hanging requests and %d pools at most", dialled, 2*hanging, pools)
 		}
@@ -345,7 +346,7 @@ func TestDeadConnectionCostsOneRequestHoweverManyThereAre(t *testing.T) {
 			}
 		})
 		v, logged := newTestVerifier(t, "http://app.example/")
-		v.client.transport.DialContext = m.dial
+		v.client.Transport.DialContext = m.dial
 		asked := &verifications{t: t, v: v, lost: time.Now()}
 		for range pooled {
 			asked.ask("warm")
@@ -368,10 +369,10 @@ func TestDeadConnectionCostsOneRequestHoweverManyThereAre(t *testing.T) {
 func (n *fakeNet) reaches(connect func() (net.Conn, error)) {
 	dial := func(context.Context, string, string) (net.Conn, error) { return connect() }
 	if n.verifier.client != nil {
-		n.verifier.client.transport.DialContext = dial
+		n.verifier.client.Transport.DialContext = dial
 	}
 	if n.events.client != nil {
-		n.events.client.transport.DialContext = dial
+		n.events.client.Transport.DialContext = dial
 		n.events.Start()
 	}
 }
@@ -410,7 +411,7 @@ func TestApplicationBehindABlackholeRecoversEventsAndVerifications(t *testing.T)
 		beat()
 		app.AwaitStream(id, "stream-available show "+id+" HLS-LIVE 640x360 live",
 			"stream-available show "+id+" HLS-VOD 640x360 vod", "stream-closed show "+id)
-		if took := time.Since(healed); took > answerTimeout+30*time.Second {
+		if took := time.Since(healed); took > appclient.AnswerTimeout+30*time.Second {
 			t.Errorf("events came %v after the network", took)
 		}
 		beat()

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"coordinator/internal/appclient"
 	"coordinator/internal/control"
 	"coordinator/internal/logs"
 	"coordinator/internal/wire"
@@ -206,8 +207,8 @@ const (
 func (a announcement) complete() bool {
 	switch a.streamType {
 	case "HLS-LIVE", "HLS-VOD", "IMG-PREVIEW":
-		return a.resolution != "" && a.indexFile != "" && len(headerValue(a.indexFile)) <= longestIndexFile &&
-			len(headerValue(a.resolution)) <= longestDetail && len(headerValue(a.startTime)) <= longestDetail
+		return a.resolution != "" && a.indexFile != "" && len(appclient.HeaderValue(a.indexFile)) <= longestIndexFile &&
+			len(appclient.HeaderValue(a.resolution)) <= longestDetail && len(appclient.HeaderValue(a.startTime)) <= longestDetail
 	}
 	return false
 }

@@ -386,7 +386,7 @@ func TestPublishRequestWithoutAnAnswerIsDeniedWithin16Seconds(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				n := newFakeNet(t, "KEY_VERIFICATION_URL=http://application/verify")
-				n.verifier.client.transport.DialContext = dial
+				n.verifier.client.Transport.DialContext = dial
 				server := n.dialPeer("rtmp")
 				n.register()
 				server.Request("show", "key")

@@ -20,6 +20,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"coordinator/internal/appclient"
 	"coordinator/internal/clustertest"
 	"coordinator/internal/control"
 )
@@ -43,7 +44,7 @@ func misbehaviours() []misbehaviour {
 	return []misbehaviour{
 		{"hangs", false, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }},
 		{"200 after the timeout", false, func(w http.ResponseWriter, _ *http.Request) {
-			<-time.After(answerTimeout + time.Second)
+			<-time.After(appclient.AnswerTimeout + time.Second)
 			w.WriteHeader(200)
 		}},
 		{"one byte of the head a second", false, onWire(func(conn net.Conn) { drip(conn, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n") })},
@@ -52,16 +53,16 @@ func misbehaviours() []misbehaviour {
 			drip(conn, strings.Repeat("b", 1000))
 		})},
 		{"endless body", true, onWire(func(conn net.Conn) {
-			writeEndlessly(conn, "HTTP/1.1 200 OK\r\n\r\n"+strings.Repeat("b", 1000))
+			clustertest.WriteEndlessly(conn, "HTTP/1.1 200 OK\r\n\r\n"+strings.Repeat("b", 1000))
 		})},
 		{"endless body of an error", false, onWire(func(conn net.Conn) {
-			writeEndlessly(conn, "HTTP/1.1 503 Service Unavailable\r\n\r\n"+strings.Repeat("b", 1000))
+			clustertest.WriteEndlessly(conn, "HTTP/1.1 503 Service Unavailable\r\n\r\n"+strings.Repeat("b", 1000))
 		})},
 		{"endless headers", false, onWire(func(conn net.Conn) {
 			io.WriteString(conn, "HTTP/1.1 200 OK\r\n")
-			writeEndlessly(conn, "x-a: "+strings.Repeat("b", 1000)+"\r\n")
+			clustertest.WriteEndlessly(conn, "x-a: "+strings.Repeat("b", 1000)+"\r\n")
 		})},
-		{"endless interim answers", false, onWire(func(conn net.Conn) { writeEndlessly(conn, "HTTP/1.1 103 Early Hints\r\n\r\n") })},
+		{"endless interim answers", false, onWire(func(conn net.Conn) { clustertest.WriteEndlessly(conn, "HTTP/1.1 103 Early Hints\r\n\r\n") })},
 		{"closes without a word", false, onWire(func(net.Conn) {})},
 		{"closes in its first line", false, onWire(func(conn net.Conn) { io.WriteString(conn, "HTTP/1.1 20") })},
 		{"no HTTP", false, onWire(func(conn net.Conn) { io.WriteString(conn, "220 mail.example.org ESMTP\r\n") })},
@@ -342,7 +343,7 @@ func TestVerificationsOfOthersKeepTheirPaceWhateverTheApplicationDoes(t *testing
 					asked[channel] = time.Now()
 					patients.Request(channel, "key")
 					if m.takes {
-						h.wait(discardTimeout)
+						h.wait(appclient.DiscardTimeout)
 						take()
 					}
 					h.round()
@@ -370,12 +371,12 @@ func TestApplicationThatIsGoneForAnHourGetsEverythingWhenItIsBack(t *testing.T) 
 		h := newHospital(t)
 		var gone atomic.Bool
 		dialled := atomic.Int64{}
-		h.events.client.transport.DialContext = dialUnless(&gone, &dialled, h.listener)
-		h.events.client.close()
+		h.events.client.Transport.DialContext = dialUnless(&gone, &dialled, h.listener)
+		h.events.client.Close()
 		h.round()
 
 		gone.Store(true)
-		h.events.client.close() // the connections die with it
+		h.events.client.Close() // the connections die with it
 		lives := map[string][]string{}
 		var before usage
 		for round := range 240 { // an hour

@@ -38,7 +38,6 @@ func layers() [][][]string {
 		{{"commands.go"}},
 		{{"coordinator.go", "figures.go"}},
 		{{"keyverify.go"}, {"callbacks.go"}, {"metrics.go", "gatewaymetrics.go"}},
-		{{"appclient.go"}},
 		{
 			registry,
 			{"config.go", "secret.go", "dotenv.go", "authorization.go"}, {"tls.go"},

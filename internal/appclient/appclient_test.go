@@ -1,4 +1,4 @@
-package main
+package appclient
 
 import (
 	"bufio"
@@ -22,91 +22,16 @@ import (
 	"time"
 
 	"coordinator/internal/clustertest"
+	"coordinator/internal/secret"
 
 	"github.com/google/go-cmp/cmp"
 )
 
 // newTestClient returns a client that leaves nothing open at the end of the test.
-func newTestClient(t *testing.T, url, authorization string, maxConns int) *appClient {
-	client := newAppClient(Secret(url), Secret(authorization), maxConns)
-	t.Cleanup(client.close)
+func newTestClient(t *testing.T, url, authorization string, maxConns int) *Client {
+	client := New(secret.Secret(url), secret.Secret(authorization), maxConns, "test/1")
+	t.Cleanup(client.Close)
 	return client
-}
-
-// startHTTPApp serves an application over HTTP and returns its URL.
-func startHTTPApp(t *testing.T, handler http.HandlerFunc) string {
-	server := httptest.NewServer(handler)
-	t.Cleanup(server.Close)
-	return server.URL
-}
-
-// startRawApp serves an application that reads one request of each connection and then does what it likes with it.
-func startRawApp(t *testing.T, handle func(conn *net.TCPConn)) string {
-	listener, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var handlers sync.WaitGroup
-	handlers.Go(func() {
-		for {
-			conn, err := listener.AcceptTCP()
-			if err != nil {
-				return
-			}
-			handlers.Go(func() {
-				defer conn.Close()
-				if _, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
-					handle(conn)
-				}
-			})
-		}
-	})
-	t.Cleanup(func() {
-		listener.Close()
-		handlers.Wait()
-	})
-	return "http://" + listener.Addr().String()
-}
-
-// writeEndlessly writes a text again and again until the client has gone.
-func writeEndlessly(conn net.Conn, text string) {
-	for {
-		if _, err := io.WriteString(conn, text); err != nil {
-			return
-		}
-	}
-}
-
-// awaitGone waits until the client has closed the connection.
-func awaitGone(conn net.Conn) {
-	_, _ = io.Copy(io.Discard, conn)
-}
-
-// pipeApp makes a client reach an application inside a synctest bubble. The application answers each request with the
-// text that answer returns, or keeps silent if that is empty.
-func pipeApp(t *testing.T, client *appClient, answer func(*http.Request) string) {
-	var app sync.WaitGroup
-	t.Cleanup(func() {
-		client.close()
-		app.Wait()
-	})
-	client.transport.DialContext = func(context.Context, string, string) (net.Conn, error) {
-		near, far := net.Pipe()
-		app.Go(func() {
-			defer far.Close()
-			requests := bufio.NewReader(far)
-			for {
-				request, err := http.ReadRequest(requests)
-				if err != nil {
-					return
-				}
-				if text := answer(request); text != "" {
-					_, _ = io.WriteString(far, text)
-				}
-			}
-		})
-		return near, nil
-	}
 }
 
 func TestPostSendsAnEmptyBodyAndItsHeaders(t *testing.T) {
@@ -117,12 +42,12 @@ func TestPostSendsAnEmptyBodyAndItsHeaders(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			target := startHTTPApp(t, func(w http.ResponseWriter, r *http.Request) {
+			target := clustertest.StartHTTPApp(t, func(w http.ResponseWriter, r *http.Request) {
 				body, err := io.ReadAll(r.Body)
 				if err != nil || len(body) > 0 || r.ContentLength != 0 || len(r.TransferEncoding) > 0 {
 					t.Errorf("body %q, length %d, encoding %q, %v", body, r.ContentLength, r.TransferEncoding, err)
 				}
-				want := http.Header{"Content-Length": {"0"}, "X-Streaming-Channel": {"c"}, "User-Agent": {"coordinator/" + version}}
+				want := http.Header{"Content-Length": {"0"}, "X-Streaming-Channel": {"c"}, "User-Agent": {"test/1"}}
 				if authorization != "" {
 					want["Authorization"] = []string{authorization}
 				}
@@ -136,7 +61,7 @@ func TestPostSendsAnEmptyBodyAndItsHeaders(t *testing.T) {
 				w.WriteHeader(http.StatusAccepted)
 			})
 			client := newTestClient(t, target+"/a/b?c=d", authorization, 1)
-			status, reply, err := client.post(t.Context(), http.Header{"X-Streaming-Channel": {"c"}})
+			status, reply, err := client.Post(t.Context(), http.Header{"X-Streaming-Channel": {"c"}})
 			if status != http.StatusAccepted || reply.Get("x-record") != "true" || err != nil {
 				t.Errorf("got %d, %v, %v", status, reply, err)
 			}
@@ -153,13 +78,13 @@ func TestPostSpeaksHTTP1OverTLSToTrustedServersOnly(t *testing.T) {
 	server.StartTLS()
 	t.Cleanup(server.Close)
 
-	if status, _, err := newTestClient(t, server.URL, "", 1).post(t.Context(), nil); err == nil {
+	if status, _, err := newTestClient(t, server.URL, "", 1).Post(t.Context(), nil); err == nil {
 		t.Errorf("unknown certificate: got %d", status)
 	}
 	trusting := newTestClient(t, server.URL, "", 1)
-	trusting.transport.TLSClientConfig = &tls.Config{RootCAs: x509.NewCertPool()}
-	trusting.transport.TLSClientConfig.RootCAs.AddCert(server.Certificate())
-	if _, _, err := trusting.post(t.Context(), nil); err != nil || proto.Load() != "HTTP/1.1" {
+	trusting.Transport.TLSClientConfig = &tls.Config{RootCAs: x509.NewCertPool()}
+	trusting.Transport.TLSClientConfig.RootCAs.AddCert(server.Certificate())
+	if _, _, err := trusting.Post(t.Context(), nil); err != nil || proto.Load() != "HTTP/1.1" {
 		t.Errorf("got %v over %v", err, proto.Load())
 	}
 }
@@ -169,9 +94,9 @@ func TestPostUsesTheCredentialsOfTheURLUnlessAuthorizationIsSet(t *testing.T) {
 	fromURL := "Basic " + base64.StdEncoding.EncodeToString([]byte("user:pass"))
 	for authorization, want := range map[string]string{"": fromURL, "Bearer token": "Bearer token"} {
 		var got atomic.Value
-		target := startHTTPApp(t, func(_ http.ResponseWriter, r *http.Request) { got.Store(r.Header.Get("Authorization")) })
+		target := clustertest.StartHTTPApp(t, func(_ http.ResponseWriter, r *http.Request) { got.Store(r.Header.Get("Authorization")) })
 		client := newTestClient(t, strings.Replace(target, "//", "//user:pass@", 1), authorization, 1)
-		if _, _, err := client.post(t.Context(), nil); err != nil || got.Load() != want {
+		if _, _, err := client.Post(t.Context(), nil); err != nil || got.Load() != want {
 			t.Errorf("authorization %q: sent %q, %v", authorization, got.Load(), err)
 		}
 	}
@@ -182,8 +107,8 @@ func TestPostReusesConnections(t *testing.T) {
 	for name, body := range map[string]string{
 		"no body":         "",
 		"small body":      strings.Repeat("b", 100),
-		"body of 64 KiB":  strings.Repeat("b", maxReplyBodyBytes),
-		"chunked replies": strings.Repeat("b", maxReplyBodyBytes-1),
+		"body of 64 KiB":  strings.Repeat("b", MaxReplyBodyBytes),
+		"chunked replies": strings.Repeat("b", MaxReplyBodyBytes-1),
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -204,7 +129,7 @@ func TestPostReusesConnections(t *testing.T) {
 			for range concurrency {
 				callers.Go(func() {
 					for range calls / concurrency {
-						if status, _, err := client.post(t.Context(), nil); status != http.StatusOK || err != nil {
+						if status, _, err := client.Post(t.Context(), nil); status != http.StatusOK || err != nil {
 							t.Errorf("got %d, %v", status, err)
 							return
 						}
@@ -225,15 +150,15 @@ func TestPostTakesTheStatusWhateverTheBodyDoes(t *testing.T) {
 	t.Parallel()
 	for name, handle := range map[string]func(*net.TCPConn){
 		"endless": func(conn *net.TCPConn) {
-			writeEndlessly(conn, "HTTP/1.1 200 OK\r\n\r\n"+strings.Repeat("b", 1000))
+			clustertest.WriteEndlessly(conn, "HTTP/1.1 200 OK\r\n\r\n"+strings.Repeat("b", 1000))
 		},
 		"endless chunks": func(conn *net.TCPConn) {
 			_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-			writeEndlessly(conn, "1\r\nb\r\n")
+			clustertest.WriteEndlessly(conn, "1\r\nb\r\n")
 		},
 		"never coming": func(conn *net.TCPConn) {
 			_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n")
-			awaitGone(conn)
+			clustertest.AwaitGone(conn)
 		},
 		"broken off": func(conn *net.TCPConn) {
 			_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nb")
@@ -244,9 +169,9 @@ func TestPostTakesTheStatusWhateverTheBodyDoes(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			client := newTestClient(t, startRawApp(t, handle), "", 1)
+			client := newTestClient(t, clustertest.StartRawApp(t, handle), "", 1)
 			for range 2 { // the second call needs the connection slot of the first
-				if status, _, err := client.post(t.Context(), nil); status != http.StatusOK || err != nil {
+				if status, _, err := client.Post(t.Context(), nil); status != http.StatusOK || err != nil {
 					t.Errorf("got %d, %v", status, err)
 				}
 			}
@@ -265,9 +190,9 @@ func TestSlowBodyHoldsPostForOneSecond(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var app sync.WaitGroup
 				defer app.Wait()
-				client := newAppClient("http://app.example/", "", 1)
-				defer client.close()
-				client.transport.DialContext = func(context.Context, string, string) (net.Conn, error) {
+				client := New("http://app.example/", "", 1, "test/1")
+				defer client.Close()
+				client.Transport.DialContext = func(context.Context, string, string) (net.Conn, error) {
 					near, far := net.Pipe()
 					app.Go(func() {
 						defer far.Close()
@@ -283,8 +208,8 @@ func TestSlowBodyHoldsPostForOneSecond(t *testing.T) {
 					return near, nil
 				}
 				start := time.Now()
-				status, _, err := client.post(t.Context(), nil)
-				if status == 0 || err != nil || time.Since(start) != discardTimeout {
+				status, _, err := client.Post(t.Context(), nil)
+				if status == 0 || err != nil || time.Since(start) != DiscardTimeout {
 					t.Errorf("got %d, %v after %s", status, err, time.Since(start))
 				}
 			})
@@ -294,10 +219,10 @@ func TestSlowBodyHoldsPostForOneSecond(t *testing.T) {
 
 func TestPostNeverFollowsARedirect(t *testing.T) {
 	t.Parallel()
-	elsewhere := startHTTPApp(t, func(http.ResponseWriter, *http.Request) { t.Error("followed") })
+	elsewhere := clustertest.StartHTTPApp(t, func(http.ResponseWriter, *http.Request) { t.Error("followed") })
 	for _, status := range []int{301, 302, 303, 307, 308} {
 		for _, location := range []string{elsewhere, "/other", "", "http://%zz:no/"} {
-			target := startHTTPApp(t, func(w http.ResponseWriter, r *http.Request) {
+			target := clustertest.StartHTTPApp(t, func(w http.ResponseWriter, r *http.Request) {
 				if r.URL.Path != "/" {
 					t.Errorf("followed to %s", r.URL)
 				}
@@ -305,7 +230,7 @@ func TestPostNeverFollowsARedirect(t *testing.T) {
 				w.WriteHeader(status)
 			})
 			client := newTestClient(t, target, "", 1)
-			if got, _, err := client.post(t.Context(), nil); got != status || err != nil {
+			if got, _, err := client.Post(t.Context(), nil); got != status || err != nil {
 				t.Errorf("%d to %q: got %d, %v", status, location, got, err)
 			}
 		}
@@ -314,7 +239,7 @@ func TestPostNeverFollowsARedirect(t *testing.T) {
 
 func TestPostGoesThroughNoProxy(t *testing.T) {
 	t.Parallel()
-	if newAppClient("http://app.example/", "", 1).transport.Proxy != nil {
+	if New("http://app.example/", "", 1, "test/1").Transport.Proxy != nil {
 		t.Error("the environment decides where requests go")
 	}
 }
@@ -338,17 +263,17 @@ func TestNoAnswerIsAnErrorThatTellsNoSecret(t *testing.T) {
 		"bad encoding": func(conn *net.TCPConn) {
 			_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nTransfer-Encoding: SECRET\r\n\r\n")
 		},
-		"endless header": func(conn *net.TCPConn) { writeEndlessly(conn, "HTTP/1.1 200 OK\r\nx-a: SECRET") },
+		"endless header": func(conn *net.TCPConn) { clustertest.WriteEndlessly(conn, "HTTP/1.1 200 OK\r\nx-a: SECRET") },
 		"endless headers": func(conn *net.TCPConn) {
 			_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\n")
-			writeEndlessly(conn, "x-a: SECRET\r\n")
+			clustertest.WriteEndlessly(conn, "x-a: SECRET\r\n")
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			target := strings.Replace(startRawApp(t, handle), "//", "//SECRET:SECRET@", 1) + "/SECRET?SECRET#SECRET"
+			target := strings.Replace(clustertest.StartRawApp(t, handle), "//", "//SECRET:SECRET@", 1) + "/SECRET?SECRET#SECRET"
 			client := newTestClient(t, target, "SECRET", 1)
-			status, _, err := client.post(t.Context(), http.Header{"X-Streaming-Key": {"SECRET"}})
+			status, _, err := client.Post(t.Context(), http.Header{"X-Streaming-Key": {"SECRET"}})
 			if err == nil || strings.Contains(err.Error(), "SECRET") {
 				t.Errorf("got %d, %v", status, err)
 			}
@@ -363,7 +288,7 @@ func TestNoAnswerIsAnErrorThatTellsNoSecret(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			client := newTestClient(t, target, "SECRET", 1)
-			if _, _, err := client.post(t.Context(), nil); err == nil || strings.Contains(err.Error(), "SECRET") {
+			if _, _, err := client.Post(t.Context(), nil); err == nil || strings.Contains(err.Error(), "SECRET") {
 				t.Errorf("got %v", err)
 			}
 		})
@@ -371,7 +296,7 @@ func TestNoAnswerIsAnErrorThatTellsNoSecret(t *testing.T) {
 	t.Run("header that cannot be sent", func(t *testing.T) {
 		t.Parallel()
 		client := newTestClient(t, "http://127.0.0.1:1/", "SECRET\n", 1)
-		if _, _, err := client.post(t.Context(), nil); err == nil || strings.Contains(err.Error(), "SECRET") {
+		if _, _, err := client.Post(t.Context(), nil); err == nil || strings.Contains(err.Error(), "SECRET") {
 			t.Errorf("got %v", err)
 		}
 	})
@@ -380,26 +305,26 @@ func TestNoAnswerIsAnErrorThatTellsNoSecret(t *testing.T) {
 func TestInformationalRepliesKeepPostNoLongerThanItsContext(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancel(t.Context())
-	target := startRawApp(t, func(conn *net.TCPConn) {
+	target := clustertest.StartRawApp(t, func(conn *net.TCPConn) {
 		for range 10 {
 			_, _ = io.WriteString(conn, "HTTP/1.1 103 Early Hints\r\nx-a: b\r\n\r\n")
 		}
 		cancel()
-		awaitGone(conn)
+		clustertest.AwaitGone(conn)
 	})
 	client := newTestClient(t, target, "", 1)
-	if status, _, err := client.post(ctx, nil); !errors.Is(err, context.Canceled) {
+	if status, _, err := client.Post(ctx, nil); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %d, %v", status, err)
 	}
 }
 
 func TestEndlessInformationalRepliesAreNoAnswer(t *testing.T) {
 	t.Parallel()
-	target := startRawApp(t, func(conn *net.TCPConn) {
-		writeEndlessly(conn, "HTTP/1.1 103 Early Hints\r\nx-a: b\r\n\r\n")
+	target := clustertest.StartRawApp(t, func(conn *net.TCPConn) {
+		clustertest.WriteEndlessly(conn, "HTTP/1.1 103 Early Hints\r\nx-a: b\r\n\r\n")
 	})
 	client := newTestClient(t, target, "", 1)
-	if status, _, err := client.post(t.Context(), nil); err == nil {
+	if status, _, err := client.Post(t.Context(), nil); err == nil {
 		t.Errorf("got %d", status)
 	}
 }
@@ -407,10 +332,10 @@ func TestEndlessInformationalRepliesAreNoAnswer(t *testing.T) {
 func TestPostWaitsTenSecondsForAnAnswer(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		client := newAppClient("http://app.example/", "", 1)
-		pipeApp(t, client, func(*http.Request) string { return "" })
+		client := New("http://app.example/", "", 1, "test/1")
+		clustertest.PipeApp(t, client, client.Transport, func(*http.Request) string { return "" })
 		start := time.Now()
-		_, _, err := client.post(t.Context(), nil)
+		_, _, err := client.Post(t.Context(), nil)
 		if !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != 10*time.Second {
 			t.Errorf("got %v after %s", err, time.Since(start))
 		}
@@ -420,12 +345,12 @@ func TestPostWaitsTenSecondsForAnAnswer(t *testing.T) {
 func TestPostEndsAtOnceWithItsContext(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		client := newAppClient("http://app.example/", "", 1)
-		pipeApp(t, client, func(*http.Request) string { return "" })
+		client := New("http://app.example/", "", 1, "test/1")
+		clustertest.PipeApp(t, client, client.Transport, func(*http.Request) string { return "" })
 		ctx, cancel := context.WithCancel(t.Context())
 		start := time.Now()
 		time.AfterFunc(3*time.Second, cancel)
-		_, _, err := client.post(ctx, nil)
+		_, _, err := client.Post(ctx, nil)
 		if !errors.Is(err, context.Canceled) || time.Since(start) != 3*time.Second {
 			t.Errorf("got %v after %s", err, time.Since(start))
 		}
@@ -449,7 +374,7 @@ func TestHeaderValueEncodesOnlyWhatCannotBeCarried(t *testing.T) {
 		" ":                    "%20",
 		"é\xff":                "%C3%A9%FF",
 	} {
-		if got := headerValue(value); got != want {
+		if got := HeaderValue(value); got != want {
 			t.Errorf("%q: got %q, want %q", value, got, want)
 		}
 	}
@@ -460,7 +385,7 @@ func FuzzHeaderValueCanBeCarriedAndReadBack(f *testing.F) {
 		f.Add(value)
 	}
 	f.Fuzz(func(t *testing.T, value string) {
-		got := headerValue(value)
+		got := HeaderValue(value)
 		if strings.TrimSpace(got) != got || strings.ContainsFunc(got, func(r rune) bool { return r < ' ' || r > '~' }) {
 			t.Fatalf("%q cannot be carried", got)
 		}
@@ -508,12 +433,12 @@ func TestConnectionsLiveFiveMinutesSoThatANameThatMovesIsFollowed(t *testing.T) 
 					server.Start()
 					defer server.Close()
 				}
-				client := newAppClient("http://app.example/", "", 8)
-				defer client.close()
+				client := New("http://app.example/", "", 8, "test/1")
+				defer client.Close()
 				var dialled atomic.Int64
 				var mu sync.Mutex
 				var longest time.Duration
-				client.transport.DialContext = func(context.Context, string, string) (net.Conn, error) {
+				client.Transport.DialContext = func(context.Context, string, string) (net.Conn, error) {
 					place := 0
 					if moved.Load() {
 						place = 1
@@ -534,7 +459,7 @@ func TestConnectionsLiveFiveMinutesSoThatANameThatMovesIsFollowed(t *testing.T) 
 				for caller := range 8 {
 					callers.Go(func() {
 						for n := caller; time.Since(began) < 20*time.Minute; n++ {
-							if status, _, err := client.post(t.Context(), http.Header{"X-Number": {strconv.Itoa(n)}}); status != 200 || err != nil {
+							if status, _, err := client.Post(t.Context(), http.Header{"X-Number": {strconv.Itoa(n)}}); status != 200 || err != nil {
 								t.Errorf("got %d, %v after %v", status, err, time.Since(began))
 							}
 							time.Sleep(pause)
@@ -549,12 +474,12 @@ func TestConnectionsLiveFiveMinutesSoThatANameThatMovesIsFollowed(t *testing.T) 
 				if asked[0].Load() != old || asked[1].Load() == 0 {
 					t.Errorf("%d requests went to the old place 5 minutes after the move and later, %d to the new one", asked[0].Load()-old, asked[1].Load())
 				}
-				client.close()
+				client.Close()
 				synctest.Wait()
 				if longest > 5*time.Minute || pause == 0 && longest < 4*time.Minute {
 					t.Errorf("a connection lived %v", longest)
 				}
-				if pools := int64(20*time.Minute/poolLife) + 1; pause == 0 && dialled.Load() > 2*8*pools {
+				if pools := int64(20*time.Minute/PoolLife) + 1; pause == 0 && dialled.Load() > 2*8*pools {
 					t.Errorf("%d connections for 8 at a time in %d pools", dialled.Load(), pools)
 				}
 			})
@@ -567,8 +492,8 @@ func TestReplyThatBreaksOffAnywhereIsBroken(t *testing.T) {
 	t.Parallel()
 	const whole = "HTTP/1.1 200 OK\r\nDate: Mon, 01 Jan 2024 00:00:00 GMT\r\nX-Record: true\r\nContent-Length: 0\r\n\r\n"
 	for n := 1; n < len(whole); n++ {
-		client := newTestClient(t, startRawApp(t, func(conn *net.TCPConn) { _, _ = io.WriteString(conn, whole[:n]) }), "", 1)
-		if _, _, err := client.post(t.Context(), nil); !errors.Is(err, errBrokenReply) {
+		client := newTestClient(t, clustertest.StartRawApp(t, func(conn *net.TCPConn) { _, _ = io.WriteString(conn, whole[:n]) }), "", 1)
+		if _, _, err := client.Post(t.Context(), nil); !errors.Is(err, errBrokenReply) {
 			t.Errorf("after %q: %v", whole[:n], err)
 		}
 	}

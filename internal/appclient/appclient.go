@@ -1,6 +1,4 @@
-package main
-
-// HTTP towards the application, for key verification and event callbacks alike: a connection pool for each purpose,
+// Package appclient is HTTP towards the application, for key verification and event callbacks alike: a connection pool for each purpose,
 // limits on everything the application controls, authorization, and errors that can be logged.
 //
 // Rules: a status is an answer, whatever the body does; redirects, proxies and cookies do not exist; nothing is retried
@@ -10,6 +8,7 @@ package main
 // connections are given up after two seconds without use, and when one of them has kept silent, all that are idle go and
 // requests from then on get new ones. What is left of a dead machine are requests that were sent to it within those two
 // seconds, and each of them ends within its ten.
+package appclient
 
 import (
 	"context"
@@ -24,37 +23,39 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"coordinator/internal/secret"
 )
 
 const (
-	answerTimeout       = 10 * time.Second               // from the call of post to the status
+	AnswerTimeout       = 10 * time.Second               // from the call of Post to the status
 	connectTimeout      = 5 * time.Second                // for TCP, and again for TLS
-	discardTimeout      = time.Second                    // for the body of a reply
-	idleTimeout         = 2 * time.Second                // for an unused connection
-	poolLife            = 4*time.Minute + 30*time.Second // connections live a request longer: under 5 minutes
+	DiscardTimeout      = time.Second                    // for the body of a reply
+	IdleTimeout         = 2 * time.Second                // for an unused connection
+	PoolLife            = 4*time.Minute + 30*time.Second // connections live a request longer: under 5 minutes
 	maxReplyHeaderBytes = 64 << 10
-	maxReplyBodyBytes   = 64 << 10
+	MaxReplyBodyBytes   = 64 << 10
 )
 
 var (
 	errUnusableURL = errors.New("the application's URL cannot be used")
 	errBrokenReply = errors.New("the application's reply broke off")
 
-	// errUnreadableReply: an answer came that is not HTTP, or that is over the limits. Asking again would bring the same.
-	errUnreadableReply = errors.New("the application's reply cannot be read as HTTP, or has more than 64 KiB of headers")
+	// ErrUnreadableReply: an answer came that is not HTTP, or that is over the limits. Asking again would bring the same.
+	ErrUnreadableReply = errors.New("the application's reply cannot be read as HTTP, or has more than 64 KiB of headers")
 
-	// errDeadConnection: the request was lost with a connection that had carried others. It says nothing about the
+	// ErrDeadConnection: the request was lost with a connection that had carried others. It says nothing about the
 	// application; the next request goes over a new one.
-	errDeadConnection = errors.New("no byte of an answer on a connection that had been used before")
+	ErrDeadConnection = errors.New("no byte of an answer on a connection that had been used before")
 )
 
-// appClient posts to one URL of the application, which may be http or https. Any number of goroutines may use it.
-type appClient struct {
+// Client posts to one URL of the application, which may be http or https. Any number of goroutines may use it.
+type Client struct {
 	// Set once.
 	request       *http.Request   // what all requests have in common; nil if the URL cannot be used
 	authorization []string        // header values: one, or none
 	userAgent     []string        // likewise
-	transport     *http.Transport // what all pools are copies of
+	Transport     *http.Transport // what all pools are copies of: it is not changed once something was posted
 
 	mu   sync.Mutex
 	pool *connPool // guarded by mu; nil before the next request
@@ -66,20 +67,20 @@ type connPool struct {
 	began time.Time
 }
 
-// newAppClient makes a client that opens at most maxConns connections at once, and keeps as many for the next requests.
+// New makes a client that opens at most maxConns connections at once, and keeps as many for the next requests.
 // authorization is the whole value of the header; if it is empty, the URL's user and password count.
-func newAppClient(url Secret, authorization Secret, maxConns int) *appClient {
+func New(url, authorization secret.Secret, maxConns int, userAgent string) *Client {
 	http1 := new(http.Protocols)
 	http1.SetHTTP1(true)
-	c := &appClient{
-		userAgent: []string{programName + "/" + version},
-		transport: &http.Transport{
+	c := &Client{
+		userAgent: []string{userAgent},
+		Transport: &http.Transport{
 			Protocols:              http1,
 			DialContext:            (&net.Dialer{Timeout: connectTimeout}).DialContext,
 			TLSHandshakeTimeout:    connectTimeout,
 			MaxConnsPerHost:        maxConns,
 			MaxIdleConnsPerHost:    maxConns,
-			IdleConnTimeout:        idleTimeout,
+			IdleConnTimeout:        IdleTimeout,
 			MaxResponseHeaderBytes: maxReplyHeaderBytes,
 			ReadBufferSize:         2 << 10, // requests and replies are short, connections many
 			WriteBufferSize:        2 << 10,
@@ -101,19 +102,19 @@ func newAppClient(url Secret, authorization Secret, maxConns int) *appClient {
 	return c
 }
 
-// post sends an empty body with the given headers and returns the status and headers of the reply. It waits 10 s for
+// Post sends an empty body with the given headers and returns the status and headers of the reply. It waits 10 s for
 // the status at most, less if ctx ends, and then up to 1 s for a body that is slow: what is not over by then, or is
 // longer than 64 KiB, costs the connection but not the answer.
 //
-// An error means that there was no answer; it wraps the context's error if that is why, and errDeadConnection if the
+// An error means that there was no answer; it wraps the context's error if that is why, and ErrDeadConnection if the
 // request went over a connection that was dead, as far as one can see; or that the answer could not be read, which is
-// errUnreadableReply. The caller decides what is sent again. The header
-// is post's from then on, but may be given again.
-func (c *appClient) post(ctx context.Context, header http.Header) (status int, replyHeader http.Header, err error) {
+// ErrUnreadableReply. The caller decides what is sent again. The header
+// is Post's from then on, but may be given again.
+func (c *Client) Post(ctx context.Context, header http.Header) (status int, replyHeader http.Header, err error) {
 	if c.request == nil {
 		return 0, nil, errUnusableURL
 	}
-	within, cancel := context.WithTimeout(ctx, answerTimeout)
+	within, cancel := context.WithTimeout(ctx, AnswerTimeout)
 	defer cancel()
 	var connected, reused, replying atomic.Bool
 	var carrier atomic.Pointer[watchedConn]
@@ -148,13 +149,13 @@ func (c *appClient) post(ctx context.Context, header http.Header) (status int, r
 		if conn := carrier.Load(); conn != nil && conn.ended.Load() {
 			return 0, nil, errBrokenReply
 		}
-		return 0, nil, errUnreadableReply
+		return 0, nil, ErrUnreadableReply
 	}
 	err = fmt.Errorf("post to the application: %w", err)
 	if connected.Load() && !replying.Load() && ctx.Err() == nil && (reused.Load() || within.Err() != nil) {
 		c.leave(pool)
 		if reused.Load() {
-			err = fmt.Errorf("%w: %w", errDeadConnection, err)
+			err = fmt.Errorf("%w: %w", ErrDeadConnection, err)
 		}
 	}
 	return 0, nil, err
@@ -194,20 +195,20 @@ func watched(dial func(context.Context, string, string) (net.Conn, error)) func(
 }
 
 // youngPool is where requests go now. No pool gets old, so that a name that moves is followed, under steady traffic too.
-func (c *appClient) youngPool() *connPool {
+func (c *Client) youngPool() *connPool {
 	pool := c.currentPool()
-	if time.Since(pool.began) < poolLife {
+	if time.Since(pool.began) < PoolLife {
 		return pool
 	}
 	c.leave(pool)
 	return c.currentPool()
 }
 
-func (c *appClient) currentPool() *connPool {
+func (c *Client) currentPool() *connPool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.pool == nil {
-		c.pool = &connPool{c.transport.Clone(), time.Now()}
+		c.pool = &connPool{c.Transport.Clone(), time.Now()}
 		c.pool.DialContext = watched(c.pool.DialContext)
 	}
 	return c.pool
@@ -215,13 +216,13 @@ func (c *appClient) currentPool() *connPool {
 
 // leave gives up a pool, unless that has been done: many of its connections may be found dead one after the other, which
 // says nothing about those of the next pool. Requests under way go on.
-func (c *appClient) leave(pool *connPool) {
+func (c *Client) leave(pool *connPool) {
 	if c.forget(pool) {
 		pool.CloseIdleConnections()
 	}
 }
 
-func (c *appClient) forget(pool *connPool) (done bool) {
+func (c *Client) forget(pool *connPool) (done bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.pool != pool {
@@ -238,17 +239,17 @@ func discardBody(body io.ReadCloser) {
 		return
 	}
 	defer body.Close()
-	defer time.AfterFunc(discardTimeout, func() { body.Close() }).Stop()
-	_, _ = io.CopyN(io.Discard, body, maxReplyBodyBytes+1) // one more, to meet the end of a body of exactly that length
+	defer time.AfterFunc(DiscardTimeout, func() { body.Close() }).Stop()
+	_, _ = io.CopyN(io.Discard, body, MaxReplyBodyBytes+1) // one more, to meet the end of a body of exactly that length
 }
 
-// close gives up the idle connections. Connections in use are given up when their request ends.
-func (c *appClient) close() { c.leave(c.currentPool()) }
+// Close gives up the idle connections. Connections in use are given up when their request ends.
+func (c *Client) Close() { c.leave(c.currentPool()) }
 
-// headerValue makes any value fit for a header. One that can be carried stays exactly as it is. In one that cannot,
+// HeaderValue makes any value fit for a header. One that can be carried stays exactly as it is. In one that cannot,
 // the bytes in the way (control characters, bytes from 0x7f on, a space at either end, which receivers trim) become
 // %XX, and so does every '%': percent-decoding such a value gives back the original.
-func headerValue(value string) string {
+func HeaderValue(value string) string {
 	inTheWay := func(i int) bool {
 		b := value[i]
 		return b < ' ' || b >= 0x7f || b == ' ' && (i == 0 || i == len(value)-1)
