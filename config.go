@@ -20,6 +20,8 @@ import (
 	"strings"
 	"time"
 	"unicode"
+
+	"coordinator/internal/dotenv"
 )
 
 // What the program calls itself.
@@ -193,7 +195,7 @@ func (e *environment) allFaults() error {
 
 func (e *environment) read(name string) variable {
 	value := strings.TrimSpace(e.getenv(name))
-	if value == dangling {
+	if value == dotenv.Dangling {
 		e.fault(name, `has a $ in the .env file before what is no name, or one that is set nowhere: put the value into 'single quotes', or write \$`)
 		return variable{name: name, faulty: true}
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -14,6 +15,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"coordinator/internal/clustertest"
+	"coordinator/internal/dotenv"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/joho/godotenv"
@@ -390,5 +394,105 @@ func TestCheckShowsEverySetting(t *testing.T) {
 	settings := slices.DeleteFunc(strings.Split(strings.TrimSpace(out.String()), "\n"), func(line string) bool { return strings.HasPrefix(line, "#") })
 	if fields := reflect.TypeFor[Config]().NumField(); len(settings) != fields {
 		t.Errorf("%d settings are shown; the configuration has %d fields", len(settings), fields)
+	}
+}
+
+func writeDotEnv(t *testing.T, path, contents string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(contents), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// readDotEnvWith reads a .env file of that content beside an environment.
+func readDotEnvWith(t *testing.T, content string, environ settings) func(string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), ".env")
+	writeDotEnv(t, path, content)
+	getenv, _, err := dotenv.Fill(path, func(name string) (string, bool) {
+		value, ok := environ[name]
+		return value, ok
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return getenv
+}
+
+func TestDotEnvNameThatIsSetNowhereIsAFault(t *testing.T) {
+	t.Parallel()
+	for _, value := range []string{"$HUNTER2", `"pa$HUNTER2"`, "pa$5ecret", "$Hunter2", "$HOST$HUNTER2", "$INDIRECT", "${HOST:-hunter2}"} {
+		content := "CONTROL_SECRET=" + value + "\nINDIRECT=x$HUNTER2\nHOST=h\n"
+		_, err := loadConfig(readDotEnvWith(t, content, nil))
+		if err == nil {
+			t.Errorf("%s is accepted", value)
+			continue
+		}
+		text := err.Error()
+		if !strings.HasPrefix(text, "CONTROL_SECRET: ") || strings.Contains(text, "\n") {
+			t.Errorf("%s: want one fault of CONTROL_SECRET, got %s", value, text)
+		}
+		for _, hint := range []string{"'single quotes'", `\$`} {
+			if !strings.Contains(text, hint) {
+				t.Errorf("%s: the fault has no hint %s: %s", value, hint, text)
+			}
+		}
+		if strings.Contains(strings.ToLower(text), "hunter2") || strings.Contains(text, "5") {
+			t.Errorf("the fault shows the value: %s", text)
+		}
+	}
+}
+
+// Each variable that the coordinator reads, and only where the environment does not set it.
+func TestDotEnvNameThatIsSetNowhereIsAFaultOfWhatIsReadAndNotOverridden(t *testing.T) {
+	t.Parallel()
+	for _, name := range configNames() {
+		_, err := loadConfig(readDotEnvWith(t, name+"=$HUNTER2\n", nil))
+		if err == nil || strings.Count(err.Error(), name+": ") != 1 || !strings.Contains(err.Error(), name+": has a $") {
+			t.Errorf("%s: want one fault of it, got %v", name, err)
+		}
+		if _, err := loadConfig(readDotEnvWith(t, name+"=$HUNTER2\n", settings{name: ""})); err != nil {
+			t.Errorf("%s is set in the environment: %v", name, err)
+		}
+	}
+	if _, err := loadConfig(readDotEnvWith(t, "OF_A_PEER=$HUNTER2\nSSL_CERT_FILE=$HUNTER2\n", nil)); err != nil {
+		t.Errorf("a variable of others: %v", err)
+	}
+}
+
+func TestDotEnvFaultStandsBesideTheOthersAndBringsNoMore(t *testing.T) {
+	t.Parallel()
+	getenv := readDotEnvWith(t, "HTTP_PORT=$HUNTER2\nSSL_CERT=$HUNTER2\nSSL_KEY=k\nCOMMANDS_API_AUTH=Bearer\nCOMMANDS_API_AUTH_TOKEN_FILE=$HUNTER2\n"+
+		"EVENT_CALLBACK_AUTH=Basic\nEVENT_CALLBACK_AUTH_USER=$HUNTER2\nEVENT_CALLBACK_AUTH_PASSWORD=$HUNTER2\n", settings{"LOG_DEBUG": "maybe"})
+	_, err := loadConfig(getenv)
+	if err == nil {
+		t.Fatal("it is accepted")
+	}
+	var got []string
+	for line := range strings.SplitSeq(err.Error(), "\n") {
+		name, _, _ := strings.Cut(line, ": ")
+		got = append(got, name)
+	}
+	want := []string{"HTTP_PORT", "SSL_CERT", "LOG_DEBUG", "EVENT_CALLBACK_AUTH_USER", "EVENT_CALLBACK_AUTH_PASSWORD", "COMMANDS_API_AUTH_TOKEN_FILE"}
+	slices.Sort(got)
+	slices.Sort(want)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("%v\n%s", err, diff)
+	}
+}
+
+func TestCheckReportsANameThatIsSetNowhere(t *testing.T) {
+	t.Parallel()
+	dotEnv := filepath.Join(t.TempDir(), ".env")
+	writeDotEnv(t, dotEnv, "CONTROL_SECRET=$UPER5ECRET\n")
+	ctx, cancel := context.WithTimeout(context.Background(), clustertest.Patience) // should it run after all
+	defer cancel()
+	for _, args := range [][]string{{"-check"}, nil} {
+		var out, diagnostics strings.Builder
+		i := invocation{args: args, environ: []string{"HTTP_PORT=0", "DATA_DIR=" + t.TempDir()}, dotEnv: dotEnv, stdout: &out, stderr: &diagnostics}
+		if status := i.execute(ctx); status != 1 || out.String() != "" || strings.Count(diagnostics.String(), "CONTROL_SECRET: ") != 1 ||
+			strings.Contains(diagnostics.String(), "UPER") {
+			t.Errorf("%q: %d %q %q", args, status, &out, &diagnostics)
+		}
 	}
 }

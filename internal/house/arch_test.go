@@ -41,7 +41,7 @@ func layers() [][][]string {
 		{{"appclient.go"}},
 		{
 			registry,
-			{"config.go", "secret.go", "dotenv.go", "authorization.go"}, {"tls.go"},
+			{"config.go", "secret.go", "authorization.go"}, {"tls.go"},
 		},
 	}
 }
