@@ -29,7 +29,7 @@ func layers() [][][]string {
 	}
 	registry = slices.DeleteFunc(registry, func(name string) bool { return strings.HasSuffix(name, "_test.go") })
 	return [][][]string{
-		{{"main.go", "cli.go", "misspelled.go"}},
+		{{"main.go", "cli.go"}},
 		{{"daemon.go", "gatewaydaemon.go"}},
 		{{"routes.go", "gatewayroutes.go"}},
 		{{"health.go"}, {"operator.go"}},
