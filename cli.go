@@ -23,6 +23,7 @@ import (
 	"strings"
 	"time"
 
+	"coordinator/internal/dotenv"
 	"coordinator/internal/logs"
 
 	"github.com/golang-jwt/jwt/v5"
@@ -272,7 +273,7 @@ func (i invocation) variables() (getenv func(string) string, names []string, err
 		name, value, _ := strings.Cut(pair, "=")
 		environ[name] = value
 	}
-	getenv, inFile, err := withDotEnv(i.dotEnv, func(name string) (string, bool) {
+	getenv, inFile, err := dotenv.Fill(i.dotEnv, func(name string) (string, bool) {
 		value, ok := environ[name]
 		return value, ok
 	})

@@ -6,12 +6,17 @@ package main
 // (NAME_FILE of a secret NAME follows from it) and is looked up whatever the others
 // say. Values are trimmed of white space, and a variable set to nothing counts as not
 // set. Every fault is found in one go and names its variable; a value that is or may
-// hold a secret is never quoted.
+// hold a secret is never quoted. A variable that is set and has no effect is no fault,
+// but a line of the log says so: otherwise the daemon runs with an open door or without
+// its application, and nobody is told.
 
 import (
+	"context"
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"log/slog"
+	"maps"
 	"net/netip"
 	"net/url"
 	"path"
@@ -20,6 +25,9 @@ import (
 	"strings"
 	"time"
 	"unicode"
+
+	"coordinator/internal/dotenv"
+	"coordinator/internal/misspelled"
 )
 
 // What the program calls itself.
@@ -160,6 +168,60 @@ func usedByGateway(name string) bool {
 // isGateway tells which role the configuration is for.
 func (c *Config) isGateway() bool { return len(c.CoordinatorURLs) > 0 }
 
+// warnMisspelled logs each of the names that is none of ours but looks like one, with the name it looks like.
+func warnMisspelled(names []string, log *slog.Logger) {
+	known := configNames()
+	for _, name := range names {
+		if meant := misspelled.Meant(name, known); meant != "" {
+			log.Warn("unknown environment variable is ignored", "name", name, "meant", meant)
+		}
+	}
+}
+
+// warnWithoutEffect logs each setting that does nothing because another one is missing. Where that leaves open what was
+// to be closed, it is an error, but not a fault: the settings can be left over from before.
+func warnWithoutEffect(getenv func(string) string, log *slog.Logger) {
+	known := configNames()
+	isSet := func(name string) bool {
+		env := environment{getenv: getenv}
+		return env.isSet(name) || slices.Contains(known, name+"_FILE") && env.isSet(name+"_FILE")
+	}
+	if isSet("SSL_PORT") && !isSet("SSL_CERT") && !isSet("SSL_KEY") {
+		log.Error("HTTPS is off: set SSL_CERT and SSL_KEY")
+	}
+	if isSet("COORDINATOR_URL") {
+		names := slices.DeleteFunc(slices.Clone(known), func(name string) bool { return strings.TrimSpace(getenv(name)) == "" || usedByGateway(name) })
+		if len(names) > 0 {
+			log.Warn("settings are ignored because this is a gateway: COORDINATOR_URL is set", "names", names)
+		}
+		return
+	}
+	for _, rule := range []struct {
+		needed string
+		level  slog.Level
+		names  []string
+	}{
+		{"COMMANDS_API_AUTH", slog.LevelError, []string{"COMMANDS_API_AUTH_USER", "COMMANDS_API_AUTH_PASSWORD", "COMMANDS_API_AUTH_TOKEN"}},
+		{"KEY_VERIFICATION_URL", slog.LevelError, []string{"KEY_VERIFICATION_AUTH"}},
+		{"KEY_VERIFICATION_AUTH", slog.LevelWarn, []string{"KEY_VERIFICATION_AUTH_USER", "KEY_VERIFICATION_PASSWORD",
+			"KEY_VERIFICATION_AUTH_PASSWORD", "KEY_VERIFICATION_AUTH_TOKEN", "KEY_VERIFICATION_AUTH_CUSTOM"}},
+		{"EVENT_CALLBACK_AUTH", slog.LevelWarn, []string{"EVENT_CALLBACK_AUTH_USER", "EVENT_CALLBACK_PASSWORD",
+			"EVENT_CALLBACK_AUTH_PASSWORD", "EVENT_CALLBACK_AUTH_TOKEN", "EVENT_CALLBACK_AUTH_CUSTOM"}},
+	} {
+		if names := slices.DeleteFunc(rule.names, func(name string) bool { return !isSet(name) }); len(names) > 0 && !isSet(rule.needed) {
+			log.Log(context.Background(), rule.level, "settings are ignored because another one is not set", "names", names, "not_set", rule.needed)
+		}
+	}
+}
+
+// configNames are the names that loadConfig looks up for their values, sorted.
+func configNames() []string {
+	asked := map[string]bool{}
+	_, _ = loadConfig(func(name string) string { asked[name] = true; return "" })
+	delete(asked, "SSL_KEY_FILE") // it is only looked for to say that nobody reads it
+	return slices.Sorted(maps.Keys(asked))
+}
+
 // environment reads variables and collects what is wrong with them.
 // After a fault its methods return a value that nobody will use.
 type environment struct {
@@ -193,7 +255,7 @@ func (e *environment) allFaults() error {
 
 func (e *environment) read(name string) variable {
 	value := strings.TrimSpace(e.getenv(name))
-	if value == dangling {
+	if value == dotenv.Dangling {
 		e.fault(name, `has a $ in the .env file before what is no name, or one that is set nowhere: put the value into 'single quotes', or write \$`)
 		return variable{name: name, faulty: true}
 	}

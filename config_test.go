@@ -2,8 +2,10 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"net/url"
@@ -12,8 +14,14 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"coordinator/internal/clustertest"
+	"coordinator/internal/dotenv"
+	"coordinator/internal/logs"
+	"coordinator/internal/misspelled"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/joho/godotenv"
@@ -390,5 +398,215 @@ func TestCheckShowsEverySetting(t *testing.T) {
 	settings := slices.DeleteFunc(strings.Split(strings.TrimSpace(out.String()), "\n"), func(line string) bool { return strings.HasPrefix(line, "#") })
 	if fields := reflect.TypeFor[Config]().NumField(); len(settings) != fields {
 		t.Errorf("%d settings are shown; the configuration has %d fields", len(settings), fields)
+	}
+}
+
+func writeDotEnv(t *testing.T, path, contents string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(contents), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// readDotEnvWith reads a .env file of that content beside an environment.
+func readDotEnvWith(t *testing.T, content string, environ settings) func(string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), ".env")
+	writeDotEnv(t, path, content)
+	getenv, _, err := dotenv.Fill(path, func(name string) (string, bool) {
+		value, ok := environ[name]
+		return value, ok
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return getenv
+}
+
+func TestDotEnvNameThatIsSetNowhereIsAFault(t *testing.T) {
+	t.Parallel()
+	for _, value := range []string{"$HUNTER2", `"pa$HUNTER2"`, "pa$5ecret", "$Hunter2", "$HOST$HUNTER2", "$INDIRECT", "${HOST:-hunter2}"} {
+		content := "CONTROL_SECRET=" + value + "\nINDIRECT=x$HUNTER2\nHOST=h\n"
+		_, err := loadConfig(readDotEnvWith(t, content, nil))
+		if err == nil {
+			t.Errorf("%s is accepted", value)
+			continue
+		}
+		text := err.Error()
+		if !strings.HasPrefix(text, "CONTROL_SECRET: ") || strings.Contains(text, "\n") {
+			t.Errorf("%s: want one fault of CONTROL_SECRET, got %s", value, text)
+		}
+		for _, hint := range []string{"'single quotes'", `\$`} {
+			if !strings.Contains(text, hint) {
+				t.Errorf("%s: the fault has no hint %s: %s", value, hint, text)
+			}
+		}
+		if strings.Contains(strings.ToLower(text), "hunter2") || strings.Contains(text, "5") {
+			t.Errorf("the fault shows the value: %s", text)
+		}
+	}
+}
+
+// Each variable that the coordinator reads, and only where the environment does not set it.
+func TestDotEnvNameThatIsSetNowhereIsAFaultOfWhatIsReadAndNotOverridden(t *testing.T) {
+	t.Parallel()
+	for _, name := range configNames() {
+		_, err := loadConfig(readDotEnvWith(t, name+"=$HUNTER2\n", nil))
+		if err == nil || strings.Count(err.Error(), name+": ") != 1 || !strings.Contains(err.Error(), name+": has a $") {
+			t.Errorf("%s: want one fault of it, got %v", name, err)
+		}
+		if _, err := loadConfig(readDotEnvWith(t, name+"=$HUNTER2\n", settings{name: ""})); err != nil {
+			t.Errorf("%s is set in the environment: %v", name, err)
+		}
+	}
+	if _, err := loadConfig(readDotEnvWith(t, "OF_A_PEER=$HUNTER2\nSSL_CERT_FILE=$HUNTER2\n", nil)); err != nil {
+		t.Errorf("a variable of others: %v", err)
+	}
+}
+
+func TestDotEnvFaultStandsBesideTheOthersAndBringsNoMore(t *testing.T) {
+	t.Parallel()
+	getenv := readDotEnvWith(t, "HTTP_PORT=$HUNTER2\nSSL_CERT=$HUNTER2\nSSL_KEY=k\nCOMMANDS_API_AUTH=Bearer\nCOMMANDS_API_AUTH_TOKEN_FILE=$HUNTER2\n"+
+		"EVENT_CALLBACK_AUTH=Basic\nEVENT_CALLBACK_AUTH_USER=$HUNTER2\nEVENT_CALLBACK_AUTH_PASSWORD=$HUNTER2\n", settings{"LOG_DEBUG": "maybe"})
+	_, err := loadConfig(getenv)
+	if err == nil {
+		t.Fatal("it is accepted")
+	}
+	var got []string
+	for line := range strings.SplitSeq(err.Error(), "\n") {
+		name, _, _ := strings.Cut(line, ": ")
+		got = append(got, name)
+	}
+	want := []string{"HTTP_PORT", "SSL_CERT", "LOG_DEBUG", "EVENT_CALLBACK_AUTH_USER", "EVENT_CALLBACK_AUTH_PASSWORD", "COMMANDS_API_AUTH_TOKEN_FILE"}
+	slices.Sort(got)
+	slices.Sort(want)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("%v\n%s", err, diff)
+	}
+}
+
+func TestCheckReportsANameThatIsSetNowhere(t *testing.T) {
+	t.Parallel()
+	dotEnv := filepath.Join(t.TempDir(), ".env")
+	writeDotEnv(t, dotEnv, "CONTROL_SECRET=$UPER5ECRET\n")
+	ctx, cancel := context.WithTimeout(context.Background(), clustertest.Patience) // should it run after all
+	defer cancel()
+	for _, args := range [][]string{{"-check"}, nil} {
+		var out, diagnostics strings.Builder
+		i := invocation{args: args, environ: []string{"HTTP_PORT=0", "DATA_DIR=" + t.TempDir()}, dotEnv: dotEnv, stdout: &out, stderr: &diagnostics}
+		if status := i.execute(ctx); status != 1 || out.String() != "" || strings.Count(diagnostics.String(), "CONTROL_SECRET: ") != 1 ||
+			strings.Contains(diagnostics.String(), "UPER") {
+			t.Errorf("%q: %d %q %q", args, status, &out, &diagnostics)
+		}
+	}
+}
+
+func TestMisspelledVariableIsMatchedWithTheRightName(t *testing.T) {
+	t.Parallel()
+	known := configNames()
+	for name, want := range map[string]string{
+		"HTTP_PROT":                    "HTTP_PORT",
+		"HTTPPORT":                     "HTTP_PORT",
+		"HTTPS_PORT":                   "HTTP_PORT",
+		"http_port":                    "HTTP_PORT",
+		"SSL_KEYS":                     "SSL_KEY",
+		"SSL_CERTS":                    "SSL_CERT",
+		"DATADIR":                      "DATA_DIR",
+		"LOG_FORMATS":                  "LOG_FORMAT",
+		"CONTROL_SECERT":               "CONTROL_SECRET",
+		"CONTROL_SECRET_FLE":           "CONTROL_SECRET_FILE",
+		"CONTROL_SECRETS":              "CONTROL_SECRET",
+		"STREAM_START_TIMOUT":          "STREAM_START_TIMEOUT",
+		"ENCODER_WAIT_SECOND":          "ENCODER_WAIT_SECONDS",
+		"KEY_VERIFICATON_URL":          "KEY_VERIFICATION_URL",
+		"KEY_VERIFICATION_URI":         "KEY_VERIFICATION_URL",
+		"KEY_VERIFICATION_AUTH_PASS":   "KEY_VERIFICATION_AUTH_PASSWORD",
+		"EVENT_CALLBACKS_URL":          "EVENT_CALLBACK_URL",
+		"EVENT_CALLBACK_AUTH_TOK":      "EVENT_CALLBACK_AUTH_TOKEN",
+		"COMMANDS_API_PASSWORD":        "COMMANDS_API_AUTH_PASSWORD",
+		"COMMAND_API_AUTH":             "COMMANDS_API_AUTH",
+		"EVENT_CALLBACK_AUTH_PASSWRD":  "EVENT_CALLBACK_AUTH_PASSWORD",
+		"SSL_CHECK_RELOAD":             "",
+		"CONTROL_USE":                  "", // of the peers, which may share a .env file with the coordinator
+		"CONTROL_BASE_URL":             "",
+		"RTMP_PORT":                    "",
+		"SSL_CERT_FILE":                "",
+		"SSL_KEY_FILE":                 "",
+		"HTTP_PORT_FILE":               "HTTP_PORT", // only secrets can stand in files
+		"COMMANDS_API_AUTH_FILE":       "COMMANDS_API_AUTH",
+		"COMMANDS_API_AUTH_USER_FILE":  "COMMANDS_API_AUTH_USER",
+		"SSL_CERT_DIR":                 "",
+		"HTTP_PROXY":                   "",
+		"http_proxy":                   "",
+		"HTTP_HOST":                    "",
+		"SMTP_PORT":                    "",
+		"REDIS_PORT":                   "",
+		"PORT":                         "",
+		"PATH":                         "",
+		"":                             "",
+		strings.Repeat("CONTROL_", 64): "",
+	} {
+		if got := misspelled.Meant(name, known); got != want {
+			t.Errorf("%s is taken for %q, want %q", name, got, want)
+		}
+	}
+	for _, name := range known {
+		if got := misspelled.Meant(name, known); got != "" {
+			t.Errorf("%s is our own, and is taken for %q", name, got)
+		}
+	}
+}
+
+func TestSettingsWithoutEffectAreNamed(t *testing.T) {
+	t.Parallel()
+	const httpsOff = `level=ERROR msg="HTTPS is off: set SSL_CERT and SSL_KEY"`
+	for _, tt := range []struct {
+		env  settings
+		want string // "" is no line
+	}{
+		{settings{}, ""},
+		{settings{"SSL_PORT": "443"}, httpsOff},
+		{settings{"SSL_PORT": "0", "SSL_CERT_FILE": "/etc/ssl/ca.crt"}, httpsOff},
+		{settings{"SSL_PORT": " "}, ""},
+		{settings{"SSL_PORT": "443", "SSL_CERT": "c", "SSL_KEY": "k"}, ""},
+		{settings{"SSL_CERT_FILE": "/etc/ssl/ca.crt"}, ""},
+		{settings{"COMMANDS_API_AUTH_TOKEN": hidden}, "level=ERROR names=[COMMANDS_API_AUTH_TOKEN] not_set=COMMANDS_API_AUTH"},
+		{settings{"COMMANDS_API_AUTH_USER": "u", "COMMANDS_API_AUTH_PASSWORD_FILE": hidden},
+			`level=ERROR names="[COMMANDS_API_AUTH_USER COMMANDS_API_AUTH_PASSWORD]" not_set=COMMANDS_API_AUTH`},
+		{settings{"COMMANDS_API_AUTH_TOKEN": hidden, "COMMANDS_API_AUTH_FILE": "not read"}, "level=ERROR names=[COMMANDS_API_AUTH_TOKEN] not_set=COMMANDS_API_AUTH"},
+		{settings{"COMMANDS_API_AUTH_TOKEN": hidden, "COMMANDS_API_AUTH": "Bearer", "COMMANDS_API_AUTH_USER": "left over"}, ""},
+		{settings{"KEY_VERIFICATION_AUTH": "Bearer", "KEY_VERIFICATION_AUTH_TOKEN": hidden}, "level=ERROR names=[KEY_VERIFICATION_AUTH] not_set=KEY_VERIFICATION_URL"},
+		{settings{"KEY_VERIFICATION_URL_FILE": hidden, "KEY_VERIFICATION_AUTH": "Bearer", "KEY_VERIFICATION_AUTH_TOKEN": hidden}, ""},
+		{settings{"KEY_VERIFICATION_PASSWORD": hidden}, "level=WARN names=[KEY_VERIFICATION_PASSWORD] not_set=KEY_VERIFICATION_AUTH"},
+		{settings{"EVENT_CALLBACK_AUTH_CUSTOM_FILE": hidden}, "level=WARN names=[EVENT_CALLBACK_AUTH_CUSTOM] not_set=EVENT_CALLBACK_AUTH"},
+	} {
+		var out bytes.Buffer
+		warnWithoutEffect(tt.env.get, logs.New(&out, false, false))
+		got := strings.Replace(out.String(), `msg="settings are ignored because another one is not set" `, "", 1)
+		if tt.want == "" && got != "" || !strings.Contains(got, tt.want) || strings.Count(got, "\n") > 1 || strings.Contains(got, hidden) {
+			t.Errorf("%v: got %q, want %q", tt.env, got, tt.want)
+		}
+	}
+}
+
+func TestHTTPSThatIsOffByMistakeIsAnErrorAndTheStartGoesOn(t *testing.T) {
+	t.Parallel()
+	for _, flags := range []string{"-check", ""} {
+		ctx, stop := context.WithCancel(context.Background())
+		logs := clustertest.NewLog()
+		i := invocation{args: strings.Fields(flags), stdout: io.Discard, stderr: logs, dotEnv: "none",
+			environ: []string{"SSL_PORT=8443", "HTTP_PORT=0", "BIND_ADDRESS=127.0.0.1", "DATA_DIR=" + t.TempDir()}}
+		var running sync.WaitGroup
+		running.Go(func() {
+			if status := i.execute(ctx); status != 0 {
+				t.Errorf("%q: status %d", flags, status)
+			}
+		})
+		logs.Await(t, "level=ERROR", "HTTPS is off: set SSL_CERT and SSL_KEY")
+		if flags == "" {
+			logs.Await(t, "listening", "scheme=http")
+		}
+		stop()
+		running.Wait()
 	}
 }

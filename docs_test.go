@@ -175,7 +175,7 @@ func TestGatewaysPageQuotesEachLogLine(t *testing.T) {
 		t.Fatal(err)
 	}
 	all := map[string]bool{} // that a line may hold
-	for _, file := range slices.Concat(files, []string{"gateways.go", "gatewaydaemon.go", "misspelled.go"}) {
+	for _, file := range slices.Concat(files, []string{"gateways.go", "gatewaydaemon.go", "config.go"}) {
 		if strings.HasSuffix(file, "_test.go") {
 			continue
 		}

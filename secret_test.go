@@ -112,6 +112,18 @@ func TestSecretFileOfTheLargestSizeIsRead(t *testing.T) {
 	}
 }
 
+func TestByteOrderMarkOfASecretFileIsDropped(t *testing.T) {
+	t.Parallel()
+	cfg, err := loadConfig(settings{"CONTROL_SECRET_FILE": secretFile(t, byteOrderMark+" "+hidden+"\r\n")}.get)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := cfg.ControlSecret.Reveal(); got != hidden {
+		t.Errorf("the secret is %q", got)
+	}
+	wantFaults(t, settings{"CONTROL_SECRET_FILE": secretFile(t, byteOrderMark+"\n")}, "CONTROL_SECRET_FILE")
+}
+
 func TestFaultInASecretFromAFileNamesTheVariable(t *testing.T) {
 	t.Parallel()
 	wantFaults(t, settings{"KEY_VERIFICATION_URL_FILE": secretFile(t, "ftp://"+hidden)}, "KEY_VERIFICATION_URL")

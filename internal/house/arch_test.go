@@ -29,7 +29,7 @@ func layers() [][][]string {
 	}
 	registry = slices.DeleteFunc(registry, func(name string) bool { return strings.HasSuffix(name, "_test.go") })
 	return [][][]string{
-		{{"main.go", "cli.go", "misspelled.go"}},
+		{{"main.go", "cli.go"}},
 		{{"daemon.go", "gatewaydaemon.go"}},
 		{{"routes.go", "gatewayroutes.go"}},
 		{{"health.go"}, {"operator.go"}},
@@ -40,7 +40,7 @@ func layers() [][][]string {
 		{{"keyverify.go"}, {"callbacks.go"}, {"metrics.go", "gatewaymetrics.go"}},
 		{
 			registry,
-			{"config.go", "secret.go", "dotenv.go", "authorization.go"}, {"tls.go"},
+			{"config.go", "secret.go", "authorization.go"}, {"tls.go"},
 		},
 	}
 }

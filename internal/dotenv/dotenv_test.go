@@ -1,26 +1,25 @@
-package main
+package dotenv
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"testing"
-
-	"coordinator/internal/clustertest"
 
 	"github.com/google/go-cmp/cmp"
 )
 
+// hidden stands in every value that no fault may show.
+const hidden = "hunter2"
+
 func TestDotEnvFillsInWhatTheEnvironmentLeavesOut(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), ".env")
-	writeDotEnv(t, path, "HTTP_PORT=8080\nSSL_PORT=8443\n# note\nCONTROL_SECRET='pa$$ #1'\nDATA_DIR=other")
-	getenv, names, err := withDotEnv(path, func(name string) (string, bool) {
-		value, ok := settings{"HTTP_PORT": "9090", "DATA_DIR": ""}[name]
+	write(t, path, "HTTP_PORT=8080\nSSL_PORT=8443\n# note\nCONTROL_SECRET='pa$$ #1'\nDATA_DIR=other")
+	getenv, names, err := Fill(path, func(name string) (string, bool) {
+		value, ok := map[string]string{"HTTP_PORT": "9090", "DATA_DIR": ""}[name]
 		return value, ok
 	})
 	if err != nil {
@@ -44,7 +43,7 @@ func TestDotEnvFillsInWhatTheEnvironmentLeavesOut(t *testing.T) {
 
 func TestDotEnvMayBeMissing(t *testing.T) {
 	t.Parallel()
-	getenv, _, err := withDotEnv(filepath.Join(t.TempDir(), ".env"), func(name string) (string, bool) { return name + " of the environment", true })
+	getenv, _, err := Fill(filepath.Join(t.TempDir(), ".env"), func(name string) (string, bool) { return name + " of the environment", true })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,10 +63,10 @@ func TestDotEnvFaultNamesThePathAndNotTheContents(t *testing.T) {
 		"=" + hidden,
 	} {
 		path := filepath.Join(dir, fmt.Sprint(i, ".env"))
-		writeDotEnv(t, path, contents)
-		wantDotEnvFault(t, path)
+		write(t, path, contents)
+		wantFault(t, path)
 	}
-	wantDotEnvFault(t, dir) // a directory cannot be read as a file
+	wantFault(t, dir) // a directory cannot be read as a file
 }
 
 // What godotenv would cut or change is refused, with the number of its line.
@@ -81,8 +80,8 @@ func TestDotEnvLineOfTwoMeaningsIsAFault(t *testing.T) {
 	} {
 		path := filepath.Join(t.TempDir(), ".env")
 		line = strings.Replace(line, "%s", hidden, 1)
-		writeDotEnv(t, path, "# note\nX=y\n"+line+"\n")
-		_, _, err := withDotEnv(path, func(string) (string, bool) { return "", false })
+		write(t, path, "# note\nX=y\n"+line+"\n")
+		_, _, err := Fill(path, func(string) (string, bool) { return "", false })
 		if err == nil || !strings.Contains(err.Error(), path+", line ") || strings.Contains(err.Error(), hidden) {
 			t.Errorf("%q: %v", line, err)
 		}
@@ -102,8 +101,8 @@ func TestDotEnvValueIsWhatItSaysOrAFault(t *testing.T) {
 	check := func(text, want string) {
 		t.Helper()
 		path := filepath.Join(t.TempDir(), ".env")
-		writeDotEnv(t, path, "A="+text+"\nB='c' # it's \"\n")
-		file, err := readDotEnv(path)
+		write(t, path, "A="+text+"\nB='c' # it's \"\n")
+		file, err := read(path)
 		if err != nil {
 			return
 		}
@@ -135,16 +134,16 @@ func TestDotEnvValueIsWhatItSaysOrAFault(t *testing.T) {
 	}
 }
 
-func writeDotEnv(t *testing.T, path, contents string) {
+func write(t *testing.T, path, contents string) {
 	t.Helper()
 	if err := os.WriteFile(path, []byte(contents), 0o600); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func wantDotEnvFault(t *testing.T, path string) {
+func wantFault(t *testing.T, path string) {
 	t.Helper()
-	_, _, err := withDotEnv(path, func(string) (string, bool) { return "", false })
+	_, _, err := Fill(path, func(string) (string, bool) { return "", false })
 	switch {
 	case err == nil:
 		t.Errorf("%s is accepted", path)
@@ -153,12 +152,12 @@ func wantDotEnvFault(t *testing.T, path string) {
 	}
 }
 
-// readDotEnvWith reads a .env file of that content beside an environment.
-func readDotEnvWith(t *testing.T, content string, environ settings) func(string) string {
+// getenvWith reads a .env file of that content beside an environment.
+func getenvWith(t *testing.T, content string, environ map[string]string) func(string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), ".env")
-	writeDotEnv(t, path, content)
-	getenv, _, err := withDotEnv(path, func(name string) (string, bool) {
+	write(t, path, content)
+	getenv, _, err := Fill(path, func(name string) (string, bool) {
 		value, ok := environ[name]
 		return value, ok
 	})
@@ -170,7 +169,7 @@ func readDotEnvWith(t *testing.T, content string, environ settings) func(string)
 
 func TestDotEnvFillsInNamesFromTheFileAndFromTheEnvironment(t *testing.T) {
 	t.Parallel()
-	environ := settings{"HOST": "env.example", "RAW": "a$HOST${HOST}\\$", "BOTH": "environment", "EMPTY": ""}
+	environ := map[string]string{"HOST": "env.example", "RAW": "a$HOST${HOST}\\$", "BOTH": "environment", "EMPTY": ""}
 	const above = "ABOVE=above\nBOTH=file\nA1_=digits\n"
 	for value, want := range map[string]string{
 		"$ABOVE":               "above",
@@ -204,90 +203,22 @@ func TestDotEnvFillsInNamesFromTheFileAndFromTheEnvironment(t *testing.T) {
 		"$ABOVE # $UPER5ECRET": "above",
 		"$ABOVE#$HOST":         "above#env.example",
 	} {
-		getenv := readDotEnvWith(t, above+"INDIRECT=<$ABOVE>\nCONTROL_SECRET="+value+"\nBELOW=below\n", environ)
+		getenv := getenvWith(t, above+"INDIRECT=<$ABOVE>\nCONTROL_SECRET="+value+"\nBELOW=below\n", environ)
 		if got := getenv("CONTROL_SECRET"); got != want {
 			t.Errorf("%s becomes %q, want %q", value, got, want)
 		}
 	}
 }
 
-func TestDotEnvNameThatIsSetNowhereIsAFault(t *testing.T) {
+func TestValueWithANameThatIsSetNowhereDangles(t *testing.T) {
 	t.Parallel()
 	for _, value := range []string{
 		"$HUNTER2", "${HUNTER2}", `"pa$HUNTER2"`, "pa$5ecret", "$Hunter2", "$HOST$HUNTER2", "$INDIRECT", "$CONTROL_SECRET", "$LOOP", "$$HUNTER2", "{$HUNTER2}",
 		"${lower}", "${}", "${HOST", "${HOST:-hunter2}", "pa$HOSTile", `"${HOST:-x}"`,
 	} {
 		content := "CONTROL_SECRET=" + value + "\nINDIRECT=x$HUNTER2\nLOOP=$POOL\nPOOL=$LOOP\nHOST=h\n"
-		_, err := loadConfig(readDotEnvWith(t, content, nil))
-		if err == nil {
-			t.Errorf("%s is accepted", value)
-			continue
-		}
-		text := err.Error()
-		if !strings.HasPrefix(text, "CONTROL_SECRET: ") || strings.Contains(text, "\n") {
-			t.Errorf("%s: want one fault of CONTROL_SECRET, got %s", value, text)
-		}
-		for _, hint := range []string{"'single quotes'", `\$`} {
-			if !strings.Contains(text, hint) {
-				t.Errorf("%s: the fault has no hint %s: %s", value, hint, text)
-			}
-		}
-		if strings.Contains(strings.ToLower(text), "hunter2") || strings.Contains(text, "5") {
-			t.Errorf("the fault shows the value: %s", text)
-		}
-	}
-}
-
-// Each variable that the coordinator reads, and only where the environment does not set it.
-func TestDotEnvNameThatIsSetNowhereIsAFaultOfWhatIsReadAndNotOverridden(t *testing.T) {
-	t.Parallel()
-	for _, name := range configNames() {
-		_, err := loadConfig(readDotEnvWith(t, name+"=$HUNTER2\n", nil))
-		if err == nil || strings.Count(err.Error(), name+": ") != 1 || !strings.Contains(err.Error(), name+": has a $") {
-			t.Errorf("%s: want one fault of it, got %v", name, err)
-		}
-		if _, err := loadConfig(readDotEnvWith(t, name+"=$HUNTER2\n", settings{name: ""})); err != nil {
-			t.Errorf("%s is set in the environment: %v", name, err)
-		}
-	}
-	if _, err := loadConfig(readDotEnvWith(t, "OF_A_PEER=$HUNTER2\nSSL_CERT_FILE=$HUNTER2\n", nil)); err != nil {
-		t.Errorf("a variable of others: %v", err)
-	}
-}
-
-func TestDotEnvFaultStandsBesideTheOthersAndBringsNoMore(t *testing.T) {
-	t.Parallel()
-	getenv := readDotEnvWith(t, "HTTP_PORT=$HUNTER2\nSSL_CERT=$HUNTER2\nSSL_KEY=k\nCOMMANDS_API_AUTH=Bearer\nCOMMANDS_API_AUTH_TOKEN_FILE=$HUNTER2\n"+
-		"EVENT_CALLBACK_AUTH=Basic\nEVENT_CALLBACK_AUTH_USER=$HUNTER2\nEVENT_CALLBACK_AUTH_PASSWORD=$HUNTER2\n", settings{"LOG_DEBUG": "maybe"})
-	_, err := loadConfig(getenv)
-	if err == nil {
-		t.Fatal("it is accepted")
-	}
-	var got []string
-	for line := range strings.SplitSeq(err.Error(), "\n") {
-		name, _, _ := strings.Cut(line, ": ")
-		got = append(got, name)
-	}
-	want := []string{"HTTP_PORT", "SSL_CERT", "LOG_DEBUG", "EVENT_CALLBACK_AUTH_USER", "EVENT_CALLBACK_AUTH_PASSWORD", "COMMANDS_API_AUTH_TOKEN_FILE"}
-	slices.Sort(got)
-	slices.Sort(want)
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("%v\n%s", err, diff)
-	}
-}
-
-func TestCheckReportsANameThatIsSetNowhere(t *testing.T) {
-	t.Parallel()
-	dotEnv := filepath.Join(t.TempDir(), ".env")
-	writeDotEnv(t, dotEnv, "CONTROL_SECRET=$UPER5ECRET\n")
-	ctx, cancel := context.WithTimeout(context.Background(), clustertest.Patience) // should it run after all
-	defer cancel()
-	for _, args := range [][]string{{"-check"}, nil} {
-		var out, diagnostics strings.Builder
-		i := invocation{args: args, environ: []string{"HTTP_PORT=0", "DATA_DIR=" + t.TempDir()}, dotEnv: dotEnv, stdout: &out, stderr: &diagnostics}
-		if status := i.execute(ctx); status != 1 || out.String() != "" || strings.Count(diagnostics.String(), "CONTROL_SECRET: ") != 1 ||
-			strings.Contains(diagnostics.String(), "UPER") {
-			t.Errorf("%q: %d %q %q", args, status, &out, &diagnostics)
+		if got := getenvWith(t, content, nil)("CONTROL_SECRET"); got != Dangling {
+			t.Errorf("%s becomes %q", value, got)
 		}
 	}
 }
@@ -295,17 +226,8 @@ func TestCheckReportsANameThatIsSetNowhere(t *testing.T) {
 func TestByteOrderMarkIsDropped(t *testing.T) {
 	t.Parallel()
 	for _, first := range []string{"", "# a note\n", "\r\n"} {
-		getenv := readDotEnvWith(t, byteOrderMark+first+"HTTP_PORT=8080\n", nil)
-		if got := getenv("HTTP_PORT"); got != "8080" {
+		if got := getenvWith(t, byteOrderMark+first+"HTTP_PORT=8080\n", nil)("HTTP_PORT"); got != "8080" {
 			t.Errorf("%q: HTTP_PORT is %q", first, got)
 		}
 	}
-	cfg, err := loadConfig(settings{"CONTROL_SECRET_FILE": secretFile(t, byteOrderMark+" "+hidden+"\r\n")}.get)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got := cfg.ControlSecret.Reveal(); got != hidden {
-		t.Errorf("the secret is %q", got)
-	}
-	wantFaults(t, settings{"CONTROL_SECRET_FILE": secretFile(t, byteOrderMark+"\n")}, "CONTROL_SECRET_FILE")
 }

@@ -1,8 +1,8 @@
-package main
-
-// The .env file. godotenv reads it, once each line is known to mean what the library takes it for: it cuts and changes values
-// that it cannot read, without a word. Names after a "$" are filled in here: the library does not know the environment, and
-// takes a name that is set nowhere for an empty value, so that CONTROL_SECRET=$UPER5ECRET would let any peer connect.
+// Package dotenv fills in from a .env file what the environment leaves out. godotenv reads the file, once each line is known to
+// mean what the library takes it for: it cuts and changes values that it cannot read, without a word. Names after a "$" are filled
+// in here: the library does not know the environment, and takes a name that is set nowhere for an empty value, so that
+// CONTROL_SECRET=$UPER5ECRET would let any peer connect.
+package dotenv
 
 import (
 	"bytes"
@@ -22,9 +22,10 @@ import (
 )
 
 const (
-	// dangling is what getenv gives for a value of the file that refers to a name that is set nowhere. No environment
-	// can hold it, nor can the file.
-	dangling = "\x00"
+	// Dangling stands for a value that refers to a name that is set nowhere. No environment can hold it, nor can the file.
+	Dangling = "\x00"
+
+	byteOrderMark = "\ufeff"
 
 	// Each "$" that is not escaped is replaced with a reference to this variable. Where godotenv expands variables a mark
 	// comes out; between single quotes the reference stays as it is, and becomes a "$" again.
@@ -33,11 +34,12 @@ const (
 	dollarMark = "\x00"
 )
 
-// withDotEnv returns a getenv that takes from the file at path, if there is one, what lookup does not know, and the
-// names in the file, sorted. A variable that lookup knows is never filled in, even if it is empty. The error names the
-// path and shows nothing of the contents; getenv then knows what lookup knows.
-func withDotEnv(path string, lookup func(string) (string, bool)) (getenv func(string) string, names []string, err error) {
-	file, err := readDotEnv(path)
+// Fill returns a getenv that takes from the file at path, if there is one, what lookup does not know, and the names in the
+// file, sorted. A variable that lookup knows is never filled in, even if it is empty. For a value of the file that refers to a
+// name that is set nowhere, getenv returns Dangling. The error names the path and shows nothing of the contents; getenv then
+// knows what lookup knows.
+func Fill(path string, lookup func(string) (string, bool)) (getenv func(string) string, names []string, err error) {
+	file, err := read(path)
 	names = slices.Sorted(maps.Keys(file))
 	filled := map[string]string{}
 	for _, name := range names {
@@ -51,8 +53,8 @@ func withDotEnv(path string, lookup func(string) (string, bool)) (getenv func(st
 	}, names, err
 }
 
-// readDotEnv returns the variables of the file, with a dollarMark wherever a name may have to be filled in.
-func readDotEnv(path string) (map[string]string, error) {
+// read returns the variables of the file, with a dollarMark wherever a name may have to be filled in.
+func read(path string) (map[string]string, error) {
 	content, err := regular.ReadFile(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -133,7 +135,7 @@ func checkLines(text string) error {
 }
 
 // fillIn returns the value of a variable of the file with $NAME and ${NAME} filled in, from the environment or else from the
-// file; dangling if neither has one of the names. A name that refers to itself, as in PATH=$PATH:/x, is looked for in the
+// file; Dangling if neither has one of the names. A name that refers to itself, as in PATH=$PATH:/x, is looked for in the
 // environment only. Values from the environment are not expanded. outer are the variables being filled in.
 func fillIn(variable string, file map[string]string, lookup func(string) (string, bool), outer []string) string {
 	outer = append(outer, variable)
@@ -146,14 +148,14 @@ func fillIn(variable string, file map[string]string, lookup func(string) (string
 			continue
 		}
 		if name == "" || !strings.HasPrefix(part, "{") && strings.TrimLeft(rest, "abcdefghijklmnopqrstuvwxyz") != rest {
-			return dangling // ${ without a name and }, or a name that goes on in small letters
+			return Dangling // ${ without a name and }, or a name that goes on in small letters
 		}
 		value, ok := lookup(name)
 		if _, inFile := file[name]; !ok && inFile && !slices.Contains(outer, name) {
 			value, ok = fillIn(name, file, lookup, outer), true
 		}
-		if !ok || value == dangling {
-			return dangling
+		if !ok || value == Dangling {
+			return Dangling
 		}
 		filled += value + rest
 	}
