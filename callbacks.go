@@ -45,6 +45,14 @@ func newCallbacks(cfg *Config, observe outbox.Observe, log *slog.Logger) (*callb
 // keepsEvents tells whether there is an application to tell.
 func (c *callbacks) keepsEvents() bool { return c.client != nil }
 
+// Err is that of Outbox if there is an application to tell; else a stream can begin whatever becomes of the disk.
+func (c *callbacks) Err() error {
+	if !c.keepsEvents() {
+		return nil
+	}
+	return c.Outbox.Err()
+}
+
 // AppendPart and End are those of Outbox if there is an application to tell.
 
 func (c *callbacks) AppendPart(ev outbox.Event) {

@@ -12,7 +12,6 @@ import (
 	"log/slog"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -28,6 +27,7 @@ import (
 
 var (
 	errBadKind     = errors.New("session is of a kind that this version does not know")
+	errBadAddress  = errors.New("session has no address that a peer can have")
 	errBadMemo     = errors.New("memo can't be read")
 	errBadNumber   = errors.New("its identity can't have been given")
 	errKnownID     = errors.New("another session has its identity")
@@ -135,8 +135,8 @@ func (h *gateways) newSession(g *linkserver.Gateway, number uint64, a link.Attac
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	switch {
-	case len(a.Remote) > 100 || len(a.IP) > 300 || a.Port > 65535:
-		return nil, errBadKind
+	case len(a.Remote) > 100 || control.Kind(a.Kind) != control.HLS && (!control.IsAddress(a.IP) || a.Port > 65535):
+		return nil, errBadAddress
 	case a.ID > maxNumber:
 		return nil, errBadNumber
 	case h.restored && (len(a.Memos) > 0 || a.ID != 0):
@@ -424,13 +424,14 @@ func (s *gatewaySession) readMemos(memos []link.Memo) error {
 		case kind == link.PublicationMemo && !s.isEncoder:
 			var p memo.Publication
 			err = tagged.Parse(m.Value, &p)
-			if err == nil && (name != strconv.FormatUint(p.Number, 10) || !areNumbers(p.Number, encoderOfPlace(p.Current), encoderOfPlace(p.Successor))) {
+			if err == nil && (name != strconv.FormatUint(p.Number, 10) || !areNumbers(p.Number, encoderOfPlace(p.Current), encoderOfPlace(p.Successor)) ||
+				!areTokens(p.Channel, p.PublisherID, cmp.Or(p.ID, p.PublisherID))) {
 				err = errBadMemo
 			}
 			s.publications = append(s.publications, p)
 		case kind == link.StreamMemo && s.isEncoder:
 			var st memo.Stream
-			if err = tagged.Parse(m.Value, &st); err == nil && (name != st.ID || st.ID == "" || !areNumbers(st.Publication, st.Server)) {
+			if err = tagged.Parse(m.Value, &st); err == nil && (name != st.ID || !areTokens(st.Channel, st.ID) || !areNumbers(st.Publication, st.Server)) {
 				err = errBadMemo
 			}
 			s.streams = append(s.streams, keptStream{Stream: st})
@@ -444,13 +445,18 @@ func (s *gatewaySession) readMemos(memos []link.Memo) error {
 		}
 	}
 	for i := range s.streams {
-		s.streams[i].told = told[strings.Clone(s.streams[i].ID)]
+		s.streams[i].told = told[s.streams[i].ID]
 	}
 	return nil
 }
 
 // maxNumber is the highest identity or number that a coordinator gives: JSON carries no higher one.
 const maxNumber = 1<<53 - 1
+
+// areTokens tells whether names can be written anywhere as they are.
+func areTokens(names ...string) bool {
+	return !slices.ContainsFunc(names, func(name string) bool { return !wire.IsToken(name, 64<<10) })
+}
 
 func areNumbers(numbers ...uint64) bool { return slices.Max(numbers) <= maxNumber }
 

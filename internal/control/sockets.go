@@ -239,7 +239,7 @@ func (h *Handshake) read(r *http.Request) error {
 		if strings.HasPrefix(ip, "[") && strings.HasSuffix(ip, "]") {
 			ip = ip[1 : len(ip)-1]
 		}
-		if !isAddress(ip) {
+		if !IsAddress(ip) {
 			return errors.New("x-external-ip is not an IP address or host name")
 		}
 		h.IP, h.named = ip, true
@@ -259,8 +259,8 @@ func (h *Handshake) read(r *http.Request) error {
 	return nil
 }
 
-// isAddress tells whether s is an IP address or a host name.
-func isAddress(s string) bool {
+// IsAddress tells whether s is an IP address or a host name.
+func IsAddress(s string) bool {
 	if addr, err := netip.ParseAddr(s); err == nil {
 		return addr.Zone() == ""
 	}
