@@ -185,8 +185,12 @@ func (c *coordinator) joinServer(at attachment, peer serverPeer, info serverInfo
 
 // leaveServer is called once when the connection of a streaming server is gone.
 func (c *coordinator) leaveServer(s *server, reason error) {
-	c.log.Info("streaming server disconnected", serverAttr(s.id), "reason", reason.Error())
+	c.logServerGone(s, reason)
 	c.logAndCount(c.registry.leaveServer(s, time.Now()))
+}
+
+func (c *coordinator) logServerGone(s *server, reason error) {
+	c.log.Info("streaming server disconnected", serverAttr(s.id), "reason", reason.Error())
 }
 
 // joinEncoder adds an encoder at its first REGISTER. remote is where its connection comes from.
@@ -205,8 +209,12 @@ func (c *coordinator) resizeEncoder(e *encoder, capacity int) {
 
 // leaveEncoder is called once when the connection of a registered encoder is gone.
 func (c *coordinator) leaveEncoder(e *encoder, reason error) {
-	c.log.Info("encoder disconnected", encoderAttr(e.id), "reason", reason.Error())
+	c.logEncoderGone(e, reason)
 	c.logAndCount(c.registry.leaveEncoder(e, time.Now()))
+}
+
+func (c *coordinator) logEncoderGone(e *encoder, reason error) {
+	c.log.Info("encoder disconnected", encoderAttr(e.id), "reason", reason.Error())
 }
 
 // probeAnswered is called at the first sign of life of a session that was probed.

@@ -81,6 +81,9 @@ func newGateways(c *coordinator, cfg *Config, refusals *logs.Refusals, log *slog
 		Refusals:      refusals,
 	})
 	c.links = h.links.Gateways
+	if len(h.store.Gateways) > 0 {
+		log.Info("waiting for the gateways of the last run, and for what they hold", "gateways", len(h.store.Gateways))
+	}
 	h.ended.Go(func() {
 		select {
 		case <-h.links.Gathered():
@@ -102,8 +105,8 @@ func (h *gateways) close() {
 // leaveRequests ends what is under way for publish requests at gateways, once the coordinator stops.
 func (h *gateways) leaveRequests() {
 	for _, s := range h.all() {
-		if !s.isEncoder {
-			s.peer.gone(errStopping) // they wait for the next coordinator
+		if p, ok := s.peer.(*serverPeerSession); ok {
+			p.cancel() // they wait for the next coordinator
 		}
 	}
 }
@@ -273,7 +276,7 @@ func (h *gateways) Lost(g *linkserver.Gateway, reason error) {
 	}
 	h.c.events.Change(changes...) // before the events that follow
 	for _, s := range sessions {
-		s.peer.gone(errGatewayGone)
+		s.peer.lost(errGatewayGone)
 	}
 	if h.restored {
 		h.c.logAndCount(h.c.registry.leaveGateways(func(gateway string) bool { return gateway == g.ID() }, time.Now()))

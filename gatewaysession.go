@@ -58,7 +58,7 @@ type gatewayPeer interface {
 	restored(*server, *encoder) // in place of join, for a session that was there before the start; nil: it had not joined
 	Handle(wire.Message)
 	Leave(reason error)
-	gone(reason error) // in place of Leave, if the registry learns of it in another way
+	lost(reason error) // in place of Leave, if its gateway is gone
 }
 
 // keptMessage is what a peer has said, or that its socket has closed. Its gateway keeps it until DONE.

@@ -73,11 +73,16 @@ func (p *serverPeerSession) join() { p.server = p.c.joinServer(p.at, p, p.info) 
 func (p *serverPeerSession) restored(s *server, _ *encoder) { p.server = s }
 
 func (p *serverPeerSession) Leave(reason error) {
-	p.gone(reason)
+	p.cancel()
 	p.c.leaveServer(p.server, reason)
 }
 
-func (p *serverPeerSession) gone(error) { p.cancel() }
+func (p *serverPeerSession) lost(reason error) {
+	p.cancel()
+	if p.server != nil {
+		p.c.logServerGone(p.server, reason)
+	}
+}
 
 func (p *serverPeerSession) Handle(m wire.Message) {
 	channel, streamID := m.Get("Stream-Channel"), m.Get("Stream-ID")
@@ -138,16 +143,18 @@ func (p *encoderPeerSession) restored(_ *server, e *encoder) { p.encoder = e }
 
 func (p *encoderPeerSession) Leave(reason error) {
 	if p.encoder == nil {
-		p.gone(reason)
+		p.lost(reason)
 		return
 	}
 	p.c.leaveEncoder(p.encoder, reason)
 }
 
-func (p *encoderPeerSession) gone(reason error) {
+func (p *encoderPeerSession) lost(reason error) {
 	if p.encoder == nil {
 		p.c.log.Info("encoder disconnected before it registered", "remote", p.Remote(), "reason", reason.Error())
+		return
 	}
+	p.c.logEncoderGone(p.encoder, reason)
 }
 
 func (p *encoderPeerSession) Handle(m wire.Message) {

@@ -114,6 +114,7 @@ func TestOperatorsSeeWhichGatewayHoldsWhat(t *testing.T) {
 	}
 	c.p.AwaitMetrics(gatewayMetrics(0, 0, 0, 0, 0)) // 10 s later
 	c.p.AwaitMetrics(map[string]float64{`coordinator_gateways_gone_total{reason="lost"}`: 1})
+	c.p.Logs.Await(t, "streaming server disconnected", fmt.Sprint("streamServer=", serverID), `reason="its gateway is gone"`)
 }
 
 // While gateways are awaited it is said what is awaited, and commands are not answered as if nothing were live.
