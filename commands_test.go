@@ -71,6 +71,18 @@ func FuzzAuthorizationHeader(f *testing.F) {
 	})
 }
 
+func TestSecretsAreTheSameAsAWholeOnly(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		given, wanted string
+		same          int
+	}{{"", "", 1}, {"a", "a", 1}, {"a", "b", 0}, {"a", "", 0}, {"aa", "a", 0}, {"a", "aa", 0}, {strings.Repeat("a", 1<<16), "a", 0}} {
+		if got := sameSecret(test.given, test.wanted); got != test.same {
+			t.Errorf("%.5q and %.5q: %d", test.given, test.wanted, got)
+		}
+	}
+}
+
 func TestStoppingCoordinatorIsAliveAndNotReady(t *testing.T) {
 	t.Parallel()
 	log, cfg, api, sockets := apiRooms(t)

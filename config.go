@@ -28,6 +28,7 @@ import (
 
 	"coordinator/internal/dotenv"
 	"coordinator/internal/misspelled"
+	"coordinator/internal/secret"
 )
 
 // What the program calls itself.
@@ -43,6 +44,9 @@ const (
 	maxEncoderWait    = 15    // seconds: with the key verification it has to stay under answerWithin
 	maxStartTimeout   = 3600  // seconds
 )
+
+// Secret is a value that must not be seen.
+type Secret = secret.Secret
 
 // Config is the whole configuration. It is not changed after loadConfig.
 type Config struct {
@@ -263,6 +267,26 @@ func (e *environment) read(name string) variable {
 }
 
 func (e *environment) isSet(name string) bool { return strings.TrimSpace(e.getenv(name)) != "" }
+
+// secret reads a variable that may come from a file instead: NAME or NAME_FILE, not both. A byte order mark before what
+// the file holds is dropped, and white space around it, as it is around every value.
+func (e *environment) secret(name string) variable {
+	v, file := e.read(name), e.read(name+"_FILE")
+	switch {
+	case v.faulty || file.faulty:
+	case file.value == "":
+		return v
+	case v.value != "":
+		e.fault(file.name, "must not be set together with %s", name)
+	default:
+		value, err := secret.ReadFile(file.value)
+		if err == nil {
+			return variable{name: name, value: value.Reveal()}
+		}
+		e.fault(file.name, "%v", err)
+	}
+	return variable{name: name, faulty: true}
+}
 
 // either reads a secret that has two names, the first being the one to recommend.
 func (e *environment) either(name, alias string) variable {

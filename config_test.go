@@ -371,23 +371,6 @@ func TestSecretsAreNeverShown(t *testing.T) {
 	}
 }
 
-func TestSecretRevealsItsValueAndEmptyStaysEmpty(t *testing.T) {
-	t.Parallel()
-	if got := Secret(hidden).Reveal(); got != hidden {
-		t.Errorf("Reveal gives %q", got)
-	}
-	if got := Secret(hidden).GoString() + Secret(hidden).String(); got != "******" {
-		t.Errorf("GoString and String give %q", got)
-	}
-	empty := Secret("")
-	if got := fmt.Sprintf("%v%s%#v", empty, empty, empty) + empty.LogValue().String(); got != "" {
-		t.Errorf("an empty secret prints as %q", got)
-	}
-	if encoded, err := json.Marshal(empty); err != nil || string(encoded) != `""` {
-		t.Errorf("an empty secret is encoded as %s, error %v", encoded, err)
-	}
-}
-
 func TestCheckShowsEverySetting(t *testing.T) {
 	t.Parallel()
 	var out, diagnostics bytes.Buffer
@@ -609,4 +592,95 @@ func TestHTTPSThatIsOffByMistakeIsAnErrorAndTheStartGoesOn(t *testing.T) {
 		stop()
 		running.Wait()
 	}
+}
+
+// secretVariables are those that can come from a file, with what else must be set for them to count.
+func secretVariables() map[string]settings {
+	all := map[string]settings{"CONTROL_SECRET": {}, "GATEWAY_SECRET": {}, "KEY_VERIFICATION_URL": {}, "EVENT_CALLBACK_URL": {}}
+	for _, prefix := range []string{"KEY_VERIFICATION_", "EVENT_CALLBACK_", "COMMANDS_API_"} {
+		auth := prefix + "AUTH"
+		all[auth+"_PASSWORD"] = settings{auth: "Basic", auth + "_USER": "u"}
+		all[auth+"_TOKEN"] = settings{auth: "Bearer"}
+		if prefix != "COMMANDS_API_" {
+			all[prefix+"PASSWORD"] = settings{auth: "Basic", auth + "_USER": "u"}
+			all[auth+"_CUSTOM"] = settings{auth: "Custom"}
+		}
+	}
+	return all
+}
+
+func (s settings) with(name, value string) settings {
+	more := maps.Clone(s)
+	more[name] = value
+	return more
+}
+
+func secretFile(t *testing.T, content string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), hidden)
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestEverySecretCanComeFromAFile(t *testing.T) {
+	t.Parallel()
+	const value = "http://u:p@app/secrets-of-32-bytes"
+	for name, rest := range secretVariables() {
+		want, err := loadConfig(rest.with(name, value).get)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := loadConfig(rest.with(name+"_FILE", secretFile(t, value+" \r\n")).get)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := diffConfig(want, got); diff != "" {
+			t.Errorf("%s from a file: %s", name, diff)
+		}
+		if diffConfig(defaultConfig(), got) == "" {
+			t.Errorf("%s from a file changes nothing", name)
+		}
+	}
+}
+
+func TestNoOtherVariableComesFromAFile(t *testing.T) {
+	t.Parallel()
+	var want []string
+	for name := range secretVariables() {
+		want = append(want, name+"_FILE")
+	}
+	got := slices.DeleteFunc(configNames(), func(name string) bool { return !strings.HasSuffix(name, "_FILE") })
+	slices.Sort(want)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestSecretFileThatCannotBeUsedIsAFaultOfItsVariableAlone(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), hidden)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	files := map[string]string{
+		"missing":   filepath.Join(dir, "none"),
+		"directory": dir,
+		"pasted":    "-----BEGIN\n" + hidden + "\x00",
+		"empty":     secretFile(t, ""),
+		"blank":     secretFile(t, " \n\t\n"),
+		"too large": secretFile(t, strings.Repeat(hidden, 64<<10/len(hidden)+1)),
+	}
+	for name, rest := range secretVariables() {
+		for _, file := range files {
+			wantFaults(t, rest.with(name+"_FILE", file), name+"_FILE")
+		}
+		wantFaults(t, rest.with(name, hidden).with(name+"_FILE", files["missing"]), name+"_FILE")
+	}
+}
+
+func TestFaultInASecretFromAFileNamesTheVariable(t *testing.T) {
+	t.Parallel()
+	wantFaults(t, settings{"KEY_VERIFICATION_URL_FILE": secretFile(t, "ftp://"+hidden)}, "KEY_VERIFICATION_URL")
 }

@@ -1,4 +1,4 @@
-// Package secret has values that must not be seen.
+// Package secret has values that must not be seen, and reads them from files.
 package secret
 
 import (
