@@ -246,9 +246,6 @@ func TestWhatPeersDoWhileNobodyIsThereIsToldInOrder(t *testing.T) {
 	for range 2 {
 		m := <-first.In
 		orders = append(orders, m.Method+" "+m.Get("Stream-Channel"))
-		if m.Method == "ENCODE-START" {
-			lostID = m.Get("Stream-ID")
-		}
 	}
 	slices.Sort(orders)
 	if !slices.Equal(orders, []string{"ENCODE-START of-an-encoder-that-leaves", "ENCODE-STOP of-a-server-that-leaves"}) {
