@@ -24,6 +24,7 @@ const (
 	ofDirectSockets  = "it is about streams that end with the daemon's own sockets; those at a gateway live on"
 	countedAtGateway = "it is about what is counted where the socket is, which does not cross the link"
 	deniedAtGateway  = "publishers that wait behind a gateway wait for the next coordinator, and are not denied at the stop of this one"
+	hasGateways      = "it has gateways of its own"
 	ofADouble        = "the page is all that a daemon serves in it"
 )
 

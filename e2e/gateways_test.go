@@ -57,6 +57,7 @@ type gatewayProcess struct {
 // newGatewayCluster starts a coordinator that has no gateways yet.
 func newGatewayCluster(t *testing.T, variables ...string) *gatewayCluster {
 	t.Helper()
+	onlyDirect(t, hasGateways)
 	// No connection that somebody else opens can take a port of an address that is the test's own, while nobody listens there.
 	ip := fmt.Sprintf("127.%d.%d.%d", 1+rand.IntN(254), rand.IntN(256), 1+rand.IntN(254))
 	c := &gatewayCluster{T: t, ip: ip, data: filepath.Join(quickDirectory(t), "data"), variables: variables, port: "0"}

@@ -190,6 +190,11 @@ func checkEncodings(entries []simEntry) (f faults) {
 			return o.who == s.who && (o.what == simGone || o.what == simStopped && o.stream == s.stream)
 		}) < len(entries)
 	}
+	// The publisher has ended: that the other one is told to stop may be on its way over another connection, and it may finish by
+	// itself before.
+	ended := func(s simEntry, from, to int) bool {
+		return first(entries[:to], from, func(o simEntry) bool { return o.what == simEnded && o.channel == s.channel }) < to
+	}
 	for i, e := range entries {
 		switch e.what {
 		case simMoving:
@@ -207,7 +212,7 @@ func checkEncodings(entries []simEntry) (f faults) {
 			if before, ok := last[e.channel]; ok {
 				other := entries[before]
 				over := first(entries, before, overAt(other))
-				if over > i && !moving[other.who] && !(other.who != e.who && (moving[e.who] || hearsLater(other, i) || hearsLater(e, i))) {
+				if over > i && !moving[other.who] && !(other.who != e.who && (moving[e.who] || hearsLater(other, i) || hearsLater(e, i) || ended(other, before, i))) {
 					f.add("%v: while %v is live%s", e, other, excerpt(entries, e.channel, before, over))
 				}
 			}
