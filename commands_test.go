@@ -1,6 +1,7 @@
 package main
 
-// What stands behind the commands and before them: the report, credentials, probes of a coordinator that stops, limits of time.
+// What stands behind the commands and before them: the report, how streams are sorted and found, credentials, probes of a
+// coordinator that stops, limits of time.
 
 import (
 	"encoding/base64"
@@ -44,6 +45,56 @@ func TestReportIsWhatTheLibraryWouldWrite(t *testing.T) {
 	encodersByID := cmpopts.SortSlices(func(x, y encoderReport) bool { return x.ID < y.ID })
 	if diff := cmp.Diff(want, report, byChannel, byID, encodersByID); diff != "" || len(report.ActiveStreams) != 2500 {
 		t.Errorf("%d streams (-want +got):\n%s", len(report.ActiveStreams), diff)
+	}
+}
+
+func TestListOfStreamsIsSortedByEachColumnAndSearched(t *testing.T) {
+	t.Parallel()
+	at := func(hours int) time.Time { return time.Unix(1_700_000_000, 0).Add(time.Duration(hours) * time.Hour) }
+	rows := []streamRow{
+		{Channel: "c", StreamID: "s0", State: "live", Encoder: 9, StreamServer: 30, Since: at(0)},
+		{Channel: "a", StreamID: "s1", State: "live", Encoder: 10, StreamServer: 4, Since: at(-2)},
+		{Channel: "b", StreamID: "s2", State: "closing", Encoder: 1, StreamServer: 30, Since: at(-2)},
+		{Channel: "a", StreamID: "s3", State: "live", Encoder: 0, StreamServer: 200, Since: at(0)},
+		{Channel: "d", StreamID: "s4", State: "live", Encoder: 0, StreamServer: 5, Since: at(4)},
+	}
+	streams := streamList()
+	sorted := map[string]bool{}
+	for query, want := range map[string]string{
+		"":              "s1 s3 s2 s0 s4",
+		"sort=channel":  "s1 s3 s2 s0 s4",
+		"sort=-channel": "s4 s0 s2 s3 s1",
+		"sort=encoder":  "s3 s4 s2 s0 s1",
+		"sort=-encoder": "s1 s0 s2 s4 s3",
+		"sort=server":   "s1 s4 s0 s2 s3",
+		"sort=since":    "s1 s2 s0 s3 s4",
+		"sort=state":    "s2 s0 s1 s3 s4",
+		"q=b":           "s2",
+		"q=s4":          "s4",
+		"q=10":          "s1",
+		"q=30":          "s2 s0",
+		"q=20":          "", // numbers are found as a whole
+	} {
+		q, err := streams.Parse(query)
+		if err != nil {
+			t.Fatal(err)
+		}
+		page, matched, _ := streams.Page(rows, q)
+		var got []string
+		for _, row := range page {
+			got = append(got, row.StreamID)
+		}
+		if strings.Join(got, " ") != want || matched != len(got) {
+			t.Errorf("%q: %v, %d matched, want %s", query, got, matched, want)
+		}
+		if column, found := strings.CutPrefix(query, "sort="); found {
+			sorted[strings.TrimPrefix(column, "-")] = true
+		}
+	}
+	for column := range streams.Columns {
+		if !sorted[column] {
+			t.Errorf("no case is sorted by %s", column)
+		}
 	}
 }
 

@@ -91,6 +91,7 @@ func (a *commands) overview(w http.ResponseWriter, _ *http.Request) {
 	})
 }
 
+// streams answers with a page of streams. A stream that begins to close while the page is made may be missing from it.
 func (a *commands) streams(w http.ResponseWriter, r *http.Request) {
 	streams := streamList()
 	q, ok := pageAsked(streams, w, r)

@@ -110,7 +110,12 @@ func BenchmarkPageOf100000(b *testing.B) {
 			r.streamRows(func([]streamRow) {})
 		}
 	})
-	for _, query := range []string{"", "sort=-since&limit=500", "q=0042"} {
+	first, err := streams.Parse("limit=1")
+	if err != nil {
+		b.Fatal(err)
+	}
+	_, _, middle := streams.Page([]streamRow{{Channel: "channel-00050000"}, {Channel: "channel-00050001"}}, first)
+	for _, query := range []string{"", "sort=-since&limit=500", "q=0042", "after=" + middle} {
 		q, err := streams.Parse(query)
 		if err != nil {
 			b.Fatal(err)

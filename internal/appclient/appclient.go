@@ -1,5 +1,5 @@
-// Package appclient is HTTP towards the application, for key verification and event callbacks alike: a connection pool for each purpose,
-// limits on everything the application controls, authorization, and errors that can be logged.
+// Package appclient is HTTP towards the application, for key verification and event callbacks alike: a connection pool for
+// each purpose, limits on everything the application controls, authorization, and errors that can be logged.
 //
 // Rules: a status is an answer, whatever the body does; redirects, proxies and cookies do not exist; nothing is retried
 // here; an error holds nothing of the URL but its host, nothing of the request's headers and nothing of the reply.
@@ -51,11 +51,14 @@ var (
 
 // Client posts to one URL of the application, which may be http or https. Any number of goroutines may use it.
 type Client struct {
+	// Transport is what all pools are copies of. Tests set how it dials and whom it trusts, while nothing is posted: before
+	// the first Post, or before a Close, after which a new pool begins.
+	Transport *http.Transport
+
 	// Set once.
-	request       *http.Request   // what all requests have in common; nil if the URL cannot be used
-	authorization []string        // header values: one, or none
-	userAgent     []string        // likewise
-	Transport     *http.Transport // what all pools are copies of: it is not changed once something was posted
+	request       *http.Request // what all requests have in common; nil if the URL cannot be used
+	authorization []string      // header values: one, or none
+	userAgent     []string      // likewise
 
 	mu   sync.Mutex
 	pool *connPool // guarded by mu; nil before the next request
@@ -108,8 +111,7 @@ func New(url, authorization secret.Secret, maxConns int, userAgent string) *Clie
 //
 // An error means that there was no answer; it wraps the context's error if that is why, and ErrDeadConnection if the
 // request went over a connection that was dead, as far as one can see; or that the answer could not be read, which is
-// ErrUnreadableReply. The caller decides what is sent again. The header
-// is Post's from then on, but may be given again.
+// ErrUnreadableReply. The caller decides what is sent again. The header is Post's from then on, but may be given again.
 func (c *Client) Post(ctx context.Context, header http.Header) (status int, replyHeader http.Header, err error) {
 	if c.request == nil {
 		return 0, nil, errUnusableURL

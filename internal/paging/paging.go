@@ -1,7 +1,6 @@
-// Package paging cuts lists into pages: search, sort, and a cursor that says after which row the next page begins. Nothing is kept between
-// two pages: the cursor holds the sort key of the last row, its identity included, so that rows that stay are seen exactly
-// once while others come and go, but for a stream that goes over to closing while a page is made: that page may lack it.
-// Pure: rows are copies.
+// Package paging cuts lists into pages: search, sort, and a cursor that says after which row the next page begins. Nothing
+// is kept between two pages: the cursor holds the sort key of the last row, its identity included, so that rows that stay
+// are seen exactly once while others come and go. Pure: rows are copies.
 package paging
 
 import (
@@ -16,10 +15,10 @@ import (
 	"strings"
 )
 
-// Rows of a page: if the request says nothing, and at most.
+// How many rows a page has at most.
 const (
-	DefaultLimit = 50
-	MaxLimit     = 500
+	DefaultLimit = 50  // if the request says nothing
+	MaxLimit     = 500 // whatever the request says
 )
 
 var (
@@ -46,12 +45,12 @@ func (k Key) compare(other Key) int {
 type List[T any] struct {
 	Name        string // of the rows in JSON
 	DefaultSort string
-	Columns     map[string]func(*T) Key // the sort key of a row, without its identity
-	Identify    func(*T) (id uint64, name string)
-	Matches     func(*T, string) bool // whether a search finds the row
+	Columns     map[string]func(*T) Key           // the sort key of a row, without its identity
+	Identify    func(*T) (id uint64, name string) // one of them is enough, if no two rows have the same
+	Matches     func(*T, string) bool             // whether a search finds the row
 }
 
-// Query is what a page is asked for with.
+// Query says which page is asked for.
 type Query struct {
 	search     string
 	sort       string // as given: with - if descending
@@ -76,7 +75,8 @@ func (c cursor) encode() string {
 	return base64.RawURLEncoding.EncodeToString(text)
 }
 
-// Parse reads the query of a request. Errors: errBadQuery, errBadLimit, errBadSort, errBadCursor.
+// Parse reads the query of a request: q, sort, limit and after. Its errors say what is wrong with it, and may be shown to
+// whoever asked.
 func (l *List[T]) Parse(rawQuery string) (Query, error) {
 	values, err := url.ParseQuery(rawQuery)
 	if err != nil {
@@ -131,12 +131,12 @@ type candidate[T any] struct {
 	row T
 }
 
-// Pager is for rows that come in parts.
+// Pager makes a page of rows that come in parts.
 func (l *List[T]) Pager(q Query) *Pager[T] {
 	return &Pager[T]{list: l, query: q, best: make([]candidate[T], 0, 4*(q.limit+1))}
 }
 
-// Page is a page of rows that are there at once.
+// Page makes a page of rows that are there at once, and returns what Pager.Page does.
 func (l *List[T]) Page(rows []T, q Query) (page []T, matched int, after string) {
 	p := l.Pager(q)
 	p.Add(rows)
@@ -200,7 +200,7 @@ type Report[T any] struct {
 	after   string
 }
 
-// Report takes what Page gives.
+// Report makes the answer of what Page returns.
 func (l *List[T]) Report(page []T, matched int, after string) Report[T] {
 	return Report[T]{page, l.Name, matched, after}
 }
