@@ -4,10 +4,13 @@ package e2e
 
 import (
 	"encoding/json"
+	"flag"
 	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -30,6 +33,7 @@ func testMain(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
+	tellAtOnce()
 	if coordinatorBinary, err = clustertest.Build(dir, buildArguments...); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -40,6 +44,16 @@ func testMain(m *testing.M) int {
 		return 1
 	}
 	return status
+}
+
+// tellAtOnce has more stories told at once than there are processors, unless -parallel says how many: they wait for most of their time.
+func tellAtOnce() {
+	flag.Parse()
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if stories := 5; !given && len(buildArguments) == 0 && runtime.GOMAXPROCS(0) < stories { // with the race detector there is more to do
+		_ = flag.Set("test.parallel", strconv.Itoa(stories)) // a number it takes
+	}
 }
 
 // startDaemon runs the daemon with variables given as NAME=value, over defaults that suit a test, and waits until it
