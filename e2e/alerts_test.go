@@ -69,7 +69,7 @@ func TestAlertsAndDashboardNameOnlyWhatIsExposed(t *testing.T) {
 	t.Parallel()
 	d := daemonWithCertificate(t)
 	_, exposition := d.Call("GET", "/metrics")
-	_, ofGateway := startDaemon(t, "GATEWAY_SECRET="+gatewaySecret, "COORDINATOR_URL=http://"+d.Addr).Call("GET", "/metrics")
+	_, ofGateway := startDaemon(t, "GATEWAY_SECRET="+gatewaySecret, "COORDINATOR_URL=http://"+d.OwnAddr()).Call("GET", "/metrics")
 	exposition += ofGateway[strings.Index(ofGateway, "# HELP gateway_"):]
 	exposed := map[string]bool{} // names, and name{label="value" for each label
 	for sample := range clustertest.Samples(t, exposition) {

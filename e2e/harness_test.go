@@ -66,7 +66,7 @@ func startDaemon(t testing.TB, variables ...string) *clustertest.Daemon {
 		name, value, _ := strings.Cut(v, "=")
 		env[name] = value
 	}
-	if gatewayBetween(t) {
+	if gatewayBetween(t) && env["COORDINATOR_URL"] == "" { // it is no gateway itself
 		return startBehindGateway(t, env)
 	}
 	return launch(t, env).Daemon
