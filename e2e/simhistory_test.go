@@ -7,6 +7,7 @@ package e2e
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -193,7 +194,8 @@ func checkEncodings(entries []simEntry) (f faults) {
 	// The publisher has ended: that the other one is told to stop may be on its way over another connection, and it may finish by
 	// itself before.
 	ended := func(s simEntry, from, to int) bool {
-		return first(entries[:to], from, func(o simEntry) bool { return o.what == simEnded && o.channel == s.channel }) < to
+		return slices.ContainsFunc(entries[:from], func(o simEntry) bool { return o.what == simEnded && o.stream == s.stream }) ||
+			first(entries[:to], from, func(o simEntry) bool { return o.what == simEnded && o.channel == s.channel }) < to
 	}
 	for i, e := range entries {
 		switch e.what {
