@@ -48,7 +48,7 @@ var (
 	errNotKept     = errors.New("events can't be kept")
 	errBadChannel  = errors.New("malformed channel")
 	errBadStreamID = errors.New("malformed stream ID")
-	errNotPassedOn = errors.New("the gateway that holds the session is not linked")
+	errNotPassedOn = errors.New("the gateway that holds the session has not taken it in: it may be absent; ask again")
 	errTooLate     = errors.New("its time is over")
 )
 

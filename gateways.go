@@ -11,7 +11,6 @@ import (
 	"errors"
 	"log/slog"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 
@@ -19,9 +18,7 @@ import (
 	"coordinator/internal/link"
 	"coordinator/internal/linkserver"
 	"coordinator/internal/logs"
-	"coordinator/internal/memo"
 	"coordinator/internal/outbox"
-	"coordinator/internal/tagged"
 	"coordinator/internal/wire"
 )
 
@@ -276,7 +273,9 @@ func (h *gateways) Lost(g *linkserver.Gateway, reason error) {
 	}
 	h.c.events.Change(changes...) // before the events that follow
 	for _, s := range sessions {
-		s.peer.lost(errGatewayGone)
+		if h.restored || !s.isEncoder { // before that no encoder counts as registered
+			s.peer.lost(errGatewayGone)
+		}
 	}
 	if h.restored {
 		h.c.logAndCount(h.c.registry.leaveGateways(func(gateway string) bool { return gateway == g.ID() }, time.Now()))
@@ -414,58 +413,5 @@ func (h *gateways) forgetOthers(sessions []*gatewaySession) {
 	h.c.events.Change(changes...)
 }
 
-// readMemos reads what the gateway has kept of a session.
-func (s *gatewaySession) readMemos(memos []link.Memo) error {
-	told := map[string]memo.Told{}
-	s.memos = make(map[string][]byte, len(memos))
-	for _, m := range memos {
-		s.memos[m.Name] = m.Value
-		var err error
-		switch kind, name := m.Name[:min(len(m.Name), 1)], m.Name[min(len(m.Name), 1):]; {
-		case m.Name == link.SessionMemo:
-			err = tagged.Parse(m.Value, &s.memo)
-		case kind == link.PublicationMemo && !s.isEncoder:
-			var p memo.Publication
-			err = tagged.Parse(m.Value, &p)
-			if err == nil && (name != strconv.FormatUint(p.Number, 10) || !areNumbers(p.Number, encoderOfPlace(p.Current), encoderOfPlace(p.Successor)) ||
-				!areTokens(p.Channel, p.PublisherID, cmp.Or(p.ID, p.PublisherID))) {
-				err = errBadMemo
-			}
-			s.publications = append(s.publications, p)
-		case kind == link.StreamMemo && s.isEncoder:
-			var st memo.Stream
-			if err = tagged.Parse(m.Value, &st); err == nil && (name != st.ID || !areTokens(st.Channel, st.ID) || !areNumbers(st.Publication, st.Server)) {
-				err = errBadMemo
-			}
-			s.streams = append(s.streams, keptStream{Stream: st})
-		case kind == link.ToldMemo && s.isEncoder:
-			var t memo.Told
-			err = tagged.Parse(m.Value, &t)
-			told[name] = t
-		}
-		if err != nil {
-			return errBadMemo
-		}
-	}
-	for i := range s.streams {
-		s.streams[i].told = told[s.streams[i].ID]
-	}
-	return nil
-}
-
 // maxNumber is the highest identity or number that a coordinator gives: JSON carries no higher one.
 const maxNumber = 1<<53 - 1
-
-// areTokens tells whether names can be written anywhere as they are.
-func areTokens(names ...string) bool {
-	return !slices.ContainsFunc(names, func(name string) bool { return !wire.IsToken(name, 64<<10) })
-}
-
-func areNumbers(numbers ...uint64) bool { return slices.Max(numbers) <= maxNumber }
-
-func encoderOfPlace(place *memo.Place) uint64 {
-	if place == nil {
-		return 0
-	}
-	return place.Encoder
-}

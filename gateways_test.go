@@ -310,3 +310,19 @@ func TestWhatEncodersHaveSaidIsReplayedInItsOrder(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+func TestEncoderOfAGatewayThatGoesWhileAllIsGatheredIsNotSaidToBeUnregistered(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newGatewaysNet(t)
+		l := n.dialLink("g", nil)
+		l.send(
+			link.With(link.KindAttach, 1, &link.Attach{Kind: "HLS", Remote: "10.0.0.2:4", ID: 12, FirstKept: 1, Memos: []link.Memo{keptMemo("s", &memo.Session{Kept: true, Capacity: 3})}}),
+			link.With(link.KindBye, 0, &link.Reason{Text: "it stops"}),
+		)
+		n.wait(5 * time.Second)
+		if text := n.logs.String(); !strings.Contains(text, "gateway is gone") || strings.Contains(text, "before it registered") {
+			t.Error(text)
+		}
+	})
+}

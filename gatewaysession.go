@@ -5,9 +5,11 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -17,6 +19,7 @@ import (
 	"coordinator/internal/linkserver"
 	"coordinator/internal/logs"
 	"coordinator/internal/memo"
+	"coordinator/internal/tagged"
 	"coordinator/internal/wire"
 )
 
@@ -68,6 +71,59 @@ type keptMessage struct {
 	text   []byte
 	gone   bool
 	reason string
+}
+
+// readMemos reads what the gateway has kept of a session.
+func (s *gatewaySession) readMemos(memos []link.Memo) error {
+	told := map[string]memo.Told{}
+	s.memos = make(map[string][]byte, len(memos))
+	for _, m := range memos {
+		s.memos[m.Name] = m.Value
+		var err error
+		switch kind, name := m.Name[:min(len(m.Name), 1)], m.Name[min(len(m.Name), 1):]; {
+		case m.Name == link.SessionMemo:
+			err = tagged.Parse(m.Value, &s.memo)
+		case kind == link.PublicationMemo && !s.isEncoder:
+			var p memo.Publication
+			err = tagged.Parse(m.Value, &p)
+			if err == nil && (name != strconv.FormatUint(p.Number, 10) || !areNumbers(p.Number, encoderOfPlace(p.Current), encoderOfPlace(p.Successor)) ||
+				!areTokens(p.Channel, p.PublisherID, cmp.Or(p.ID, p.PublisherID))) {
+				err = errBadMemo
+			}
+			s.publications = append(s.publications, p)
+		case kind == link.StreamMemo && s.isEncoder:
+			var st memo.Stream
+			if err = tagged.Parse(m.Value, &st); err == nil && (name != st.ID || !areTokens(st.Channel, st.ID) || !areNumbers(st.Publication, st.Server)) {
+				err = errBadMemo
+			}
+			s.streams = append(s.streams, keptStream{Stream: st})
+		case kind == link.ToldMemo && s.isEncoder:
+			var t memo.Told
+			err = tagged.Parse(m.Value, &t)
+			told[name] = t
+		}
+		if err != nil {
+			return errBadMemo
+		}
+	}
+	for i := range s.streams {
+		s.streams[i].told = told[s.streams[i].ID]
+	}
+	return nil
+}
+
+// areTokens tells whether names can be written anywhere as they are.
+func areTokens(names ...string) bool {
+	return !slices.ContainsFunc(names, func(name string) bool { return !wire.IsToken(name, 64<<10) })
+}
+
+func areNumbers(numbers ...uint64) bool { return slices.Max(numbers) <= maxNumber }
+
+func encoderOfPlace(place *memo.Place) uint64 {
+	if place == nil {
+		return 0
+	}
+	return place.Encoder
 }
 
 // export adds the session to what is restored. An encoder without a memo had not registered.
