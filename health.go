@@ -7,13 +7,15 @@ package main
 import (
 	"fmt"
 	"net/http"
+
+	"coordinator/internal/credentials"
 )
 
 func livez(w http.ResponseWriter, _ *http.Request) { writeText(w, http.StatusOK, "ok") }
 
 // readyz is the handler of /readyz. With ?verbose it says why the answer is no, one reason a line.
-func readyz(c *coordinator, auth commandsAuth) http.HandlerFunc {
-	verbose := authorize(auth, func(w http.ResponseWriter, _ *http.Request) { writeReadiness(w, c.notReady(), true) })
+func readyz(c *coordinator, required credentials.Credentials) http.HandlerFunc {
+	verbose := required.Require(programName, func(w http.ResponseWriter, _ *http.Request) { writeReadiness(w, c.notReady(), true) })
 	return func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Query().Has("verbose") {
 			verbose(w, r)

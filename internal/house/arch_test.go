@@ -40,7 +40,7 @@ func layers() [][][]string {
 		{{"keyverify.go"}, {"callbacks.go"}, {"metrics.go", "gatewaymetrics.go"}},
 		{
 			registry,
-			{"config.go", "authorization.go"}, {"tls.go"},
+			{"config.go"}, {"tls.go"},
 		},
 	}
 }
