@@ -19,6 +19,7 @@ import (
 	"coordinator/internal/credentials"
 	"coordinator/internal/httpjson"
 	"coordinator/internal/link"
+	"coordinator/internal/probes"
 )
 
 // methods is what one path answers to. GET serves HEAD, too (RFC 9110, 9.1), and OPTIONS is answered for every path, to
@@ -66,8 +67,8 @@ func urlTable(cfg *Config, api *commands, sockets *control.Sockets, gateways *ga
 	page := methods{"GET": protectDashboard(cfg.CommandsAuth, dashboard.New())}
 	table := map[string]methods{
 		"/{$}":               {"GET": welcome},
-		"/livez":             {"GET": livez},
-		"/readyz":            {"GET": readyz(api.coordinator, cfg.CommandsAuth)},
+		"/livez":             {"GET": probes.Live},
+		"/readyz":            {"GET": probes.ReadyProtected(api.coordinator.notReady, protected)},
 		"/metrics":           {"GET": protected(api.coordinator.metrics.handler())},
 		"/commands/capacity": {"GET": command(api.capacity)},
 		"/commands/report":   {"GET": command(api.report)},
