@@ -45,7 +45,7 @@ func BenchmarkRegistryLife(b *testing.B) {
 				if _, err := r.claim(s, claimRequest{requestRef: requestRef{id: "1"}, channel: "one", key: "key"}, now); err != nil {
 					b.Fatal(err)
 				}
-				e := r.channels.get("one").current.encoder
+				e := r.channels.Get("one").current.encoder
 				r.announce(e, "one", "one", announcement{streamType: "HLS-LIVE", resolution: "ORIGINAL"}, now)
 				r.end(s, "one", "one", now)
 				r.streamClosed(e, "one", "one", now, now)
