@@ -79,7 +79,7 @@ func mutations() []mutation {
 		},
 		{
 			"slots", "registry_lives.go",
-			"	st.closing = true\n", "	st.closing = true\n	st.encoder.streams.remove(st)\n",
+			"	st.closing = true\n", "	st.closing = true\n	st.encoder.streams.Remove(st)\n",
 			"TestLifeOfAStream", "a slot is free before the encoder is done",
 		},
 		{
