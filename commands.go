@@ -15,7 +15,7 @@ import (
 	"coordinator/internal/httpjson"
 )
 
-// commands are the handlers of the API. They are called behind the credentials of authorization.go.
+// commands are the handlers of the API. Each of them is called once the caller has shown its credentials (routes.go).
 type commands struct {
 	coordinator *coordinator
 }

@@ -1,18 +1,14 @@
 package main
 
-// What stands behind the commands and before them: the report, how streams are sorted and found, credentials, probes of a
-// coordinator that stops, limits of time.
+// What stands behind the commands and beside them: the report, how streams are sorted and found, probes of a coordinator
+// that stops.
 
 import (
-	"encoding/base64"
 	"encoding/json"
-	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
-
-	"coordinator/internal/clustertest"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -94,42 +90,6 @@ func TestListOfStreamsIsSortedByEachColumnAndSearched(t *testing.T) {
 	for column := range streams.Columns {
 		if !sorted[column] {
 			t.Errorf("no case is sorted by %s", column)
-		}
-	}
-}
-
-// FuzzAuthorizationHeader: whatever the header is, only the credentials themselves open the door.
-func FuzzAuthorizationHeader(f *testing.F) {
-	for _, seed := range []string{"", "Basic", "Basic ", clustertest.Basic("user:secret"), clustertest.Basic("user:secret\x00"), "bearer secret", "Bearer  secret", "Bearer secret ", "Bearer\tsecret", "Basic =", "\xff"} {
-		f.Add(seed)
-	}
-	f.Fuzz(func(t *testing.T, value string) {
-		r := &http.Request{Header: http.Header{"Authorization": {value}}}
-		scheme, rest, _ := strings.Cut(value, " ")
-		pair, err := base64.StdEncoding.DecodeString(rest)
-		for _, test := range []struct {
-			auth commandsAuth
-			want bool
-		}{
-			{commandsAuth{}, true},
-			{commandsAuth{scheme: "Basic", user: "user", secret: "secret"}, strings.EqualFold(scheme, "basic") && err == nil && string(pair) == "user:secret"},
-			{commandsAuth{scheme: "Bearer", secret: "secret"}, strings.EqualFold(scheme, "bearer") && strings.TrimLeft(rest, " ") == "secret"},
-		} {
-			if got := test.auth.allows(r); got != test.want {
-				t.Errorf("%s with %q: %v, want %v", test.auth.scheme, value, got, test.want)
-			}
-		}
-	})
-}
-
-func TestSecretsAreTheSameAsAWholeOnly(t *testing.T) {
-	t.Parallel()
-	for _, test := range []struct {
-		given, wanted string
-		same          int
-	}{{"", "", 1}, {"a", "a", 1}, {"a", "b", 0}, {"a", "", 0}, {"aa", "a", 0}, {"a", "aa", 0}, {strings.Repeat("a", 1<<16), "a", 0}} {
-		if got := sameSecret(test.given, test.wanted); got != test.same {
-			t.Errorf("%.5q and %.5q: %d", test.given, test.wanted, got)
 		}
 	}
 }

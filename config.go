@@ -26,6 +26,7 @@ import (
 	"time"
 	"unicode"
 
+	"coordinator/internal/credentials"
 	"coordinator/internal/dotenv"
 	"coordinator/internal/misspelled"
 	"coordinator/internal/secret"
@@ -71,7 +72,7 @@ type Config struct {
 	EventCallbackURL    Secret
 	EventCallbackAuth   Secret
 
-	CommandsAuth commandsAuth
+	CommandsAuth credentials.Credentials
 
 	// A gateway has CoordinatorURLs, and none of the settings that are not in gatewaySettings.
 	CoordinatorURLs []*url.URL // bases, without a slash at the end
@@ -477,19 +478,19 @@ func (e *environment) outgoingAuth(a authVariables) Secret {
 	return ""
 }
 
-func (e *environment) commandsAuth(a authVariables) commandsAuth {
+func (e *environment) commandsAuth(a authVariables) credentials.Credentials {
 	switch strings.ToLower(a.scheme.value) {
 	case "":
-		return commandsAuth{}
+		return credentials.Credentials{}
 	case "basic":
 		e.checkBasic(a)
-		return commandsAuth{scheme: "Basic", user: a.user.value, secret: Secret(a.password.value)}
+		return credentials.Basic(a.user.value, Secret(a.password.value))
 	case "bearer":
 		e.checkPart("Bearer", a.token)
-		return commandsAuth{scheme: "Bearer", secret: Secret(a.token.value)}
+		return credentials.Bearer(Secret(a.token.value))
 	}
 	e.fault(a.scheme.name, "must be Basic or Bearer")
-	return commandsAuth{}
+	return credentials.Credentials{}
 }
 
 // checkBasic holds a user and a password against RFC 7617, section 2: the first colon

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"coordinator/internal/clustertest"
+	"coordinator/internal/credentials"
 	"coordinator/internal/dotenv"
 	"coordinator/internal/logs"
 	"coordinator/internal/misspelled"
@@ -38,7 +39,7 @@ type settings map[string]string
 func (s settings) get(name string) string { return s[name] }
 
 func diffConfig(want, got *Config) string {
-	return cmp.Diff(want, got, cmp.AllowUnexported(commandsAuth{}))
+	return cmp.Diff(want, got, cmp.AllowUnexported(credentials.Credentials{}))
 }
 
 func defaultConfig() *Config {
@@ -100,9 +101,9 @@ func TestConfigAcceptedValues(t *testing.T) {
 			settings{"KEY_VERIFICATION_AUTH": "bearer", "KEY_VERIFICATION_AUTH_TOKEN": "t", "EVENT_CALLBACK_AUTH": "CUSTOM", "EVENT_CALLBACK_AUTH_CUSTOM": "ApiKey k=1"},
 			func(c *Config) { c.KeyVerificationAuth, c.EventCallbackAuth = "Bearer t", "ApiKey k=1" }},
 		{"commands API with Basic", settings{"COMMANDS_API_AUTH": "bAsIc", "COMMANDS_API_AUTH_USER": "u", "COMMANDS_API_AUTH_PASSWORD": "p", "COMMANDS_API_AUTH_TOKEN": "unused"},
-			func(c *Config) { c.CommandsAuth = commandsAuth{"Basic", "u", "p"} }},
+			func(c *Config) { c.CommandsAuth = credentials.Basic("u", "p") }},
 		{"commands API with Bearer", settings{"COMMANDS_API_AUTH": "bearer", "COMMANDS_API_AUTH_TOKEN": "t"},
-			func(c *Config) { c.CommandsAuth = commandsAuth{"Bearer", "", "t"} }},
+			func(c *Config) { c.CommandsAuth = credentials.Bearer("t") }},
 		{"files of others", settings{"SSL_CERT_FILE": "/etc/ssl/certs/ca-certificates.crt", "HTTP_PORT_FILE": "x"}, func(*Config) {}},
 		{"files of others beside ours", settings{"SSL_CERT": "c", "SSL_KEY": "k", "SSL_KEY_FILE": "of another program", "SSL_CERT_FILE": "a"},
 			func(c *Config) { c.SSLCert, c.SSLKey = "c", "k" }},
@@ -113,7 +114,7 @@ func TestConfigAcceptedValues(t *testing.T) {
 			func(c *Config) {
 				c.GatewaySecret = long
 				c.CoordinatorURLs = []*url.URL{{Scheme: "http", Host: "a:8080"}, {Scheme: "https", Host: "[::1]", Path: "/base"}, {Scheme: "http", Host: "b"}}
-				c.EncoderWait, c.CommandsAuth, c.EventCallbackURL = 0, commandsAuth{scheme: "Bearer"}, "x"
+				c.EncoderWait, c.CommandsAuth, c.EventCallbackURL = 0, credentials.Bearer(""), "x"
 			}},
 		{"the same port without TLS", settings{"HTTP_PORT": "443"}, func(c *Config) { c.HTTPPort = 443 }},
 	}
@@ -339,12 +340,12 @@ func TestSecretsAreNeverShown(t *testing.T) {
 	cfg.ControlSecret = secret
 	cfg.KeyVerificationURL, cfg.KeyVerificationAuth = secret, secret
 	cfg.EventCallbackURL, cfg.EventCallbackAuth = secret, secret
-	cfg.CommandsAuth = commandsAuth{"Basic", "u", secret}
+	cfg.CommandsAuth = credentials.Basic("u", secret)
 
 	shown := map[string]string{}
 	for name, value := range map[string]any{
 		"alone": secret, "pointer": &secret, "list": []Secret{secret}, "map": map[string]Secret{"a": secret},
-		"commandsAuth": cfg.CommandsAuth, "Config": *cfg, "*Config": cfg,
+		"credentials": cfg.CommandsAuth, "Config": *cfg, "*Config": cfg,
 	} {
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d", "%t", "%10.3s"} {
 			shown[name+" "+verb] = fmt.Sprintf(verb, value)
@@ -365,7 +366,7 @@ func TestSecretsAreNeverShown(t *testing.T) {
 		if strings.Contains(lower, hidden) || strings.Contains(lower, fmt.Sprintf("%x", hidden)) {
 			t.Errorf("%s shows the secret: %s", how, text)
 		}
-		if !strings.HasPrefix(how, "commandsAuth") && !strings.Contains(text, "***") {
+		if !strings.HasPrefix(how, "credentials") && !strings.Contains(text, "***") {
 			t.Errorf("%s does not say that there is a secret: %s", how, text)
 		}
 	}

@@ -767,7 +767,7 @@ func orUnknown(err error) error {
 func encoderOf(r *registry, channel string) uint64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	p := r.channels.get(channel)
+	p := r.channels.Get(channel)
 	if p == nil {
 		return 0
 	}

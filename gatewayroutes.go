@@ -10,14 +10,15 @@ import (
 
 	"coordinator/internal/control"
 	"coordinator/internal/gateway"
+	"coordinator/internal/probes"
 )
 
 // gatewayTable is for a gateway what urlTable is for a coordinator. forwarded are the patterns of what is passed on, with any
 // method: the coordinator knows which it takes. /ws/gateway is not among them.
 func gatewayTable(g *gateway.Gateway, m *gatewayMetrics, sockets *control.Sockets) (own map[string]methods, forwarded []string) {
 	return map[string]methods{
-		"/livez":           {"GET": livez},
-		"/readyz":          {"GET": gatewayReadyz(g)},
+		"/livez":           {"GET": probes.Live},
+		"/readyz":          {"GET": probes.Ready(gatewayNotReady(g))},
 		"/metrics":         {"GET": m.handler()},
 		"/ws/control/rtmp": {"GET": sockets.ServeRTMP},
 		"/ws/control/wss":  {"GET": sockets.ServeWSS},
@@ -36,14 +37,13 @@ func newGatewayRoutes(cfg *Config, log *slog.Logger, g *gateway.Gateway, m *gate
 	return newTableHandler(cfg, log, mux, own, sockets)
 }
 
-// gatewayReadyz is the handler of /readyz: a coordinator has answered lately.
-func gatewayReadyz(g *gateway.Gateway) http.HandlerFunc {
-	return func(w http.ResponseWriter, _ *http.Request) {
-		var reasons []string
-		if !g.Ready() {
-			reasons = []string{"no coordinator has answered within the last 20 s"}
+// gatewayNotReady returns the reason for which the answer of /readyz is no, if a coordinator has not answered lately.
+func gatewayNotReady(g *gateway.Gateway) func() []string {
+	return func() []string {
+		if g.Ready() {
+			return nil
 		}
-		writeReadiness(w, reasons, true)
+		return []string{"no coordinator has answered within the last 20 s"}
 	}
 }
 

@@ -163,7 +163,7 @@ func warnUnprotected(cfg *Config, log *slog.Logger) {
 	if cfg.ControlSecret == "" {
 		log.Warn("CONTROL_SECRET is not set: any peer may connect")
 	}
-	if cfg.CommandsAuth.scheme == "" {
+	if cfg.CommandsAuth.Scheme() == "" {
 		log.Warn("COMMANDS_API_AUTH is not set: anybody may use the commands API")
 	}
 	if cfg.KeyVerificationURL == "" {

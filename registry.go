@@ -71,6 +71,7 @@ import (
 	"time"
 	"unique"
 
+	"coordinator/internal/channels"
 	"coordinator/internal/members"
 	"coordinator/internal/outbox"
 )
@@ -214,6 +215,8 @@ type publication struct {
 
 func (p *publication) Index() *uint32 { return &p.inServer }
 
+func (p *publication) Channel() string { return p.channel }
+
 // stream is one encoding of a publication: live until the publication or the encoder ends it, then closing until
 // the encoder is done with it. A closed stream is in no set any more.
 type stream struct {
@@ -272,10 +275,10 @@ type registry struct {
 	reserved     uint64 // of both, if there are gateways
 	servers      map[uint64]*server
 	encoders     map[uint64]*encoder
-	moving       map[*encoder]struct{}   // drained, and to be emptied
-	channels     channelIndex            // the publication that holds each channel, with an encoder or without
-	ousted       map[string]*publication // that have lost their channel and were not said to have ended, by publisher ID
-	closing      map[string]*stream      // streams, by ID
+	moving       map[*encoder]struct{}        // drained, and to be emptied
+	channels     channels.Index[*publication] // the publication that holds each channel, with an encoder or without
+	ousted       map[string]*publication      // that have lost their channel and were not said to have ended, by publisher ID
+	closing      map[string]*stream           // streams, by ID
 	slots        slotCount
 	waiting      list.List                 // of *waiter, in the order of arrival
 	waitingCount int                       // publish requests among them
@@ -358,7 +361,7 @@ func newRegistry(firstID uint64, now time.Time, newStreamID func() string, event
 		servers:     map[uint64]*server{},
 		encoders:    map[uint64]*encoder{},
 		moving:      map[*encoder]struct{}{},
-		channels:    newChannelIndex(seededHash()),
+		channels:    channels.NewIndex[*publication](),
 		ousted:      map[string]*publication{},
 		closing:     map[string]*stream{},
 		killed:      map[*publication]*killing{},

@@ -1,6 +1,6 @@
 package main
 
-// What the small steps of a stream's life cost: go test -run '^$' -bench 'Message|Registry|Report' .
+// What the registry costs: go test -run '^$' -bench 'Registry|Collection|Report|Page' .
 
 import (
 	"fmt"
@@ -11,26 +11,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"coordinator/internal/wire"
 )
-
-func BenchmarkMessageParse(b *testing.B) {
-	data := []byte("PUBLISH-REQUEST\nRequest-ID:1234\nStream-Channel:channel-1\nStream-Key:0123456789abcdef\nUser-IP:192.0.2.1\n")
-	b.ReportAllocs()
-	for b.Loop() {
-		if m, err := wire.Parse(data); err != nil || m.Get("User-IP") == "" {
-			b.Fatal(m, err)
-		}
-	}
-}
-
-func BenchmarkMessageAppend(b *testing.B) {
-	b.ReportAllocs()
-	for b.Loop() {
-		wire.Append(nil, "PUBLISH-ACCEPT", "Request-ID", "1234", "Stream-Channel", "channel-1", "Stream-ID", "HVMAFYBAIQJYKQGXRLT3L3DYOR")
-	}
-}
 
 // BenchmarkRegistryLife is a whole life of a stream beside others that are live: the cost must not grow with them.
 func BenchmarkRegistryLife(b *testing.B) {
@@ -45,7 +26,7 @@ func BenchmarkRegistryLife(b *testing.B) {
 				if _, err := r.claim(s, claimRequest{requestRef: requestRef{id: "1"}, channel: "one", key: "key"}, now); err != nil {
 					b.Fatal(err)
 				}
-				e := r.channels.get("one").current.encoder
+				e := r.channels.Get("one").current.encoder
 				r.announce(e, "one", "one", announcement{streamType: "HLS-LIVE", resolution: "ORIGINAL"}, now)
 				r.end(s, "one", "one", now)
 				r.streamClosed(e, "one", "one", now, now)

@@ -157,7 +157,7 @@ func TestThreeEncodersLostWithinAMinute(t *testing.T) {
 		rig.pass(pause)
 	}
 	on := func(rig *registryRig) *encoder {
-		if p := rig.r.channels.get("ch"); p != nil {
+		if p := rig.r.channels.Get("ch"); p != nil {
 			return p.current.encoder
 		}
 		return nil
@@ -250,8 +250,8 @@ func TestEncoderThatComesAndGoesHarmsNobodyWhoWasMoved(t *testing.T) {
 		rig.pass(time.Second)
 		flighty = rig.encoder("flighty", -1)
 	}
-	if steady.load() != 5 || rig.r.channels.len() != 5 {
-		t.Errorf("%d of 5 publications live, %d on the steady encoder", rig.r.channels.len(), steady.load())
+	if steady.load() != 5 || rig.r.channels.Len() != 5 {
+		t.Errorf("%d of 5 publications live, %d on the steady encoder", rig.r.channels.Len(), steady.load())
 	}
 	for _, line := range rig.trace {
 		if strings.HasPrefix(line, "flighty start") {

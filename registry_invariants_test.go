@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"maps"
+	"math"
 	"slices"
 	"testing"
 )
@@ -44,7 +45,7 @@ func checkEmpty(t testing.TB, r *registry) {
 	checkInvariants(t, r)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	left := fmt.Sprint("servers ", len(r.servers), " encoders ", len(r.encoders), " moving ", len(r.moving), " channels ", r.channels.len(),
+	left := fmt.Sprint("servers ", len(r.servers), " encoders ", len(r.encoders), " moving ", len(r.moving), " channels ", r.channels.Len(),
 		" closing ", len(r.closing), " slots ", r.slots, " waiting ", r.waiting.Len(), " requests ", r.waitingCount, " killed ", len(r.killed), " ousted ", len(r.ousted), " held ", len(r.held), " ", r.heldCount, " twins ", len(r.twins), " ", len(r.unprobed), " losses ", len(r.losses), " notices ", len(r.notices))
 	if want := "servers 0 encoders 0 moving 0 channels 0 closing 0 slots {0 0 0} waiting 0 requests 0 killed 0 ousted 0 held 0 0 twins 0 0 losses 0 notices 0"; left != want {
 		t.Fatalf("left in the registry: %s", left)
@@ -97,12 +98,12 @@ func (c *invariantCheck) servers() {
 		c.hold(s.id == id && !s.gone, "server %d is in the map as %d, gone %v", s.id, id, s.gone)
 		publications += len(s.publications)
 		for i, p := range s.publications {
-			c.hold(p.server == s && (c.r.channels.get(p.channel) == p) != p.ousted, "publication %s is in the set of server %d, but is not its live one", p.publisherID, s.id)
+			c.hold(p.server == s && (c.r.channels.Get(p.channel) == p) != p.ousted, "publication %s is in the set of server %d, but is not its live one", p.publisherID, s.id)
 			c.hold(p.ousted == (c.r.ousted[p.publisherID] == p) && (p.killed || !p.ousted), "publication %s: ousted %v, killed %v", p.publisherID, p.ousted, p.killed)
 			c.hold(int(*p.Index()) == i, "publication %s is at %d with its server, thinks itself at %d", p.publisherID, i, *p.Index())
 		}
 	}
-	c.hold(publications == c.r.channels.len()+len(c.r.ousted), "servers have %d publications, there are %d channels and %d that have lost theirs", publications, c.r.channels.len(), len(c.r.ousted))
+	c.hold(publications == c.r.channels.Len()+len(c.r.ousted), "servers have %d publications, there are %d channels and %d that have lost theirs", publications, c.r.channels.Len(), len(c.r.ousted))
 }
 
 func (c *invariantCheck) streams() {
@@ -111,7 +112,7 @@ func (c *invariantCheck) streams() {
 		c.hold(!ids[st.id], "stream %s is there twice", st.id)
 		ids[st.id] = true
 		p := st.pub
-		served := c.r.channels.get(p.channel) == p && (p.current == st || p.successor == st)
+		served := c.r.channels.Get(p.channel) == p && (p.current == st || p.successor == st)
 		c.hold(served != st.closing, "stream %s: closing %v, serves a live publication %v", st.id, st.closing, served)
 		c.hold(st.closing == (c.r.closing[st.id] == st), "stream %s: closing %v, in the map of those that are %v", st.id, st.closing, c.r.closing[st.id] == st)
 		c.hold(c.r.ownStreamLocked(st.encoder, p.channel, st.id) == st, "stream %s is not found, closing %v", st.id, st.closing)
@@ -136,7 +137,8 @@ func (c *invariantCheck) allStreams() iter.Seq[*stream] {
 
 func livePublications(r *registry) iter.Seq[*publication] {
 	return func(yield func(*publication) bool) {
-		for _, p := range r.channels.cells {
+		cells, _ := r.channels.Part(0, math.MaxInt)
+		for _, p := range cells {
 			if p != nil && !yield(p) {
 				return
 			}
@@ -154,7 +156,7 @@ func (c *invariantCheck) publications() {
 	for p := range livePublications(c.r) {
 		channel := p.channel
 		listed := p.server.publications.Has(p)
-		c.hold(c.r.channels.get(channel) == p && listed && c.r.servers[p.server.id] == p.server, "publication %s of channel %s: found there %v, in its server's set %v", p.publisherID, channel, c.r.channels.get(channel) == p, listed)
+		c.hold(c.r.channels.Get(channel) == p && listed && c.r.servers[p.server.id] == p.server, "publication %s of channel %s: found there %v, in its server's set %v", p.publisherID, channel, c.r.channels.Get(channel) == p, listed)
 		_, killed := c.r.killed[p]
 		c.hold(killed == p.killed, "publication %s: killed %v, in the set %v", p.publisherID, p.killed, killed)
 		c.hold(p.id != "" && p.publisherID != "", "publication of channel %s has no ID", channel)
@@ -174,10 +176,10 @@ func (c *invariantCheck) publications() {
 		c.hold(n <= movesAtOnce, "encoder %d has %d moves under way", e.id, n)
 	}
 	for p := range c.r.killed {
-		c.hold(c.r.channels.get(p.channel) == p || c.r.ousted[p.publisherID] == p, "killed publication %s is not live", p.publisherID)
+		c.hold(c.r.channels.Get(p.channel) == p || c.r.ousted[p.publisherID] == p, "killed publication %s is not live", p.publisherID)
 	}
 	for p := range c.r.losses {
-		c.hold(c.r.channels.get(p.channel) == p, "publication %s, which lost an encoder, is not live", p.publisherID)
+		c.hold(c.r.channels.Get(p.channel) == p, "publication %s, which lost an encoder, is not live", p.publisherID)
 	}
 }
 
@@ -186,7 +188,7 @@ func (c *invariantCheck) waiting() {
 	for el := c.r.waiting.Front(); el != nil; el = el.Next() {
 		w := el.Value.(*waiter)
 		if w.pub != nil {
-			c.hold(w.pub.waiting == el && c.r.channels.get(w.pub.channel) == w.pub, "publication %s waits, but is not live or does not know it", w.pub.publisherID)
+			c.hold(w.pub.waiting == el && c.r.channels.Get(w.pub.channel) == w.pub, "publication %s waits, but is not live or does not know it", w.pub.publisherID)
 		} else {
 			requests++
 			c.hold(c.r.servers[w.server.id] == w.server, "a request of server %d waits, which is gone", w.server.id)
@@ -202,7 +204,7 @@ func (c *invariantCheck) waiting() {
 
 // wouldServe returns an encoder that could take on who waits now, nil if there is none.
 func (c *invariantCheck) wouldServe(w *waiter) *encoder {
-	if c.r.stopping || w.pub == nil && (w.server.draining || w.server.away || c.r.channels.get(w.request.channel) != nil) {
+	if c.r.stopping || w.pub == nil && (w.server.draining || w.server.away || c.r.channels.Get(w.request.channel) != nil) {
 		return nil
 	}
 	for _, e := range c.r.encoders {
@@ -217,7 +219,7 @@ func (c *invariantCheck) wouldServe(w *waiter) *encoder {
 func (c *invariantCheck) held() {
 	held, bySession := 0, map[*server]int{}
 	for channel, list := range c.r.held {
-		p := c.r.channels.get(channel)
+		p := c.r.channels.Get(channel)
 		c.hold(p != nil && p.server.suspect(), "requests are held for channel %s, live %v", channel, p != nil)
 		for _, w := range list {
 			held++

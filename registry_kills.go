@@ -32,7 +32,7 @@ type killing struct {
 func (r *registry) kill(channel, streamID string, now time.Time) (found bool, passedOn <-chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	p := r.channels.get(channel)
+	p := r.channels.Get(channel)
 	if p == nil || !p.isKnownByLocked(streamID) {
 		return false, nil
 	}

@@ -21,7 +21,7 @@ const maxOutputs = 32
 func (r *registry) channelIsBusy(channel string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	p := r.channels.get(channel)
+	p := r.channels.Get(channel)
 	return p != nil && !p.server.suspect()
 }
 
@@ -59,7 +59,7 @@ func (r *registry) publishLocked(w *waiter, e *encoder, now time.Time) {
 		settings:    unique.Make(w.request.settings),
 		since:       now.UnixNano(),
 	}
-	r.channels.add(p)
+	r.channels.Add(p)
 	p.server.publications.Add(p)
 	p.server.peer.accept(w.request.requestRef, p.channel, p.publisherID, p.number)
 	p.current = r.startLocked(p, e, p.publisherID, now)
@@ -117,7 +117,7 @@ func (r *registry) end(s *server, channel, streamID string, now time.Time) ([]no
 	defer r.mu.Unlock()
 	p := r.ousted[streamID]
 	if p == nil {
-		p = r.channels.get(channel)
+		p = r.channels.Get(channel)
 	}
 	if p == nil || p.channel != channel || p.publisherID != streamID || p.server != s && !s.isNewerTwinOf(&p.server.twin) {
 		return nil, false
@@ -136,7 +136,7 @@ func (r *registry) endLocked(p *publication) {
 
 // forgetLocked ends a publication: the channel is free, its streams are closing.
 func (r *registry) forgetLocked(p *publication) {
-	r.channels.remove(p)
+	r.channels.Remove(p)
 	delete(r.ousted, p.publisherID)
 	p.server.publications.Remove(p)
 	r.publicationChangedLocked(p)
@@ -257,7 +257,7 @@ func (r *registry) findStreamLocked(channel, streamID string) *stream {
 	if st == nil && r.replay != nil {
 		st = r.replay.streams[streamID]
 	}
-	if p := r.channels.get(channel); st == nil && p != nil {
+	if p := r.channels.Get(channel); st == nil && p != nil {
 		st = p.liveStreamLocked(streamID)
 	}
 	if st == nil || st.pub.channel != channel {

@@ -315,14 +315,14 @@ func (m *clusterModel) done(notices []notice) {
 	checkInvariants(m.t, m.r)
 	m.checkNotices(notices)
 	for channel, p := range m.live {
-		if m.r.channels.get(channel) == nil {
+		if m.r.channels.Get(channel) == nil {
 			m.hold(m.killIsOver(p), "channel %s is not live any more and nobody was told", channel)
 			m.publicationEnds(p)
 			continue
 		}
 		m.checkPublication(p)
 	}
-	m.hold(len(m.live) == m.r.channels.len(), "%d channels are live, peers know of %d", m.r.channels.len(), len(m.live))
+	m.hold(len(m.live) == m.r.channels.Len(), "%d channels are live, peers know of %d", m.r.channels.Len(), len(m.live))
 	if m.rules.encoderWait == 0 || m.stopping {
 		for _, q := range m.requests {
 			p := m.live[q.channel]
@@ -344,7 +344,7 @@ func (m *clusterModel) checkNotices(notices []notice) {
 			k.noted = true
 		}
 	}
-	m.hold(m.begun-m.ended == m.r.channels.len(), "%d publications have begun, %d ended, %d are live", m.begun, m.ended, m.r.channels.len())
+	m.hold(m.begun-m.ended == m.r.channels.Len(), "%d publications have begun, %d ended, %d are live", m.begun, m.ended, m.r.channels.Len())
 }
 
 func (m *clusterModel) checkPublication(p *modelPublication) {

@@ -162,7 +162,7 @@ func TestBothEncodersOfAMoveDie(t *testing.T) {
 	rig.expect("c start ch id3")
 	rig.loseEncoder(a)
 	rig.encoder("d", 1)
-	rig.loseEncoder(rig.r.channels.get("ch").current.encoder)
+	rig.loseEncoder(rig.r.channels.Get("ch").current.encoder)
 	rig.expect("event id1 2 closed", "d start ch id4")
 }
 
@@ -198,7 +198,7 @@ func TestUndrainInTheMiddleOfAMove(t *testing.T) {
 	rig.drain(a.id, false)
 	rig.resize(b, 2)
 	rig.drain(a.id, true)
-	id := rig.r.channels.get("ch").successor.id
+	id := rig.r.channels.Get("ch").successor.id
 	rig.undrain(a.id)
 	rig.forget()
 	rig.available(b, "ch", id, "HLS-LIVE") // what is under way is finished
@@ -242,7 +242,7 @@ func TestRollingUpdateLosesNoPublisher(t *testing.T) {
 	for i := range 12 {
 		channel := fmt.Sprint("c", i)
 		id := rig.publish(s, channel)
-		rig.available(rig.r.channels.get(channel).current.encoder, channel, id, "HLS-LIVE")
+		rig.available(rig.r.channels.Get(channel).current.encoder, channel, id, "HLS-LIVE")
 	}
 	for i, e := range fleet {
 		rig.drain(e.id, true)
@@ -433,7 +433,8 @@ func TestAChannelThatComesBackIsReportedOnce(t *testing.T) {
 	t.Parallel()
 	r := registryWith(t, 3500)
 	now := time.Now()
-	first, last := r.channels.cells[5], r.channels.cells[3000]
+	cells, _ := r.channels.Part(0, 3001)
+	first, last := cells[5], cells[3000]
 	reported, once := map[string]int{}, true
 	r.liveStreams(func(part []streamReport) {
 		for _, row := range part {

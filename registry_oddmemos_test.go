@@ -104,8 +104,8 @@ func TestOddMemosBreakNothing(t *testing.T) {
 					t.Fatalf("seed %d: %d superseded of none", seed, e.superseded)
 				}
 			}
-			if c.r.slots.used != 0 || len(c.r.closing) != 0 || c.r.channels.len() != 0 || len(c.r.killed) != 0 || len(c.r.ousted) != 0 || c.r.waiting.Len() != 0 {
-				t.Fatalf("seed %d: left: slots %d closing %d channels %d killed %d ousted %d waiting %d", seed, c.r.slots.used, len(c.r.closing), c.r.channels.len(), len(c.r.killed), len(c.r.ousted), c.r.waiting.Len())
+			if c.r.slots.used != 0 || len(c.r.closing) != 0 || c.r.channels.Len() != 0 || len(c.r.killed) != 0 || len(c.r.ousted) != 0 || c.r.waiting.Len() != 0 {
+				t.Fatalf("seed %d: left: slots %d closing %d channels %d killed %d ousted %d waiting %d", seed, c.r.slots.used, len(c.r.closing), c.r.channels.Len(), len(c.r.killed), len(c.r.ousted), c.r.waiting.Len())
 			}
 		})
 		if !ok {

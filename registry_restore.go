@@ -261,7 +261,7 @@ func (rs *restorer) giveChannels(publications []*publication) {
 		}
 	}
 	for _, p := range holders {
-		rs.channels.add(p)
+		rs.channels.Add(p)
 		if p.killed {
 			rs.killed[p] = &killing{since: rs.now}
 		}

@@ -286,7 +286,7 @@ func cloneOf(m *clusterModel) *restoredCluster {
 		for _, p := range slices.SortedFunc(slices.Values(m.r.servers[id].publications), byNumber) {
 			copied := publicationOf(p)
 			s.publications.Add(copied)
-			r.channels.add(copied)
+			r.channels.Add(copied)
 			if p.killed {
 				r.killed[copied] = &killing{since: m.now}
 				c.killsBefore[fmt.Sprint(s.id, " kill ", p.channel, " ", p.publisherID)] = true

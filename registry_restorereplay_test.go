@@ -261,7 +261,7 @@ func TestRestorePreviousAfterASilentAnnouncementAndEnd(t *testing.T) {
 		orders: []string{"3 start new1"},
 		state:  "c live new1 at 3", slots: 1,
 	}).run(t)
-	if got := c.r.channels.get("c").current.previous; got != "p2" {
+	if got := c.r.channels.Get("c").current.previous; got != "p2" {
 		t.Errorf("the new stream is told to follow %q, want p2", got)
 	}
 	if n := c.r.encoders[rowEncoder].failures; n != 0 {
@@ -289,7 +289,7 @@ func TestRestorePreviousOfASuccessorAfterASilentAnnouncement(t *testing.T) {
 		},
 		state: "c live p2 at 2 to p3 at 3", slots: 2,
 	}).run(t)
-	if got := c.r.channels.get("c").successor.previous; got != "p2" {
+	if got := c.r.channels.Get("c").successor.previous; got != "p2" {
 		t.Errorf("the successor is told to follow %q, want p2", got)
 	}
 }
@@ -306,7 +306,7 @@ func TestRestorePreviousInTheStoreIsFixed(t *testing.T) {
 		announced: []announcedStream{{queue: 10, channel: "c", id: "p3", previous: "p2", lastSeq: 1}},
 		state:     "c live p3 at 3", slots: 1,
 	}).run(t)
-	if got := c.r.channels.get("c").current.previous; got != "p2" {
+	if got := c.r.channels.Get("c").current.previous; got != "p2" {
 		t.Errorf("the stream's next event says after %q, its first one said after p2", got)
 	}
 }

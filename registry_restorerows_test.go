@@ -328,7 +328,7 @@ func TestNobodyIsLetInBeforeARestoreIsOver(t *testing.T) {
 	if _, err := c.r.claim(c.r.servers[rowServer], ask, now); err != nil {
 		t.Errorf("claim after it: %v", err)
 	}
-	if p := c.r.channels.get("other"); p == nil || p.number <= 10 {
+	if p := c.r.channels.Get("other"); p == nil || p.number <= 10 {
 		t.Errorf("the next publication is %+v, want a number above 10", p)
 	}
 	if s := c.r.joinServer(attachment{}, &orderedServer{c, 0}, serverInfo{}, now); s.id <= rowEncoder {

@@ -700,7 +700,7 @@ func (m *sim) crash() {
 		for ch, id := range s.live {
 			if alive[id] {
 				m.seen["alive"]++
-				p := r.channels.get(ch)
+				p := r.channels.Get(ch)
 				if p == nil || p.publisherID != id {
 					m.fail("publisher %s of %s is not the channel's", id, ch)
 				}
@@ -833,7 +833,7 @@ func (m *sim) checkEnd() {
 			}
 		}
 		for ch, id := range s.live {
-			if p := m.r.channels.get(ch); p == nil || p.publisherID != id {
+			if p := m.r.channels.Get(ch); p == nil || p.publisherID != id {
 				m.fail("publisher %s of %s is live at %d and nobody knows", id, ch, s.id)
 			}
 		}

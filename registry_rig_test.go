@@ -188,7 +188,7 @@ func (rig *registryRig) publish(s *server, channel string) string {
 	if err := rig.claim(s, channel); err != nil {
 		rig.t.Fatalf("claim of %s: %v", channel, err)
 	}
-	p := rig.r.channels.get(channel)
+	p := rig.r.channels.Get(channel)
 	if p == nil {
 		rig.t.Fatalf("%s is not live", channel)
 	}
@@ -309,7 +309,7 @@ func registryWith(tb testing.TB, streams int) *registry {
 		if _, err := r.claim(servers[i%20], claimRequest{requestRef: requestRef{id: "1"}, channel: channel, key: "key-" + channel}, now.Add(time.Duration(i))); err != nil {
 			tb.Fatal(err)
 		}
-		st := r.channels.get(channel).current
+		st := r.channels.Get(channel).current
 		for _, resolution := range []string{"ORIGINAL", "1280x720", "640x360", "320x180"} {
 			r.announce(st.encoder, channel, st.id, announcement{streamType: "HLS-LIVE", resolution: resolution}, now)
 		}

@@ -154,7 +154,7 @@ func (r *registry) newestPublication() uint64 {
 func (r *registry) appendStreamReports(rows []streamReport, from int, newest uint64) (_ []streamReport, more bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	publications, more := r.channels.part(from, rowsAtOnce)
+	publications, more := r.channels.Part(from, rowsAtOnce)
 	for _, p := range publications {
 		if p != nil && p.number <= newest && !p.isEndingLocked() {
 			rows = append(rows, streamReport{p.channel, p.id, p.server.id, p.encoderIDLocked()})
@@ -248,7 +248,7 @@ func (r *registry) totals(now time.Time) totals {
 		}
 	}
 	t := totals{
-		hasEncoder:      r.channels.len() - waiting - ending,
+		hasEncoder:      r.channels.Len() - waiting - ending,
 		waiting:         waiting,
 		ending:          ending,
 		closing:         len(r.closing),
@@ -324,7 +324,7 @@ func (r *registry) appendClosingRows(rows []streamRow, streams []*stream) []stre
 func (r *registry) appendRows(rows []streamRow, from int, newest uint64) (_ []streamRow, more bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	publications, more := r.channels.part(from, rowsAtOnce)
+	publications, more := r.channels.Part(from, rowsAtOnce)
 	for _, p := range publications {
 		switch {
 		case p == nil || p.number > newest:

@@ -396,7 +396,7 @@ func TestStreamsThatStayAreSeenOnceWhileOthersComeAndGo(t *testing.T) {
 			if others%3 > 0 { // more and more of them
 				continue
 			}
-			p := r.channels.get(channel)
+			p := r.channels.Get(channel)
 			r.end(s, channel, p.publisherID, now)
 			for _, e := range r.encoders {
 				r.streamClosed(e, channel, p.publisherID, now, now)

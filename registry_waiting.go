@@ -54,7 +54,7 @@ func (r *registry) grantLocked(w *waiter, now time.Time) error {
 		if w.server.draining {
 			return errDraining
 		}
-		if p := r.channels.get(w.request.channel); p != nil {
+		if p := r.channels.Get(w.request.channel); p != nil {
 			if p.server.suspect() {
 				return errMayBeFree
 			}

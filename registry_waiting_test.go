@@ -287,7 +287,7 @@ func TestManyWhoAvoidAnEncoderCostLittle(t *testing.T) {
 			if _, err := r.claim(s, claimRequest{requestRef: requestRef{id: "r"}, channel: channel, answerBy: now.Add(time.Minute)}, now); err != nil {
 				t.Fatal(err)
 			}
-			id := r.channels.get(channel).publisherID
+			id := r.channels.Get(channel).publisherID
 			r.announce(e, channel, id, announcement{streamType: "HLS-LIVE", resolution: "1x1"}, now)
 			r.streamClosed(e, channel, id, now, now)
 		}

@@ -16,8 +16,10 @@ import (
 
 	"coordinator/dashboard"
 	"coordinator/internal/control"
+	"coordinator/internal/credentials"
 	"coordinator/internal/httpjson"
 	"coordinator/internal/link"
+	"coordinator/internal/probes"
 )
 
 // methods is what one path answers to. GET serves HEAD, too (RFC 9110, 9.1), and OPTIONS is answered for every path, to
@@ -60,13 +62,13 @@ const (
 
 // urlTable is the one place where a URL meets its handler. The patterns are those of http.ServeMux.
 func urlTable(cfg *Config, api *commands, sockets *control.Sockets, gateways *gateways) map[string]methods {
-	protected := func(h http.HandlerFunc) http.HandlerFunc { return authorize(cfg.CommandsAuth, h) }
+	protected := func(h http.HandlerFunc) http.HandlerFunc { return cfg.CommandsAuth.Require(programName, h) }
 	command := func(h http.HandlerFunc) http.HandlerFunc { return protected(api.whenUp(h)) }
 	page := methods{"GET": protectDashboard(cfg.CommandsAuth, dashboard.New())}
 	table := map[string]methods{
 		"/{$}":               {"GET": welcome},
-		"/livez":             {"GET": livez},
-		"/readyz":            {"GET": readyz(api.coordinator, cfg.CommandsAuth)},
+		"/livez":             {"GET": probes.Live},
+		"/readyz":            {"GET": probes.ReadyProtected(api.coordinator.notReady, protected)},
 		"/metrics":           {"GET": protected(api.coordinator.metrics.handler())},
 		"/commands/capacity": {"GET": command(api.capacity)},
 		"/commands/report":   {"GET": command(api.report)},
@@ -124,9 +126,9 @@ func newTableHandler(cfg *Config, log *slog.Logger, mux *http.ServeMux, table ma
 
 // protectDashboard has the browser's own dialogue ask for Basic credentials, which it then sends with the page's
 // requests for data, too. For Bearer no browser has such a dialogue: there the page asks.
-func protectDashboard(auth commandsAuth, page http.HandlerFunc) http.HandlerFunc {
-	if auth.scheme == "Basic" {
-		return authorize(auth, page)
+func protectDashboard(required credentials.Credentials, page http.HandlerFunc) http.HandlerFunc {
+	if required.Scheme() == "Basic" {
+		return required.Require(programName, page)
 	}
 	return page
 }

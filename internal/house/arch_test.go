@@ -32,7 +32,7 @@ func layers() [][][]string {
 		{{"main.go", "cli.go"}},
 		{{"daemon.go", "gatewaydaemon.go"}},
 		{{"routes.go", "gatewayroutes.go"}},
-		{{"health.go"}, {"operator.go"}},
+		{{"operator.go"}},
 		{{"gateways.go", "gatewaysession.go", "passing.go"}},
 		{{"peers.go"}},
 		{{"commands.go"}},
@@ -40,7 +40,7 @@ func layers() [][][]string {
 		{{"keyverify.go"}, {"callbacks.go"}, {"metrics.go", "gatewaymetrics.go"}},
 		{
 			registry,
-			{"config.go", "authorization.go"}, {"tls.go"},
+			{"config.go"}, {"tls.go"},
 		},
 	}
 }
