@@ -46,6 +46,7 @@ var (
 	errBadID       = errors.New("channel, key or request ID is malformed")
 	errTooMany     = errors.New("too many publish requests at once")
 	errNotKept     = errors.New("events can't be kept")
+	errNotSure     = errors.New("the database does not answer: this coordinator can't be sure that it leads")
 	errBadChannel  = errors.New("malformed channel")
 	errBadStreamID = errors.New("malformed stream ID")
 	errNotPassedOn = errors.New("the gateway that holds the session has not taken it in: it may be absent; ask again")
@@ -83,6 +84,7 @@ type coordinator struct {
 	registry    *registry
 	verifier    *keyVerifier
 	events      *callbacks
+	mandate     mandate
 	startedAt   time.Time
 	metrics     *metrics
 	history     *history.History
@@ -101,7 +103,7 @@ type coordinator struct {
 // newCoordinator wires the use cases. The identities of peers and the numbers of publications count up from the time of
 // the start in microseconds, so that no later process gives one of them again and all stay below 2^53. Should the clock
 // have been set back, they begin behind those that the store knows of.
-func newCoordinator(cfg *Config, log *slog.Logger, m *metrics, verifier *keyVerifier, events *callbacks) *coordinator {
+func newCoordinator(cfg *Config, log *slog.Logger, m *metrics, verifier *keyVerifier, events *callbacks, mandate mandate) *coordinator {
 	firstID := max(uint64(time.Now().UnixMicro()), events.LastQueue()+1, events.cluster.Numbers+1)
 	c := &coordinator{
 		idMaxLength: cfg.IDMaxLength,
@@ -113,6 +115,7 @@ func newCoordinator(cfg *Config, log *slog.Logger, m *metrics, verifier *keyVeri
 		}),
 		verifier:  verifier,
 		events:    events,
+		mandate:   mandate,
 		startedAt: time.Now(),
 		metrics:   m,
 		links:     func() []linkserver.Status { return nil },
@@ -254,7 +257,7 @@ func (c *coordinator) mayAsk(req publishRequest) error {
 		return errBadID
 	case c.registry.channelIsBusy(req.channel):
 		return errChannelBusy
-	case c.events.Err() != nil:
+	case c.mandate.IsForGood() && c.events.Err() != nil:
 		return errNotKept
 	}
 	return nil
@@ -271,11 +274,11 @@ func (c *coordinator) verifyAndClaim(s *serverSession, req publishRequest, answe
 	if s.server == nil {
 		return errPeerGone
 	}
+	if err := c.awaitStore(s.ctx, answerBy); err != nil {
+		return err
+	}
 	if !time.Now().Before(answerBy) {
 		return errTooLate
-	}
-	if c.events.Err() != nil {
-		return errNotKept
 	}
 	notices, err := c.registry.claim(s.server, claimRequest{
 		requestRef: req.requestRef,
@@ -290,6 +293,29 @@ func (c *coordinator) verifyAndClaim(s *serverSession, req publishRequest, answe
 	}, time.Now())
 	c.logAndCount(notices)
 	return err
+}
+
+// awaitStore waits until a publisher may be granted, as far as leading and keeping events are concerned. A full disk is not waited for; a
+// database may be back, or another coordinator leads, before the time is over.
+func (c *coordinator) awaitStore(ctx context.Context, answerBy time.Time) error {
+	ctx, cancel := context.WithDeadline(ctx, answerBy)
+	defer cancel()
+	for {
+		if c.mandate.AwaitValid(ctx) != nil {
+			return errNotSure
+		}
+		if c.events.Err() == nil {
+			return nil
+		}
+		if c.mandate.IsForGood() {
+			return errNotKept
+		}
+		select {
+		case <-time.After(expireEvery):
+		case <-ctx.Done():
+			return errNotKept
+		}
+	}
 }
 
 // isUp tells whether the cluster is there.

@@ -14,7 +14,6 @@ import (
 	"sync"
 	"time"
 
-	"coordinator/internal/control"
 	"coordinator/internal/door"
 	"coordinator/internal/host"
 	"coordinator/internal/logs"
@@ -31,9 +30,9 @@ type shell struct {
 	// set once
 	server *door.Server
 
-	failed        chan error // why serving ended; has room for one
-	background    sync.WaitGroup
-	endBackground context.CancelFunc // ends what start has started
+	maxSockets int            // connections that the process may have
+	failed     chan error     // why serving ended; has room for one
+	background sync.WaitGroup // what serves
 
 	watchers     sync.WaitGroup
 	watching     context.Context // of watchers
@@ -41,74 +40,39 @@ type shell struct {
 }
 
 func newShell() *shell {
-	s := &shell{failed: make(chan error, 1), endBackground: func() {}}
+	s := &shell{maxSockets: door.MaxSockets(), failed: make(chan error, 1)}
 	s.watching, s.stopWatching = context.WithCancel(context.Background())
 	return s
 }
 
-// daemon is the coordinator with everything around it but its listeners, the certificate and the signals.
+// daemon is a coordinator that keeps its events in DATA_DIR: it leads from its start to its end.
 type daemon struct {
 	// set once
 	*shell
-	metrics     *metrics
-	events      *callbacks
-	verifier    *keyVerifier
-	coordinator *coordinator
-	control     *control.Sockets
-	gateways    *gateways // nil: none may link
+	*term
+	metrics *metrics
 }
 
 // newDaemon opens the outbox. Whoever has the daemon stops it, started or not. Errors are those of the outbox.
 func newDaemon(cfg *Config, log *slog.Logger) (*daemon, error) {
 	d := &daemon{shell: newShell()}
 	d.metrics = newMetrics(func() clusterState { return d.coordinator.state() })
-	observe := func(status int, err error, took time.Duration) {
-		d.metrics.eventAttempted(sendResult(status, err), took)
-	}
-	events, err := newCallbacks(cfg, observe, log)
+	around := surroundings{cfg: cfg, log: log, metrics: d.metrics, refusals: logs.NewRefusals(log), maxSockets: d.maxSockets}
+	events, err := newCallbacks(cfg, around.observe, log)
 	if err != nil {
 		d.stopWatching()
 		return nil, err
 	}
-	d.events = events
-	d.verifier = newKeyVerifier(cfg, d.metrics.keyVerified, log)
-	d.coordinator = newCoordinator(cfg, log, d.metrics, d.verifier, d.events)
-	refusals := logs.NewRefusals(log)
-	if cfg.GatewaySecret != "" {
-		d.gateways = newGateways(d.coordinator, cfg, refusals, log)
-	} else {
-		d.coordinator.goUp()
-	}
-	d.control = d.open(cfg, log, refusals, d.coordinator.newPeer, d.metrics, func(sockets *control.Sockets) http.Handler {
-		return newRoutes(cfg, log, &commands{d.coordinator}, sockets, d.gateways)
-	})
+	d.term = newTerm(around, events, alwaysLeads{})
+	d.answer(d.routes, d.control.Count, around.refusals, log)
 	return d, nil
 }
 
-// open makes the control sockets and the server of routes. Together they have no more connections than the process may have.
-func (s *shell) open(cfg *Config, log *slog.Logger, refusals *logs.Refusals, newPeer func(control.Handshake) control.Peer, counts control.Metrics,
-	routes func(*control.Sockets) http.Handler) *control.Sockets {
-	most := door.MaxSockets()
-	sockets := control.NewSockets(control.Config{
-		Secret:   cfg.ControlSecret,
-		Max:      most - door.ReservedVisitors,
-		NewPeer:  newPeer,
-		Metrics:  counts,
-		Log:      log,
-		Refusals: refusals,
-	})
-	visitors := func() int { return min(door.MaxVisitors, most-sockets.Count()) }
-	s.server = door.NewServer(routes(sockets), visitors, refusals, log)
-	return sockets
-}
-
-// start begins to deliver events and to keep time.
-func (d *daemon) start() {
-	ctx, cancel := context.WithCancel(context.Background())
-	d.endBackground = cancel
-	d.events.Start()
-	d.background.Go(func() { d.coordinator.keepTime(ctx) })
-	d.background.Go(func() { d.coordinator.history.Run(ctx) })
+// answer makes the server of routes. With the control sockets, of which there are so many, it has no more connections than the process
+// may have.
+func (s *shell) answer(routes http.Handler, controlSockets func() int, refusals *logs.Refusals, log *slog.Logger) {
+	visitors := func() int { return min(door.MaxVisitors, s.maxSockets-controlSockets()) }
+	s.server = door.NewServer(routes, visitors, refusals, log)
 }
 
 // follow loads the certificate again when its files change: it watches them, and also looks at them at each tick of every
@@ -144,23 +108,12 @@ func (d *daemon) exposed() exporter { return d.metrics.exporter }
 // that wait, closes the listeners, lets requests under way finish and closes the control connections. Then events are delivered, for as long as deliver says; the outbox keeps what is
 // left for the next start. Any error comes from the outbox.
 func (d *daemon) stop(deliver time.Duration) error {
-	if d.gateways != nil {
-		d.gateways.close()
-	}
-	d.coordinator.stop()
-	if d.gateways != nil {
-		d.gateways.leaveRequests()
-	}
+	d.leaveGateways("this coordinator is stopping")
 	d.finishServing()
-	d.control.Close()
-	d.coordinator.wait()
-	d.endBackground()
+	d.leavePeers()
 	d.background.Wait()
 	d.server.Wait()
-	d.verifier.close()
-	ctx, cancel := context.WithTimeout(context.Background(), deliver)
-	defer cancel()
-	err := d.events.Finish(ctx)
+	err := d.finish(deliver)
 	d.stopWatching()
 	d.watchers.Wait()
 	return err

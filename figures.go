@@ -19,6 +19,9 @@ func (c *coordinator) notReady() (reasons []string) {
 	if !c.isUp() {
 		reasons = append(reasons, errRestoring.Error())
 	}
+	if !c.mandate.Valid() {
+		reasons = append(reasons, errNotSure.Error())
+	}
 	if c.events.Err() != nil {
 		reasons = append(reasons, errNotKept.Error())
 	}
@@ -70,6 +73,7 @@ func publishResult(reason error) string {
 		{errDraining, "draining"},
 		{errStopping, "stopping"},
 		{errNotKept, "events_not_kept"},
+		{errNotSure, "not_leading"},
 		{errTooMany, "too_many"},
 		{errPeerGone, "peer_gone"},
 		{context.Canceled, "peer_gone"}, // of the connection's context

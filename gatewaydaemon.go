@@ -4,7 +4,6 @@ package main
 
 import (
 	"log/slog"
-	"net/http"
 	"net/netip"
 	"net/url"
 	"time"
@@ -33,9 +32,9 @@ func newGatewayDaemon(cfg *Config, log *slog.Logger) *gatewayDaemon {
 		Log:           log,
 	})
 	d.metrics = newGatewayMetrics(d.gateway.State)
-	d.control = d.open(cfg, log, logs.NewRefusals(log), d.gateway.NewPeer, d.metrics, func(sockets *control.Sockets) http.Handler {
-		return newGatewayRoutes(cfg, log, d.gateway, d.metrics, sockets)
-	})
+	around := surroundings{cfg: cfg, log: log, refusals: logs.NewRefusals(log), maxSockets: d.maxSockets}
+	d.control = around.newSockets(d.gateway.NewPeer, d.metrics)
+	d.answer(newGatewayRoutes(cfg, log, d.gateway, d.metrics, d.control), d.control.Count, around.refusals, log)
 	return d
 }
 
@@ -50,7 +49,6 @@ func (d *gatewayDaemon) stop(time.Duration) error {
 	d.finishServing()
 	d.gateway.Stop()
 	d.control.Close()
-	d.endBackground()
 	d.background.Wait()
 	d.server.Wait()
 	d.stopWatching()

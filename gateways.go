@@ -67,6 +67,7 @@ func newGateways(c *coordinator, cfg *Config, refusals *logs.Refusals, log *slog
 	h.links = linkserver.New(linkserver.Config{
 		Store:         h.store.StoreID,
 		Term:          rand.Text(),
+		Epoch:         c.mandate.Epoch(),
 		Known:         h.store.Gateways,
 		StoreIsNew:    h.store.IsNew,
 		Secret:        cfg.GatewaySecret,
@@ -92,9 +93,9 @@ func newGateways(c *coordinator, cfg *Config, refusals *logs.Refusals, log *slog
 	return h
 }
 
-// close says goodbye on all links. Nothing is passed on to gateways or taken from them when it has returned.
-func (h *gateways) close() {
-	h.links.Close("this coordinator is stopping")
+// close says goodbye on all links, and why. Nothing is passed on to gateways or taken from them when it has returned.
+func (h *gateways) close(why string) {
+	h.links.Close(why)
 	close(h.closing)
 	h.ended.Wait()
 }

@@ -91,7 +91,7 @@ func newMetrics(state func() clusterState) *metrics {
 	m := &metrics{exporter: newExporter(programName)}
 	m.publishes = m.newTally("coordinator_publish_requests_total", "Publish requests by how they were answered.", nil, "result",
 		"accepted", "denied_key", "application_error", "no_answer", "busy", "no_encoder", "malformed", "draining", "stopping",
-		"events_not_kept", "too_many", "peer_gone", "other")
+		"events_not_kept", "not_leading", "too_many", "peer_gone", "other")
 	m.controlCounts = m.newControlCounts()
 	m.eventAttempts = m.newTally("coordinator_event_attempts_total", "Requests that told the application of an event, by result.", nil, "result",
 		"delivered", "refused", "unanswered", "other")

@@ -285,3 +285,62 @@ func TestPublisherWhomNobodyAnswersIsDeniedByTheGateway(t *testing.T) {
 	endShow(app, server, encoder, "show", id, told)
 	c.awaitIdle()
 }
+
+// Ten minutes without a coordinator, as TestTenMinutesWithoutACoordinator tells it on a fake clock.
+func TestTenRealMinutesWithoutACoordinator(t *testing.T) {
+	t.Parallel()
+	if !big {
+		t.Skip("takes ten minutes: E2E_BIG=1")
+	}
+	c, app := startBehindGateways(t, 1)
+	g := c.gateways[0]
+	server, leaving := g.DialPeer("rtmp", "x-custom-port", "2001"), g.DialPeer("rtmp", "x-custom-port", "2002")
+	encoder, _ := g.Register(4)
+	id, told := liveShow(t, app, server, encoder, "stays")
+	endedID, endedTold := liveShow(t, app, server, encoder, "ends")
+	goneID, goneTold := liveShow(t, app, leaving, encoder, "leaves")
+	c.awaitDone()
+	c.kill()
+	server.End("ends", endedID)
+	leaving.Conn.Close()
+	kept := map[string]float64{"gateway_kept_messages": 2}
+	g.AwaitMetrics(kept)
+	for minute := range 10 {
+		end := time.After(time.Minute)
+		server.Request(fmt.Sprint("denied-", minute), "key")
+		server.ExpectDenied(fmt.Sprint("denied-", minute))
+		for beat := time.NewTicker(20 * time.Second); ; {
+			server.Send("HEARTBEAT")
+			encoder.Send("HEARTBEAT")
+			select {
+			case <-beat.C:
+				continue
+			case <-end:
+			}
+			beat.Stop()
+			break
+		}
+		g.AwaitMetrics(kept)
+	}
+	c.start()
+	c.awaitThere()
+	orders := []string{}
+	for range 2 {
+		m := <-encoder.In
+		orders = append(orders, m.Method+" "+m.Get("Stream-ID"))
+	}
+	slices.Sort(orders)
+	wanted := []string{"ENCODE-STOP " + endedID, "ENCODE-STOP " + goneID}
+	slices.Sort(wanted)
+	if !slices.Equal(orders, wanted) {
+		t.Errorf("the encoder is told %q", orders)
+	}
+	encoder.Closed("ends", endedID)
+	encoder.Closed("leaves", goneID)
+	app.AwaitStream(endedID, append(endedTold, "stream-closed ends "+endedID)...)
+	app.AwaitStream(goneID, append(goneTold, "stream-closed leaves "+goneID)...)
+	server.Quiet()
+	endShow(app, server, encoder, "stays", id, told)
+	wantOneContentPerID(t, app)
+	c.awaitIdle()
+}

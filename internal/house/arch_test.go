@@ -31,6 +31,7 @@ func layers() [][][]string {
 	return [][][]string{
 		{{"main.go", "cli.go"}},
 		{{"daemon.go", "gatewaydaemon.go"}},
+		{{"term.go"}},
 		{{"routes.go", "gatewayroutes.go"}},
 		{{"operator.go"}},
 		{{"gateways.go", "gatewaysession.go", "passing.go"}},
@@ -40,7 +41,7 @@ func layers() [][][]string {
 		{{"keyverify.go"}, {"callbacks.go"}, {"metrics.go", "gatewaymetrics.go"}},
 		{
 			registry,
-			{"config.go"}, {"tls.go"},
+			{"config.go"}, {"tls.go"}, {"mandate.go"},
 		},
 	}
 }

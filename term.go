@@ -1,0 +1,107 @@
+package main
+
+// A term: what a coordinator has while it leads, from the outbox to the routes. It begins with what the store holds, and nothing of
+// it outlives its end.
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	"coordinator/internal/control"
+	"coordinator/internal/door"
+	"coordinator/internal/logs"
+)
+
+// surroundings are what terms have in common: what belongs to the process.
+type surroundings struct {
+	// set once
+	cfg        *Config
+	log        *slog.Logger
+	metrics    *metrics
+	refusals   *logs.Refusals
+	maxSockets int // connections that the process may have
+}
+
+func (s surroundings) observe(status int, err error, took time.Duration) {
+	s.metrics.eventAttempted(sendResult(status, err), took)
+}
+
+// newSockets leaves room for visitors.
+func (s surroundings) newSockets(newPeer func(control.Handshake) control.Peer, counts control.Metrics) *control.Sockets {
+	return control.NewSockets(control.Config{
+		Secret:   s.cfg.ControlSecret,
+		Max:      s.maxSockets - door.ReservedVisitors,
+		NewPeer:  newPeer,
+		Metrics:  counts,
+		Log:      s.log,
+		Refusals: s.refusals,
+	})
+}
+
+type term struct {
+	// set once
+	events      *callbacks
+	verifier    *keyVerifier
+	coordinator *coordinator
+	control     *control.Sockets
+	gateways    *gateways // nil: none may link
+	routes      http.Handler
+
+	keeping    sync.WaitGroup
+	endKeeping context.CancelFunc // ends what start has started
+}
+
+// newTerm takes over the events. Nothing is delivered before start. It ends with leaveGateways, leavePeers and finish, in this order.
+func newTerm(s surroundings, events *callbacks, m mandate) *term {
+	t := &term{events: events, endKeeping: func() {}}
+	t.verifier = newKeyVerifier(s.cfg, s.metrics.keyVerified, s.log)
+	t.coordinator = newCoordinator(s.cfg, s.log, s.metrics, t.verifier, t.events, m)
+	if s.cfg.GatewaySecret != "" {
+		t.gateways = newGateways(t.coordinator, s.cfg, s.refusals, s.log)
+	} else {
+		t.coordinator.goUp()
+	}
+	t.control = s.newSockets(t.coordinator.newPeer, s.metrics)
+	t.routes = newRoutes(s.cfg, s.log, &commands{t.coordinator}, t.control, t.gateways)
+	return t
+}
+
+// start begins to deliver events and to keep time.
+func (t *term) start() {
+	ctx, cancel := context.WithCancel(context.Background())
+	t.endKeeping = cancel
+	t.events.Start()
+	t.keeping.Go(func() { t.coordinator.keepTime(ctx) })
+	t.keeping.Go(func() { t.coordinator.history.Run(ctx) })
+}
+
+// leaveGateways says goodbye to gateways, and why; their peers stay connected to them. Publishers that wait elsewhere are denied, and
+// from now on all others.
+func (t *term) leaveGateways(why string) {
+	if t.gateways != nil {
+		t.gateways.close(why)
+	}
+	t.coordinator.stop()
+	if t.gateways != nil {
+		t.gateways.leaveRequests()
+	}
+}
+
+// leavePeers closes the control connections.
+func (t *term) leavePeers() {
+	t.control.Close()
+	t.coordinator.wait()
+	t.endKeeping()
+	t.keeping.Wait()
+}
+
+// finish delivers events for as long as deliver says, and closes the outbox, which keeps what is left. Any error is the outbox's.
+func (t *term) finish(deliver time.Duration) error {
+	t.verifier.close()
+	ctx, cancel := context.WithTimeout(context.Background(), deliver)
+	defer cancel()
+	return t.events.Finish(ctx)
+}
