@@ -22,13 +22,7 @@ type callbacks struct {
 // newCallbacks opens the outbox if there is an application to tell, or if there may be gateways. Nothing is sent before Start.
 func newCallbacks(cfg *Config, observe outbox.Observe, log *slog.Logger) (*callbacks, error) {
 	c := &callbacks{}
-	var send outbox.Send
-	if cfg.EventCallbackURL != "" {
-		c.client = appclient.New(cfg.EventCallbackURL, cfg.EventCallbackAuth, outbox.MaxInFlight, programName+"/"+version)
-		send = func(ctx context.Context, ev outbox.Event) (int, http.Header, error) {
-			return c.client.Post(ctx, eventHeader(ev))
-		}
-	}
+	send := c.sender(cfg, alwaysLeads{})
 	var err error
 	switch {
 	case cfg.GatewaySecret != "":
@@ -36,10 +30,29 @@ func newCallbacks(cfg *Config, observe outbox.Observe, log *slog.Logger) (*callb
 	case c.client != nil:
 		c.Outbox, err = outbox.Open(cfg.DataDir, send, observe, log)
 	}
+	return c, c.failed(err)
+}
+
+// sender makes the client, and returns what sends events with it; nil: there is no application to tell. Another leader may send the
+// same events: nothing is sent in doubt.
+func (c *callbacks) sender(cfg *Config, m mandate) outbox.Send {
+	if cfg.EventCallbackURL == "" {
+		return nil
+	}
+	c.client = appclient.New(cfg.EventCallbackURL, cfg.EventCallbackAuth, outbox.MaxInFlight, programName+"/"+version)
+	return func(ctx context.Context, ev outbox.Event) (int, http.Header, error) {
+		if err := m.AwaitValid(ctx); err != nil {
+			return 0, nil, err
+		}
+		return c.client.Post(ctx, eventHeader(ev))
+	}
+}
+
+func (c *callbacks) failed(err error) error {
 	if err != nil && c.client != nil {
 		c.client.Close()
 	}
-	return c, err
+	return err
 }
 
 // keepsEvents tells whether there is an application to tell.

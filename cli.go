@@ -138,6 +138,7 @@ func (i invocation) check() error {
 		{"LOG_FORMAT", either(cfg.LogJSON, "json", "text")},
 		{"ID_MAX_LENGTH", cfg.IDMaxLength},
 		{"DATA_DIR", cfg.DataDir},
+		{"DATABASE_URL", cfg.DatabaseURL},
 		{"KEY_VERIFICATION_URL", cfg.KeyVerificationURL},
 		{"KEY_VERIFICATION_AUTH", cfg.KeyVerificationAuth},
 		{"EVENT_CALLBACK_URL", cfg.EventCallbackURL},
@@ -159,6 +160,10 @@ func (i invocation) check() error {
 // describeRole says in comments what the process is, and what it has to do with gateways.
 func describeRole(cfg *Config) string {
 	switch {
+	case cfg.DatabaseURL != "" && cfg.GatewaySecret == "":
+		return "# a coordinator that leads or stands by, as the database decides\n# no gateway may link: GATEWAY_SECRET is not set; peers lose their connections when another coordinator takes over\n"
+	case cfg.DatabaseURL != "" && !cfg.isGateway():
+		return "# a coordinator that leads or stands by, as the database decides\n# gateways may link to the one that leads\n"
 	case !cfg.isGateway() && cfg.GatewaySecret == "":
 		return "# a coordinator\n# no gateway may link: GATEWAY_SECRET is not set\n"
 	case !cfg.isGateway():

@@ -64,6 +64,7 @@ type Config struct {
 	LogJSON       bool
 	IDMaxLength   int // bytes
 	DataDir       string
+	DatabaseURL   Secret // of PostgreSQL; "": events are kept in DataDir
 
 	// The URLs may hold credentials; "" is not set.
 	// Auth is the whole value of the Authorization header; "" is no header.
@@ -102,6 +103,7 @@ func loadConfig(getenv func(string) string) (*Config, error) {
 		LogJSON:       env.textOrJSON("LOG_FORMAT"),
 		IDMaxLength:   env.number("ID_MAX_LENGTH", 128, 1, maxIDLength),
 		DataDir:       env.path("DATA_DIR", "data"),
+		DatabaseURL:   env.databaseURL("DATABASE_URL"),
 
 		KeyVerificationURL: env.url("KEY_VERIFICATION_URL"),
 		KeyVerificationAuth: env.outgoingAuth(authVariables{
@@ -419,6 +421,24 @@ func (e *environment) parseURL(name, value string) *url.URL {
 		}
 	}
 	return u
+}
+
+// databaseURL reads the URL of a PostgreSQL database (libpq documentation, 32.1.1.2). Its password may stand in it.
+func (e *environment) databaseURL(name string) Secret {
+	v := e.secret(name)
+	if v.value == "" {
+		return ""
+	}
+	u, err := url.Parse(v.value) // the error quotes the value
+	switch {
+	case err != nil || u.Scheme != "postgres" && u.Scheme != "postgresql" || u.Opaque != "":
+		e.fault(name, "must be a URL: postgres://user:password@host/database")
+	case u.Hostname() == "" && u.Query().Get("host") == "":
+		e.fault(name, "must name the host of the database: postgres://user:password@host/database")
+	case strings.Trim(u.Path, "/") == "" && u.Query().Get("dbname") == "":
+		e.fault(name, "must name the database: postgres://user:password@host/database")
+	}
+	return Secret(v.value)
 }
 
 // baseURLs reads URLs that paths are appended to. They are shown, so they may hold no credentials.

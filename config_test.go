@@ -597,7 +597,7 @@ func TestHTTPSThatIsOffByMistakeIsAnErrorAndTheStartGoesOn(t *testing.T) {
 
 // secretVariables are those that can come from a file, with what else must be set for them to count.
 func secretVariables() map[string]settings {
-	all := map[string]settings{"CONTROL_SECRET": {}, "GATEWAY_SECRET": {}, "KEY_VERIFICATION_URL": {}, "EVENT_CALLBACK_URL": {}}
+	all := map[string]settings{"CONTROL_SECRET": {}, "GATEWAY_SECRET": {}, "KEY_VERIFICATION_URL": {}, "EVENT_CALLBACK_URL": {}, "DATABASE_URL": {}}
 	for _, prefix := range []string{"KEY_VERIFICATION_", "EVENT_CALLBACK_", "COMMANDS_API_"} {
 		auth := prefix + "AUTH"
 		all[auth+"_PASSWORD"] = settings{auth: "Basic", auth + "_USER": "u"}
@@ -627,8 +627,11 @@ func secretFile(t *testing.T, content string) string {
 
 func TestEverySecretCanComeFromAFile(t *testing.T) {
 	t.Parallel()
-	const value = "http://u:p@app/secrets-of-32-bytes"
 	for name, rest := range secretVariables() {
+		value := "http://u:p@app/secrets-of-32-bytes"
+		if name == "DATABASE_URL" {
+			value = "postgres://u:p@db/name"
+		}
 		want, err := loadConfig(rest.with(name, value).get)
 		if err != nil {
 			t.Fatal(err)

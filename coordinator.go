@@ -51,6 +51,7 @@ var (
 	errBadStreamID = errors.New("malformed stream ID")
 	errNotPassedOn = errors.New("the gateway that holds the session has not taken it in: it may be absent; ask again")
 	errTooLate     = errors.New("its time is over")
+	errStandby     = errors.New("standby")
 )
 
 // publishRequest is what a streaming server asks for a publisher. key is a secret.
@@ -206,8 +207,11 @@ func (c *coordinator) joinEncoder(at attachment, peer encoderPeer, remote string
 
 // resizeEncoder is every later REGISTER.
 func (c *coordinator) resizeEncoder(e *encoder, capacity int) {
-	c.log.Info("encoder changed its capacity", encoderAttr(e.id), "capacity", capacity)
-	c.logAndCount(c.registry.resize(e, capacity, time.Now()))
+	notices, changed := c.registry.resize(e, capacity, time.Now())
+	if changed {
+		c.log.Info("encoder changed its capacity", encoderAttr(e.id), "capacity", capacity)
+	}
+	c.logAndCount(notices)
 }
 
 // leaveEncoder is called once when the connection of a registered encoder is gone.

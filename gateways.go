@@ -315,7 +315,7 @@ func (h *gateways) restore() {
 	h.phase.Lock()
 	defer h.phase.Unlock()
 	began := time.Now()
-	in := restoration{gateways: map[string]bool{}, tails: h.store.Tails}
+	in := restoration{gateways: map[string]bool{}, tails: h.store.Tails, lossy: !h.c.mandate.IsForGood()}
 	var absent []string
 	for _, g := range h.links.Gateways() {
 		in.gateways[g.ID] = true

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	"net"
+	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
@@ -134,6 +135,19 @@ func TestUnavailableCoordinatorIsAsTheAPIDocumentSays(t *testing.T) {
 			a.Ask(-503, method, path)
 		}
 	})
+	server.Close()
+	standby := newTableHandler(cfg, log, http.NewServeMux(), standbyTable(cfg, api.coordinator.metrics, func() []string { return nil }), nil)
+	server = httptest.NewServer(standby)
+	defer server.Close()
+	a.Addr = strings.TrimPrefix(server.URL, "http://")
+	a.Ask(503, "GET", "/leader")
+	doc.Operations(func(_, method, path string, op apidoc.Part) {
+		if strings.HasPrefix(path, "/commands/") {
+			a.Ask(-503, method, path)
+		}
+	})
+	a.Ask(200, "GET", "/readyz")
+	a.Ask(200, "GET", "/livez")
 	doc.Unseen(func(status string) bool { return status == "503" })
 }
 

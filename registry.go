@@ -426,20 +426,21 @@ func (r *registry) attachLocked(at attachment, now time.Time) attachment {
 	return at
 }
 
-// resize changes the capacity of an encoder; its load stays, even if it is above the new capacity.
-func (r *registry) resize(e *encoder, capacity int, now time.Time) []notice {
+// resize changes the capacity of an encoder, and tells whether it was another one; its load stays, even if it is above the new capacity.
+func (r *registry) resize(e *encoder, capacity int, now time.Time) (notices []notice, changed bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if e.gone {
-		return nil
+		return nil, false
 	}
+	changed = e.capacity != capacity
 	r.followsLocked(e.keeper)
 	r.slots.remove(e.capacity)
 	r.slots.add(capacity)
 	e.capacity = capacity
 	r.encoderChangedLocked(e)
 	r.settleLocked(now)
-	return r.endTransitionLocked()
+	return r.endTransitionLocked(), changed
 }
 
 // leaveServer forgets a streaming server: its publications end, and its publish requests that wait or are held are dropped.

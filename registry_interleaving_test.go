@@ -150,7 +150,8 @@ func (m *clusterModel) resizeEncoder() {
 	if e, ok := oneOf(m, m.encoders); ok {
 		e.capacity = m.rnd.IntN(6) - 1
 		m.say("encoder %d has %d slots", e.encoder.id, e.capacity)
-		m.done(m.r.resize(e.encoder, e.capacity, m.now))
+		notices, _ := m.r.resize(e.encoder, e.capacity, m.now)
+		m.done(notices)
 	}
 }
 

@@ -50,6 +50,7 @@ type restoration struct {
 
 	tails     map[uint64]uint32 // of queues in the store: the next position
 	announced []announcedStream // in the store: the application knows them and was not told that they are closed
+	lossy     bool              // the store may have lost commits: what a memo says counts, where the store says less
 }
 
 type announcedStream struct {
@@ -68,6 +69,7 @@ type restorer struct {
 	strangers    map[uint64]*publication
 	memos        map[*publication]memo.Publication
 	announced    map[string]announcedStream // streams in the store that no encoder here has
+	unstored     []*stream                  // that the application knows by their memos, and the store does not, or not as far
 }
 
 // replay is there until all that peers have said is taken in. Only then is it decided which stream serves which publication,
@@ -167,6 +169,18 @@ func (rs *restorer) restored(now time.Time) []notice {
 		r.passer.compare(r.exportLocked())
 	}
 	return r.endTransitionLocked()
+}
+
+// lostByStore returns what the store has lost of streams that are not closed. It is called after restored.
+func (rs *restorer) lostByStore() (lost []announcedStream) {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	for _, st := range rs.unstored {
+		if st.encoder.streams.Has(st) {
+			lost = append(lost, announcedStream{st.pub.number, st.pub.channel, st.id, st.previous, st.lastSeq})
+		}
+	}
+	return lost
 }
 
 // goOnAllLocked does what was postponed, and from now on what follows is done at once.
@@ -313,10 +327,14 @@ func (rs *restorer) addStream(e *encoder, m keptStream) {
 		closing:    m.Closing,
 		superseded: m.Role == memo.Superseded && m.Closing,
 		lastSeq:    m.told.LastSeq,
-		isOver:     m.told.LastSeq > 0,
+		isOver:     m.told.LastSeq > 0 && !rs.in.lossy,
 	}
-	if told, found := rs.announced[m.ID]; found { // the store is never behind, unless it lost commits
+	told, found := rs.announced[m.ID]
+	if found {
 		st.previous, st.lastSeq, st.isOver = told.previous, max(st.lastSeq, told.lastSeq), false
+	}
+	if rs.in.lossy && m.told.LastSeq > told.lastSeq {
+		rs.unstored = append(rs.unstored, st)
 	}
 	for _, o := range m.told.Outputs {
 		st.addOutputLocked(output{o.StreamType, o.Resolution})

@@ -156,7 +156,8 @@ func (rig *registryRig) encoderAt(address, name string, capacity int) *encoder {
 
 func (rig *registryRig) resize(e *encoder, capacity int) {
 	rig.t.Helper()
-	rig.step(rig.r.resize(e, capacity, rig.now))
+	notices, _ := rig.r.resize(e, capacity, rig.now)
+	rig.step(notices)
 }
 
 func (rig *registryRig) loseEncoder(e *encoder) {

@@ -69,6 +69,7 @@ func urlTable(cfg *Config, api *commands, sockets *control.Sockets, gateways *ga
 		"/{$}":               {"GET": welcome},
 		"/livez":             {"GET": probes.Live},
 		"/readyz":            {"GET": probes.ReadyProtected(api.coordinator.notReady, protected)},
+		link.LeaderPath:      {"GET": leader(cfg.GatewaySecret, api.coordinator.mandate)},
 		"/metrics":           {"GET": protected(api.coordinator.metrics.handler())},
 		"/commands/capacity": {"GET": command(api.capacity)},
 		"/commands/report":   {"GET": command(api.report)},
@@ -90,6 +91,39 @@ func urlTable(cfg *Config, api *commands, sockets *control.Sockets, gateways *ga
 		table[link.Path] = methods{"GET": gateways.links.ServeHTTP}
 	}
 	return table
+}
+
+// standbyTable is urlTable for a coordinator that stands by: it answers for itself, and says so of all that is the leader's.
+func standbyTable(cfg *Config, m *metrics, notReady func() []string) map[string]methods {
+	protected := func(h http.HandlerFunc) http.HandlerFunc { return cfg.CommandsAuth.Require(programName, h) }
+	page := methods{"GET": protectDashboard(cfg.CommandsAuth, dashboard.New())}
+	atLeader := methods{"GET": standsBy, "POST": standsBy}
+	return map[string]methods{
+		"/{$}":                {"GET": welcome},
+		"/livez":              {"GET": probes.Live},
+		"/readyz":             {"GET": probes.ReadyProtected(notReady, protected)},
+		link.LeaderPath:       {"GET": standsBy},
+		"/metrics":            {"GET": protected(m.handler())},
+		"/commands/{path...}": {"GET": protected(standsBy), "POST": protected(standsBy)},
+		"/dashboard":          page,
+		dashboardFilePattern:  page,
+		"/ws/{path...}":       atLeader,
+	}
+}
+
+// leader is the handler of /leader at a coordinator that leads. Gateways ask with a nonce, and believe only a proof.
+func leader(key Secret, m mandate) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if proof := link.LeaderProof(key, r.Header.Get(link.LeaderNonceHeader), m.Epoch()); proof != "" {
+			w.Header().Set(link.LeaderProofHeader, proof)
+		}
+		httpjson.Write(w, http.StatusOK, link.Leader{Leader: true, Epoch: m.Epoch()})
+	}
+}
+
+// standsBy is the answer to what only the leader can do.
+func standsBy(w http.ResponseWriter, _ *http.Request) {
+	unavailable(w, errStandby)
 }
 
 // newRoutes answers what the table does not name with 404.

@@ -135,7 +135,7 @@ func freeze(t *testing.T, frozen time.Duration, restarted, lost bool) {
 	} else {
 		app.AwaitStream(ids[1], told[1]...)
 	}
-	<-thaw
+	beatUntil(thaw, servers[0], nearEncoder)
 	cold.Signal(syscall.SIGCONT)
 	if !lost {
 		told[0] = append(told[0], meanwhile(0))

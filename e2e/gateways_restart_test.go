@@ -309,17 +309,7 @@ func TestTenRealMinutesWithoutACoordinator(t *testing.T) {
 		end := time.After(time.Minute)
 		server.Request(fmt.Sprint("denied-", minute), "key")
 		server.ExpectDenied(fmt.Sprint("denied-", minute))
-		for beat := time.NewTicker(20 * time.Second); ; {
-			server.Send("HEARTBEAT")
-			encoder.Send("HEARTBEAT")
-			select {
-			case <-beat.C:
-				continue
-			case <-end:
-			}
-			beat.Stop()
-			break
-		}
+		beatUntil(end, server, encoder)
 		g.AwaitMetrics(kept)
 	}
 	c.start()

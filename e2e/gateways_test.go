@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"coordinator/internal/clustertest"
+	"coordinator/internal/control"
 )
 
 // big is set by who wants the stories that take minutes, too.
@@ -170,5 +171,21 @@ func (c *gatewayCluster) awaitIdle() {
 	})
 	if status, body := c.gateways[0].Call("GET", "/commands/capacity"); status != http.StatusOK || !strings.HasPrefix(body, `{"load":0,`) {
 		c.Errorf("capacity: %d %s", status, body)
+	}
+}
+
+// beatUntil has peers say that they live, until then.
+func beatUntil(then <-chan time.Time, peers ...*clustertest.Peer) {
+	beat := time.NewTicker(control.HeartbeatEvery)
+	defer beat.Stop()
+	for {
+		for _, p := range peers {
+			p.Send("HEARTBEAT")
+		}
+		select {
+		case <-beat.C:
+		case <-then:
+			return
+		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"sync/atomic"
 	"time"
 
 	"coordinator/internal/link"
@@ -45,6 +46,9 @@ type activeLink struct {
 	ws   *websocket.Conn
 	end  context.CancelCauseFunc // closes the socket; the first cause counts
 	wake chan struct{}           // has room for one
+
+	unsure atomic.Bool   // what the coordinator has last said of its lead
+	doubt  chan struct{} // it has just said that it is unsure; has room for one
 
 	// guarded by Gateway.mu
 	queue   []link.Frame
@@ -142,6 +146,7 @@ func (g *Gateway) takeFrame(l *activeLink, f link.Frame) error {
 		return nil // it is ending
 	}
 	if f.Kind != link.KindBye || f.Number != 0 {
+		l.hearDoubt(f)
 		frames, orders, err := g.id.receive(f)
 		if err != nil {
 			return err
@@ -156,6 +161,20 @@ func (g *Gateway) takeFrame(l *activeLink, f link.Frame) error {
 		return byeError{bye.Text}
 	}
 	return nil
+}
+
+// hearDoubt looks whether the coordinator says that it may not lead any more.
+func (l *activeLink) hearDoubt(f link.Frame) {
+	var ack link.Count
+	if f.Kind != link.KindAck || f.Read(&ack) != nil {
+		return
+	}
+	if !l.unsure.Swap(ack.Unsure) && ack.Unsure {
+		select {
+		case l.doubt <- struct{}{}:
+		default:
+		}
+	}
 }
 
 // write is the link's writer.

@@ -52,19 +52,21 @@ var (
 // keepLink keeps a link until ctx ends or the gateway stops.
 func (g *Gateway) keepLink(ctx context.Context) {
 	t := troubles{g: g, alone: time.Now(), said: map[string]string{}}
-	for next := 0; ; {
-		began, u := time.Now(), g.URLs[next]
-		linked, err := g.linkOnce(ctx, u, &t)
-		if ctx.Err() != nil || g.isStopping() {
-			return
-		}
-		switch {
-		case linked:
-			t.lost(u, err)
-		case errors.Is(err, errAnew): // at once
-		default:
+	for {
+		began := time.Now()
+		for _, u := range g.candidates(ctx, &t) {
+			linked, err := g.linkOnce(ctx, u, &t)
+			if ctx.Err() != nil || g.isStopping() {
+				return
+			}
+			if linked {
+				t.lost(u, err)
+				break
+			}
+			if errors.Is(err, errAnew) { // this one is asked again
+				break
+			}
 			t.failed(u, err)
-			next = (next + 1) % len(g.URLs)
 		}
 		every := askEvery
 		if time.Since(t.alone) >= askRarelyAfter {
@@ -118,12 +120,15 @@ func (g *Gateway) linkOnce(ctx context.Context, u *url.URL, t *troubles) (linked
 	if !w.ControlSame {
 		g.Log.Warn("coordinator has another CONTROL_SECRET: a peer that connects here may be refused there, and the other way round; set the same at both", "url", u.String())
 	}
-	l := &activeLink{ws: ws, end: end, wake: make(chan struct{}, 1)}
+	l := &activeLink{ws: ws, end: end, wake: make(chan struct{}, 1), doubt: make(chan struct{}, 1)}
 	resumed, sessions, err := g.begin(l, u, w)
 	if err != nil {
 		return false, err
 	}
 	t.linked(u, w, resumed, sessions)
+	if len(g.URLs) > 1 {
+		g.running.Go(func() { g.lookOut(ctx, l, w.Epoch) })
+	}
 	err = g.serve(ctx, l, rest)
 	g.unlink(l)
 	return true, err
@@ -332,22 +337,35 @@ func (t *troubles) lost(u *url.URL, err error) {
 	t.g.Log.Log(context.Background(), t.level(slog.LevelWarn), "link to the coordinator has ended; sockets and live streams stay", "url", u.String(), "reason", wordsOf(err))
 }
 
+// nobodyLeads is said of coordinators that all stand by: one of them is about to take over.
+func (t *troubles) nobodyLeads(standing int) {
+	t.once("", "all coordinators stand by", func() {
+		t.g.Log.Warn("no coordinator leads; sockets and live streams stay, and no new publisher is let in", "standing_by", standing, "without_link", time.Since(t.alone))
+	})
+}
+
 func (t *troubles) failed(u *url.URL, err error) {
+	reason := wordsOf(err)
+	t.once(u.String(), reason, func() {
+		level := slog.LevelWarn
+		if errors.Is(err, errNoProof) || errors.Is(err, errOtherStore) {
+			level = slog.LevelError
+		}
+		t.g.Log.Log(context.Background(), level, "no link to the coordinator; sockets and live streams stay, and no new publisher is let in", "url", u.String(), "reason", reason, "without_link", time.Since(t.alone))
+	})
+}
+
+// once says something of a URL when the reason changes, and once a minute.
+func (t *troubles) once(of, reason string, say func()) {
 	now := time.Now()
 	if now.Sub(t.spoken) >= sayTroubleEvery {
 		clear(t.said)
 		t.spoken = now
 	}
-	reason := wordsOf(err)
-	if t.said[u.String()] == reason {
-		return
+	if t.said[of] != reason {
+		t.said[of] = reason
+		say()
 	}
-	t.said[u.String()] = reason
-	level := slog.LevelWarn
-	if errors.Is(err, errNoProof) || errors.Is(err, errOtherStore) {
-		level = slog.LevelError
-	}
-	t.g.Log.Log(context.Background(), level, "no link to the coordinator; sockets and live streams stay, and no new publisher is let in", "url", u.String(), "reason", reason, "without_link", time.Since(t.alone))
 }
 
 // wordsOf leaves out from which port of this machine was dialled: it is another one each time, and of no interest.

@@ -450,3 +450,13 @@ func sendText(t *testing.T, p *clustertest.Peer, text string) {
 		t.Fatal(err)
 	}
 }
+
+// trySay says something to a peer on a link that may have ended.
+func (l *testLink) trySay(session uint64, text string) {
+	l.sent++
+	f := link.With(link.KindSay, session, &link.Say{Items: []link.Item{{Text: []byte(text)}}})
+	f.Number = l.sent
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	l.ws.WriteMessage(websocket.BinaryMessage, f.Append(nil))
+}

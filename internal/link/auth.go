@@ -5,6 +5,8 @@ package link
 import (
 	"crypto/hmac"
 	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
 	"time"
 
 	"coordinator/internal/secret"
@@ -17,6 +19,11 @@ const (
 
 	// TokenHeader has the gateway's token in the request for a link.
 	TokenHeader = "X-Gateway-Auth-Token"
+
+	// A gateway that asks who leads shows a nonce, in base64url without padding; a coordinator that leads answers with its proof.
+	LeaderPath        = "/leader"
+	LeaderNonceHeader = "X-Leader-Nonce"
+	LeaderProofHeader = "X-Leader-Proof"
 
 	subject   = "gateway"
 	tokenGood = time.Minute
@@ -45,4 +52,33 @@ func MAC(key secret.Secret, nonce []byte) []byte {
 // Proves tells whether mac is that of the key, in constant time.
 func Proves(mac []byte, key secret.Secret, nonce []byte) bool {
 	return hmac.Equal(mac, MAC(key, nonce))
+}
+
+// leads is in front of what LeaderProof signs. It is longer than any nonce of HELLO, so that neither proof is good for the other.
+const leads = "This coordinator leads, in the epoch that follows: "
+
+// LeaderProof proves to a gateway that has chosen the nonce that a coordinator leads with this epoch: HMAC-SHA256 in base64url. "" if
+// there is no key or the nonce is none.
+func LeaderProof(key secret.Secret, nonce string, epoch uint64) string {
+	raw, err := base64.RawURLEncoding.DecodeString(nonce)
+	if err != nil || len(raw) < 8 || len(raw) > 32 || key == "" {
+		return ""
+	}
+	h := hmac.New(sha256.New, []byte(key.Reveal()))
+	h.Write([]byte(leads))
+	h.Write(binary.BigEndian.AppendUint64(nil, epoch))
+	h.Write(raw)
+	return base64.RawURLEncoding.EncodeToString(h.Sum(nil))
+}
+
+// ProvesLead tells whether a proof is that of the key, in constant time.
+func ProvesLead(proof string, key secret.Secret, nonce string, epoch uint64) bool {
+	wanted := LeaderProof(key, nonce, epoch)
+	return wanted != "" && hmac.Equal([]byte(proof), []byte(wanted))
+}
+
+// Leader is the answer to who asks LeaderPath, in JSON.
+type Leader struct {
+	Leader bool   `json:"leader"`
+	Epoch  uint64 `json:"epoch"`
 }

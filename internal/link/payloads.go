@@ -178,10 +178,16 @@ func (p *Late) Fields(c *tagged.Coder) {
 	tagged.Uint(c, 2, &p.Publication)
 }
 
-// Count is the payload of ACK: a link number.
-type Count struct{ Number uint64 }
+// Count is the payload of ACK: a link number. Unsure is a coordinator that can't be sure to lead for now: another one may.
+type Count struct {
+	Number uint64
+	Unsure bool
+}
 
-func (p *Count) Fields(c *tagged.Coder) { tagged.Uint(c, 1, &p.Number) }
+func (p *Count) Fields(c *tagged.Coder) {
+	tagged.Uint(c, 1, &p.Number)
+	c.Bool(2, &p.Unsure)
+}
 
 // Gone says that the session's socket has closed. It counts as one of the session's messages.
 type Gone struct {

@@ -201,6 +201,9 @@ func (g *Gateway) handleFrame(f *link.Frame) (held bool, err error) {
 	case *link.Gone:
 		h.Gone(g, f.Session, *p)
 	case *link.Reason:
+		if g.server.heard(p.Epoch) { // it is not lost, but has gone to the coordinator that leads
+			return false, errHigherEpoch
+		}
 		g.lose(byeError(*p))
 	case *link.Late:
 		h.Late(g, f.Session, *p)

@@ -205,7 +205,7 @@ func (g *Gateway) toWrite(b []byte, from *uint64, pingDue bool) (batch []byte, l
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.ackDue || pingDue {
-		b = link.With(link.KindAck, 0, &link.Count{Number: g.received}).Append(b)
+		b = link.With(link.KindAck, 0, &link.Count{Number: g.received, Unsure: g.server.unsure.Load()}).Append(b)
 		g.ackDue = false
 		g.framesOut++
 	}
@@ -222,6 +222,15 @@ func (g *Gateway) toWrite(b []byte, from *uint64, pingDue bool) (batch []byte, l
 	g.written = max(g.written, *from)
 	g.bytesOut += uint64(len(b))
 	return b, g.closed && *from == g.number
+}
+
+// acknowledgeNow has an ACK written, which says more than that.
+func (g *Gateway) acknowledgeNow() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.ackDue = true; g.linked != nil {
+		poke(g.linked.wake)
+	}
 }
 
 // receive counts a frame of the gateway. It is false if there is nothing to be done with it.

@@ -28,6 +28,8 @@ var (
 	errTooMany    = errors.New("too many gateways")
 	errOtherStore = errors.New("coordinator has another store: does COORDINATOR_URL lead to the right cluster?")
 
+	errHigherEpoch = errors.New("another coordinator leads, or has led, in a later epoch")
+
 	errBadID         = errors.New("HELLO has no valid identity of a gateway")
 	errBadNonce      = errors.New("HELLO has no nonce of 8 to 32 bytes")
 	errBadNumbers    = errors.New("HELLO names a number that can't have been given")
@@ -87,6 +89,8 @@ func (s *Server) judge(c *connection) error {
 		return errNoControlHere
 	case h.Store != "" && h.Store != s.Store:
 		return errOtherStore
+	case s.heard(h.Epoch):
+		return errHigherEpoch
 	}
 	c.spoken = min(h.Newest, link.Protocol)
 	return nil

@@ -23,6 +23,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"coordinator/internal/httpjson"
@@ -56,6 +57,10 @@ type Config struct {
 
 	// AddGateway has a gateway written to the store before its first WELCOME. It does not wait.
 	AddGateway func(id string) (durable <-chan struct{})
+
+	// HigherEpoch is told that a gateway knows of a higher epoch than Epoch: this coordinator does not lead any more, or its database
+	// has forgotten that it did. It does not wait. nil: nobody wants to know.
+	HigherEpoch func(epoch uint64)
 
 	Log      *slog.Logger
 	Refusals *logs.Refusals
@@ -91,6 +96,7 @@ type Server struct {
 	late      *late
 	closing   chan struct{} // closed when the server is
 
+	unsure  atomic.Bool    // whether this coordinator leads
 	running sync.WaitGroup // goroutines, and requests that are upgraded
 
 	mu sync.Mutex
@@ -248,6 +254,27 @@ func (s *Server) close(reason string) {
 	for c := range s.greeted {
 		c.end(errStopping)
 	}
+}
+
+// SetUnsure tells all gateways whether this coordinator can't be sure to lead. They ask others then, and stay.
+func (s *Server) SetUnsure(unsure bool) {
+	if s.unsure.Swap(unsure) == unsure {
+		return
+	}
+	for _, g := range s.all() {
+		g.acknowledgeNow()
+	}
+}
+
+// heard takes in which epoch a gateway knows of. It reports whether that is above this coordinator's.
+func (s *Server) heard(epoch uint64) bool {
+	if epoch <= s.Epoch {
+		return false
+	}
+	if s.HigherEpoch != nil {
+		s.HigherEpoch(epoch)
+	}
+	return true
 }
 
 // greets notes that nobody owns a connection yet, so that Close ends it.
