@@ -343,6 +343,7 @@ func (h *gateways) restore() {
 		h.c.registry.gatewayAbsent(gateway)
 	}
 	h.c.logAndCount(rs.restored(time.Now()))
+	h.storeAgain(rs.lostByStore())
 	h.forgetOthers(sessions)
 	for _, s := range sessions {
 		s.memos, s.publications, s.streams = nil, nil, nil
@@ -354,6 +355,19 @@ func (h *gateways) restore() {
 			"gateways", len(in.gateways), "took", time.Since(began))
 	}
 	h.c.goUp()
+}
+
+// storeAgain writes what a database has lost that went on without its last commits.
+func (h *gateways) storeAgain(streams []announcedStream) {
+	var changes []outbox.Change
+	for _, a := range streams {
+		changes = append(changes, outbox.KnowStream(outbox.Announced{Queue: a.queue, AnnouncedStream: outbox.AnnouncedStream{Channel: a.channel, StreamID: a.id, Previous: a.previous, LastSeq: uint64(a.lastSeq)}}))
+	}
+	if len(changes) > 0 {
+		h.log.Error("the database has lost commits: events that it held and that were not delivered are lost, and what the application knows is written to it again",
+			"streams", len(changes))
+	}
+	h.c.events.Change(changes...)
 }
 
 // saidMessage is a message of a session.

@@ -18,19 +18,19 @@ func BenchmarkOutboxCommit(b *testing.B) {
 	for _, size := range []int{1, 16, 256} {
 		b.Run(fmt.Sprintf("group=%d", size), func(b *testing.B) {
 			o := openedStore(b, b.TempDir())
-			defer o.close()
+			defer o.Close()
 			b.ReportAllocs()
 			cpu := processCPU(b)
 			position := uint32(0)
 			for b.Loop() {
-				var g group
+				var g Group
 				for queue := range uint64(size) {
 					ev := availableEvent("stream", int(position)+1)
 					ev.Queue = queue
-					g.appended = append(g.appended, ev)
-					g.delivered = append(g.delivered, deliveredUpTo{queue: queue, head: position})
+					g.Appended = append(g.Appended, ev)
+					g.Delivered = append(g.Delivered, DeliveredUpTo{Queue: queue, Head: position})
 				}
-				if _, err := o.commit(g); err != nil {
+				if _, err := o.Commit(g); err != nil {
 					b.Fatal(err)
 				}
 				position++
@@ -45,16 +45,16 @@ func BenchmarkOutboxCommit(b *testing.B) {
 // BenchmarkStreamLifeEvents is the part of a stream's life that callbacks has in it: stream-available and, once that was
 // taken, stream-closed, with 64 streams at once and an application over HTTP in the same process. cpu-us/life counts both.
 func BenchmarkStreamLifeEvents(b *testing.B) {
-	stores := map[string]func() eventStore{
-		"memory":  func() eventStore { return newMemoryStore() },
-		"durable": func() eventStore { return openedStore(b, b.TempDir()) },
+	stores := map[string]func() Store{
+		"memory":  func() Store { return newMemoryStore() },
+		"durable": func() Store { return openedStore(b, b.TempDir()) },
 	}
 	for _, name := range []string{"memory", "durable"} {
 		b.Run(name, func(b *testing.B) { benchmarkStreamLives(b, stores[name]()) })
 	}
 }
 
-func benchmarkStreamLives(b *testing.B, store eventStore) {
+func benchmarkStreamLives(b *testing.B, store Store) {
 	var taken sync.Map // stream ID -> chan struct{}
 	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		if waiting, ok := taken.Load(r.Header.Get("x-streaming-id")); ok {

@@ -62,7 +62,7 @@ func (c *settableClock) event(stream string, seq int) Event {
 }
 
 // outbox is one that goes by the clock.
-func (c *settableClock) outbox(t *testing.T, store eventStore, send Send) *Outbox {
+func (c *settableClock) outbox(t *testing.T, store Store, send Send) *Outbox {
 	t.Helper()
 	events, err := newOutbox(c.now, store, send, unobserved, nil, slog.New(slog.DiscardHandler))
 	if err != nil {
@@ -236,7 +236,7 @@ func TestAnEventThatWaitsForTheDiskAgesWithTheMonotonicClock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var clock settableClock
 		release := make(chan struct{})
-		store := &faultyStore{eventStore: newMemoryStore(), beforeCommit: func() error { <-release; return nil }}
+		store := &faultyStore{Store: newMemoryStore(), beforeCommit: func() error { <-release; return nil }}
 		c := clock.outbox(t, store, newEventRecorder().send)
 		c.Append(clock.event("s", 1))
 		time.Sleep(time.Minute)

@@ -36,35 +36,58 @@ type Cluster struct {
 	Announced []Announced       // streams that the application knows and was not told the end of
 }
 
-// Announced is a stream of which the application knows. LastSeq is that of its last event.
+// Announced is an announced stream with its queue.
 type Announced struct {
-	Queue                       uint64
-	Channel, StreamID, Previous string
-	LastSeq                     uint64
+	Queue uint64
+	AnnouncedStream
 }
 
 // Change is a change of what is kept of a cluster. Making it twice does no harm.
 type Change struct {
-	key     string
-	value   []byte // nil: the key is removed
+	Kind   ChangeKind
+	ID     string    // of the gateway or the store
+	Number uint64    // the last one used, or that of the session
+	Stream Announced // for StreamKnown
+
 	durable chan struct{}
 }
 
-// AddGateway is to be durable before the gateway is told anything.
-func AddGateway(id string) Change { return Change{key: gatewayPrefix + id, value: []byte{1}} }
+// ChangeKind tells what a Change changes.
+type ChangeKind int
 
-func RemoveGateway(id string) Change { return Change{key: gatewayPrefix + id} }
+const (
+	StoreNamed ChangeKind = iota
+	GatewayAdded
+	GatewayRemoved
+	NumbersUsed
+	SessionForgotten
+	StreamKnown
+)
+
+func nameStore(id string) Change { return Change{Kind: StoreNamed, ID: id} }
+
+// AddGateway is to be durable before the gateway is told anything.
+func AddGateway(id string) Change { return Change{Kind: GatewayAdded, ID: id} }
+
+func RemoveGateway(id string) Change { return Change{Kind: GatewayRemoved, ID: id} }
 
 // UseNumbers says that numbers up to last are given from now on.
-func UseNumbers(last uint64) Change {
-	return Change{key: numbersKey, value: binary.BigEndian.AppendUint64(nil, last)}
-}
+func UseNumbers(last uint64) Change { return Change{Kind: NumbersUsed, Number: last} }
 
 // ForgetSession drops how far a session's messages are applied.
-func ForgetSession(session uint64) Change { return Change{key: appliedKey(session)} }
+func ForgetSession(session uint64) Change { return Change{Kind: SessionForgotten, Number: session} }
+
+// KnowStream says again that the application knows a stream, for a database that has lost commits. A file loses none: nothing is
+// written to it.
+func KnowStream(a Announced) Change { return Change{Kind: StreamKnown, Stream: a} }
 
 func appliedKey(session uint64) string {
 	return appliedPrefix + string(binary.BigEndian.AppendUint64(nil, session))
+}
+
+// OpenShared is OpenCluster for a store that other processes may use when this one has ended with it. It is closed with the outbox.
+func OpenShared(store Store, send Send, observe Observe, log *slog.Logger) (*Outbox, Cluster, error) {
+	return newClusterOutbox(time.Now, store, send, observe, log)
 }
 
 // OpenCluster is Open for a coordinator with gateways: streams that were announced are closed only if no gateway is known, for
@@ -78,19 +101,19 @@ func OpenCluster(dir string, send Send, observe Observe, log *slog.Logger) (*Out
 	return newClusterOutbox(time.Now, store, send, observe, log)
 }
 
-func newClusterOutbox(now func() time.Time, store eventStore, send Send, observe Observe, log *slog.Logger) (*Outbox, Cluster, error) {
-	kept, err := store.cluster()
+func newClusterOutbox(now func() time.Time, store Store, send Send, observe Observe, log *slog.Logger) (*Outbox, Cluster, error) {
+	c, err := store.Cluster()
 	if err != nil {
-		return nil, Cluster{}, errors.Join(err, store.close())
+		return nil, Cluster{}, errors.Join(err, store.Close())
 	}
-	c := readCluster(kept)
+	c.Tails = map[uint64]uint32{}
 	o, err := openOutbox(now, store, send, observe, &c, log)
 	if err != nil {
 		return nil, Cluster{}, err
 	}
 	if c.StoreID == "" {
 		c.StoreID, c.IsNew = rand.Text(), true
-		o.Change(Change{key: storeIDKey, value: []byte(c.StoreID)})
+		o.Change(nameStore(c.StoreID))
 		if err := o.writeAll(); err != nil {
 			o.report(err) // it stays in memory until it can be written
 		}
@@ -100,7 +123,7 @@ func newClusterOutbox(now func() time.Time, store eventStore, send Send, observe
 
 // readCluster leaves out what it does not know.
 func readCluster(kept map[string][]byte) Cluster {
-	c := Cluster{StoreID: string(kept[storeIDKey]), Applied: map[uint64]uint64{}, Tails: map[uint64]uint32{}}
+	c := Cluster{StoreID: string(kept[storeIDKey]), Applied: map[uint64]uint64{}}
 	for key, value := range kept {
 		if id, ok := strings.CutPrefix(key, gatewayPrefix); ok {
 			c.Gateways = append(c.Gateways, id)
@@ -153,6 +176,23 @@ func announceDurable(changes []Change) {
 	}
 }
 
+// entry is what becomes of a change in the bucket. A nil value removes the key.
+func (c Change) entry() (key string, value []byte) {
+	switch c.Kind {
+	case StoreNamed:
+		return storeIDKey, []byte(c.ID)
+	case GatewayAdded:
+		return gatewayPrefix + c.ID, []byte{1}
+	case GatewayRemoved:
+		return gatewayPrefix + c.ID, nil
+	case NumbersUsed:
+		return numbersKey, binary.BigEndian.AppendUint64(nil, c.Number)
+	case SessionForgotten:
+		return appliedKey(c.Number), nil
+	}
+	return "", nil
+}
+
 // applyChanges writes changes, and for each event that follows from a message that the message is applied.
 func applyChanges(tx *bbolt.Tx, changes []Change, events []Event) error {
 	var bucket *bbolt.Bucket
@@ -168,7 +208,11 @@ func applyChanges(tx *bbolt.Tx, changes []Change, events []Event) error {
 		return bucket.Put([]byte(key), value)
 	}
 	for _, c := range changes {
-		if err := put(c.key, c.value); err != nil {
+		key, value := c.entry()
+		if key == "" {
+			continue
+		}
+		if err := put(key, value); err != nil {
 			return err
 		}
 	}
@@ -182,14 +226,14 @@ func applyChanges(tx *bbolt.Tx, changes []Change, events []Event) error {
 	return nil
 }
 
-// cluster returns all that is kept beside events.
-func (s *boltStore) cluster() (kept map[string][]byte, err error) {
-	kept = map[string][]byte{}
+// Cluster returns all that is kept beside events.
+func (s *boltStore) Cluster() (Cluster, error) {
+	kept := map[string][]byte{}
 	db := s.db.Load()
 	if db == nil {
-		return kept, nil
+		return readCluster(kept), nil
 	}
-	err = guarded(func() error {
+	err := guarded(func() error {
 		return db.View(func(tx *bbolt.Tx) error {
 			bucket := tx.Bucket([]byte(clusterBucket))
 			if bucket == nil {
@@ -202,7 +246,7 @@ func (s *boltStore) cluster() (kept map[string][]byte, err error) {
 		})
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read what is kept of the cluster: %w", classify(err))
+		return Cluster{}, fmt.Errorf("read what is kept of the cluster: %w", classify(err))
 	}
-	return kept, nil
+	return readCluster(kept), nil
 }

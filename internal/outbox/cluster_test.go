@@ -67,7 +67,7 @@ func TestClusterIsKept(t *testing.T) {
 		Gateways:  []string{"g1"},
 		Applied:   map[uint64]uint64{7: 3},
 		Tails:     map[uint64]uint32{ev.Queue: 2},
-		Announced: []Announced{{Queue: ev.Queue, Channel: ev.Channel, StreamID: "s", LastSeq: 2}},
+		Announced: []Announced{{ev.Queue, AnnouncedStream{Channel: ev.Channel, StreamID: "s", LastSeq: 2}}},
 	}
 	if diff := cmp.Diff(want, again); diff != "" {
 		t.Error(diff)
@@ -164,7 +164,7 @@ func TestChangeIsDurableOnlyWhenItsCommitHasSucceeded(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				memory := newMemoryStore()
 				faults := 0
-				store := &faultyStore{eventStore: memory}
+				store := &faultyStore{Store: memory}
 				o, _, err := newClusterOutbox(time.Now, store, neverAnswers, unobserved, slog.New(slog.DiscardHandler))
 				if err != nil {
 					t.Fatal(err)
@@ -183,8 +183,8 @@ func TestChangeIsDurableOnlyWhenItsCommitHasSucceeded(t *testing.T) {
 				if faults != 4 || time.Since(began) < 3*commitRetry {
 					t.Errorf("durable after %d commits and %v", faults, time.Since(began))
 				}
-				kept, _ := memory.cluster()
-				if len(readCluster(kept).Gateways) != 1 {
+				kept, _ := memory.Cluster()
+				if len(kept.Gateways) != 1 {
 					t.Errorf("kept: %v", kept)
 				}
 				if len(memory.events) != 1 {

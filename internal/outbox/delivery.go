@@ -68,16 +68,16 @@ func newDelivery(send Send, observe Observe, delivered func(), read func(uint64,
 }
 
 // resume takes up a queue from the store, before run.
-func (d *delivery) resume(number uint64, record queueRecord) {
+func (d *delivery) resume(number uint64, record QueueRecord) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if record.head == record.tail {
+	if record.Head == record.Tail {
 		return
 	}
-	q := newQueue(number, record.head)
-	q.end = record.tail
+	q := newQueue(number, record.Head)
+	q.end = record.Tail
 	d.queues[number] = q
-	d.aged.set(q, d.clock.happened(record.headAt, longAgo, d.clock.at(d.now())))
+	d.aged.set(q, d.clock.happened(record.HeadAt, longAgo, d.clock.at(d.now())))
 	d.fresh.push(q)
 }
 
@@ -110,7 +110,7 @@ func (d *delivery) committed(events []Event) {
 
 // takeDelivered gives how far queues are delivered, for those that have got further since it was last called: at most limit
 // events in all. more says that there are others.
-func (d *delivery) takeDelivered(limit int) (delivered []deliveredUpTo, more bool) {
+func (d *delivery) takeDelivered(limit int) (delivered []DeliveredUpTo, more bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for limit > 0 && len(d.changed) > 0 {
@@ -118,7 +118,7 @@ func (d *delivery) takeDelivered(limit int) (delivered []deliveredUpTo, more boo
 		n := min(q.head-q.given, uint32(limit))
 		q.given += n
 		limit -= int(n)
-		delivered = append(delivered, deliveredUpTo{queue: q.number, head: q.given})
+		delivered = append(delivered, DeliveredUpTo{Queue: q.number, Head: q.given})
 		if q.given == q.head {
 			d.changed = d.changed[:len(d.changed)-1]
 			if q.head == q.end {
@@ -321,7 +321,7 @@ func (d *delivery) endTry(t try, at time.Time, delivered bool, wait time.Duratio
 // readFailed is endTry for an event that could not be read. One that never can be is passed over, or it would hold up
 // those behind it for ever.
 func (d *delivery) readFailed(t try, err error) (try, bool) {
-	lost := errors.Is(err, errUnreadable)
+	lost := errors.Is(err, ErrUnreadable)
 	_, wait := outcome(0, nil, err, t.attempt, time.Time{}, rand.Float64())
 	next, more, first := d.endUnreadTry(t, lost, wait, d.now())
 	switch {

@@ -170,16 +170,16 @@ func TestFullDiskRecoversWhenTheApplicationIsBack(t *testing.T) {
 
 // fullStore has room for removals only.
 type fullStore struct {
-	eventStore
+	Store
 	removed func(events int)
 }
 
-func (s fullStore) commit(g group) (group, error) {
-	if _, err := s.eventStore.commit(group{delivered: g.delivered}); err != nil {
+func (s fullStore) Commit(g Group) (Group, error) {
+	if _, err := s.Store.Commit(Group{Delivered: g.Delivered}); err != nil {
 		return g, err
 	}
-	s.removed(len(g.delivered))
-	g.delivered = nil
+	s.removed(len(g.Delivered))
+	g.Delivered = nil
 	return g, errNoRoom
 }
 
@@ -191,7 +191,7 @@ func TestDeliveredEventsMakeRoomSoon(t *testing.T) {
 		store, app := newMemoryStore(), newEventRecorder()
 		const streams = 100
 		for i := range streams {
-			if _, err := store.commit(group{appended: lifeOf(fmt.Sprint("s", i), 0)}); err != nil {
+			if _, err := store.Commit(Group{Appended: lifeOf(fmt.Sprint("s", i), 0)}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -270,23 +270,23 @@ func TestFirstStartOnAFullDiskLeavesNothingBehind(t *testing.T) {
 		if err != nil || found != nil {
 			t.Fatal(err, found)
 		}
-		if !errors.Is(o.trouble(), errNoRoom) {
-			t.Errorf("trouble: %v", o.trouble())
+		if !errors.Is(o.Trouble(), errNoRoom) {
+			t.Errorf("trouble: %v", o.Trouble())
 		}
 		if files, err := os.ReadDir(v.dir); err != nil || len(files) > 0 {
 			t.Errorf("left behind: %v %v", files, err)
 		}
-		g := group{appended: lifeOf("s", 3)}
-		if left, err := o.commit(g); err == nil || len(left.appended) != 4 {
-			t.Errorf("commit without room: %v, %d left", err, len(left.appended))
+		g := Group{Appended: lifeOf("s", 3)}
+		if left, err := o.Commit(g); err == nil || len(left.Appended) != 4 {
+			t.Errorf("commit without room: %v, %d left", err, len(left.Appended))
 		}
 		if err := v.free(); err != nil {
 			t.Fatal(err)
 		}
-		if left, err := o.commit(g); err != nil || !left.empty() || o.trouble() != nil {
-			t.Errorf("commit with room: %v, %v, %v", left, err, o.trouble())
+		if left, err := o.Commit(g); err != nil || !left.empty() || o.Trouble() != nil {
+			t.Errorf("commit with room: %v, %v, %v", left, err, o.Trouble())
 		}
-		if err := o.close(); err != nil {
+		if err := o.Close(); err != nil {
 			t.Error(err)
 		}
 	})
@@ -299,10 +299,10 @@ func TestRoomForManyLiveStreamsCostsLittle(t *testing.T) {
 	const streams, part = 5 * chunkPages * endsPerPage, 512
 	dir := t.TempDir()
 	o := openedStore(t, dir)
-	commit := func(g group) {
+	commit := func(g Group) {
 		t.Helper()
-		if left, err := o.commit(g); err != nil || !left.empty() || o.trouble() != nil {
-			t.Fatal(err, left.empty(), o.trouble())
+		if left, err := o.Commit(g); err != nil || !left.empty() || o.Trouble() != nil {
+			t.Fatal(err, left.empty(), o.Trouble())
 		}
 		if free := freePages(o.db.Load()); free > 8*chunkPages && o.announced > 0 {
 			t.Fatalf("%d pages are free with %d live streams", free, o.announced)
@@ -314,10 +314,10 @@ func TestRoomForManyLiveStreamsCostsLittle(t *testing.T) {
 		return ev
 	}
 	for i := 0; i < streams; i += part {
-		var announced, taken group
+		var announced, taken Group
 		for k := i; k < i+part; k++ {
-			announced.appended = append(announced.appended, stream(k, availableEvent, 1))
-			taken.delivered = append(taken.delivered, deliveredUpTo{uint64(k + 1), 1})
+			announced.Appended = append(announced.Appended, stream(k, availableEvent, 1))
+			taken.Delivered = append(taken.Delivered, DeliveredUpTo{uint64(k + 1), 1})
 		}
 		commit(announced)
 		commit(taken)
@@ -329,45 +329,45 @@ func TestRoomForManyLiveStreamsCostsLittle(t *testing.T) {
 		}
 	}
 	enough()
-	if err := o.close(); err != nil {
+	if err := o.Close(); err != nil {
 		t.Fatal(err)
 	}
 	o = openedStore(t, dir)
-	if err := o.load(func(uint64, queueRecord) {}); err != nil || o.ballast == 0 {
+	if err := o.Load(func(uint64, QueueRecord) {}); err != nil || o.ballast == 0 {
 		t.Fatal(err, o.ballast)
 	}
-	commit(group{})
+	commit(Group{})
 	enough()
 
 	// On a disk that takes nothing more all of them can end.
 	o.db.Load().MaxSize = 1
 	for i := 0; i < streams; i += part {
-		var g group
+		var g Group
 		for k := i; k < i+part; k++ {
-			g.appended = append(g.appended, stream(k, closedEvent, 2))
+			g.Appended = append(g.Appended, stream(k, closedEvent, 2))
 		}
-		if left, err := o.commit(g); err != nil || !left.empty() {
-			t.Fatalf("after %d ends: %v, %d left", i, err, len(left.appended))
+		if left, err := o.Commit(g); err != nil || !left.empty() {
+			t.Fatalf("after %d ends: %v, %d left", i, err, len(left.Appended))
 		}
 	}
 	for i := range streams / part {
-		var g group
+		var g Group
 		for k := i * part; k < (i+1)*part; k++ {
-			g.delivered = append(g.delivered, deliveredUpTo{uint64(k + 1), 2})
+			g.Delivered = append(g.Delivered, DeliveredUpTo{uint64(k + 1), 2})
 		}
-		if left, err := o.commit(g); err != nil || !left.empty() {
-			t.Fatalf("after %d removals: %v, %d left", i*part, err, len(left.delivered))
+		if left, err := o.Commit(g); err != nil || !left.empty() {
+			t.Fatalf("after %d removals: %v, %d left", i*part, err, len(left.Delivered))
 		}
 	}
 	for range 2 * streams / endsPerPage / chunkPages {
-		if _, err := o.commit(group{}); err != nil {
+		if _, err := o.Commit(Group{}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if o.trouble() != nil || o.announced != 0 || o.ballast > 1 {
-		t.Errorf("at the end: %v, %d announced, %d chunks", o.trouble(), o.announced, o.ballast)
+	if o.Trouble() != nil || o.announced != 0 || o.ballast > 1 {
+		t.Errorf("at the end: %v, %d announced, %d chunks", o.Trouble(), o.announced, o.ballast)
 	}
-	if err := o.close(); err != nil {
+	if err := o.Close(); err != nil {
 		t.Error(err)
 	}
 }
@@ -375,7 +375,7 @@ func TestRoomForManyLiveStreamsCostsLittle(t *testing.T) {
 func TestStartThatWasCutOffHarmsNoLaterOne(t *testing.T) {
 	t.Parallel()
 	whole := filepath.Join(t.TempDir(), "data")
-	if err := openedStore(t, whole).close(); err != nil {
+	if err := openedStore(t, whole).Close(); err != nil {
 		t.Fatal(err)
 	}
 	content, err := os.ReadFile(filepath.Join(whole, outboxFile))
@@ -393,7 +393,7 @@ func TestStartThatWasCutOffHarmsNoLaterOne(t *testing.T) {
 			}
 		}
 		o := openedStore(t, dir)
-		if err := o.close(); err != nil {
+		if err := o.Close(); err != nil {
 			t.Error(err)
 		}
 		if files, err := os.ReadDir(dir); err != nil || len(files) != 1 {
@@ -408,19 +408,19 @@ func damagedFile(t *testing.T) (content []byte, pageSize int) {
 	dir := t.TempDir()
 	o := openedStore(t, dir)
 	for i := range 40 {
-		g := group{appended: lifeOf(fmt.Sprint("ended", i), 3)}
+		g := Group{Appended: lifeOf(fmt.Sprint("ended", i), 3)}
 		if i%4 == 0 {
-			g.appended = g.appended[:3] // announced
+			g.Appended = g.Appended[:3] // announced
 		}
 		if i > 20 {
-			g.delivered = []deliveredUpTo{{queueOf(fmt.Sprint("ended", i-20)), 2}}
+			g.Delivered = []DeliveredUpTo{{queueOf(fmt.Sprint("ended", i-20)), 2}}
 		}
-		if _, err := o.commit(g); err != nil {
+		if _, err := o.Commit(g); err != nil {
 			t.Fatal(err)
 		}
 	}
 	pageSize = o.db.Load().Info().PageSize
-	if err := o.close(); err != nil {
+	if err := o.Close(); err != nil {
 		t.Fatal(err)
 	}
 	content, err := os.ReadFile(filepath.Join(dir, outboxFile))
@@ -517,12 +517,12 @@ func damagedPage(t *testing.T, content []byte, page int64, damage func(*os.File,
 			<-time.After(time.Second)
 		}
 		<-time.After(time.Minute)
-		if o.trouble() != nil && (c.Err() == nil || !c.Damaged()) {
+		if o.Trouble() != nil && (c.Err() == nil || !c.Damaged()) {
 			t.Errorf("page %d: publishers are not denied though the outbox is damaged", page)
 		}
 		_ = c.Finish(stopped())
 	})
-	if damaged := o.trouble(); damaged != nil && !errors.Is(damaged, errDamaged) {
+	if damaged := o.Trouble(); damaged != nil && !errors.Is(damaged, errDamaged) {
 		t.Errorf("page %d: %v", page, damaged)
 	} else if damaged != nil {
 		found = 1
@@ -543,10 +543,10 @@ func damagedPage(t *testing.T, content []byte, page int64, damage func(*os.File,
 	if err != nil {
 		t.Fatalf("page %d, the next start: %v", page, err)
 	}
-	if _, err := o.commit(group{appended: lifeOf("next", 1)}); err != nil || o.trouble() != nil {
-		t.Errorf("page %d, the next start: %v %v", page, err, o.trouble())
+	if _, err := o.Commit(Group{Appended: lifeOf("next", 1)}); err != nil || o.Trouble() != nil {
+		t.Errorf("page %d, the next start: %v %v", page, err, o.Trouble())
 	}
-	if err := o.close(); err != nil {
+	if err := o.Close(); err != nil {
 		t.Error(err)
 	}
 	return found

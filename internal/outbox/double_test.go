@@ -20,19 +20,19 @@ import (
 
 // faultyStore injects faults into another store.
 type faultyStore struct {
-	eventStore
+	Store
 	beforeCommit func() error
 	afterCommit  func() error // its error comes although the group is kept
 	beforeRead   func() error
 }
 
-func (s *faultyStore) commit(g group) (group, error) {
+func (s *faultyStore) Commit(g Group) (Group, error) {
 	if s.beforeCommit != nil {
 		if err := s.beforeCommit(); err != nil {
 			return g, err
 		}
 	}
-	left, err := s.eventStore.commit(g)
+	left, err := s.Store.Commit(g)
 	if err == nil && s.afterCommit != nil {
 		if err := s.afterCommit(); err != nil {
 			return g, err
@@ -41,25 +41,25 @@ func (s *faultyStore) commit(g group) (group, error) {
 	return left, err
 }
 
-func (s *faultyStore) read(queue uint64, position uint32) (Event, error) {
+func (s *faultyStore) Read(queue uint64, position uint32) (Event, error) {
 	if s.beforeRead != nil {
 		if err := s.beforeRead(); err != nil {
 			return Event{}, err
 		}
 	}
-	return s.eventStore.read(queue, position)
+	return s.Store.Read(queue, position)
 }
 
-// memoryStore is an eventStore without a disk.
+// memoryStore is a Store without a disk.
 type memoryStore struct {
 	mu     sync.Mutex
-	queues map[uint64]queueRecord
+	queues map[uint64]QueueRecord
 	events map[[2]uint64]Event
 	kept   map[string][]byte // of the cluster
 }
 
 func newMemoryStore() *memoryStore {
-	return &memoryStore{queues: map[uint64]queueRecord{}, events: map[[2]uint64]Event{}, kept: map[string][]byte{}}
+	return &memoryStore{queues: map[uint64]QueueRecord{}, events: map[[2]uint64]Event{}, kept: map[string][]byte{}}
 }
 
 // crashed is what a process that starts after a crash at this moment finds.
@@ -69,13 +69,13 @@ func (s *memoryStore) crashed() *memoryStore {
 	copied := newMemoryStore()
 	copied.events, copied.kept = maps.Clone(s.events), maps.Clone(s.kept)
 	for number, record := range s.queues {
-		record.announced = slices.Clone(record.announced)
+		record.Announced = slices.Clone(record.Announced)
 		copied.queues[number] = record
 	}
 	return copied
 }
 
-func (s *memoryStore) load(each func(uint64, queueRecord)) error {
+func (s *memoryStore) Load(each func(uint64, QueueRecord)) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, number := range slices.Sorted(maps.Keys(s.queues)) {
@@ -84,27 +84,27 @@ func (s *memoryStore) load(each func(uint64, queueRecord)) error {
 	return nil
 }
 
-func (s *memoryStore) trouble() error { return nil }
+func (s *memoryStore) Trouble() error { return nil }
 
-func (s *memoryStore) cluster() (map[string][]byte, error) {
+func (s *memoryStore) Cluster() (Cluster, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return maps.Clone(s.kept), nil
+	return readCluster(s.kept), nil
 }
 
-func (s *memoryStore) commit(g group) (group, error) {
+func (s *memoryStore) Commit(g Group) (Group, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, ev := range g.appended {
+	for _, ev := range g.Appended {
 		ev.At = time.UnixMilli(ev.At.UnixMilli()) // a disk keeps no monotonic reading
 		record, known := s.queues[ev.Queue]
 		if !known {
-			record = queueRecord{head: ev.Position}
+			record = QueueRecord{Head: ev.Position}
 		}
-		if !known || record.head == record.tail {
-			record.headAt = ev.At
+		if !known || record.Head == record.Tail {
+			record.HeadAt = ev.At
 		}
-		record.tail = ev.Position + 1
+		record.Tail = ev.Position + 1
 		record.note(&ev)
 		s.queues[ev.Queue] = record
 		s.events[[2]uint64{ev.Queue, uint64(ev.Position)}] = ev
@@ -112,43 +112,43 @@ func (s *memoryStore) commit(g group) (group, error) {
 			s.kept[appliedKey(ev.Session)] = binary.BigEndian.AppendUint64(nil, ev.Message)
 		}
 	}
-	for _, c := range g.changes {
-		if c.value == nil {
-			delete(s.kept, c.key)
+	for _, c := range g.Changes {
+		if key, value := c.entry(); value == nil {
+			delete(s.kept, key)
 		} else {
-			s.kept[c.key] = c.value
+			s.kept[key] = value
 		}
 	}
-	for _, upTo := range g.delivered {
-		record, known := s.queues[upTo.queue]
+	for _, upTo := range g.Delivered {
+		record, known := s.queues[upTo.Queue]
 		if !known {
 			continue
 		}
-		for ; record.head < upTo.head; record.head++ {
-			delete(s.events, [2]uint64{upTo.queue, uint64(record.head)})
+		for ; record.Head < upTo.Head; record.Head++ {
+			delete(s.events, [2]uint64{upTo.Queue, uint64(record.Head)})
 		}
-		if next, waits := s.events[[2]uint64{upTo.queue, uint64(record.head)}]; waits {
-			record.headAt = next.At
+		if next, waits := s.events[[2]uint64{upTo.Queue, uint64(record.Head)}]; waits {
+			record.HeadAt = next.At
 		}
-		s.queues[upTo.queue] = record
-		if record.head == record.tail && len(record.announced) == 0 {
-			delete(s.queues, upTo.queue)
+		s.queues[upTo.Queue] = record
+		if record.Head == record.Tail && len(record.Announced) == 0 {
+			delete(s.queues, upTo.Queue)
 		}
 	}
-	return group{}, nil
+	return Group{}, nil
 }
 
-func (s *memoryStore) read(queue uint64, position uint32) (Event, error) {
+func (s *memoryStore) Read(queue uint64, position uint32) (Event, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	ev, ok := s.events[[2]uint64{queue, uint64(position)}]
 	if !ok {
-		return Event{}, errUnreadable
+		return Event{}, ErrUnreadable
 	}
 	return ev, nil
 }
 
-func (s *memoryStore) close() error { return nil }
+func (s *memoryStore) Close() error { return nil }
 
 // eventRecorder stands for the application: it records what it is told and checks the order while it is told. answer decides
 // about each request; nil says 200 to all.
@@ -315,14 +315,14 @@ func appendAll(c *Outbox, events ...Event) {
 	}
 }
 
-func started(t testing.TB, store eventStore, send Send) *Outbox {
+func started(t testing.TB, store Store, send Send) *Outbox {
 	t.Helper()
 	c := resumed(t, store, send)
 	c.Start()
 	return c
 }
 
-func resumed(t testing.TB, store eventStore, send Send) *Outbox {
+func resumed(t testing.TB, store Store, send Send) *Outbox {
 	t.Helper()
 	c, err := resume(store, send, slog.New(slog.DiscardHandler))
 	if err != nil {
@@ -350,7 +350,7 @@ func finished(t testing.TB, c *Outbox) {
 	}
 }
 
-func resume(store eventStore, send Send, log *slog.Logger) (*Outbox, error) {
+func resume(store Store, send Send, log *slog.Logger) (*Outbox, error) {
 	return newOutbox(time.Now, store, send, unobserved, nil, log)
 }
 

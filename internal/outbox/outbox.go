@@ -35,14 +35,15 @@ const (
 
 var errDiskHangs = errors.New("the disk does not answer")
 
-// eventStore keeps events durably: boltStore on disk; tests use others.
-type eventStore interface {
-	load(each func(number uint64, record queueRecord)) error
-	cluster() (map[string][]byte, error)
-	commit(group) (left group, err error) // of one goroutine only; what is left may be given again after an error
-	read(queue uint64, position uint32) (Event, error)
-	trouble() error // why no stream may begin
-	close() error
+// Store keeps events durably, and what belongs to a cluster: a file (boltStore), or a database (internal/pgstore). Load and Cluster are
+// called before all others.
+type Store interface {
+	Load(each func(number uint64, record QueueRecord)) error
+	Cluster() (Cluster, error)            // without what comes from Load
+	Commit(Group) (left Group, err error) // of one goroutine only; what is left may be given again after an error
+	Read(queue uint64, position uint32) (Event, error)
+	Trouble() error // why no stream may begin
+	Close() error
 }
 
 // Send tells the application of one event. It returns the status of the answer and its header, or an error if there was
@@ -57,7 +58,7 @@ type Observe func(status int, err error, took time.Duration)
 type Outbox struct {
 	// set once
 	log        *slog.Logger
-	store      eventStore
+	store      Store
 	delivery   *delivery
 	stop       context.CancelFunc
 	ctx        context.Context
@@ -83,7 +84,7 @@ type Outbox struct {
 	reported string    // guarded by mu: what the log says is wrong, "" if nothing
 
 	// owned by the writer (before Start and after its end: by Open and Finish)
-	unwritten group
+	unwritten Group
 }
 
 // Open opens the outbox in the directory dir, which is created if it is missing, and appends a stream-closed for each
@@ -100,16 +101,15 @@ func Open(dir string, send Send, observe Observe, log *slog.Logger) (*Outbox, er
 
 // newDirectOutbox forgets the gateways of an earlier process. Their streams are closed now, as far as the application is told: they
 // must not be live again should gateways be let in later.
-func newDirectOutbox(now func() time.Time, store eventStore, send Send, observe Observe, log *slog.Logger) (*Outbox, error) {
-	kept, err := store.cluster()
+func newDirectOutbox(now func() time.Time, store Store, send Send, observe Observe, log *slog.Logger) (*Outbox, error) {
+	c, err := store.Cluster()
 	if err != nil {
-		return nil, errors.Join(err, store.close())
+		return nil, errors.Join(err, store.Close())
 	}
 	o, err := openOutbox(now, store, send, observe, nil, log)
 	if err != nil {
 		return nil, err
 	}
-	c := readCluster(kept)
 	var changes []Change
 	for _, gateway := range c.Gateways {
 		changes = append(changes, RemoveGateway(gateway))
@@ -143,10 +143,10 @@ func openLogged(dir string, log *slog.Logger) (*boltStore, error) {
 }
 
 // openOutbox is newOutbox, and closes the store if that fails.
-func openOutbox(now func() time.Time, store eventStore, send Send, observe Observe, cluster *Cluster, log *slog.Logger) (*Outbox, error) {
+func openOutbox(now func() time.Time, store Store, send Send, observe Observe, cluster *Cluster, log *slog.Logger) (*Outbox, error) {
 	o, err := newOutbox(now, store, send, observe, cluster, log)
 	if err != nil {
-		return nil, errors.Join(err, store.close())
+		return nil, errors.Join(err, store.Close())
 	}
 	if bolt, ok := store.(*boltStore); ok {
 		o.wasDamaged = bolt.wasDamaged
@@ -156,7 +156,7 @@ func openOutbox(now func() time.Time, store eventStore, send Send, observe Obser
 
 // newOutbox goes on with what a store holds. Tests set the wall clock by now. cluster is nil without gateways; else it gets
 // what is known of queues.
-func newOutbox(now func() time.Time, store eventStore, send Send, observe Observe, cluster *Cluster, log *slog.Logger) (*Outbox, error) {
+func newOutbox(now func() time.Time, store Store, send Send, observe Observe, cluster *Cluster, log *slog.Logger) (*Outbox, error) {
 	o := &Outbox{
 		log:         log,
 		store:       store,
@@ -165,7 +165,7 @@ func newOutbox(now func() time.Time, store eventStore, send Send, observe Observ
 		allDone:     make(chan struct{}, 1),
 	}
 	o.ctx, o.stop = context.WithCancel(context.Background())
-	o.delivery = newDelivery(send, observe, o.eventDelivered, store.read, now, log)
+	o.delivery = newDelivery(send, observe, o.eventDelivered, store.Read, now, log)
 	if err := o.resume(cluster); err != nil {
 		o.stop()
 		return nil, fmt.Errorf("read the events left from the last run: %w", err)
@@ -177,21 +177,21 @@ func newOutbox(now func() time.Time, store eventStore, send Send, observe Observ
 func (o *Outbox) resume(cluster *Cluster) error {
 	var lost []Event
 	now := o.delivery.now()
-	err := o.store.load(func(number uint64, record queueRecord) {
+	err := o.store.Load(func(number uint64, record QueueRecord) {
 		o.lastQueue = max(o.lastQueue, number)
-		o.undelivered.Add(int64(record.tail - record.head))
+		o.undelivered.Add(int64(record.Tail - record.Head))
 		o.delivery.resume(number, record)
 		if cluster != nil {
-			cluster.Tails[number] = record.tail
+			cluster.Tails[number] = record.Tail
 		}
-		for i, s := range record.announced {
+		for i, s := range record.Announced {
 			if cluster != nil && len(cluster.Gateways) > 0 {
-				cluster.Announced = append(cluster.Announced, Announced{number, s.channel, s.streamID, s.previous, s.lastSeq})
+				cluster.Announced = append(cluster.Announced, Announced{number, s})
 				continue
 			}
 			lost = append(lost, Event{
-				Channel: s.channel, StreamID: s.streamID, Queue: number, Position: record.tail + uint32(i), Previous: s.previous,
-				Seq: s.lastSeq + 1, Closed: true, At: now,
+				Channel: s.Channel, StreamID: s.StreamID, Queue: number, Position: record.Tail + uint32(i), Previous: s.Previous,
+				Seq: s.LastSeq + 1, Closed: true, At: now,
 			})
 		}
 	})
@@ -275,7 +275,7 @@ func (o *Outbox) Err() error {
 	if o == nil {
 		return nil
 	}
-	return cmp.Or(o.committing(), o.store.trouble())
+	return cmp.Or(o.committing(), o.store.Trouble())
 }
 
 func (o *Outbox) committing() error {
@@ -297,7 +297,7 @@ func (o *Outbox) LastQueue() uint64 {
 
 // Damaged tells whether the outbox was damaged, at the start or since.
 func (o *Outbox) Damaged() bool {
-	return o != nil && (o.wasDamaged || errors.Is(o.store.trouble(), errDamaged))
+	return o != nil && (o.wasDamaged || errors.Is(o.store.Trouble(), errDamaged))
 }
 
 // Pending tells how many events are undelivered, and how old the oldest of them is (0: there is none). Setting the wall
@@ -356,13 +356,13 @@ func (o *Outbox) finishFirst(ctx context.Context) error {
 		return errDiskHangs // the process ends anyway; what was committed is kept
 	}
 	if waiting := o.undelivered.Load(); waiting > 0 {
-		if trouble := o.store.trouble(); errors.Is(trouble, errDamaged) {
+		if trouble := o.store.Trouble(); errors.Is(trouble, errDamaged) {
 			o.log.Error("undelivered events are lost", "events", waiting, "error", trouble)
 		} else {
 			o.log.Info("undelivered events are kept for the next start", "events", waiting)
 		}
 	}
-	return errors.Join(err, o.store.close())
+	return errors.Join(err, o.store.Close())
 }
 
 // eventDelivered is told by the delivery after each 200.
@@ -417,23 +417,23 @@ func (o *Outbox) pause(d time.Duration, early <-chan struct{}) {
 // writeGroup commits all that was appended and delivered since the last commit. After an error it stays in unwritten and
 // goes with the next one.
 func (o *Outbox) writeGroup() error {
-	o.unwritten.appended = append(o.unwritten.appended, o.takeAppended(maxGroup-len(o.unwritten.appended))...)
-	delivered, more := o.delivery.takeDelivered(maxGroup - len(o.unwritten.delivered))
+	o.unwritten.Appended = append(o.unwritten.Appended, o.takeAppended(maxGroup-len(o.unwritten.Appended))...)
+	delivered, more := o.delivery.takeDelivered(maxGroup - len(o.unwritten.Delivered))
 	if more {
 		poke(o.wakeRemoval)
 	}
-	o.unwritten.delivered = append(o.unwritten.delivered, delivered...)
-	o.unwritten.changes = append(o.unwritten.changes, o.takeChanges()...)
-	if o.unwritten.empty() && o.store.trouble() == nil {
+	o.unwritten.Delivered = append(o.unwritten.Delivered, delivered...)
+	o.unwritten.Changes = append(o.unwritten.Changes, o.takeChanges()...)
+	if o.unwritten.empty() && o.store.Trouble() == nil {
 		return nil
 	}
 	o.setCommitting(time.Now())
 	defer o.setCommitting(time.Time{})
-	appended, changes := o.unwritten.appended, o.unwritten.changes
-	left, err := o.store.commit(o.unwritten)
+	appended, changes := o.unwritten.Appended, o.unwritten.Changes
+	left, err := o.store.Commit(o.unwritten)
 	o.unwritten = left
-	o.committed(appended[:len(appended)-len(left.appended)])
-	announceDurable(changes[:len(changes)-len(left.changes)])
+	o.committed(appended[:len(appended)-len(left.Appended)])
+	announceDurable(changes[:len(changes)-len(left.Changes)])
 	if err == nil {
 		o.allCommitted()
 	}
@@ -511,7 +511,7 @@ func (o *Outbox) allCommitted() {
 
 // report logs when events cannot be kept any more and when they can again.
 func (o *Outbox) report(err error) {
-	trouble := o.store.trouble()
+	trouble := o.store.Trouble()
 	before := o.setBroken(err, trouble)
 	switch after := cmp.Or(err, trouble); {
 	case after == nil && before == "":

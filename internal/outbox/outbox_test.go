@@ -22,7 +22,7 @@ import (
 func TestAnEventIsSentOnlyAfterItsCommit(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		store, app := &faultyStore{eventStore: newMemoryStore()}, newEventRecorder()
+		store, app := &faultyStore{Store: newMemoryStore()}, newEventRecorder()
 		release := make(chan struct{})
 		store.beforeCommit = func() error { <-release; return nil }
 		c := started(t, store, app.send)
@@ -279,7 +279,7 @@ func TestTheLogTellsOfAnOutageOnce(t *testing.T) {
 func TestADiskThatFillsUpLosesNothing(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		store, app := &faultyStore{eventStore: newMemoryStore()}, newEventRecorder()
+		store, app := &faultyStore{Store: newMemoryStore()}, newEventRecorder()
 		var full atomic.Bool
 		var commits atomic.Int64
 		store.beforeCommit = func() error {
@@ -330,7 +330,7 @@ func TestACommitThatFailsAfterItReachedTheDiskIsRepeatedSafely(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		kept, app := newMemoryStore(), newEventRecorder()
-		store := &faultyStore{eventStore: kept}
+		store := &faultyStore{Store: kept}
 		var healed atomic.Bool
 		store.afterCommit = func() error {
 			if !healed.Load() && rand.IntN(2) == 0 {
@@ -389,7 +389,7 @@ func TestAReadThatFailsIsTriedAgain(t *testing.T) {
 		if err := c.Finish(stopped()); err != nil {
 			t.Fatal(err)
 		}
-		faulty := &faultyStore{eventStore: store, beforeRead: func() error {
+		faulty := &faultyStore{Store: store, beforeRead: func() error {
 			if rand.IntN(2) == 0 {
 				return syscall.EIO
 			}
@@ -482,7 +482,7 @@ func TestDiskThatHangsCountsAsOneThatCannotBeWritten(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
-		store := &faultyStore{eventStore: newMemoryStore(), beforeCommit: func() error { <-release; return nil }}
+		store := &faultyStore{Store: newMemoryStore(), beforeCommit: func() error { <-release; return nil }}
 		c := started(t, store, newEventRecorder().send)
 		c.Append(availableEvent("s", 1))
 		time.Sleep(commitPatience - time.Second)
@@ -506,7 +506,7 @@ func TestDiskThatAnswersAgainKeepsEventsAgain(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
-		store := &faultyStore{eventStore: newMemoryStore(), beforeCommit: func() error { <-release; return nil }}
+		store := &faultyStore{Store: newMemoryStore(), beforeCommit: func() error { <-release; return nil }}
 		c := started(t, store, newEventRecorder().send)
 		c.Append(availableEvent("s", 1))
 		time.Sleep(2 * commitPatience)

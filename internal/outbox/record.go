@@ -9,56 +9,56 @@ import (
 	"time"
 )
 
-// queueRecord is what the outbox knows about a queue.
-type queueRecord struct {
-	head, tail uint32 // events at head <= position < tail are undelivered
-	headAt     time.Time
-	announced  []announcedStream
+// QueueRecord is what the outbox knows about a queue.
+type QueueRecord struct {
+	Head, Tail uint32 // events at head <= position < tail are undelivered
+	HeadAt     time.Time
+	Announced  []AnnouncedStream
 }
 
-// announcedStream is a stream of which the application was, or will be, told that it is available, and whose end is
+// AnnouncedStream is a stream of which the application was, or will be, told that it is available, and whose end is
 // not recorded.
-type announcedStream struct {
-	channel, streamID, previous string
-	lastSeq                     uint64
+type AnnouncedStream struct {
+	Channel, StreamID, Previous string
+	LastSeq                     uint64
 }
 
 // note keeps the announced streams up to date with an event that joins the queue.
-func (r *queueRecord) note(ev *Event) {
-	i := slices.IndexFunc(r.announced, func(s announcedStream) bool { return s.streamID == ev.StreamID })
+func (r *QueueRecord) note(ev *Event) {
+	i := slices.IndexFunc(r.Announced, func(s AnnouncedStream) bool { return s.StreamID == ev.StreamID })
 	switch {
 	case ev.Closed && i >= 0:
-		r.announced = slices.Delete(r.announced, i, i+1)
+		r.Announced = slices.Delete(r.Announced, i, i+1)
 	case ev.Closed:
 	case i >= 0:
-		r.announced[i].lastSeq = ev.Seq
+		r.Announced[i].LastSeq = ev.Seq
 	default:
-		r.announced = append(r.announced, announcedStream{channel: ev.Channel, streamID: ev.StreamID, previous: ev.Previous, lastSeq: ev.Seq})
+		r.Announced = append(r.Announced, AnnouncedStream{Channel: ev.Channel, StreamID: ev.StreamID, Previous: ev.Previous, LastSeq: ev.Seq})
 	}
 }
 
-func (r *queueRecord) encode() []byte {
+func (r *QueueRecord) encode() []byte {
 	b := make([]byte, 0, 160)
 	b = appendString(b, "") // earlier versions wrote a name here
-	b = binary.AppendUvarint(b, uint64(r.head))
-	b = binary.AppendUvarint(b, uint64(r.tail))
-	b = appendTime(b, r.headAt)
-	b = binary.AppendUvarint(b, uint64(len(r.announced)))
-	for _, s := range r.announced {
-		b = appendString(b, s.channel)
-		b = appendString(b, s.streamID)
-		b = appendString(b, s.previous)
-		b = binary.AppendUvarint(b, s.lastSeq)
+	b = binary.AppendUvarint(b, uint64(r.Head))
+	b = binary.AppendUvarint(b, uint64(r.Tail))
+	b = appendTime(b, r.HeadAt)
+	b = binary.AppendUvarint(b, uint64(len(r.Announced)))
+	for _, s := range r.Announced {
+		b = appendString(b, s.Channel)
+		b = appendString(b, s.StreamID)
+		b = appendString(b, s.Previous)
+		b = binary.AppendUvarint(b, s.LastSeq)
 	}
 	return b
 }
 
-func decodeQueueRecord(b []byte) (queueRecord, error) {
+func decodeQueueRecord(b []byte) (QueueRecord, error) {
 	f := fields{rest: string(b)}
 	f.text() // of earlier versions: a name that nothing needs
-	r := queueRecord{head: uint32(f.number()), tail: uint32(f.number()), headAt: f.time()}
+	r := QueueRecord{Head: uint32(f.number()), Tail: uint32(f.number()), HeadAt: f.time()}
 	for n := f.number(); n > 0 && !f.broken; n-- {
-		r.announced = append(r.announced, announcedStream{channel: f.text(), streamID: f.text(), previous: f.text(), lastSeq: f.number()})
+		r.Announced = append(r.Announced, AnnouncedStream{Channel: f.text(), StreamID: f.text(), Previous: f.text(), LastSeq: f.number()})
 	}
 	return r, f.err()
 }
@@ -141,7 +141,7 @@ func (f *fields) time() time.Time {
 
 func (f *fields) err() error {
 	if f.broken || f.rest != "" {
-		return errUnreadable
+		return ErrUnreadable
 	}
 	return nil
 }

@@ -62,7 +62,7 @@ func playOutage(t *testing.T, events, streams int) {
 		return 200, nil, nil
 	}
 	committed := make(chan struct{}, 1)
-	c := started(t, &faultyStore{eventStore: openedStore(t, dir), afterCommit: func() error {
+	c := started(t, &faultyStore{Store: openedStore(t, dir), afterCommit: func() error {
 		poke(committed)
 		return nil
 	}}, answer)

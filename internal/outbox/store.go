@@ -32,24 +32,24 @@ import (
 // maxGroup is how many events one commit adds at most, and how many it removes.
 const maxGroup = 1024
 
-// errUnreadable says that an event is not in the outbox or does not decode: reading it again will not help.
-var errUnreadable = errors.New("unreadable event in the outbox")
+// ErrUnreadable says that an event is not in the outbox or does not decode: reading it again will not help.
+var ErrUnreadable = errors.New("unreadable event in the outbox")
 
-// group is what the writer has to make durable.
-type group struct {
-	appended  []Event
-	delivered []deliveredUpTo
-	changes   []Change
+// Group is what the writer has to make durable.
+type Group struct {
+	Appended  []Event
+	Delivered []DeliveredUpTo
+	Changes   []Change
 }
 
-func (g group) empty() bool {
-	return len(g.appended) == 0 && len(g.delivered) == 0 && len(g.changes) == 0
+func (g Group) empty() bool {
+	return len(g.Appended) == 0 && len(g.Delivered) == 0 && len(g.Changes) == 0
 }
 
-// deliveredUpTo says that the events of a queue before position head are delivered.
-type deliveredUpTo struct {
-	queue uint64
-	head  uint32
+// DeliveredUpTo says that the events of a queue before position head are delivered.
+type DeliveredUpTo struct {
+	Queue uint64
+	Head  uint32
 }
 
 type boltStore struct {
@@ -121,15 +121,15 @@ func classify(err error) error {
 	return asDamage(err)
 }
 
-// trouble is why no stream may begin, nil if streams may. It may be called from anywhere.
-func (s *boltStore) trouble() error {
+// Trouble is why no stream may begin, nil if streams may. It may be called from anywhere.
+func (s *boltStore) Trouble() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.why
 }
 
-// load calls each with every queue record, in the order of their numbers. It is called once, before the first commit.
-func (s *boltStore) load(each func(number uint64, record queueRecord)) error {
+// Load calls each with every queue record, in the order of their numbers. It is called once, before the first commit.
+func (s *boltStore) Load(each func(number uint64, record QueueRecord)) error {
 	db := s.db.Load()
 	if db == nil {
 		return nil
@@ -142,7 +142,7 @@ func (s *boltStore) load(each func(number uint64, record queueRecord)) error {
 				if err != nil || len(key) != 8 {
 					return fmt.Errorf("%w: record of queue %x", errDamaged, key)
 				}
-				s.announced += len(record.announced)
+				s.announced += len(record.Announced)
 				each(binary.BigEndian.Uint64(key), record)
 				return nil
 			})
@@ -150,12 +150,12 @@ func (s *boltStore) load(each func(number uint64, record queueRecord)) error {
 	})
 }
 
-// commit makes as much of g durable as fits, and returns the rest: removals first, in smaller transactions if need be, then
+// Commit makes as much of g durable as fits, and returns the rest: removals first, in smaller transactions if need be, then
 // changes, then events in their order. With an empty g it only restores the reserve. Only one goroutine may call it.
-func (s *boltStore) commit(g group) (left group, err error) {
+func (s *boltStore) Commit(g Group) (left Group, err error) {
 	if s.isDamaged() {
 		s.commitInMemory(g)
-		return group{}, nil
+		return Group{}, nil
 	}
 	left = g
 	err = guarded(func() (err error) {
@@ -165,7 +165,7 @@ func (s *boltStore) commit(g group) (left group, err error) {
 	if err = classify(err); errors.Is(err, errDamaged) {
 		s.foundDamage(err)
 		s.commitInMemory(left)
-		return group{}, nil
+		return Group{}, nil
 	}
 	s.setTrouble(err)
 	if err != nil {
@@ -177,36 +177,36 @@ func (s *boltStore) commit(g group) (left group, err error) {
 	return left, err
 }
 
-func (s *boltStore) commitToFile(g group) (left group, err error) {
+func (s *boltStore) commitToFile(g Group) (left Group, err error) {
 	db, err := s.file()
 	if err != nil {
 		return g, err
 	}
-	if n, _ := s.fit(db, g.appended); n == len(g.appended) {
+	if n, _ := s.fit(db, g.Appended); n == len(g.Appended) {
 		if err := s.write(db, g); err == nil {
-			g = group{}
+			g = Group{}
 		} else if errors.Is(err, errDamaged) {
 			return g, err
 		}
 	}
-	if g.delivered, err = s.removeBySteps(db, g.delivered); err != nil {
+	if g.Delivered, err = s.removeBySteps(db, g.Delivered); err != nil {
 		return g, err
 	}
-	if err := s.write(db, group{changes: g.changes}); err != nil {
+	if err := s.write(db, Group{Changes: g.Changes}); err != nil {
 		return g, err
 	}
-	g.changes = nil
-	for len(g.appended) > 0 {
-		n, err := s.fit(db, g.appended)
+	g.Changes = nil
+	for len(g.Appended) > 0 {
+		n, err := s.fit(db, g.Appended)
 		if n == 0 {
 			return g, err
 		}
-		for err = s.write(db, group{appended: g.appended[:n]}); err != nil; err = s.write(db, group{appended: g.appended[:n]}) {
+		for err = s.write(db, Group{Appended: g.Appended[:n]}); err != nil; err = s.write(db, Group{Appended: g.Appended[:n]}) {
 			if n /= 2; n == 0 || errors.Is(err, errDamaged) {
 				return g, err
 			}
 		}
-		g.appended = g.appended[n:]
+		g.Appended = g.Appended[n:]
 	}
 	if err := s.compactIfWorth(db); errors.Is(err, errDamaged) {
 		return g, err
@@ -228,16 +228,16 @@ func (s *boltStore) file() (*bbolt.DB, error) {
 
 // removeBySteps removes delivered events, in smaller transactions where the disk has no room for all at once, and returns
 // what is left.
-func (s *boltStore) removeBySteps(db *bbolt.DB, delivered []deliveredUpTo) (left []deliveredUpTo, err error) {
+func (s *boltStore) removeBySteps(db *bbolt.DB, delivered []DeliveredUpTo) (left []DeliveredUpTo, err error) {
 	for most := maxGroup; len(delivered) > 0; {
 		part, rest := firstRemovals(delivered, most)
-		switch err := s.write(db, group{delivered: part}); {
+		switch err := s.write(db, Group{Delivered: part}); {
 		case err == nil:
 			delivered, most = rest, min(2*most, maxGroup)
 		case errors.Is(err, errDamaged):
 			return delivered, err
 		case len(part) <= 1:
-			if err := s.writeWithoutFreeList(db, group{delivered: part}); err != nil {
+			if err := s.writeWithoutFreeList(db, Group{Delivered: part}); err != nil {
 				return delivered, err
 			}
 			delivered = rest
@@ -248,21 +248,21 @@ func (s *boltStore) removeBySteps(db *bbolt.DB, delivered []deliveredUpTo) (left
 	return nil, nil
 }
 
-func firstRemovals(delivered []deliveredUpTo, most int) (part, rest []deliveredUpTo) {
+func firstRemovals(delivered []DeliveredUpTo, most int) (part, rest []DeliveredUpTo) {
 	n := min(most, len(delivered))
 	return delivered[:n], delivered[n:]
 }
 
 // writeWithoutFreeList is write that leaves the list of free pages out of the file, for which bbolt needs pages in a row.
 // The next write puts it in again.
-func (s *boltStore) writeWithoutFreeList(db *bbolt.DB, g group) error {
+func (s *boltStore) writeWithoutFreeList(db *bbolt.DB, g Group) error {
 	db.NoFreelistSync = true
 	defer func() { db.NoFreelistSync = false }()
 	return s.write(db, g)
 }
 
 // write makes a group durable in one transaction, all of it or nothing. Call it inside guarded.
-func (s *boltStore) write(db *bbolt.DB, g group) error {
+func (s *boltStore) write(db *bbolt.DB, g Group) error {
 	if g.empty() {
 		return nil
 	}
@@ -274,19 +274,19 @@ func (s *boltStore) write(db *bbolt.DB, g group) error {
 		s.pages = int(tx.Size()) / db.Info().PageSize
 		queues, events := tx.Bucket([]byte(queuesBucket)), tx.Bucket([]byte(eventsBucket))
 		queues.FillPercent, events.FillPercent = 0.9, 0.9
-		for i := range g.appended {
-			more, err := putEvent(queues, events, &g.appended[i])
+		for i := range g.Appended {
+			more, err := putEvent(queues, events, &g.Appended[i])
 			if err != nil {
 				return err
 			}
 			announced += more
 		}
-		for _, upTo := range g.delivered {
+		for _, upTo := range g.Delivered {
 			if err := removeDelivered(queues, events, upTo); err != nil {
 				return err
 			}
 		}
-		return applyChanges(tx, g.changes, g.appended)
+		return applyChanges(tx, g.Changes, g.Appended)
 	})
 	if err == nil {
 		s.announced = announced
@@ -296,22 +296,22 @@ func (s *boltStore) write(db *bbolt.DB, g group) error {
 
 // putEvent returns by how many the announced streams become more.
 func putEvent(queues, events *bbolt.Bucket, ev *Event) (more int, err error) {
-	record := queueRecord{head: ev.Position}
+	record := QueueRecord{Head: ev.Position}
 	if value := queues.Get(queueKey(ev.Queue)); value != nil {
 		if record, err = decodeQueueRecord(value); err != nil {
 			return 0, fmt.Errorf("%w: record of queue %d", errDamaged, ev.Queue)
 		}
-		if ev.Position < record.tail {
+		if ev.Position < record.Tail {
 			return 0, nil // repeated after an error that came when it had reached the disk
 		}
 	}
-	if record.head == record.tail || record.tail == 0 {
-		record.headAt = ev.At
+	if record.Head == record.Tail || record.Tail == 0 {
+		record.HeadAt = ev.At
 	}
-	record.tail = ev.Position + 1
-	more = -len(record.announced)
+	record.Tail = ev.Position + 1
+	more = -len(record.Announced)
 	record.note(ev)
-	more += len(record.announced)
+	more += len(record.Announced)
 	if err := events.Put(eventKey(ev.Queue, ev.Position), encodeEvent(ev)); err != nil {
 		return 0, err
 	}
@@ -319,33 +319,33 @@ func putEvent(queues, events *bbolt.Bucket, ev *Event) (more int, err error) {
 }
 
 // removeDelivered removes events, and the queue when it has ended with them.
-func removeDelivered(queues, events *bbolt.Bucket, upTo deliveredUpTo) error {
-	value := queues.Get(queueKey(upTo.queue))
+func removeDelivered(queues, events *bbolt.Bucket, upTo DeliveredUpTo) error {
+	value := queues.Get(queueKey(upTo.Queue))
 	if value == nil {
 		return nil
 	}
 	record, err := decodeQueueRecord(value)
 	if err != nil {
-		return fmt.Errorf("%w: record of queue %d", errDamaged, upTo.queue)
+		return fmt.Errorf("%w: record of queue %d", errDamaged, upTo.Queue)
 	}
-	for ; record.head < upTo.head; record.head++ {
-		if err := events.Delete(eventKey(upTo.queue, record.head)); err != nil {
+	for ; record.Head < upTo.Head; record.Head++ {
+		if err := events.Delete(eventKey(upTo.Queue, record.Head)); err != nil {
 			return err
 		}
 	}
-	if record.head == record.tail && len(record.announced) == 0 {
-		return queues.Delete(queueKey(upTo.queue))
+	if record.Head == record.Tail && len(record.Announced) == 0 {
+		return queues.Delete(queueKey(upTo.Queue))
 	}
-	if next := events.Get(eventKey(upTo.queue, record.head)); next != nil {
+	if next := events.Get(eventKey(upTo.Queue, record.Head)); next != nil {
 		if event, err := decodeEvent(next); err == nil {
-			record.headAt = event.At
+			record.HeadAt = event.At
 		}
 	}
-	return queues.Put(queueKey(upTo.queue), record.encode())
+	return queues.Put(queueKey(upTo.Queue), record.encode())
 }
 
-// read returns one undelivered event. errUnreadable means that it can never be read.
-func (s *boltStore) read(queue uint64, position uint32) (Event, error) {
+// Read returns one undelivered event. errUnreadable means that it can never be Read.
+func (s *boltStore) Read(queue uint64, position uint32) (Event, error) {
 	if ev, found := s.readFromMemory(queue, position); found {
 		return ev, nil
 	}
@@ -353,7 +353,7 @@ func (s *boltStore) read(queue uint64, position uint32) (Event, error) {
 	defer s.reading.Unlock()
 	db := s.db.Load()
 	if db == nil || s.stuck {
-		return Event{}, errUnreadable
+		return Event{}, ErrUnreadable
 	}
 	var found Event
 	s.stuck = true // until View has begun: a fault in Begin leaves bbolt locked
@@ -376,7 +376,7 @@ func (s *boltStore) read(queue uint64, position uint32) (Event, error) {
 		s.stuck = false
 	default:
 		s.foundDamage(err)
-		return Event{}, fmt.Errorf("%w: %w", errUnreadable, err)
+		return Event{}, fmt.Errorf("%w: %w", ErrUnreadable, err)
 	}
 	return found, err
 }
@@ -408,16 +408,16 @@ func (s *boltStore) isDamaged() bool {
 	return s.damaged
 }
 
-func (s *boltStore) commitInMemory(g group) {
+func (s *boltStore) commitInMemory(g Group) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, ev := range g.appended {
+	for _, ev := range g.Appended {
 		s.inMemory[ev.Queue] = append(s.inMemory[ev.Queue], ev)
 	}
-	for _, upTo := range g.delivered {
-		s.inMemory[upTo.queue] = slices.DeleteFunc(s.inMemory[upTo.queue], func(ev Event) bool { return ev.Position < upTo.head })
-		if len(s.inMemory[upTo.queue]) == 0 {
-			delete(s.inMemory, upTo.queue)
+	for _, upTo := range g.Delivered {
+		s.inMemory[upTo.Queue] = slices.DeleteFunc(s.inMemory[upTo.Queue], func(ev Event) bool { return ev.Position < upTo.Head })
+		if len(s.inMemory[upTo.Queue]) == 0 {
+			delete(s.inMemory, upTo.Queue)
 		}
 	}
 }
@@ -433,8 +433,8 @@ func (s *boltStore) readFromMemory(queue uint64, position uint32) (Event, bool) 
 	return Event{}, false
 }
 
-// close does not close a damaged file: bbolt could block for ever.
-func (s *boltStore) close() error {
+// Close does not Close a damaged file: bbolt could block for ever.
+func (s *boltStore) Close() error {
 	db := s.db.Load()
 	switch {
 	case s.isDamaged():

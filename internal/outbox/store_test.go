@@ -39,7 +39,7 @@ func TestTheOutboxIsReadableByItsOwnerOnly(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "new", "data")
 	o := openedStore(t, dir)
-	defer o.close()
+	defer o.Close()
 	for path, want := range map[string]os.FileMode{dir: 0o700, filepath.Join(dir, outboxFile): 0o600} {
 		if stat, err := os.Stat(path); err != nil || stat.Mode().Perm() != want {
 			t.Errorf("%s: %v, %v; want %v", path, stat.Mode(), err, want)
@@ -53,7 +53,7 @@ func TestADirectoryThatIsThereKeepsItsMode(t *testing.T) {
 	if err := os.Chmod(dir, 0o750); err != nil {
 		t.Fatal(err)
 	}
-	defer openedStore(t, dir).close()
+	defer openedStore(t, dir).Close()
 	if stat, err := os.Stat(dir); err != nil || stat.Mode().Perm() != 0o750 {
 		t.Errorf("%v, %v", stat.Mode(), err)
 	}
@@ -103,16 +103,16 @@ func TestEventsAndRecordsComeBackAsTheyWere(t *testing.T) {
 	if diff := cmp.Diff(ev, got, cmp.AllowUnexported(Event{})); diff != "" || err != nil {
 		t.Error(err, diff)
 	}
-	record := queueRecord{head: 3, tail: 1 << 31, headAt: ev.At, announced: []announcedStream{
-		{channel: "c", streamID: "s", previous: "r", lastSeq: 1 << 60}, {channel: "c", streamID: "t"},
+	record := QueueRecord{Head: 3, Tail: 1 << 31, HeadAt: ev.At, Announced: []AnnouncedStream{
+		{Channel: "c", StreamID: "s", Previous: "r", LastSeq: 1 << 60}, {Channel: "c", StreamID: "t"},
 	}}
 	gotRecord, err := decodeQueueRecord(record.encode())
-	if diff := cmp.Diff(record, gotRecord, cmp.AllowUnexported(queueRecord{}, announcedStream{})); diff != "" || err != nil {
+	if diff := cmp.Diff(record, gotRecord, cmp.AllowUnexported(QueueRecord{}, AnnouncedStream{})); diff != "" || err != nil {
 		t.Error(err, diff)
 	}
 	named := append(appendString(nil, "HVMAFYBAIQJYKQGXRLT3L3DYOR"), record.encode()[1:]...) // as earlier versions wrote it
 	gotRecord, err = decodeQueueRecord(named)
-	if diff := cmp.Diff(record, gotRecord, cmp.AllowUnexported(queueRecord{}, announcedStream{})); diff != "" || err != nil {
+	if diff := cmp.Diff(record, gotRecord, cmp.AllowUnexported(QueueRecord{}, AnnouncedStream{})); diff != "" || err != nil {
 		t.Error(err, diff)
 	}
 
@@ -170,10 +170,10 @@ func TestFileOfAnEarlierVersionIsTakenUp(t *testing.T) {
 		}
 	}
 	o := openedStore(t, dir)
-	if err := o.load(func(number uint64, record queueRecord) { t.Errorf("left: %d %+v", number, record) }); err != nil {
+	if err := o.Load(func(number uint64, record QueueRecord) { t.Errorf("left: %d %+v", number, record) }); err != nil {
 		t.Error(err)
 	}
-	if err := o.close(); err != nil {
+	if err := o.Close(); err != nil {
 		t.Error(err)
 	}
 }
@@ -182,26 +182,26 @@ func TestFileOfAnEarlierVersionIsTakenUp(t *testing.T) {
 func TestAgeOfTheOldestEventIsKeptOnDisk(t *testing.T) {
 	t.Parallel()
 	o := openedStore(t, t.TempDir())
-	defer o.close()
+	defer o.Close()
 	old, next, last := availableEvent("s", 1), availableEvent("s", 2), availableEvent("s", 3)
 	old.At, next.At, last.At = time.UnixMilli(1_000), time.UnixMilli(2_000), time.UnixMilli(3_000)
 	headAt := func() (at time.Time) {
-		if err := o.load(func(_ uint64, record queueRecord) { at = record.headAt }); err != nil {
+		if err := o.Load(func(_ uint64, record QueueRecord) { at = record.HeadAt }); err != nil {
 			t.Fatal(err)
 		}
 		return at
 	}
 	for _, step := range []struct {
-		g    group
+		g    Group
 		want time.Time
 	}{
-		{group{appended: []Event{old}}, old.At},
-		{group{appended: []Event{next}}, old.At},
-		{group{delivered: []deliveredUpTo{{queueOf("s"), 1}}}, next.At},
-		{group{delivered: []deliveredUpTo{{queueOf("s"), 2}}}, next.At}, // there is none now
-		{group{appended: []Event{last}}, last.At},
+		{Group{Appended: []Event{old}}, old.At},
+		{Group{Appended: []Event{next}}, old.At},
+		{Group{Delivered: []DeliveredUpTo{{queueOf("s"), 1}}}, next.At},
+		{Group{Delivered: []DeliveredUpTo{{queueOf("s"), 2}}}, next.At}, // there is none now
+		{Group{Appended: []Event{last}}, last.At},
 	} {
-		if _, err := o.commit(step.g); err != nil {
+		if _, err := o.Commit(step.g); err != nil {
 			t.Fatal(err)
 		}
 		if got := headAt(); !got.Equal(step.want) {
@@ -211,7 +211,7 @@ func TestAgeOfTheOldestEventIsKeptOnDisk(t *testing.T) {
 }
 
 func FuzzDecodingDamagedRecords(f *testing.F) {
-	record := queueRecord{head: 3, tail: 9, announced: []announcedStream{{channel: "c", streamID: "s", lastSeq: 1}}}
+	record := QueueRecord{Head: 3, Tail: 9, Announced: []AnnouncedStream{{Channel: "c", StreamID: "s", LastSeq: 1}}}
 	f.Add(record.encode())
 	ev := availableEvent("s", 1)
 	f.Add(encodeEvent(&ev))
@@ -263,14 +263,14 @@ func TestNoCrashLosesOrReordersEvents(t *testing.T) {
 		t.Parallel()
 		for range 8 {
 			synctest.Test(t, func(t *testing.T) {
-				crashAndResume(t, 50, newMemoryStore(), func(s eventStore) eventStore { return s.(*memoryStore).crashed() })
+				crashAndResume(t, 50, newMemoryStore(), func(s Store) Store { return s.(*memoryStore).crashed() })
 			})
 		}
 	})
 	t.Run("on disk", func(t *testing.T) {
 		t.Parallel()
 		dir := t.TempDir()
-		crashAndResume(t, 25, openedStore(t, filepath.Join(dir, "0")), func(s eventStore) eventStore {
+		crashAndResume(t, 25, openedStore(t, filepath.Join(dir, "0")), func(s Store) Store {
 			path := filepath.Join(s.(*boltStore).dir, outboxFile)
 			next, dirErr := os.MkdirTemp(dir, "")
 			data, err := os.ReadFile(path)
@@ -285,13 +285,13 @@ func TestNoCrashLosesOrReordersEvents(t *testing.T) {
 // crashAndResume runs lives that crash at a random commit, just before or just after it, with requests in flight. Then it
 // checks that each event that was committed was taken, that none was taken out of order, that a repeat is the same event,
 // and that each stream that was begun is closed by its last event.
-func crashAndResume(t *testing.T, lives int, store eventStore, atCrash func(eventStore) eventStore) {
+func crashAndResume(t *testing.T, lives int, store Store, atCrash func(Store) Store) {
 	app := newEventRecorder()
 	closedWith := map[string]string{} // last event ID by stream
 	committed := map[string]bool{}
 	var mu sync.Mutex
 	for life := range lives {
-		crashed, copied, next := make(chan struct{}), make(chan struct{}), eventStore(nil)
+		crashed, copied, next := make(chan struct{}), make(chan struct{}), Store(nil)
 		lastLife := life == lives-1
 		commitsLeft, before := 1+rand.IntN(15), rand.IntN(2) == 0
 		crash := func() error {
@@ -327,7 +327,7 @@ func crashAndResume(t *testing.T, lives int, store eventStore, atCrash func(even
 			}
 			return status, reply, err
 		}
-		faulty := &faultyStore{eventStore: recordingStore{store, func(ev Event) {
+		faulty := &faultyStore{Store: recordingStore{store, func(ev Event) {
 			mu.Lock()
 			defer mu.Unlock()
 			committed[ev.ID()] = true
@@ -370,7 +370,7 @@ func crashAndResume(t *testing.T, lives int, store eventStore, atCrash func(even
 			}
 			_ = c.Finish(stopped())
 		} else {
-			_ = store.close()
+			_ = store.Close()
 		}
 		<-copied // finishing does not wait for a slow disk
 		store = next
@@ -399,13 +399,13 @@ func crashAndResume(t *testing.T, lives int, store eventStore, atCrash func(even
 
 // recordingStore tells which events were committed.
 type recordingStore struct {
-	eventStore
+	Store
 	committed func(Event)
 }
 
-func (s recordingStore) commit(g group) (group, error) {
-	left, err := s.eventStore.commit(g)
-	for _, ev := range g.appended[:len(g.appended)-len(left.appended)] {
+func (s recordingStore) Commit(g Group) (Group, error) {
+	left, err := s.Store.Commit(g)
+	for _, ev := range g.Appended[:len(g.Appended)-len(left.Appended)] {
 		s.committed(ev)
 	}
 	return left, err
@@ -419,5 +419,5 @@ func withVersion(dir string, version byte) error {
 	err = o.db.Load().Update(func(tx *bbolt.Tx) error {
 		return tx.Bucket([]byte(metaBucket)).Put([]byte(versionKey), []byte{version})
 	})
-	return errors.Join(err, o.close())
+	return errors.Join(err, o.Close())
 }

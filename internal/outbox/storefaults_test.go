@@ -19,9 +19,9 @@ import (
 )
 
 // mustCommit commits all of a group.
-func mustCommit(t *testing.T, s *boltStore, g group) {
+func mustCommit(t *testing.T, s *boltStore, g Group) {
 	t.Helper()
-	if left, err := s.commit(g); err != nil || !left.empty() {
+	if left, err := s.Commit(g); err != nil || !left.empty() {
 		t.Fatal(err, left)
 	}
 }
@@ -30,19 +30,19 @@ func mustCommit(t *testing.T, s *boltStore, g group) {
 func TestPublishersAreAdmittedOnADiskThatOthersHaveFilled(t *testing.T) {
 	t.Parallel()
 	s := openedStore(t, t.TempDir())
-	defer s.close()
+	defer s.Close()
 	s.db.Load().MaxSize = 1 // nothing more
 	for i := range 500 {
 		name := fmt.Sprint("s", i)
-		mustCommit(t, s, group{appended: lifeOf(name, 3)})
-		mustCommit(t, s, group{delivered: []deliveredUpTo{{queueOf(name), 4}}})
+		mustCommit(t, s, Group{Appended: lifeOf(name, 3)})
+		mustCommit(t, s, Group{Delivered: []DeliveredUpTo{{queueOf(name), 4}}})
 		if i%10 == 0 {
-			mustCommit(t, s, group{appended: []Event{availableEvent(fmt.Sprint("stays", i), 1)}})
-			mustCommit(t, s, group{delivered: []deliveredUpTo{{queueOf(fmt.Sprint("stays", i)), 1}}})
+			mustCommit(t, s, Group{Appended: []Event{availableEvent(fmt.Sprint("stays", i), 1)}})
+			mustCommit(t, s, Group{Delivered: []DeliveredUpTo{{queueOf(fmt.Sprint("stays", i)), 1}}})
 		}
 	}
-	mustCommit(t, s, group{})
-	if err := s.trouble(); err != nil {
+	mustCommit(t, s, Group{})
+	if err := s.Trouble(); err != nil {
 		t.Error(err)
 	}
 }
@@ -53,7 +53,7 @@ func TestRemovalThatHangsIsNoticed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var hang atomic.Bool
 		release := make(chan struct{})
-		store := &faultyStore{eventStore: newMemoryStore(), beforeCommit: func() error {
+		store := &faultyStore{Store: newMemoryStore(), beforeCommit: func() error {
 			if hang.Load() {
 				<-release
 			}
@@ -94,8 +94,8 @@ func TestEventUnderAWrongKeyIsDamage(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	s := openedStore(t, dir)
-	mustCommit(t, s, group{appended: lifeOf("s", 3)})
-	if err := s.close(); err != nil {
+	mustCommit(t, s, Group{Appended: lifeOf("s", 3)})
+	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
 	change(t, dir, func(tx *bbolt.Tx) error {
@@ -108,7 +108,7 @@ func TestEventUnderAWrongKeyIsDamage(t *testing.T) {
 	if err != nil || found == nil {
 		t.Fatal(err, found)
 	}
-	if err := s.close(); err != nil {
+	if err := s.Close(); err != nil {
 		t.Error(err)
 	}
 }
@@ -118,7 +118,7 @@ func TestDamageFoundInUseIsSetAsideAtTheNextStart(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	s := openedStore(t, dir)
-	mustCommit(t, s, group{appended: lifeOf("s", 3)})
+	mustCommit(t, s, Group{Appended: lifeOf("s", 3)})
 	s.foundDamage(errDamaged)
 	// As the end of the process does:
 	if err := errors.Join(s.db.Load().Close(), s.lock.Close()); err != nil {
@@ -131,11 +131,11 @@ func TestDamageFoundInUseIsSetAsideAtTheNextStart(t *testing.T) {
 	if _, err := os.Stat(found.aside); err != nil {
 		t.Error(err)
 	}
-	mustCommit(t, s, group{appended: lifeOf("later", 1)})
-	if err := s.close(); err != nil {
+	mustCommit(t, s, Group{Appended: lifeOf("later", 1)})
+	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if err := openedStore(t, dir).close(); err != nil { // the next one finds nothing
+	if err := openedStore(t, dir).Close(); err != nil { // the next one finds nothing
 		t.Error(err)
 	}
 }
@@ -145,9 +145,9 @@ func TestMetaPageWithoutItsChecksumIsNotBelieved(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	s := openedStore(t, dir)
-	mustCommit(t, s, group{appended: lifeOf("s", 3)})
+	mustCommit(t, s, Group{Appended: lifeOf("s", 3)})
 	pageSize := s.db.Load().Info().PageSize
-	if err := s.close(); err != nil {
+	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
 	path := filepath.Join(dir, outboxFile)
@@ -165,9 +165,9 @@ func TestMetaPageWithoutItsChecksumIsNotBelieved(t *testing.T) {
 		t.Fatal(err)
 	}
 	s = openedStore(t, dir)
-	defer s.close()
-	mustCommit(t, s, group{appended: lifeOf("later", 1)})
-	if err := s.trouble(); err != nil {
+	defer s.Close()
+	mustCommit(t, s, Group{Appended: lifeOf("later", 1)})
+	if err := s.Trouble(); err != nil {
 		t.Error(err)
 	}
 }
@@ -178,18 +178,18 @@ func TestCommitThatIsRepeatedInPartsKeepsTheRest(t *testing.T) {
 	dir := t.TempDir()
 	s := openedStore(t, dir)
 	life := lifeOf("s", 5)
-	mustCommit(t, s, group{appended: life})
-	mustCommit(t, s, group{appended: life[:2]})
+	mustCommit(t, s, Group{Appended: life})
+	mustCommit(t, s, Group{Appended: life[:2]})
 	if s.announced != 0 {
 		t.Errorf("%d streams are announced", s.announced)
 	}
-	if err := s.close(); err != nil {
+	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
 	s = openedStore(t, dir)
-	defer s.close()
-	err := s.load(func(_ uint64, record queueRecord) {
-		if record.head != 0 || record.tail != 6 || len(record.announced) != 0 {
+	defer s.Close()
+	err := s.Load(func(_ uint64, record QueueRecord) {
+		if record.Head != 0 || record.Tail != 6 || len(record.Announced) != 0 {
 			t.Errorf("record %+v", record)
 		}
 	})
@@ -235,8 +235,8 @@ func TestOneOfTwoStartsWins(t *testing.T) {
 			}
 			for _, s := range stores {
 				if s != nil {
-					mustCommit(t, s, group{appended: lifeOf("s", 1)})
-					if err := s.close(); err != nil {
+					mustCommit(t, s, Group{Appended: lifeOf("s", 1)})
+					if err := s.Close(); err != nil {
 						t.Error(err)
 					}
 				}
@@ -250,17 +250,17 @@ func TestCrashInTheMiddleOfGrowingLosesNoRoom(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	s := openedStore(t, dir)
-	if err := s.close(); err != nil {
+	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
 	change(t, dir, func(tx *bbolt.Tx) error {
 		return tx.Bucket([]byte(metaBucket)).Put([]byte(roomKey), make([]byte, (pagesAtFirst-10)*os.Getpagesize()))
 	})
 	s = openedStore(t, dir)
-	defer s.close()
+	defer s.Close()
 	s.db.Load().MaxSize = 1
-	mustCommit(t, s, group{appended: lifeOf("s", 3)})
-	if err := s.trouble(); err != nil {
+	mustCommit(t, s, Group{Appended: lifeOf("s", 3)})
+	if err := s.Trouble(); err != nil {
 		t.Error(err)
 	}
 }
@@ -270,26 +270,26 @@ func TestRemovalNeedsNoPagesInARow(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	s := openedStore(t, dir)
-	mustCommit(t, s, group{appended: lifeOf("s", 3)})
-	if err := s.writeWithoutFreeList(s.db.Load(), group{delivered: []deliveredUpTo{{queueOf("s"), 2}}}); err != nil {
+	mustCommit(t, s, Group{Appended: lifeOf("s", 3)})
+	if err := s.writeWithoutFreeList(s.db.Load(), Group{Delivered: []DeliveredUpTo{{queueOf("s"), 2}}}); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.close(); err != nil { // as it is
-		t.Fatal(err)
-	}
-	s = openedStore(t, dir)
-	mustCommit(t, s, group{delivered: []deliveredUpTo{{queueOf("s"), 3}}})
-	if err := s.close(); err != nil {
+	if err := s.Close(); err != nil { // as it is
 		t.Fatal(err)
 	}
 	s = openedStore(t, dir)
-	defer s.close()
-	err := s.load(func(_ uint64, record queueRecord) {
-		if record.head != 3 || record.tail != 4 {
+	mustCommit(t, s, Group{Delivered: []DeliveredUpTo{{queueOf("s"), 3}}})
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = openedStore(t, dir)
+	defer s.Close()
+	err := s.Load(func(_ uint64, record QueueRecord) {
+		if record.Head != 3 || record.Tail != 4 {
 			t.Errorf("record %+v", record)
 		}
 	})
-	if free := freePages(s.db.Load()); err != nil || free < streamPages || s.trouble() != nil {
-		t.Errorf("%v, %d free pages, %v", err, free, s.trouble())
+	if free := freePages(s.db.Load()); err != nil || free < streamPages || s.Trouble() != nil {
+		t.Errorf("%v, %d free pages, %v", err, free, s.Trouble())
 	}
 }

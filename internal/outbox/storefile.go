@@ -312,10 +312,10 @@ func checkBuckets(tx *bbolt.Tx) error {
 	undelivered := uint64(0)
 	err := queues.ForEach(func(key, value []byte) error {
 		record, err := decodeQueueRecord(value)
-		if err != nil || len(key) != 8 || record.tail < record.head {
+		if err != nil || len(key) != 8 || record.Tail < record.Head {
 			return fmt.Errorf("%w: record of queue %x", errDamaged, key)
 		}
-		undelivered += uint64(record.tail - record.head)
+		undelivered += uint64(record.Tail - record.Head)
 		return nil
 	})
 	if err != nil {
@@ -326,7 +326,7 @@ func checkBuckets(tx *bbolt.Tx) error {
 			return fmt.Errorf("%w: event %x", errDamaged, key)
 		}
 		record, err := decodeQueueRecord(queues.Get(key[:8]))
-		if position := binary.BigEndian.Uint32(key[8:]); err != nil || position < record.head || position >= record.tail {
+		if position := binary.BigEndian.Uint32(key[8:]); err != nil || position < record.Head || position >= record.Tail {
 			return fmt.Errorf("%w: event %x is not in its queue", errDamaged, key)
 		}
 		undelivered--
