@@ -33,6 +33,15 @@ func newCallbacks(cfg *Config, observe outbox.Observe, log *slog.Logger) (*callb
 	return c, c.failed(err)
 }
 
+// newSharedCallbacks takes up the events in a store that it shares with other coordinators, and has as long as m says.
+func newSharedCallbacks(cfg *Config, store outbox.Store, m mandate, observe outbox.Observe, log *slog.Logger) (*callbacks, error) {
+	c := &callbacks{}
+	send := c.sender(cfg, m)
+	var err error
+	c.Outbox, c.cluster, err = outbox.OpenShared(store, send, observe, log)
+	return c, c.failed(err)
+}
+
 // sender makes the client, and returns what sends events with it; nil: there is no application to tell. Another leader may send the
 // same events: nothing is sent in doubt.
 func (c *callbacks) sender(cfg *Config, m mandate) outbox.Send {

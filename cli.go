@@ -25,6 +25,7 @@ import (
 
 	"coordinator/internal/dotenv"
 	"coordinator/internal/logs"
+	"coordinator/internal/pgstore"
 
 	"github.com/golang-jwt/jwt/v5"
 )
@@ -56,6 +57,7 @@ func (i invocation) execute(ctx context.Context) int {
 	}
 	showVersion := flags.Bool("version", false, "print the version")
 	check := flags.Bool("check", false, "check the configuration and print what would be used, without secrets")
+	schema := flags.Bool("schema", false, "print the tables and functions that the database of DATABASE_URL needs, as SQL")
 	healthcheck := flags.Bool("healthcheck", false, "ask the daemon that runs with this configuration whether it is alive")
 	var tokenSubject string
 	flags.Func("token", "print a control token, signed with CONTROL_SECRET, for a `peer`: rtmp, wss or hls", func(peer string) error {
@@ -80,6 +82,8 @@ func (i invocation) execute(ctx context.Context) int {
 	switch {
 	case *showVersion:
 		fmt.Fprintln(i.stdout, programName, version)
+	case *schema:
+		fmt.Fprint(i.stdout, pgstore.Schema())
 	case *check:
 		err = i.check()
 	case *healthcheck:

@@ -74,6 +74,7 @@ func newGateways(c *coordinator, cfg *Config, refusals *logs.Refusals, log *slog
 		ControlSecret: cfg.ControlSecret,
 		Version:       version,
 		Handler:       h,
+		HigherEpoch:   c.mandate.Heard,
 		AddGateway:    func(id string) <-chan struct{} { return c.events.Change(outbox.AddGateway(id)) },
 		Log:           log,
 		Refusals:      refusals,

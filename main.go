@@ -146,8 +146,15 @@ func newProcess(cfg *Config, log *slog.Logger) (process, error) {
 	if cfg.isGateway() {
 		return newGatewayDaemon(cfg, log), nil
 	}
+	if cfg.DatabaseURL != "" {
+		r, err := newReplica(cfg, log)
+		if err != nil { // a nil *replica is no nil process
+			return nil, err
+		}
+		return r, nil
+	}
 	d, err := newDaemon(cfg, log)
-	if err != nil { // a nil *daemon is no nil process
+	if err != nil {
 		return nil, err
 	}
 	return d, nil

@@ -10,6 +10,7 @@ type mandate interface {
 	Epoch() uint64   // of the term
 	IsForGood() bool // it can't be lost
 	Valid() bool
+	Heard(epoch uint64)               // somebody knows of this epoch: a higher one ends the term
 	AwaitValid(context.Context) error // until it leads beyond doubt; the error says why it never will, or is that of the context
 }
 
@@ -18,5 +19,6 @@ type alwaysLeads struct{}
 
 func (alwaysLeads) Epoch() uint64                    { return 0 }
 func (alwaysLeads) IsForGood() bool                  { return true }
+func (alwaysLeads) Heard(uint64)                     {}
 func (alwaysLeads) Valid() bool                      { return true }
 func (alwaysLeads) AwaitValid(context.Context) error { return nil }

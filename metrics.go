@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"coordinator/internal/control"
+	"coordinator/internal/lease"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -113,6 +114,32 @@ func newMetrics(state func() clusterState) *metrics {
 	})
 	m.registry.MustRegister(m.replacements, m.verifications, m.deliveries, newStateCollector(state))
 	return m
+}
+
+// exposeLease tells of the election that decides which coordinator leads. It is called once, if there is one.
+func (e exporter) exposeLease(status func() lease.Status) {
+	gauge := func(name, help string, value func(lease.Status) float64) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: e.role + name, Help: help}, func() float64 { return value(status()) })
+	}
+	one := func(is bool) float64 {
+		if is {
+			return 1
+		}
+		return 0
+	}
+	e.registry.MustRegister(
+		gauge("_leader", "1 if this coordinator leads, 0 if it stands by.", func(s lease.Status) float64 { return one(s.Leads) }),
+		gauge("_leader_sure", "1 if it leads beyond doubt: the database has answered lately.", func(s lease.Status) float64 { return one(s.Valid) }),
+		gauge("_epoch", "Epoch of the leader that this coordinator knows of; it grows with each leader.", func(s lease.Status) float64 { return float64(s.Epoch) }),
+		gauge("_database_answer_age_seconds", "Time since the database last said who leads.", func(s lease.Status) float64 { return s.AnswerAge.Seconds() }),
+	)
+	for result, count := range map[string]func(lease.Status) int64{
+		"renewed":    func(s lease.Status) int64 { return s.Renewed },
+		"unanswered": func(s lease.Status) int64 { return s.Unheard },
+	} {
+		opts := prometheus.CounterOpts{Name: e.role + "_lease_renewals_total", Help: "Renewals of the lead, by result.", ConstLabels: prometheus.Labels{"result": result}}
+		e.registry.MustRegister(prometheus.NewCounterFunc(opts, func() float64 { return float64(count(status())) }))
+	}
 }
 
 // newTally exposes one counter for each value of label, from 0 on.

@@ -63,7 +63,7 @@ func decodeQueueRecord(b []byte) (QueueRecord, error) {
 	return r, f.err()
 }
 
-func encodeEvent(ev *Event) []byte {
+func EncodeEvent(ev *Event) []byte {
 	var closed uint64
 	if ev.Closed {
 		closed = 1
@@ -83,8 +83,8 @@ func (ev *Event) size() int {
 	return 40 + len(ev.Channel) + len(ev.StreamID) + len(ev.Previous) + len(ev.StreamType) + len(ev.Resolution) + len(ev.IndexFile) + len(ev.StartTime)
 }
 
-// decodeEvent gives the event without its queue.
-func decodeEvent(b []byte) (Event, error) {
+// DecodeEvent gives the event without its queue.
+func DecodeEvent(b []byte) (Event, error) {
 	f := fields{rest: string(b)}
 	ev := Event{
 		Closed: f.number() == 1, At: f.time(), Seq: f.number(),

@@ -312,7 +312,7 @@ func putEvent(queues, events *bbolt.Bucket, ev *Event) (more int, err error) {
 	more = -len(record.Announced)
 	record.note(ev)
 	more += len(record.Announced)
-	if err := events.Put(eventKey(ev.Queue, ev.Position), encodeEvent(ev)); err != nil {
+	if err := events.Put(eventKey(ev.Queue, ev.Position), EncodeEvent(ev)); err != nil {
 		return 0, err
 	}
 	return more, queues.Put(queueKey(ev.Queue), record.encode())
@@ -337,7 +337,7 @@ func removeDelivered(queues, events *bbolt.Bucket, upTo DeliveredUpTo) error {
 		return queues.Delete(queueKey(upTo.Queue))
 	}
 	if next := events.Get(eventKey(upTo.Queue, record.Head)); next != nil {
-		if event, err := decodeEvent(next); err == nil {
+		if event, err := DecodeEvent(next); err == nil {
 			record.HeadAt = event.At
 		}
 	}
@@ -364,7 +364,7 @@ func (s *boltStore) Read(queue uint64, position uint32) (Event, error) {
 			if value == nil {
 				return fmt.Errorf("%w: event %d of queue %d is missing", errDamaged, position, queue)
 			}
-			if found, err = decodeEvent(value); err != nil {
+			if found, err = DecodeEvent(value); err != nil {
 				return fmt.Errorf("%w: event %d of queue %d", errDamaged, position, queue)
 			}
 			return nil

@@ -98,7 +98,7 @@ func TestEventsAndRecordsComeBackAsTheyWere(t *testing.T) {
 	t.Parallel()
 	ev := availableEvent("s", 300)
 	ev.Previous, ev.IndexFile, ev.At = "r", strings.Repeat("\x00\xff long ", 9000), time.UnixMilli(-5)
-	got, err := decodeEvent(encodeEvent(&ev))
+	got, err := DecodeEvent(EncodeEvent(&ev))
 	ev.Queue, ev.Position = 0, 0
 	if diff := cmp.Diff(ev, got, cmp.AllowUnexported(Event{})); diff != "" || err != nil {
 		t.Error(err, diff)
@@ -118,10 +118,10 @@ func TestEventsAndRecordsComeBackAsTheyWere(t *testing.T) {
 
 	// What was cut off, or has something behind it, is no record: it could be sent as an event with empty fields.
 	short := availableEvent("s", 1)
-	for name, record := range map[string][]byte{"event": encodeEvent(&short), "record": record.encode()} {
+	for name, record := range map[string][]byte{"event": EncodeEvent(&short), "record": record.encode()} {
 		decode := func(b []byte) error {
 			if name == "event" {
-				_, err := decodeEvent(b)
+				_, err := DecodeEvent(b)
 				return err
 			}
 			_, err := decodeQueueRecord(b)
@@ -214,9 +214,9 @@ func FuzzDecodingDamagedRecords(f *testing.F) {
 	record := QueueRecord{Head: 3, Tail: 9, Announced: []AnnouncedStream{{Channel: "c", StreamID: "s", LastSeq: 1}}}
 	f.Add(record.encode())
 	ev := availableEvent("s", 1)
-	f.Add(encodeEvent(&ev))
+	f.Add(EncodeEvent(&ev))
 	f.Fuzz(func(_ *testing.T, b []byte) {
-		_, _ = decodeEvent(b)
+		_, _ = DecodeEvent(b)
 		_, _ = decodeQueueRecord(b)
 	})
 }

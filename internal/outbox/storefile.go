@@ -322,7 +322,7 @@ func checkBuckets(tx *bbolt.Tx) error {
 		return err
 	}
 	err = events.ForEach(func(key, value []byte) error {
-		if _, err := decodeEvent(value); err != nil || len(key) != 12 {
+		if _, err := DecodeEvent(value); err != nil || len(key) != 12 {
 			return fmt.Errorf("%w: event %x", errDamaged, key)
 		}
 		record, err := decodeQueueRecord(queues.Get(key[:8]))

@@ -1,0 +1,133 @@
+// Package pgstore keeps in PostgreSQL what coordinators share: who leads (lease.Table), and the events and whatever else a leader's
+// outbox keeps (outbox.Store). Whatever a leader writes is fenced by its epoch: once another one has taken over, it writes nothing.
+package pgstore
+
+import (
+	"context"
+	_ "embed" // for schema.sql
+	"errors"
+	"fmt"
+	"time"
+
+	"coordinator/internal/lease"
+	"coordinator/internal/secret"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+const (
+	leaseLimit  = 2 * time.Second
+	commitLimit = 5 * time.Second
+	readLimit   = 5 * time.Second
+	loadLimit   = time.Minute
+
+	formatVersion = 1
+)
+
+//go:embed schema.sql
+var schema string
+
+// Schema is the SQL that makes tables and functions. It can be run again.
+func Schema() string { return schema }
+
+// Database has a connection for each of its purposes, so that none of them waits for another. Its methods may be called from anywhere.
+type Database struct {
+	// set once
+	leasing, committing, reading *connection
+}
+
+// New reads the URL and asks the database nothing yet. The error does not show the password.
+func New(url secret.Secret) (*Database, error) {
+	config, err := pgx.ParseConfig(url.Reveal())
+	if err != nil {
+		return nil, errors.New("DATABASE_URL: can't be read as the URL of a PostgreSQL database") // the error may quote the password
+	}
+	config.DefaultQueryExecMode = pgx.QueryExecModeExec // nothing is prepared
+	config.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
+	config.ConnectTimeout = dialLimit
+	if config.RuntimeParams["application_name"] == "" {
+		config.RuntimeParams["application_name"] = "coordinator"
+	}
+	return &Database{
+		leasing:    &connection{config: config, limit: leaseLimit + dialLimit, ready: prepare},
+		committing: &connection{config: config, limit: commitLimit},
+		reading:    &connection{config: config, limit: readLimit},
+	}, nil
+}
+
+// Close closes the connections. Nothing may be under way.
+func (d *Database) Close() {
+	for _, c := range []*connection{d.leasing, d.committing, d.reading} {
+		c.close()
+	}
+}
+
+// prepare makes what is missing in the database, and refuses one that a newer version has made.
+func prepare(ctx context.Context, conn *pgx.Conn) error {
+	version, err := formatOf(ctx, conn)
+	var answer *pgconn.PgError
+	if errors.As(err, &answer) && answer.Code == tableMissing {
+		if _, err := conn.PgConn().Exec(ctx, schema).ReadAll(); err != nil {
+			return fmt.Errorf("make the tables: %w", err)
+		}
+		version, err = formatOf(ctx, conn)
+	}
+	switch {
+	case err != nil:
+		return err
+	case version > formatVersion:
+		return fmt.Errorf("the database has format %d, and this version knows up to %d: update this coordinator", version, formatVersion)
+	}
+	return nil
+}
+
+func formatOf(ctx context.Context, conn *pgx.Conn) (version int, err error) {
+	err = conn.QueryRow(ctx, "SELECT version FROM coordinator_format").Scan(&version)
+	return version, err
+}
+
+// Look implements lease.Table.
+func (d *Database) Look(ctx context.Context) (row lease.Row, err error) {
+	err = d.leasing.use(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		return conn.QueryRow(ctx, "SELECT epoch, beat, holder FROM coordinator_leader").Scan(&row.Epoch, &row.Beat, &row.Holder)
+	})
+	return row, err
+}
+
+// Renew implements lease.Table.
+func (d *Database) Renew(ctx context.Context, epoch uint64, holder string) (held bool, err error) {
+	err = d.leasing.use(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		done, err := conn.Exec(ctx, "UPDATE coordinator_leader SET beat = beat + 1 WHERE epoch = $1 AND holder = $2", int64(epoch), holder)
+		held = done.RowsAffected() == 1
+		return err
+	})
+	return held, err
+}
+
+// TakeOver implements lease.Table. It waits for the commit that is under way.
+func (d *Database) TakeOver(ctx context.Context, seen lease.Row, above uint64, holder string) (epoch uint64, won bool, err error) {
+	err = d.leasing.use(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		err := conn.QueryRow(ctx, `
+			WITH won AS (
+				UPDATE coordinator_leader SET epoch = greatest(epoch, $1) + 1, beat = beat + 1, holder = $2
+				WHERE epoch = $3 AND beat = $4 AND holder = $5 RETURNING epoch
+			)
+			UPDATE coordinator_fence f SET epoch = won.epoch FROM won RETURNING won.epoch`,
+			int64(above), holder, int64(seen.Epoch), int64(seen.Beat), seen.Holder).Scan(&epoch)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return nil
+		}
+		won = err == nil
+		return err
+	})
+	return epoch, won, err
+}
+
+// Resign implements lease.Table.
+func (d *Database) Resign(ctx context.Context, epoch uint64, holder string) error {
+	return d.leasing.use(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		_, err := conn.Exec(ctx, "UPDATE coordinator_leader SET holder = '' WHERE epoch = $1 AND holder = $2", int64(epoch), holder)
+		return err
+	})
+}

@@ -1,0 +1,112 @@
+package pgstore
+
+// A group of the outbox as the arguments of coordinator_commit.
+
+import (
+	"slices"
+
+	"coordinator/internal/outbox"
+)
+
+const commitSQL = `SELECT coordinator_commit($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)`
+
+// announcement is what becomes of a stream in a group.
+type announcement struct {
+	outbox.AnnouncedStream
+	queue, tail int64
+	closed      bool
+}
+
+func arguments(epoch uint64, g outbox.Group) []any {
+	n := len(g.Appended)
+	queues, positions, at, bodies := make([]int64, 0, n), make([]int64, 0, n), make([]int64, 0, n), make([][]byte, 0, n)
+	streams, order := map[string]*announcement{}, make([]string, 0, n)
+	stream := func(id string) *announcement {
+		a := streams[id]
+		if a == nil {
+			a = &announcement{AnnouncedStream: outbox.AnnouncedStream{StreamID: id}}
+			streams[id] = a
+			order = append(order, id)
+		}
+		return a
+	}
+	applied := map[uint64]uint64{}
+	c := clusterChanges(g.Changes, stream)
+	for i := range g.Appended {
+		ev := &g.Appended[i]
+		queues, positions = append(queues, int64(ev.Queue)), append(positions, int64(ev.Position))
+		at, bodies = append(at, ev.At.UnixMilli()), append(bodies, outbox.EncodeEvent(ev))
+		a := stream(ev.StreamID)
+		if a.LastSeq == 0 {
+			a.Channel, a.Previous, a.queue = ev.Channel, ev.Previous, int64(ev.Queue)
+		}
+		a.LastSeq, a.tail, a.closed = ev.Seq, int64(ev.Position)+1, ev.Closed
+		if ev.Message > 0 {
+			applied[ev.Session] = max(applied[ev.Session], ev.Message)
+		}
+	}
+	ids, announcedQueues, channels, previous := make([]string, 0, n), make([]int64, 0, n), make([]string, 0, n), make([]string, 0, n)
+	lastSeqs, tails, closed := make([]int64, 0, n), make([]int64, 0, n), []string{}
+	for _, id := range order {
+		a := streams[id]
+		if a.closed {
+			closed = append(closed, id)
+			continue
+		}
+		ids, announcedQueues = append(ids, id), append(announcedQueues, a.queue)
+		channels, previous = append(channels, a.Channel), append(previous, a.Previous)
+		lastSeqs, tails = append(lastSeqs, int64(a.LastSeq)), append(tails, a.tail)
+	}
+	sessions, messages := make([]int64, 0, len(applied)), make([]int64, 0, len(applied))
+	for session, message := range applied {
+		sessions, messages = append(sessions, int64(session)), append(messages, int64(message))
+	}
+	removed, heads := make([]int64, 0, len(g.Delivered)), make([]int64, 0, len(g.Delivered))
+	for _, upTo := range g.Delivered {
+		removed, heads = append(removed, int64(upTo.Queue)), append(heads, int64(upTo.Head))
+	}
+	return []any{
+		int64(epoch), queues, positions, at, bodies,
+		ids, announcedQueues, channels, previous, lastSeqs, tails, closed,
+		sessions, messages, removed, heads,
+		c.added, c.removed, c.forgotten, c.numbers, c.store,
+	}
+}
+
+// changed is what a group changes of the cluster. Where one thing is changed twice, the later change counts.
+type changed struct {
+	added, removed []string
+	forgotten      []int64
+	numbers        int64
+	store          string
+}
+
+func clusterChanges(changes []outbox.Change, stream func(id string) *announcement) changed {
+	c := changed{added: []string{}, removed: []string{}, forgotten: []int64{}}
+	without := func(list []string, id string) []string {
+		return slices.DeleteFunc(list, func(other string) bool { return other == id })
+	}
+	for _, change := range changes {
+		switch change.Kind {
+		case outbox.StoreNamed:
+			c.store = change.ID
+		case outbox.GatewayAdded:
+			c.added, c.removed = append(c.added, change.ID), without(c.removed, change.ID)
+		case outbox.GatewayRemoved:
+			c.added, c.removed = without(c.added, change.ID), append(c.removed, change.ID)
+		case outbox.NumbersUsed:
+			c.numbers = max(c.numbers, int64(change.Number))
+		case outbox.SessionForgotten:
+			c.forgotten = append(c.forgotten, int64(change.Number))
+		case outbox.StreamKnown:
+			a, known := stream(change.Stream.StreamID), change.Stream
+			a.AnnouncedStream, a.queue = known.AnnouncedStream, int64(known.Queue)
+		}
+	}
+	return c
+}
+
+func sorted(numbers []uint64) []uint64 {
+	slices.Sort(numbers)
+	return numbers
+}

@@ -1,0 +1,353 @@
+package pgstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"coordinator/internal/lease"
+	"coordinator/internal/outbox"
+	"coordinator/internal/pgtest"
+	"coordinator/internal/secret"
+
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(pgtest.Main{M: m}) }
+
+func open(t testing.TB, url string) *Database {
+	t.Helper()
+	d, err := New(secret.Secret(url))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(d.Close)
+	return d
+}
+
+// lead takes over whatever is there.
+func lead(t testing.TB, d *Database, holder string) (epoch uint64) {
+	t.Helper()
+	row, err := d.Look(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	epoch, won, err := d.TakeOver(t.Context(), row, 0, holder)
+	if err != nil || !won {
+		t.Fatalf("not taken over: %v", err)
+	}
+	return epoch
+}
+
+func event(queue uint64, position uint32, stream string, seq uint64) outbox.Event {
+	return outbox.Event{
+		Queue: queue, Position: position, Channel: "channel", StreamID: stream, Seq: seq, At: time.UnixMilli(1e12 + int64(position)),
+		StreamType: "HLS-LIVE", Resolution: "1x1", IndexFile: "i",
+	}
+}
+
+func closed(queue uint64, position uint32, stream string, seq uint64) outbox.Event {
+	return outbox.Event{Queue: queue, Position: position, Channel: "channel", StreamID: stream, Seq: seq, At: time.UnixMilli(1e12 + int64(position)), Closed: true}
+}
+
+func commit(t testing.TB, s *Store, g outbox.Group) {
+	t.Helper()
+	if left, err := s.Commit(g); err != nil || len(left.Appended) > 0 {
+		t.Fatalf("%d events are left: %v", len(left.Appended), err)
+	}
+}
+
+// contents is all that a store holds.
+type contents struct {
+	Queues  map[uint64]outbox.QueueRecord
+	Cluster outbox.Cluster
+}
+
+func contentsOf(t testing.TB, s *Store) contents {
+	t.Helper()
+	c := contents{Queues: map[uint64]outbox.QueueRecord{}}
+	if err := s.Load(func(number uint64, r outbox.QueueRecord) { c.Queues[number] = r }); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	if c.Cluster, err = s.Cluster(); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func notDeposed(t testing.TB) func(uint64) {
+	return func(epoch uint64) { t.Errorf("deposed by epoch %d", epoch) }
+}
+
+func TestStoreHoldsWhatIsCommitted(t *testing.T) {
+	t.Parallel()
+	d := open(t, pgtest.URL(t))
+	s := d.Store(lead(t, d, "a"), notDeposed(t))
+	if c := contentsOf(t, s); len(c.Queues) > 0 || c.Cluster.StoreID != "" {
+		t.Errorf("a new database holds %+v", c)
+	}
+	first, second := event(7, 0, "s", 1), event(7, 1, "s", 2)
+	first.Message, first.Session = 5, 70
+	second.Message, second.Session = 6, 70
+	commit(t, s, outbox.Group{
+		Appended: []outbox.Event{first, second, event(9, 0, "u", 1), closed(9, 1, "u", 2)},
+		Changes:  []outbox.Change{{Kind: outbox.StoreNamed, ID: "store"}, outbox.AddGateway("g1"), outbox.AddGateway("g2"), outbox.RemoveGateway("g2"), outbox.UseNumbers(1 << 20)},
+	})
+	commit(t, s, outbox.Group{Delivered: []outbox.DeliveredUpTo{{Queue: 7, Head: 2}, {Queue: 9, Head: 1}}})
+	want := contents{
+		Queues: map[uint64]outbox.QueueRecord{
+			7: {Head: 2, Tail: 2, Announced: []outbox.AnnouncedStream{{Channel: "channel", StreamID: "s", LastSeq: 2}}},
+			9: {Head: 1, Tail: 2, HeadAt: time.UnixMilli(1e12 + 1)},
+		},
+		Cluster: outbox.Cluster{StoreID: "store", Numbers: 1 << 20, Gateways: []string{"g1"}, Applied: map[uint64]uint64{70: 6}},
+	}
+	if diff := cmp.Diff(want, contentsOf(t, s)); diff != "" {
+		t.Error(diff)
+	}
+	got, err := s.Read(9, 1)
+	wanted := closed(9, 1, "u", 2)
+	wanted.Queue, wanted.Position = 0, 0 // they are the caller's
+	if diff := cmp.Diff(wanted, got, cmp.Comparer(func(a, b time.Time) bool { return a.Equal(b) }), cmp.FilterPath(func(p cmp.Path) bool { return p.Last().String() == ".more" }, cmp.Ignore())); diff != "" || err != nil {
+		t.Error(diff, err)
+	}
+	if _, err := s.Read(7, 0); !errors.Is(err, outbox.ErrUnreadable) {
+		t.Errorf("an event that is not there: %v", err)
+	}
+}
+
+// A commit whose answer was lost is made again.
+func TestCommitTwiceLeavesTheSame(t *testing.T) {
+	t.Parallel()
+	d := open(t, pgtest.URL(t))
+	s := d.Store(lead(t, d, "a"), notDeposed(t))
+	commit(t, s, outbox.Group{Appended: []outbox.Event{event(1, 0, "a", 1), event(2, 0, "b", 1)}})
+	ev := event(1, 1, "a", 2)
+	ev.Session, ev.Message = 3, 4
+	g := outbox.Group{
+		Appended:  []outbox.Event{ev, closed(2, 1, "b", 2), event(2, 2, "c", 1)},
+		Delivered: []outbox.DeliveredUpTo{{Queue: 1, Head: 1}},
+		Changes:   []outbox.Change{outbox.AddGateway("g"), outbox.ForgetSession(9)},
+	}
+	commit(t, s, g)
+	once := contentsOf(t, s)
+	commit(t, s, g)
+	if diff := cmp.Diff(once, contentsOf(t, s)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestOldEpochWritesNothing(t *testing.T) {
+	t.Parallel()
+	url := pgtest.URL(t)
+	old, next := open(t, url), open(t, url)
+	var heard uint64
+	first := old.Store(lead(t, old, "a"), func(epoch uint64) { heard = epoch })
+	commit(t, first, outbox.Group{Appended: []outbox.Event{event(1, 0, "a", 1)}})
+	epoch := lead(t, next, "b")
+	if held, err := old.Renew(t.Context(), first.epoch, "a"); held || err != nil {
+		t.Errorf("the old leader renews: %v", err)
+	}
+	second := next.Store(epoch, notDeposed(t))
+	before := contentsOf(t, second)
+	left, err := first.Commit(outbox.Group{Appended: []outbox.Event{event(1, 1, "a", 2)}})
+	if !errors.Is(err, errFenced) || len(left.Appended) != 1 || heard != epoch || first.Trouble() == nil {
+		t.Errorf("an old epoch writes: %v; heard of epoch %d", err, heard)
+	}
+	if diff := cmp.Diff(before, contentsOf(t, second)); diff != "" {
+		t.Error(diff)
+	}
+	commit(t, second, outbox.Group{Appended: []outbox.Event{event(1, 1, "a", 2)}})
+}
+
+// Commits of an old leader that race with the take-over are in what the new one reads, or nowhere.
+func TestCommitThatRacesWithATakeOverIsSeenOrFenced(t *testing.T) {
+	t.Parallel()
+	url := pgtest.URL(t)
+	old, next := open(t, url), open(t, url)
+	for round := range 30 {
+		queue := uint64(round + 1)
+		s := old.Store(lead(t, old, fmt.Sprint("a", round)), func(uint64) {})
+		committed := 0
+		var writing sync.WaitGroup
+		writing.Go(func() {
+			for i := range uint32(50) {
+				if _, err := s.Commit(outbox.Group{Appended: []outbox.Event{event(queue, i, "s", uint64(i)+1)}}); err != nil {
+					return
+				}
+				committed++
+			}
+		})
+		epoch := lead(t, next, fmt.Sprint("b", round))
+		found := contentsOf(t, next.Store(epoch, notDeposed(t))).Queues[queue].Tail
+		writing.Wait()
+		if int(found) != committed {
+			t.Fatalf("%d are committed, and the next leader has read %d", committed, found)
+		}
+	}
+}
+
+func TestTakeOversHaveOneWinner(t *testing.T) {
+	t.Parallel()
+	url := pgtest.URL(t)
+	d := []*Database{open(t, url), open(t, url), open(t, url)}
+	for range 100 {
+		row, err := d[0].Look(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var mu sync.Mutex
+		var winners []uint64
+		var all sync.WaitGroup
+		for i := range d {
+			all.Go(func() {
+				epoch, won, err := d[i].TakeOver(context.Background(), row, 0, fmt.Sprint(i))
+				if err != nil {
+					t.Error(err)
+				}
+				if won {
+					mu.Lock()
+					defer mu.Unlock()
+					winners = append(winners, epoch)
+				}
+			})
+		}
+		all.Wait()
+		if !slices.Equal(winners, []uint64{row.Epoch + 1}) {
+			t.Fatalf("epochs %v were won after %d", winners, row.Epoch)
+		}
+	}
+	row, err := d[0].Look(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if epoch, won, err := d[0].TakeOver(t.Context(), row, 5000, "above"); !won || epoch != 5001 || err != nil {
+		t.Errorf("epoch %d above 5000: %v", epoch, err)
+	}
+	if err := d[0].Resign(t.Context(), 5001, "above"); err != nil {
+		t.Fatal(err)
+	}
+	if row, err := d[1].Look(t.Context()); err != nil || row.Holder != "" || row.Epoch != 5001 {
+		t.Errorf("after the resignation: %+v %v", row, err)
+	}
+	if _, won, err := d[1].TakeOver(t.Context(), lease.Row{Epoch: 5001, Beat: 1e6}, 0, "x"); won || err != nil {
+		t.Errorf("a row that was not seen is taken over: %v", err)
+	}
+}
+
+func TestServerMayGoAndComeBack(t *testing.T) {
+	t.Parallel()
+	server := pgtest.New(t)
+	url := server.NewDatabase(t)
+	d := open(t, url)
+	s := d.Store(lead(t, d, "a"), notDeposed(t))
+	for round := range uint32(3) {
+		commit(t, s, outbox.Group{Appended: []outbox.Event{event(1, 2*round, "s", 1)}})
+		server.Crash()
+		if _, err := s.Commit(outbox.Group{Appended: []outbox.Event{event(1, 2*round+1, "s", 1)}}); err == nil {
+			t.Error("it commits to a server that is down")
+		}
+		if _, err := s.Read(1, 0); err == nil || errors.Is(err, outbox.ErrUnreadable) {
+			t.Errorf("reading from a server that is down: %v", err)
+		}
+		server.Start(t)
+		commit(t, s, outbox.Group{Appended: []outbox.Event{event(1, 2*round+1, "s", 1)}})
+		_, _ = d.Renew(t.Context(), s.epoch, "a") // finds out that its connection is gone
+		if held, err := d.Renew(t.Context(), s.epoch, "a"); !held || err != nil {
+			t.Errorf("the lease does not go on: %v", err)
+		}
+	}
+	pgtest.Exec(t, url, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'coordinator'")
+	for range 2 {
+		_, _ = d.Renew(t.Context(), s.epoch, "a")
+	}
+	if held, err := d.Renew(t.Context(), s.epoch, "a"); !held || err != nil {
+		t.Errorf("connections that were ended are not made anew: %v", err)
+	}
+}
+
+// The plans of the function must not be those of empty tables.
+func TestCommitsUseTheKeys(t *testing.T) {
+	t.Parallel()
+	url := pgtest.URL(t)
+	d := open(t, url)
+	s := d.Store(lead(t, d, "a"), notDeposed(t))
+	position := uint32(0)
+	for queue := range uint64(300) {
+		var g outbox.Group
+		for range 20 {
+			g.Appended = append(g.Appended, event(queue+1, position, fmt.Sprint("s", queue), uint64(position)+1))
+			position++
+		}
+		g.Delivered = []outbox.DeliveredUpTo{{Queue: queue, Head: position - 25}}
+		commit(t, s, g)
+	}
+	pgtest.Exec(t, url, "SELECT pg_stat_force_next_flush()")
+	<-time.After(1200 * time.Millisecond) // statistics of other sessions come late
+	for _, table := range []string{"coordinator_event", "coordinator_announced", "coordinator_progress"} {
+		if n := pgtest.Number(t, url, "SELECT coalesce(max(seq_scan), 0) FROM pg_stat_user_tables WHERE relname = '"+table+"'"); n > 5 {
+			t.Errorf("%s was scanned %d times", table, n)
+		}
+	}
+}
+
+func TestFaultsAreSaidPlainly(t *testing.T) {
+	t.Parallel()
+	url := pgtest.URL(t)
+	d := open(t, url)
+	lead(t, d, "a")
+	pgtest.Exec(t, url, "CREATE ROLE stranger LOGIN; UPDATE coordinator_format SET version = 9")
+	fault := func(url string) string {
+		_, err := open(t, url).Look(t.Context())
+		if err == nil {
+			return ""
+		}
+		return err.Error()
+	}
+	for url, words := range map[string]string{
+		url: "update this coordinator",
+		strings.Replace(url, "coordinator@", "stranger@", 1):             "lacks rights",
+		strings.Replace(url, "/test", "/nothing", 1):                     "there is no such database",
+		"postgres://u:hidden-password@127.0.0.1:1/d?sslmode=disable":     "can't be reached",
+		"postgres://u:hidden-password@127.0.0.1:1/d?sslmode=verify-full": "can't be reached",
+	} {
+		if got := fault(url); !strings.Contains(got, words) || strings.Contains(got, "hidden-password") {
+			t.Errorf("%s: %q, want %q", url, got, words)
+		}
+	}
+	if _, err := New("postgres://u:hidden-password@h/d?sslmode=nonsense"); err == nil || strings.Contains(err.Error(), "hidden-password") {
+		t.Errorf("a URL that can't be read: %v", err)
+	}
+}
+
+func BenchmarkCommit(b *testing.B) {
+	d := open(b, pgtest.URL(b))
+	row, err := d.Look(b.Context())
+	if err != nil {
+		b.Fatal(err)
+	}
+	epoch, _, err := d.TakeOver(b.Context(), row, 0, "a")
+	if err != nil {
+		b.Fatal(err)
+	}
+	s := d.Store(epoch, func(uint64) {})
+	for i := 0; b.Loop(); i++ { // ten lives
+		var g outbox.Group
+		for j := range uint64(10) {
+			queue := uint64(i)*10 + j + 1
+			g.Appended = append(g.Appended, event(queue, 0, fmt.Sprint(queue), 1), closed(queue, 1, fmt.Sprint(queue), 2))
+			if queue > 10 {
+				g.Delivered = append(g.Delivered, outbox.DeliveredUpTo{Queue: queue - 10, Head: 2})
+			}
+		}
+		if _, err := s.Commit(g); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

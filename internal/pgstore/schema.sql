@@ -1,0 +1,120 @@
+-- What coordinators keep in PostgreSQL. Its version is in coordinator_format. All of it can be run again.
+
+CREATE TABLE IF NOT EXISTS coordinator_format (
+    one     boolean PRIMARY KEY DEFAULT true CHECK (one),
+    version integer NOT NULL,
+    store   text NOT NULL DEFAULT '' -- identity of this store; '': nobody has led yet
+);
+
+-- Who leads. Nothing else is written as often.
+CREATE TABLE IF NOT EXISTS coordinator_leader (
+    one    boolean PRIMARY KEY DEFAULT true CHECK (one),
+    epoch  bigint NOT NULL,
+    beat   bigint NOT NULL,
+    holder text NOT NULL -- random for each process; '': nobody
+) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 200, autovacuum_vacuum_scale_factor = 0);
+
+-- Who may write. Apart from the leader's row, so that renewals and commits never wait for each other.
+CREATE TABLE IF NOT EXISTS coordinator_fence (
+    one   boolean PRIMARY KEY DEFAULT true CHECK (one),
+    epoch bigint NOT NULL
+);
+
+CREATE TABLE IF NOT EXISTS coordinator_numbers (
+    one  boolean PRIMARY KEY DEFAULT true CHECK (one),
+    last bigint NOT NULL -- no session and no publication has a higher number
+);
+
+CREATE TABLE IF NOT EXISTS coordinator_gateway (
+    id text PRIMARY KEY
+);
+
+-- The last message of an encoder's session all of whose events are here.
+CREATE TABLE IF NOT EXISTS coordinator_progress (
+    session bigint PRIMARY KEY,
+    applied bigint NOT NULL
+) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.1, autovacuum_vacuum_threshold = 1000);
+
+-- Events that the application has not taken.
+CREATE TABLE IF NOT EXISTS coordinator_event (
+    queue    bigint NOT NULL, -- publication
+    position bigint NOT NULL,
+    at       bigint NOT NULL, -- milliseconds since 1970
+    body     bytea  NOT NULL,
+    PRIMARY KEY (queue, position)
+) WITH (autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0);
+
+-- Streams that the application was, or will be, told of, and whose end is not here.
+CREATE TABLE IF NOT EXISTS coordinator_announced (
+    stream      text PRIMARY KEY,
+    queue       bigint NOT NULL,
+    channel     text NOT NULL,
+    previous    text NOT NULL,
+    last_seq    bigint NOT NULL,
+    tail        bigint NOT NULL, -- position after its last event
+    passthrough text NOT NULL DEFAULT ''
+) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0);
+
+INSERT INTO coordinator_format (version) VALUES (1) ON CONFLICT DO NOTHING;
+INSERT INTO coordinator_leader (epoch, beat, holder) VALUES (0, 0, '') ON CONFLICT DO NOTHING;
+INSERT INTO coordinator_fence (epoch) VALUES (0) ON CONFLICT DO NOTHING;
+INSERT INTO coordinator_numbers (last) VALUES (0) ON CONFLICT DO NOTHING;
+
+-- Writes a group of what belongs together, if its epoch is that of the leader. Doing it twice leaves the same as doing it once. It is one
+-- statement for its caller, so that no caller can hold the fence for longer than it takes. Plans that were made while tables
+-- were empty would scan them for ever: the settings leave only the indexes.
+CREATE OR REPLACE FUNCTION coordinator_commit(
+    my_epoch bigint,
+    e_queue bigint[], e_position bigint[], e_at bigint[], e_body bytea[],
+    a_stream text[], a_queue bigint[], a_channel text[], a_previous text[], a_last_seq bigint[], a_tail bigint[],
+    closed text[],
+    p_session bigint[], p_applied bigint[],
+    d_queue bigint[], d_head bigint[],
+    gateways_added text[], gateways_removed text[], sessions_forgotten bigint[],
+    numbers_used bigint, store_named text
+) RETURNS void LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off
+AS $$
+DECLARE
+    lead_epoch bigint;
+BEGIN
+    SELECT epoch INTO lead_epoch FROM coordinator_fence WHERE one FOR SHARE;
+    IF lead_epoch IS DISTINCT FROM my_epoch THEN
+        RAISE EXCEPTION 'fenced' USING ERRCODE = 'CO001', DETAIL = lead_epoch::text;
+    END IF;
+    IF store_named <> '' THEN
+        UPDATE coordinator_format SET store = store_named WHERE one;
+    END IF;
+    IF numbers_used > 0 THEN
+        UPDATE coordinator_numbers SET last = greatest(last, numbers_used) WHERE one;
+    END IF;
+    IF cardinality(gateways_added) > 0 THEN
+        INSERT INTO coordinator_gateway (id) SELECT * FROM unnest(gateways_added) ON CONFLICT DO NOTHING;
+    END IF;
+    IF cardinality(gateways_removed) > 0 THEN
+        DELETE FROM coordinator_gateway g USING unnest(gateways_removed) AS r(id) WHERE g.id = r.id;
+    END IF;
+    IF cardinality(sessions_forgotten) > 0 THEN
+        DELETE FROM coordinator_progress p USING unnest(sessions_forgotten) AS f(session) WHERE p.session = f.session;
+    END IF;
+    IF cardinality(e_queue) > 0 THEN
+        INSERT INTO coordinator_event (queue, position, at, body)
+            SELECT * FROM unnest(e_queue, e_position, e_at, e_body) ON CONFLICT DO NOTHING;
+    END IF;
+    IF cardinality(a_stream) > 0 THEN
+        INSERT INTO coordinator_announced AS a (stream, queue, channel, previous, last_seq, tail)
+            SELECT * FROM unnest(a_stream, a_queue, a_channel, a_previous, a_last_seq, a_tail)
+            ON CONFLICT (stream) DO UPDATE SET last_seq = greatest(a.last_seq, excluded.last_seq), tail = greatest(a.tail, excluded.tail);
+    END IF;
+    IF cardinality(closed) > 0 THEN
+        DELETE FROM coordinator_announced a USING unnest(closed) AS c(stream) WHERE a.stream = c.stream;
+    END IF;
+    IF cardinality(p_session) > 0 THEN
+        INSERT INTO coordinator_progress AS p (session, applied) SELECT * FROM unnest(p_session, p_applied)
+            ON CONFLICT (session) DO UPDATE SET applied = greatest(p.applied, excluded.applied);
+    END IF;
+    IF cardinality(d_queue) > 0 THEN
+        DELETE FROM coordinator_event e USING unnest(d_queue, d_head) AS d(queue, head) WHERE e.queue = d.queue AND e.position < d.head;
+    END IF;
+END
+$$;

@@ -1,0 +1,160 @@
+package pgstore
+
+// The outbox of one term.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"coordinator/internal/outbox"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+var errFenced = errors.New("another coordinator leads: this one writes nothing any more")
+
+// Store is the outbox.Store of a term.
+type Store struct {
+	// set once
+	d       *Database
+	epoch   uint64
+	deposed func(epoch uint64)
+
+	fenced atomic.Bool
+}
+
+// Store is for the term with this epoch. deposed is told of the higher one, if the database knows of it.
+func (d *Database) Store(epoch uint64, deposed func(epoch uint64)) *Store {
+	return &Store{d: d, epoch: epoch, deposed: deposed}
+}
+
+// Load implements outbox.Store.
+func (s *Store) Load(each func(number uint64, record outbox.QueueRecord)) error {
+	return s.load(func(ctx context.Context, conn *pgx.Conn) error {
+		records := map[uint64]outbox.QueueRecord{}
+		var order []uint64
+		var queue, tail uint64
+		var first, last, at int64
+		rows, err := conn.Query(ctx, "SELECT queue, min(position), max(position), min(at) FROM coordinator_event GROUP BY queue ORDER BY queue")
+		if err != nil {
+			return err
+		}
+		_, err = pgx.ForEachRow(rows, []any{&queue, &first, &last, &at}, func() error {
+			records[queue] = outbox.QueueRecord{Head: uint32(first), Tail: uint32(last) + 1, HeadAt: time.UnixMilli(at)}
+			order = append(order, queue)
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		var a outbox.AnnouncedStream
+		rows, err = conn.Query(ctx, "SELECT queue, channel, stream, previous, last_seq, tail FROM coordinator_announced ORDER BY queue, stream")
+		if err != nil {
+			return err
+		}
+		_, err = pgx.ForEachRow(rows, []any{&queue, &a.Channel, &a.StreamID, &a.Previous, &a.LastSeq, &tail}, func() error {
+			r, known := records[queue]
+			if !known {
+				order = append(order, queue)
+			}
+			if r.Tail = max(r.Tail, uint32(tail)); !known {
+				r.Head = r.Tail
+			}
+			r.Announced = append(r.Announced, a)
+			records[queue] = r
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		for _, queue := range sorted(order) {
+			each(queue, records[queue])
+		}
+		return nil
+	})
+}
+
+func (s *Store) load(f func(ctx context.Context, conn *pgx.Conn) error) error {
+	c := &connection{config: s.d.reading.config, limit: loadLimit} // a large one takes its time
+	defer c.close()
+	return c.use(context.Background(), f)
+}
+
+// Cluster implements outbox.Store.
+func (s *Store) Cluster() (c outbox.Cluster, err error) {
+	c.Applied = map[uint64]uint64{}
+	err = s.load(func(ctx context.Context, conn *pgx.Conn) error {
+		if err := conn.QueryRow(ctx, "SELECT f.store, n.last FROM coordinator_format f, coordinator_numbers n").Scan(&c.StoreID, &c.Numbers); err != nil {
+			return err
+		}
+		rows, err := conn.Query(ctx, "SELECT id FROM coordinator_gateway ORDER BY id")
+		if err != nil {
+			return err
+		}
+		if c.Gateways, err = pgx.CollectRows(rows, pgx.RowTo[string]); err != nil {
+			return err
+		}
+		if rows, err = conn.Query(ctx, "SELECT session, applied FROM coordinator_progress"); err != nil {
+			return err
+		}
+		var session, applied uint64
+		_, err = pgx.ForEachRow(rows, []any{&session, &applied}, func() error {
+			c.Applied[session] = applied
+			return nil
+		})
+		return err
+	})
+	return c, err
+}
+
+// Commit implements outbox.Store: all of a group is written, or nothing that is known of.
+func (s *Store) Commit(g outbox.Group) (left outbox.Group, err error) {
+	if s.fenced.Load() {
+		return g, errFenced
+	}
+	err = s.d.committing.use(context.Background(), func(ctx context.Context, conn *pgx.Conn) error {
+		_, err := conn.Exec(ctx, commitSQL, arguments(s.epoch, g)...)
+		return err
+	})
+	var answer *pgconn.PgError
+	switch {
+	case err == nil:
+		return outbox.Group{}, nil
+	case errors.As(err, &answer) && answer.Code == fenced:
+		s.fenced.Store(true)
+		leading, _ := strconv.ParseUint(answer.Detail, 10, 64)
+		s.deposed(max(leading, s.epoch+1))
+		return g, errFenced
+	}
+	return g, fmt.Errorf("commit to the database: %w", err)
+}
+
+// Read implements outbox.Store.
+func (s *Store) Read(queue uint64, position uint32) (ev outbox.Event, err error) {
+	var body []byte
+	err = s.d.reading.use(context.Background(), func(ctx context.Context, conn *pgx.Conn) error {
+		return conn.QueryRow(ctx, "SELECT body FROM coordinator_event WHERE queue = $1 AND position = $2", int64(queue), int64(position)).Scan(&body)
+	})
+	if errors.Is(err, pgx.ErrNoRows) {
+		return outbox.Event{}, fmt.Errorf("%w: event %d of queue %d is not in the database", outbox.ErrUnreadable, position, queue)
+	} else if err != nil {
+		return outbox.Event{}, err
+	}
+	return outbox.DecodeEvent(body)
+}
+
+// Trouble implements outbox.Store: a commit that fails says so itself.
+func (s *Store) Trouble() error {
+	if s.fenced.Load() {
+		return errFenced
+	}
+	return nil
+}
+
+// Close implements outbox.Store. The database outlives a term.
+func (s *Store) Close() error { return nil }

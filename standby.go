@@ -1,0 +1,162 @@
+package main
+
+// A coordinator with DATABASE_URL. The database decides which one of several leads: that one has a term, with its outbox, its
+// registry and its links; the others stand by, and answer that they do. One that loses the lead stands by again, in the same
+// process.
+
+import (
+	"context"
+	"crypto/rand"
+	"log/slog"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"coordinator/internal/lease"
+	"coordinator/internal/logs"
+	"coordinator/internal/pgstore"
+)
+
+// answeredLately is how long ago the database may have answered, for a coordinator that stands by to be ready.
+const answeredLately = 20 * time.Second
+
+// takeUpAgain is how long a leader waits that could not read what the database holds.
+const takeUpAgain = time.Second
+
+// replica is such a coordinator, with everything around it but its listeners, the certificate and the signals.
+type replica struct {
+	// set once
+	*shell
+	around   surroundings
+	database *pgstore.Database
+	lease    *lease.Keeper
+	standby  http.Handler
+
+	term atomic.Pointer[term] // nil while it does not lead
+
+	leading    sync.WaitGroup
+	endLeading context.CancelFunc
+}
+
+// newReplica asks the database nothing yet: it may be away at the start.
+func newReplica(cfg *Config, log *slog.Logger) (*replica, error) {
+	database, err := pgstore.New(cfg.DatabaseURL)
+	if err != nil {
+		return nil, err
+	}
+	r := &replica{shell: newShell(), database: database, endLeading: func() {}}
+	r.around = surroundings{cfg: cfg, log: log, metrics: newMetrics(r.state), refusals: logs.NewRefusals(log), maxSockets: r.maxSockets}
+	r.lease = lease.New(lease.Config{Table: r.database, Holder: rand.Text(), Clock: lease.Clock, Log: log, Lead: r.lead})
+	r.around.metrics.exposeLease(r.lease.Status)
+	r.standby = newTableHandler(cfg, log, http.NewServeMux(), standbyTable(cfg, r.around.metrics, r.notReady), nil)
+	r.answer(http.HandlerFunc(r.serveHTTP), r.controlSockets, r.around.refusals, log)
+	return r, nil
+}
+
+func (r *replica) state() clusterState {
+	if t := r.term.Load(); t != nil {
+		return t.coordinator.state()
+	}
+	return clusterState{}
+}
+
+func (r *replica) controlSockets() int {
+	if t := r.term.Load(); t != nil {
+		return t.control.Count()
+	}
+	return 0
+}
+
+func (r *replica) serveHTTP(w http.ResponseWriter, request *http.Request) {
+	if t := r.term.Load(); t != nil {
+		t.routes.ServeHTTP(w, request)
+		return
+	}
+	r.standby.ServeHTTP(w, request)
+}
+
+// start begins to ask the database who leads.
+func (r *replica) start() {
+	ctx, cancel := context.WithCancel(context.Background())
+	r.endLeading = cancel
+	r.leading.Go(func() { r.lease.Run(ctx) })
+}
+
+// lead is a term, from what the database holds to its end.
+func (r *replica) lead(m *lease.Term) {
+	events, err := r.takeUp(m)
+	if err != nil {
+		return // the term has ended
+	}
+	t := newTerm(r.around, events, leased{m})
+	t.start()
+	r.term.Store(t)
+	t.followCertainty(m)
+	r.term.Store(nil)
+	t.leaveGateways(context.Cause(m.Context()).Error())
+	t.leavePeers()
+	if err := t.finish(0); err != nil {
+		r.around.log.Warn("events that were not committed are lost, but for those that gateways keep", "epoch", m.Epoch(), "error", err)
+	}
+}
+
+// takeUp reads what the database holds, again and again until it can or the term ends.
+func (r *replica) takeUp(m *lease.Term) (*callbacks, error) {
+	for {
+		events, err := newSharedCallbacks(r.around.cfg, r.database.Store(m.Epoch(), m.Heard), leased{m}, r.around.observe, r.around.log)
+		if err == nil {
+			return events, nil
+		}
+		r.around.log.Error("this coordinator leads, but can't read what the database holds; it tries again", "epoch", m.Epoch(), "error", err)
+		select {
+		case <-time.After(takeUpAgain):
+		case <-m.Context().Done():
+			return nil, context.Cause(m.Context())
+		}
+	}
+}
+
+// followCertainty tells gateways whether this coordinator is sure to lead, until the term ends.
+func (t *term) followCertainty(m *lease.Term) {
+	for {
+		changed := m.Changed()
+		if t.gateways != nil {
+			t.gateways.links.SetUnsure(!m.Valid())
+		}
+		select {
+		case <-changed:
+		case <-m.Context().Done():
+			return
+		}
+	}
+}
+
+// leased is the mandate of whoever leads by the database.
+type leased struct{ *lease.Term }
+
+func (leased) IsForGood() bool { return false }
+
+func (r *replica) exposed() exporter { return r.around.metrics.exporter }
+
+// stop ends the coordinator; call it once. Events that the application has not taken are the next leader's, which is why it does not
+// wait for them.
+func (r *replica) stop(time.Duration) error {
+	r.endLeading()
+	r.leading.Wait()
+	r.finishServing()
+	r.background.Wait()
+	r.server.Wait()
+	r.database.Close()
+	r.stopWatching()
+	r.watchers.Wait()
+	return nil
+}
+
+// notReady returns why a coordinator that stands by could not take over.
+func (r *replica) notReady() []string {
+	if r.lease.Status().AnswerAge > answeredLately {
+		return []string{"the database has not answered within the last 20 s"}
+	}
+	return nil
+}
