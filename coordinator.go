@@ -300,24 +300,31 @@ func (c *coordinator) verifyAndClaim(s *serverSession, req publishRequest, answe
 }
 
 // awaitStore waits until a publisher may be granted, as far as leading and keeping events are concerned. A full disk is not waited for; a
-// database may be back, or another coordinator leads, before the time is over.
-func (c *coordinator) awaitStore(ctx context.Context, answerBy time.Time) error {
-	ctx, cancel := context.WithDeadline(ctx, answerBy)
+// database may be back, or another coordinator leads, before the time is over. When the term ends, requests at gateways wait for the
+// next leader: they are let go of when nothing is passed on any more.
+func (c *coordinator) awaitStore(session context.Context, answerBy time.Time) error {
+	ctx, cancel := context.WithDeadline(session, answerBy)
 	defer cancel()
 	for {
+		reason := errNotKept
 		if c.mandate.AwaitValid(ctx) != nil {
-			return errNotSure
-		}
-		if c.events.Err() == nil {
+			reason = errNotSure
+		} else if c.events.Err() == nil {
 			return nil
-		}
-		if c.mandate.IsForGood() {
+		} else if c.mandate.IsForGood() {
 			return errNotKept
 		}
 		select {
 		case <-time.After(expireEvery):
 		case <-ctx.Done():
-			return errNotKept
+		}
+		switch {
+		case c.stopping.Load():
+			return errStopping
+		case session.Err() != nil:
+			return session.Err()
+		case ctx.Err() != nil:
+			return reason
 		}
 	}
 }

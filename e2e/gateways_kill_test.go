@@ -40,12 +40,12 @@ func TestCoordinatorEndsUnderLoad(t *testing.T) {
 				t.Skip("told with E2E_KILLS or E2E_BIG only: it is long, and the others have all that it is made of")
 			}
 			story.times = max(story.times, 5)
-			endsUnderLoad(t, setting(t, "E2E_KILLS", story.times), story.failures, story.operate, story.inParts, story.end)
+			endsUnderLoad(t, newGatewayCluster, setting(t, "E2E_KILLS", story.times), story.failures, story.operate, story.inParts, story.end)
 		})
 	}
 }
 
-func endsUnderLoad(t *testing.T, times int, failures, operate, inParts bool, end func(*gatewayCluster)) {
+func endsUnderLoad(t *testing.T, newCluster func(*testing.T, ...string) *gatewayCluster, times int, failures, operate, inParts bool, end func(*gatewayCluster)) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	var c *gatewayCluster
@@ -54,9 +54,9 @@ func endsUnderLoad(t *testing.T, times int, failures, operate, inParts bool, end
 	s.failures, s.private, s.think = failures, true, 30*time.Millisecond
 	app := s.newApplication()
 	app.verifies = true
-	c = newGatewayCluster(t, "KEY_VERIFICATION_URL="+app.server.URL+"/verify", "EVENT_CALLBACK_URL="+app.server.URL+"/event")
+	c = newCluster(t, "KEY_VERIFICATION_URL="+app.server.URL+"/verify", "EVENT_CALLBACK_URL="+app.server.URL+"/event")
 	for range 3 {
-		c.addGateway(true)
+		c.addGateway(inParts)
 	}
 	c.awaitLinked()
 	const servers = 5
@@ -82,11 +82,19 @@ func endsUnderLoad(t *testing.T, times int, failures, operate, inParts bool, end
 		}
 	}
 	began, r := time.Now(), s.rand()
-	for range times {
+	for i := range times {
+		if c.standby != nil && i%2 == 0 { // a take-over takes 7 s, and who asks waits for 18: for two of them
+			c.awaitThere()
+			<-time.After(time.Second)
+		}
 		awaitMoment(r, s.history)
 		end(c)
 		<-time.After(time.Duration(r.IntN(300)) * time.Millisecond) // nobody is there for a while
-		c.start()
+		if c.standby != nil {
+			c.follow()
+		} else {
+			c.start()
+		}
 	}
 	c.awaitThere()
 	took := time.Since(began)

@@ -39,7 +39,8 @@ func setting(t *testing.T, name string, usual int) int {
 // gatewayCluster is a coordinator and its gateways.
 type gatewayCluster struct {
 	*testing.T
-	p        *clustertest.Process // the coordinator that runs, or ran last
+	p        *clustertest.Process // the coordinator that runs and leads, or did last
+	standby  *clustertest.Process // the other one; nil: there is none
 	gateways []*gatewayProcess
 
 	// set once
@@ -96,6 +97,9 @@ func (c *gatewayCluster) coordinatorVariables(more ...string) []string {
 func (c *gatewayCluster) addGateway(proxied bool, more ...string) *gatewayProcess {
 	c.Helper()
 	target := c.p.Addr
+	if c.standby != nil {
+		target += ",http://" + c.standby.Addr
+	}
 	g := &gatewayProcess{}
 	if proxied {
 		g.link = clustertest.NewFaultProxy(c.T)

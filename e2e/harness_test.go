@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"coordinator/internal/clustertest"
+	"coordinator/internal/pgtest"
 
 	"go.uber.org/goleak"
 )
@@ -38,7 +39,7 @@ func testMain(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	status := m.Run()
+	status := pgtest.Main{M: m}.Run()
 	if leaked := goleak.Find(); status == 0 && leaked != nil {
 		fmt.Fprintln(os.Stderr, leaked)
 		return 1

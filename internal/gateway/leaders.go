@@ -15,7 +15,6 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
-	"sync"
 	"time"
 
 	"coordinator/internal/link"
@@ -23,6 +22,7 @@ import (
 
 const (
 	leaderAnswers   = 2 * time.Second
+	othersAnswer    = 200 * time.Millisecond // once one leads
 	maxLeaderAnswer = 4 << 10
 
 	// While it is linked a gateway asks now and then, and more often if its coordinator is not sure to lead.
@@ -52,16 +52,26 @@ type leaderAnswer struct {
 	err   error // why there is no answer
 }
 
-// leaders asks all coordinators at the same time.
-func (g *Gateway) leaders(ctx context.Context) []leaderAnswer {
+// leaders asks all coordinators at the same time. When one leads, others are not waited for that do not answer at once.
+func (g *Gateway) leaders(ctx context.Context) (answers []leaderAnswer) {
 	ctx, cancel := context.WithTimeout(ctx, leaderAnswers)
 	defer cancel()
-	answers := make([]leaderAnswer, len(g.URLs))
-	var asked sync.WaitGroup
-	for i, u := range g.URLs {
-		asked.Go(func() { answers[i] = g.askLeader(ctx, u) })
+	come := make(chan leaderAnswer, len(g.URLs))
+	for _, u := range g.URLs {
+		g.running.Go(func() { come <- g.askLeader(ctx, u) })
 	}
-	asked.Wait()
+	var enough <-chan time.Time
+	for range g.URLs {
+		select {
+		case a := <-come:
+			answers = append(answers, a)
+			if a.verdict == leads && enough == nil {
+				enough = time.After(othersAnswer)
+			}
+		case <-enough:
+			return answers
+		}
+	}
 	return answers
 }
 
@@ -106,8 +116,8 @@ func (g *Gateway) candidates(ctx context.Context, t *troubles) (urls []*url.URL)
 		return g.URLs
 	}
 	answers := g.leaders(ctx)
-	slices.SortStableFunc(answers, func(a, b leaderAnswer) int {
-		return cmp.Or(cmp.Compare(a.verdict, b.verdict), -cmp.Compare(a.epoch, b.epoch))
+	slices.SortFunc(answers, func(a, b leaderAnswer) int {
+		return cmp.Or(cmp.Compare(a.verdict, b.verdict), -cmp.Compare(a.epoch, b.epoch), cmp.Compare(slices.Index(g.URLs, a.url), slices.Index(g.URLs, b.url)))
 	})
 	standing := 0
 	for _, a := range answers {

@@ -30,6 +30,7 @@ func layers() [][][]string {
 	registry = slices.DeleteFunc(registry, func(name string) bool { return strings.HasSuffix(name, "_test.go") })
 	return [][][]string{
 		{{"main.go", "cli.go"}},
+		{{"standby.go"}},
 		{{"daemon.go", "gatewaydaemon.go"}},
 		{{"term.go"}},
 		{{"routes.go", "gatewayroutes.go"}},
@@ -150,6 +151,8 @@ func TestTimesAreKeptAsNumbersOnlyWhereTheyAreNoDeadlines(t *testing.T) {
 		"gateways.go":               "shown",
 		"internal/gateway/peers.go": "shown",
 		"internal/outbox/record.go": "on disk",
+		"internal/pgstore/group.go": "in the database",
+		"internal/pgstore/store.go": "in the database",
 		"internal/token/claims.go":  "dates that peers sign, of their wall clocks",
 	}
 	names, err := filepath.Glob("*.go")

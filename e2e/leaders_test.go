@@ -1,0 +1,138 @@
+package e2e
+
+// Two coordinators that share PostgreSQL, behind gateways: the one that leads ends, and the other one takes its place.
+// More of it: E2E_KILLS=50 E2E_LIVES=500 go test -run TestLeadersEndUnderLoad ./e2e
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"coordinator/internal/clustertest"
+	"coordinator/internal/pgtest"
+)
+
+// newReplicatedCluster starts two coordinators, of which one leads. It has no gateways yet. Whoever ends the leader calls follow.
+func newReplicatedCluster(t *testing.T, variables ...string) *gatewayCluster {
+	t.Helper()
+	onlyDirect(t, hasGateways)
+	ip := fmt.Sprintf("127.%d.%d.%d", 1+rand.IntN(254), rand.IntN(256), 1+rand.IntN(254))
+	database := pgtest.URL(t)
+	c := &gatewayCluster{T: t, ip: ip, data: filepath.Join(quickDirectory(t), "data"), port: "0"}
+	c.variables = append([]string{"DATABASE_URL=" + database}, variables...)
+	c.p = c.launch("0")
+	c.awaitLeader(c.p)
+	c.standby = c.launch("0")
+	return c
+}
+
+// launch starts a coordinator, which listens when launch returns.
+func (c *gatewayCluster) launch(port string) *clustertest.Process {
+	c.Helper()
+	before := c.port
+	c.port = port
+	defer func() { c.port = before }()
+	p := clustertest.Launch(c.T, coordinatorBinary, c.TempDir(), c.coordinatorVariables()...)
+	p.Addr = p.Listening("http")
+	c.logsOf("coordinator at "+p.Addr, p)
+	return p
+}
+
+// awaitLeader waits until a coordinator leads.
+func (c *gatewayCluster) awaitLeader(p *clustertest.Process) {
+	c.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(2 * clustertest.Patience); ; <-tick.C {
+		if status, _ := p.Call("GET", "/leader"); status == http.StatusOK {
+			return
+		}
+		if time.Now().After(deadline) {
+			c.Fatalf("the coordinator at %s does not lead", p.Addr)
+		}
+	}
+}
+
+// follow is for a leader that has ended: a new coordinator starts in its place, and it or the other one leads.
+func (c *gatewayCluster) follow() {
+	c.Helper()
+	_, port, _ := strings.Cut(c.p.Addr, ":")
+	both := []*clustertest.Process{c.standby, c.launch(port)}
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(2 * clustertest.Patience); ; <-tick.C {
+		for i, p := range both {
+			if status, _ := p.Call("GET", "/leader"); status == http.StatusOK {
+				c.p, c.standby = p, both[1-i]
+				return
+			}
+		}
+		if time.Now().After(deadline) {
+			c.Fatal("none of the two coordinators leads")
+		}
+	}
+}
+
+func TestLeadersEndUnderLoad(t *testing.T) {
+	t.Parallel()
+	for name, story := range map[string]struct {
+		times             int
+		failures, operate bool
+		end               func(*gatewayCluster)
+	}{
+		"by SIGKILL": {4, false, false, (*gatewayCluster).kill},
+		"by SIGTERM": {6, false, false, (*gatewayCluster).stop},
+		"by SIGKILL, with peers that die and an operator": {3, true, true, (*gatewayCluster).kill},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			endsUnderLoad(t, newReplicatedCluster, setting(t, "E2E_KILLS", story.times), story.failures, story.operate, false, story.end)
+		})
+	}
+}
+
+// A leader that is frozen for longer than it takes to be deposed stands by when it wakes up, and nothing that it says reaches a peer.
+func TestFrozenLeaderStandsByWhenItWakesUp(t *testing.T) {
+	t.Parallel()
+	app := clustertest.NewApplication(t)
+	c := newReplicatedCluster(t, app.Variables()...)
+	for range 2 {
+		c.addGateway(false)
+	}
+	c.awaitLinked()
+	server := c.gateways[0].DialPeer("rtmp")
+	encoder, _ := c.gateways[1].Register(4)
+	id, told := liveShow(t, app, server, encoder, "show")
+	c.awaitDone()
+	frozen := c.p
+	frozen.Signal(syscall.SIGSTOP)
+	defer frozen.Signal(syscall.SIGCONT)
+	began := time.Now()
+	server.Request("meanwhile", "key")
+	c.p, c.standby = c.standby, frozen
+	c.awaitLeader(c.p)
+	started := encoder.Expect("ENCODE-START", "Stream-Channel", "meanwhile")
+	t.Logf("accepted after %v", time.Since(began))
+	server.Expect("PUBLISH-ACCEPT", "Stream-Channel", "meanwhile")
+	frozen.Signal(syscall.SIGCONT)
+	frozen.Logs.Await(t, "leads no more")
+	if status, body := frozen.Call("GET", "/commands/report"); status != http.StatusServiceUnavailable || !strings.Contains(body, "standby") {
+		t.Errorf("the old leader answers %d %s", status, body)
+	}
+	server.Quiet()
+	encoder.Quiet()
+	server.End("meanwhile", started.Get("Stream-ID"))
+	encoder.Expect("ENCODE-STOP", "Stream-ID", started.Get("Stream-ID"))
+	encoder.Closed("meanwhile", started.Get("Stream-ID"))
+	endShow(app, server, encoder, "show", id, told)
+	wantOneContentPerID(t, app)
+	c.awaitIdle()
+	c.p.Signal(syscall.SIGTERM) // and back
+	c.p.AwaitExit(0)
+	c.awaitLeader(frozen)
+}
