@@ -19,6 +19,7 @@ import (
 
 	"coordinator/internal/appclient"
 	"coordinator/internal/clustertest"
+	"coordinator/internal/lease"
 	"coordinator/internal/control"
 	"coordinator/internal/door"
 	"coordinator/internal/outbox"
@@ -63,6 +64,7 @@ func TestOperateListsEveryMetricWithItsLabels(t *testing.T) {
 	}
 	m := newMetrics(func() clusterState { return clusterState{} })
 	m.exposeBuild("")
+	m.exposeLease(func() lease.Status { return lease.Status{} })
 	m.exposeCertificate(time.Now)
 	m.exposeLog(func() uint64 { return 0 })
 	families, err := m.registry.Gather()

@@ -15,6 +15,7 @@ import (
 
 	"coordinator/internal/lease"
 	"coordinator/internal/logs"
+	"coordinator/internal/outbox"
 	"coordinator/internal/pgstore"
 )
 
@@ -104,7 +105,11 @@ func (r *replica) lead(m *lease.Term) {
 // takeUp reads what the database holds, again and again until it can or the term ends.
 func (r *replica) takeUp(m *lease.Term) (*callbacks, error) {
 	for {
-		events, err := newSharedCallbacks(r.around.cfg, r.database.Store(m.Epoch(), m.Heard), leased{m}, r.around.observe, r.around.log)
+		err := r.takeIn(m)
+		var events *callbacks
+		if err == nil {
+			events, err = newSharedCallbacks(r.around.cfg, r.database.Store(m.Epoch(), m.Heard), leased{m}, r.around.observe, r.around.log)
+		}
 		if err == nil {
 			return events, nil
 		}
@@ -115,6 +120,24 @@ func (r *replica) takeUp(m *lease.Term) (*callbacks, error) {
 			return nil, context.Cause(m.Context())
 		}
 	}
+}
+
+// takeIn brings into the database what DATA_DIR holds from the time before there was one.
+func (r *replica) takeIn(m *lease.Term) error {
+	f, err := outbox.OpenFile(r.around.cfg.DataDir)
+	if err != nil || f == nil {
+		return err
+	}
+	defer f.Close()
+	events, err := r.database.TakeIn(m.Epoch(), f)
+	if err != nil {
+		return err
+	}
+	name, err := f.Moved()
+	if err == nil {
+		r.around.log.Info("the outbox of DATA_DIR is in the database now", "events", events, "gateways", len(f.Content.Gateways), "renamed_to", name)
+	}
+	return err
 }
 
 // followCertainty tells gateways whether this coordinator is sure to lead, until the term ends.

@@ -39,8 +39,10 @@ func setting(t *testing.T, name string, usual int) int {
 // gatewayCluster is a coordinator and its gateways.
 type gatewayCluster struct {
 	*testing.T
-	p        *clustertest.Process // the coordinator that runs and leads, or did last
-	standby  *clustertest.Process // the other one; nil: there is none
+	p        *clustertest.Process      // the coordinator that runs and leads, or did last
+	standby  *clustertest.Process      // the other one; nil: there is none
+	database string                    // of the two
+	ways     []*clustertest.FaultProxy // to it, of each process
 	gateways []*gatewayProcess
 
 	// set once

@@ -22,22 +22,24 @@ func newReplicatedCluster(t *testing.T, variables ...string) *gatewayCluster {
 	t.Helper()
 	onlyDirect(t, hasGateways)
 	ip := fmt.Sprintf("127.%d.%d.%d", 1+rand.IntN(254), rand.IntN(256), 1+rand.IntN(254))
-	database := pgtest.URL(t)
-	c := &gatewayCluster{T: t, ip: ip, data: filepath.Join(quickDirectory(t), "data"), port: "0"}
-	c.variables = append([]string{"DATABASE_URL=" + database}, variables...)
+	c := &gatewayCluster{T: t, ip: ip, data: filepath.Join(quickDirectory(t), "data"), port: "0", variables: variables}
+	c.database = pgtest.URL(t)
 	c.p = c.launch("0")
 	c.awaitLeader(c.p)
 	c.standby = c.launch("0")
 	return c
 }
 
-// launch starts a coordinator, which listens when launch returns.
+// launch starts a coordinator, which listens when launch returns. Its way to the database can be cut.
 func (c *gatewayCluster) launch(port string) *clustertest.Process {
 	c.Helper()
 	before := c.port
 	c.port = port
 	defer func() { c.port = before }()
-	p := clustertest.Launch(c.T, coordinatorBinary, c.TempDir(), c.coordinatorVariables()...)
+	way := clustertest.NewFaultProxy(c.T)
+	c.ways = append(c.ways, way)
+	database := pgtest.Through(c.T, c.database, func(socket string) string { return way.InFrontOf(c.T, socket) })
+	p := clustertest.Launch(c.T, coordinatorBinary, c.TempDir(), c.coordinatorVariables("DATABASE_URL="+database)...)
 	p.Addr = p.Listening("http")
 	c.logsOf("coordinator at "+p.Addr, p)
 	return p
@@ -125,7 +127,9 @@ func TestFrozenLeaderStandsByWhenItWakesUp(t *testing.T) {
 		t.Errorf("the old leader answers %d %s", status, body)
 	}
 	server.Quiet()
-	encoder.Quiet()
+	if len(encoder.In) > 0 {
+		t.Error("the old leader has told the encoder something")
+	}
 	server.End("meanwhile", started.Get("Stream-ID"))
 	encoder.Expect("ENCODE-STOP", "Stream-ID", started.Get("Stream-ID"))
 	encoder.Closed("meanwhile", started.Get("Stream-ID"))
@@ -135,4 +139,65 @@ func TestFrozenLeaderStandsByWhenItWakesUp(t *testing.T) {
 	c.p.Signal(syscall.SIGTERM) // and back
 	c.p.AwaitExit(0)
 	c.awaitLeader(frozen)
+}
+
+// A leader that the database can't be reached from is followed by the other one, and no stream ends. From nobody: the same one goes on.
+func TestLeaderIsCutOffFromTheDatabase(t *testing.T) {
+	t.Parallel()
+	for name, fromAll := range map[string]bool{"from the leader only": false, "from all": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			app := clustertest.NewApplication(t)
+			c := newReplicatedCluster(t, app.Variables()...)
+			for range 2 {
+				c.addGateway(false)
+			}
+			c.awaitLinked()
+			server, old := c.gateways[0].DialPeer("rtmp"), c.p
+			encoder, _ := c.gateways[1].Register(4)
+			id, told := liveShow(t, app, server, encoder, "show")
+			c.awaitDone()
+			c.ways[0].Set(clustertest.Flow{Stalled: true}, clustertest.Flow{Stalled: true})
+			if fromAll {
+				c.ways[1].Set(clustertest.Flow{Stalled: true}, clustertest.Flow{Stalled: true})
+			}
+			began := time.Now()
+			old.Logs.Await(t, "until it is sure to lead")
+			server.Request("meanwhile", "key")
+			if fromAll {
+				encoder.Available("show", id, "HLS-LIVE", "1x1", "meanwhile")
+				if status, _ := c.gateways[0].Call("GET", "/commands/report"); status != http.StatusOK {
+					t.Errorf("commands are answered with %d", status)
+				}
+				if len(encoder.In) > 0 {
+					t.Error("a publisher is let in")
+				}
+				for i := range c.ways {
+					c.ways[i].Set(clustertest.Flow{}, clustertest.Flow{})
+				}
+				told = append(told, "stream-available show "+id+" HLS-LIVE 1x1 meanwhile")
+				app.AwaitStream(id, told...)
+			} else {
+				c.p, c.standby = c.standby, old
+				c.awaitLeader(c.p)
+				if took := time.Since(began); took > 10*time.Second {
+					t.Errorf("the other one leads after %v", took)
+				}
+			}
+			started := encoder.Expect("ENCODE-START", "Stream-Channel", "meanwhile")
+			server.Expect("PUBLISH-ACCEPT", "Stream-Channel", "meanwhile")
+			server.End("meanwhile", started.Get("Stream-ID"))
+			encoder.Expect("ENCODE-STOP", "Stream-ID", started.Get("Stream-ID"))
+			encoder.Closed("meanwhile", started.Get("Stream-ID"))
+			if !fromAll {
+				old.Logs.Await(t, "leads no more")
+				c.ways[0].Set(clustertest.Flow{}, clustertest.Flow{})
+			} else if status, _ := old.Call("GET", "/leader"); status != http.StatusOK {
+				t.Error("another one leads")
+			}
+			endShow(app, server, encoder, "show", id, told)
+			wantOneContentPerID(t, app)
+			c.awaitIdle()
+		})
+	}
 }

@@ -3,6 +3,7 @@ package clustertest
 import (
 	"context"
 	"net"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -43,12 +44,16 @@ func NewFaultProxy(t testing.TB) *FaultProxy {
 	return p
 }
 
-// InFrontOf is the address of a proxy before a listener.
+// InFrontOf is the address of a proxy before a listener: an address, or the path of a socket.
 func (p *FaultProxy) InFrontOf(t testing.TB, target string) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
+	}
+	network := "tcp"
+	if strings.HasPrefix(target, "/") {
+		network = "unix"
 	}
 	p.pumps.Go(func() {
 		for {
@@ -56,7 +61,7 @@ func (p *FaultProxy) InFrontOf(t testing.TB, target string) string {
 			if err != nil {
 				return
 			}
-			if far, err := net.Dial("tcp", target); err == nil {
+			if far, err := net.Dial(network, target); err == nil {
 				p.join(near, far)
 			} else {
 				near.Close()

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -349,5 +351,82 @@ func BenchmarkCommit(b *testing.B) {
 		if _, err := s.Commit(g); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// What a coordinator has kept in a directory is in the database after its first start with one, whenever that was broken off.
+func TestOutboxOfADirectoryIsTakenOver(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	log := slog.New(slog.DiscardHandler)
+	send := func(context.Context, outbox.Event) (int, http.Header, error) { return 503, nil, nil }
+	o, before, err := outbox.OpenCluster(dir, send, func(int, error, time.Duration) {}, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.Start()
+	o.Change(outbox.AddGateway("g1"), outbox.UseNumbers(1<<21))
+	o.AppendPart(event(7, 0, "s", 1))
+	o.AppendPart(event(7, 1, "s", 2))
+	o.End(outbox.Mark{Session: 3, Message: 9})
+	for i := range uint64(3000) {
+		o.Append(event(100+i, 0, fmt.Sprint(i), 1))
+		o.Append(closed(100+i, 1, fmt.Sprint(i), 2))
+	}
+	expired, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := o.Finish(expired); err != nil {
+		t.Fatal(err)
+	}
+	d := open(t, pgtest.URL(t))
+	epoch := lead(t, d, "a")
+	s := d.Store(epoch, notDeposed(t))
+	for round := range 3 { // as after a crash before the file was renamed
+		f, err := outbox.OpenFile(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		events, err := d.TakeIn(epoch, f)
+		if wanted := []int{6002, 0, 0}[round]; events != wanted || err != nil {
+			t.Fatalf("%d events are taken over: %v", events, err)
+		}
+		if round == 2 {
+			if _, err := f.Moved(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := f.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if f, err := outbox.OpenFile(dir); f != nil || err != nil {
+		t.Errorf("the file is there again: %v", err)
+	}
+	c := contentsOf(t, s)
+	want := outbox.Cluster{StoreID: before.StoreID, Numbers: 1 << 21, Gateways: []string{"g1"}, Applied: map[uint64]uint64{3: 9}}
+	if diff := cmp.Diff(want, c.Cluster); diff != "" {
+		t.Error(diff)
+	}
+	if q := c.Queues[7]; q.Head != 0 || q.Tail != 2 || len(q.Announced) != 1 || q.Announced[0].LastSeq != 2 || len(c.Queues) != 3001 {
+		t.Errorf("%d queues, among them %+v", len(c.Queues), q)
+	}
+	if ev, err := s.Read(3099, 1); err != nil || !ev.Closed || ev.StreamID != "2999" {
+		t.Errorf("the last event is %+v %v", ev, err)
+	}
+	other := t.TempDir()
+	o, _, err = outbox.OpenCluster(other, send, func(int, error, time.Duration) {}, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := o.Finish(expired); err != nil {
+		t.Fatal(err)
+	}
+	f, err := outbox.OpenFile(other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := d.TakeIn(epoch, f); !errors.Is(err, errHasStore) {
+		t.Errorf("another outbox is taken over, too: %v", err)
 	}
 }

@@ -121,9 +121,6 @@ func newServer(t testing.TB, bin string) *Server {
 
 func (s *Server) data() string { return filepath.Join(s.dir, "data") }
 
-// Socket is the server's socket.
-func (s *Server) Socket() string { return filepath.Join(s.dir, ".s.PGSQL.5432") }
-
 func (s *Server) run(t testing.TB, program string, args ...string) {
 	t.Helper()
 	cmd := exec.Command(filepath.Join(s.bin, program), args...)
@@ -196,12 +193,9 @@ func (s *Server) url(database string) string {
 func (s *Server) NewDatabase(t testing.TB) string {
 	t.Helper()
 	name := fmt.Sprintf("test%d", databases.Add(1))
-	s.Exec(t, s.url("postgres"), "CREATE DATABASE "+name)
+	Exec(t, s.url("postgres"), "CREATE DATABASE "+name)
 	return s.url(name)
 }
-
-// Exec runs SQL.
-func (s *Server) Exec(t testing.TB, url, sql string) { Exec(t, url, sql) }
 
 // Exec runs SQL at a database.
 func Exec(t testing.TB, url, sql string) {
@@ -232,4 +226,16 @@ func Number(t testing.TB, url, sql string) (n int) {
 		t.Fatalf("%s: %v", sql, err)
 	}
 	return n
+}
+
+// Through is the URL of a database through a proxy, which inFrontOf puts before the server's socket.
+func Through(t testing.TB, database string, inFrontOf func(socket string) (address string)) string {
+	t.Helper()
+	u, err := url.Parse(database)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.Host = inFrontOf(filepath.Join(u.Query().Get("host"), ".s.PGSQL.5432"))
+	u.RawQuery = "sslmode=disable"
+	return u.String()
 }
