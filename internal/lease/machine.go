@@ -7,6 +7,7 @@ import "time"
 const (
 	validFor  = 5 * time.Second // from before a renewal was sent
 	quietFor  = 6 * time.Second // that the row must not have changed, for another one to take over
+	blindFor  = 3 * time.Second // without an answer: what the row was like meanwhile is not known, and nothing of it counts
 	renewEach = time.Second
 	lookEach  = 500 * time.Millisecond
 )
@@ -20,6 +21,7 @@ type machine struct {
 	// while it does not lead
 	seen   Row
 	since  time.Duration // when the row was first seen like this: the receipt of the answer
+	last   time.Duration // when it was last seen
 	looked bool
 
 	// while it leads
@@ -31,9 +33,10 @@ type machine struct {
 // see takes in the row. received is when the answer came.
 func (m *machine) see(row Row, received time.Duration) {
 	m.hear(row.Epoch)
-	if !m.looked || row != m.seen {
+	if !m.looked || row != m.seen || received-m.last > blindFor {
 		m.seen, m.since, m.looked = row, received, true
 	}
+	m.last = received
 }
 
 // hear takes in that there is, or was, such an epoch.
@@ -48,7 +51,7 @@ func (m *machine) mayTakeOver(now time.Duration) bool {
 	case m.seen.Holder == "" || m.seen.Holder == m.holder:
 		return true
 	}
-	return now-m.since >= quietFor
+	return m.last-m.since >= quietFor && now-m.last <= blindFor
 }
 
 // tookOver takes in that a take-over was won. sent is when it was sent, or before.
