@@ -48,13 +48,13 @@ func mutations() []mutation {
 		},
 		{
 			"durability", "internal/outbox/outbox.go",
-			"	left, err := o.store.commit(o.unwritten)\n	o.unwritten = left\n	o.committed(appended[:len(appended)-len(left.appended)])\n",
-			"	o.committed(appended)\n	left, err := o.store.commit(o.unwritten)\n	left.appended = nil\n	o.unwritten = left\n",
+			"	left, err := o.store.Commit(o.unwritten)\n	o.unwritten = left\n	o.committed(appended[:len(appended)-len(left.Appended)])\n",
+			"	o.committed(appended)\n	left, err := o.store.Commit(o.unwritten)\n	left.Appended = nil\n	o.unwritten = left\n",
 			"TestAnEventIsSentOnlyAfterItsCommit", "an event is sent before it is durable",
 		},
 		{
 			"durability", "internal/outbox/outbox.go",
-			"	o.unwritten = left\n", "	o.unwritten = group{}\n",
+			"	o.unwritten = left\n", "	o.unwritten = Group{}\n",
 			"TestADiskThatFillsUpLosesNothing", "what could not be written is forgotten",
 		},
 		{
@@ -125,7 +125,7 @@ func mutations() []mutation {
 		},
 		{
 			"durability", "internal/outbox/store.go",
-			"	if record.head == record.tail || record.tail == 0 {\n", "	if record.tail == 0 {\n",
+			"	if record.Head == record.Tail || record.Tail == 0 {\n", "	if record.tail == 0 {\n",
 			"TestAgeOfTheOldestEventIsKeptOnDisk", "the age of the oldest event is not kept on disk",
 		},
 		{
@@ -292,6 +292,41 @@ func mutations() []mutation {
 			"moves", "registry_moves.go",
 			"	st.encoder.superseded++\n", "",
 			"TestDrainedEncoderMayBeStoppedWhenServingIs0", "an encoding that was moved away counts as served",
+		},
+		{
+			"leaders", "internal/lease/machine.go",
+			"	quietFor  = 6 * time.Second", "	quietFor  = 4 * time.Second",
+			"TestNoTwoAreSureToLead", "a leader is followed before it is in doubt",
+		},
+		{
+			"leaders", "internal/lease/machine.go",
+			" || received-m.last > blindFor", "",
+			"TestWhatIsHeardOfEpochs", "a time without a database deposes the leader",
+		},
+		{
+			"leaders", "internal/lease/keeper.go",
+			"	sent := k.Clock()\n	ctx, cancel := context.WithTimeout(context.Background(), askLimit)", "	ctx, cancel := context.WithTimeout(context.Background(), askLimit)\n	sent := k.Clock() + validFor",
+			"TestLeaderThatDiesIsFollowedAfter6Seconds", "a lead is valid for longer than it was renewed",
+		},
+		{
+			"leaders", "internal/gateway/leaders.go",
+			"	if !link.ProvesLead(", "	if answer.Epoch == 0 && !link.ProvesLead(",
+			"TestUnprovenLeadersCountForNothing", "whoever says so leads",
+		},
+		{
+			"leaders", "internal/gateway/leaders.go",
+			"a.epoch > epoch && ctx.Err() == nil", "a.epoch > epoch+1e12 && ctx.Err() == nil",
+			"TestGatewayLeavesForAHigherEpoch", "gateways stay with a leader that was deposed",
+		},
+		{
+			"leaders", "internal/linkserver/hello.go",
+			"	case s.heard(h.Epoch):\n		return errHigherEpoch\n", "",
+			"TestHigherEpochIsHeardAndNotWelcomed", "a deposed leader goes on",
+		},
+		{
+			"leaders", "internal/pgstore/store.go",
+			"		s.deposed(max(leading, s.epoch+1))\n", "		_ = leading\n",
+			"TestOldEpochWritesNothing", "a leader does not hear that it is fenced",
 		},
 	}
 }

@@ -36,6 +36,7 @@ type recorder struct {
 	calls    []string
 	gateways map[string]*Gateway
 	acked    map[string]int
+	unsure   bool // the coordinator has said so last
 
 	onMessage func(g *Gateway, session uint64, m link.Message)
 }
@@ -277,7 +278,7 @@ func (g *gw) take(f link.Frame) {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.acked = max(g.acked, ack.Number)
+	g.acked, g.unsure = max(g.acked, ack.Number), ack.Unsure
 	g.acks++
 }
 
