@@ -37,7 +37,6 @@ type Keeper struct {
 	term     *Term // nil: it does not lead
 	renewals [2]int64
 	answered time.Duration // when the table last did
-	asked    bool          // it has answered at all
 	trouble  time.Duration // when that was last logged, since it does not answer
 	troubled bool
 }

@@ -36,7 +36,6 @@ type recorder struct {
 	calls    []string
 	gateways map[string]*Gateway
 	acked    map[string]int
-	unsure   bool // the coordinator has said so last
 
 	onMessage func(g *Gateway, session uint64, m link.Message)
 }
@@ -190,10 +189,11 @@ type gw struct {
 	held    chan struct{} // the test takes what is in it, and nothing is read
 	writing chan struct{}
 
-	mu    sync.Mutex
-	acked uint64
-	acks  int
-	end   error
+	mu     sync.Mutex
+	acked  uint64
+	unsure bool // the coordinator has said so last
+	acks   int
+	end    error
 }
 
 // hello is that of a gateway.
