@@ -19,9 +19,9 @@ import (
 
 	"coordinator/internal/appclient"
 	"coordinator/internal/clustertest"
-	"coordinator/internal/lease"
 	"coordinator/internal/control"
 	"coordinator/internal/door"
+	"coordinator/internal/lease"
 	"coordinator/internal/outbox"
 
 	"github.com/google/go-cmp/cmp"
