@@ -3,6 +3,7 @@ package main
 // Holds the pages of docs/ against the program.
 
 import (
+	"context"
 	"fmt"
 	"go/ast"
 	"go/parser"
@@ -23,6 +24,7 @@ import (
 	"coordinator/internal/door"
 	"coordinator/internal/lease"
 	"coordinator/internal/outbox"
+	"coordinator/internal/pgstore"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -65,6 +67,8 @@ func TestOperateListsEveryMetricWithItsLabels(t *testing.T) {
 	m := newMetrics(func() clusterState { return clusterState{} })
 	m.exposeBuild("")
 	m.exposeLease(func() lease.Status { return lease.Status{} })
+	m.newCommits()
+	m.exposeFigures(func(context.Context) (pgstore.Figures, error) { return pgstore.Figures{}, nil })
 	m.exposeCertificate(time.Now)
 	m.exposeLog(func() uint64 { return 0 })
 	families, err := m.registry.Gather()

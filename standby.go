@@ -42,14 +42,17 @@ type replica struct {
 
 // newReplica asks the database nothing yet: it may be away at the start.
 func newReplica(cfg *Config, log *slog.Logger) (*replica, error) {
-	database, err := pgstore.New(cfg.DatabaseURL)
+	r := &replica{shell: newShell(), endLeading: func() {}}
+	r.around = surroundings{cfg: cfg, log: log, metrics: newMetrics(r.state), refusals: logs.NewRefusals(log), maxSockets: r.maxSockets}
+	commits := r.around.metrics.newCommits()
+	database, err := pgstore.New(cfg.DatabaseURL, commits.observe)
 	if err != nil {
 		return nil, err
 	}
-	r := &replica{shell: newShell(), database: database, endLeading: func() {}}
-	r.around = surroundings{cfg: cfg, log: log, metrics: newMetrics(r.state), refusals: logs.NewRefusals(log), maxSockets: r.maxSockets}
+	r.database = database
 	r.lease = lease.New(lease.Config{Table: r.database, Holder: rand.Text(), Clock: lease.Clock, Log: log, Lead: r.lead})
 	r.around.metrics.exposeLease(r.lease.Status)
+	r.around.metrics.exposeFigures(r.database.Figures)
 	r.standby = newTableHandler(cfg, log, http.NewServeMux(), standbyTable(cfg, r.around.metrics, r.notReady), nil)
 	r.answer(http.HandlerFunc(r.serveHTTP), r.controlSockets, r.around.refusals, log)
 	return r, nil

@@ -39,7 +39,7 @@ func layers() [][][]string {
 		{{"peers.go"}},
 		{{"commands.go"}},
 		{{"coordinator.go", "figures.go"}},
-		{{"keyverify.go"}, {"callbacks.go"}, {"metrics.go", "gatewaymetrics.go"}},
+		{{"keyverify.go"}, {"callbacks.go"}, {"metrics.go", "gatewaymetrics.go", "databasemetrics.go"}},
 		{
 			registry,
 			{"config.go"}, {"tls.go"}, {"mandate.go"},

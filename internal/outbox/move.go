@@ -44,13 +44,11 @@ func OpenFile(dir string) (*File, error) {
 	return f, nil
 }
 
-// Each calls event with each undelivered event, in order, and announced with each announced stream.
-func (f *File) Each(event func(Event) error, announced func(Announced) error) (err error) {
+// Each calls event with each undelivered event, in order, and announced with each announced stream and the next position of its queue.
+func (f *File) Each(event func(Event) error, announced func(a Announced, tail uint32)) (err error) {
 	loaded := f.Load(func(number uint64, record QueueRecord) {
 		for _, s := range record.Announced {
-			if err == nil {
-				err = announced(Announced{number, s})
-			}
+			announced(Announced{number, s}, record.Tail)
 		}
 		for position := record.Head; position < record.Tail && err == nil; position++ {
 			ev, readErr := f.Read(number, position)

@@ -5,62 +5,64 @@ package pgstore
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"strings"
-	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 )
 
-const (
-	dialLimit = 2 * time.Second
-
-	tableMissing  = "42P01" // undefined_table
-	notAllowed    = "42501" // insufficient_privilege
-	wrongPassword = "28P01"
-	notAuthorized = "28000"
-	noDatabase    = "3D000"
-	readOnly      = "25006" // of an old primary
-	diskFull      = "53100"
-	goingDown     = "57P" // class: shut down, crashed, starting up
-	fenced        = "CO001"
-)
+// dialLimit is for all hosts of DATABASE_URL together: one that is dead must leave time for the next, and for a statement within
+// what the lease allows.
+const dialLimit = 1500 * time.Millisecond
 
 // connection serves one caller at a time.
 type connection struct {
 	// set once
 	config *pgx.ConnConfig
-	limit  time.Duration                                // of a use, with the dialling
+	limit  time.Duration                                // of a use, with the wait for its turn and the dialling
 	ready  func(ctx context.Context, c *pgx.Conn) error // called for each new connection; nil: it is ready as it is
 
-	mu   sync.Mutex
-	conn *pgx.Conn // guarded by mu; nil: none
+	turn chan struct{} // holds one while the connection is in use
+	conn *pgx.Conn     // of whose turn it is; nil: none
 }
 
-// use calls f with a connection. After an error that may be the connection's fault the next use makes another one.
+func newConnection(config *pgx.ConnConfig, limit time.Duration, ready func(context.Context, *pgx.Conn) error) *connection {
+	return &connection{config: config, limit: limit, ready: ready, turn: make(chan struct{}, 1)}
+}
+
+// use calls f with a connection, and again with another one if that was lost since the last use: f has to be a statement that may be
+// repeated. After an error that may be the connection's fault the next use makes another one.
 func (c *connection) use(ctx context.Context, f func(ctx context.Context, conn *pgx.Conn) error) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, c.limit)
 	defer cancel()
-	if c.conn == nil || c.conn.IsClosed() {
-		if err := c.dialLocked(ctx); err != nil {
-			return plainly(err)
-		}
+	select {
+	case c.turn <- struct{}{}:
+	case <-ctx.Done():
+		return fmt.Errorf("wait for the connection to the database: %w", ctx.Err())
 	}
-	err := f(ctx, c.conn)
-	if isOfTheConnection(err) {
-		c.closeLocked()
+	defer func() { <-c.turn }()
+	isOld := c.conn != nil && !c.conn.IsClosed()
+	err := c.try(ctx, f)
+	if isOld && isOfTheConnection(err) && ctx.Err() == nil {
+		err = c.try(ctx, f)
 	}
 	return plainly(err)
 }
 
-func (c *connection) dialLocked(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, dialLimit)
-	defer cancel()
+func (c *connection) try(ctx context.Context, f func(ctx context.Context, conn *pgx.Conn) error) error {
+	if c.conn == nil || c.conn.IsClosed() {
+		if err := c.dial(ctx); err != nil {
+			return err
+		}
+	}
+	err := f(ctx, c.conn)
+	if isOfTheConnection(err) {
+		c.hangUp()
+	}
+	return err
+}
+
+func (c *connection) dial(ctx context.Context) error {
 	conn, err := pgx.ConnectConfig(ctx, c.config)
 	if err != nil {
 		return err
@@ -68,14 +70,14 @@ func (c *connection) dialLocked(ctx context.Context) error {
 	c.conn = conn
 	if c.ready != nil {
 		if err := c.ready(ctx, conn); err != nil {
-			c.closeLocked()
+			c.hangUp()
 			return err
 		}
 	}
 	return nil
 }
 
-func (c *connection) closeLocked() {
+func (c *connection) hangUp() {
 	if c.conn != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
@@ -84,54 +86,18 @@ func (c *connection) closeLocked() {
 	}
 }
 
+// close waits for the use that is under way.
 func (c *connection) close() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.closeLocked()
+	c.turn <- struct{}{}
+	defer func() { <-c.turn }()
+	c.hangUp()
 }
 
-// isOfTheConnection tells whether an error may be another one at another server.
-func isOfTheConnection(err error) bool {
-	var answer *pgconn.PgError
-	switch {
-	case err == nil || errors.Is(err, pgx.ErrNoRows):
-		return false
-	case errors.As(err, &answer):
-		return answer.Code == readOnly || strings.HasPrefix(answer.Code, goingDown) || strings.HasPrefix(answer.Code, "08")
+// hostsOf is how many addresses a connection may be made to.
+func hostsOf(config *pgx.ConnConfig) int {
+	hosts := map[string]bool{fmt.Sprint(config.Host, config.Port): true}
+	for _, fallback := range config.Fallbacks {
+		hosts[fmt.Sprint(fallback.Host, fallback.Port)] = true
 	}
-	return true
-}
-
-// sqlError is an answer of the database in words of our own.
-type sqlError struct {
-	words string
-	err   error
-}
-
-func (e sqlError) Error() string { return e.words + ": " + e.err.Error() }
-func (e sqlError) Unwrap() error { return e.err }
-
-// plainly says what is wrong, and what to do. No error of pgx has the password.
-func plainly(err error) error {
-	var answer *pgconn.PgError
-	if !errors.As(err, &answer) {
-		var connecting *pgconn.ConnectError
-		if errors.As(err, &connecting) {
-			return fmt.Errorf("the database can't be reached: %w", err)
-		}
-		return err
-	}
-	for code, words := range map[string]string{
-		notAllowed:    "the user of DATABASE_URL lacks rights: have the owner run what coordinator -schema prints, and grant SELECT, INSERT, UPDATE and DELETE on the tables",
-		wrongPassword: "the database refuses the password of DATABASE_URL",
-		notAuthorized: "the database refuses the user of DATABASE_URL, or wants TLS (sslmode=require)",
-		noDatabase:    "there is no such database",
-		diskFull:      "the disk of the database is full",
-		readOnly:      "this database can only be read: it is a standby, or an old primary",
-	} {
-		if answer.Code == code {
-			return sqlError{words, err}
-		}
-	}
-	return err
+	return len(hosts)
 }

@@ -13,12 +13,11 @@ import (
 	"coordinator/internal/secret"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 )
 
 const (
 	leaseLimit  = 2 * time.Second
-	commitLimit = 5 * time.Second
+	commitLimit = 4 * time.Second // below what the outbox takes for a store that hangs
 	readLimit   = 5 * time.Second
 	loadLimit   = time.Minute
 
@@ -35,24 +34,26 @@ func Schema() string { return schema }
 type Database struct {
 	// set once
 	leasing, committing, reading *connection
+	observe                      func(took time.Duration, err error) // of each commit
 }
 
-// New reads the URL and asks the database nothing yet. The error does not show the password.
-func New(url secret.Secret) (*Database, error) {
+// New reads the URL and asks the database nothing yet. observe is told how each commit went. The error does not show the password.
+func New(url secret.Secret, observe func(took time.Duration, err error)) (*Database, error) {
 	config, err := pgx.ParseConfig(url.Reveal())
 	if err != nil {
 		return nil, errors.New("DATABASE_URL: can't be read as the URL of a PostgreSQL database") // the error may quote the password
 	}
 	config.DefaultQueryExecMode = pgx.QueryExecModeExec // nothing is prepared
-	config.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
-	config.ConnectTimeout = dialLimit
+	config.ValidateConnect = mayWrite
+	config.ConnectTimeout = dialLimit / time.Duration(hostsOf(config)) // for each
 	if config.RuntimeParams["application_name"] == "" {
 		config.RuntimeParams["application_name"] = "coordinator"
 	}
 	return &Database{
-		leasing:    &connection{config: config, limit: leaseLimit + dialLimit, ready: prepare},
-		committing: &connection{config: config, limit: commitLimit},
-		reading:    &connection{config: config, limit: readLimit},
+		observe:    observe,
+		leasing:    newConnection(config, leaseLimit, prepare),
+		committing: newConnection(config, commitLimit, nil),
+		reading:    newConnection(config, readLimit, nil),
 	}, nil
 }
 
@@ -66,12 +67,11 @@ func (d *Database) Close() {
 // prepare makes what is missing in the database, and refuses one that a newer version has made.
 func prepare(ctx context.Context, conn *pgx.Conn) error {
 	version, err := formatOf(ctx, conn)
-	var answer *pgconn.PgError
-	if errors.As(err, &answer) && answer.Code == tableMissing {
-		if _, err := conn.PgConn().Exec(ctx, schema).ReadAll(); err != nil {
-			return fmt.Errorf("make the tables: %w", err)
+	if codeOf(err) == tableMissing {
+		_, failed := conn.PgConn().Exec(ctx, schema).ReadAll()
+		if version, err = formatOf(ctx, conn); err != nil && failed != nil { // else another coordinator has made them meanwhile
+			err = fmt.Errorf("make the tables: %w", failed)
 		}
-		version, err = formatOf(ctx, conn)
 	}
 	switch {
 	case err != nil:
@@ -105,15 +105,20 @@ func (d *Database) Renew(ctx context.Context, epoch uint64, holder string) (held
 	return held, err
 }
 
+// durably has the transaction wait for the disk, whatever the database is set to: an epoch that was given must not be given again.
+const durably = `set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, true)`
+
+const takeOverSQL = `
+	WITH durable AS (SELECT ` + durably + `), won AS (
+		UPDATE coordinator_leader SET epoch = greatest(epoch, $1) + 1, beat = beat + 1, holder = $2
+		WHERE one AND epoch = $3 AND beat = $4 AND holder = $5 RETURNING epoch
+	)
+	UPDATE coordinator_fence f SET epoch = won.epoch FROM won, durable WHERE f.one RETURNING won.epoch`
+
 // TakeOver implements lease.Table. It waits for the commit that is under way.
 func (d *Database) TakeOver(ctx context.Context, seen lease.Row, above uint64, holder string) (epoch uint64, won bool, err error) {
 	err = d.leasing.use(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		err := conn.QueryRow(ctx, `
-			WITH won AS (
-				UPDATE coordinator_leader SET epoch = greatest(epoch, $1) + 1, beat = beat + 1, holder = $2
-				WHERE epoch = $3 AND beat = $4 AND holder = $5 RETURNING epoch
-			)
-			UPDATE coordinator_fence f SET epoch = won.epoch FROM won RETURNING won.epoch`,
+		err := conn.QueryRow(ctx, takeOverSQL,
 			int64(above), holder, int64(seen.Epoch), int64(seen.Beat), seen.Holder).Scan(&epoch)
 		if errors.Is(err, pgx.ErrNoRows) {
 			return nil

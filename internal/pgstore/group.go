@@ -8,7 +8,7 @@ import (
 	"coordinator/internal/outbox"
 )
 
-const commitSQL = `SELECT coordinator_commit($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)`
+const commitSQL = `SELECT coordinator_commit($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)`
 
 // announcement is what becomes of a stream in a group.
 type announcement struct {
@@ -17,7 +17,7 @@ type announcement struct {
 	closed      bool
 }
 
-func arguments(epoch uint64, g outbox.Group) []any {
+func arguments(epoch uint64, writer int64, g outbox.Group) []any {
 	n := len(g.Appended)
 	queues, positions, at, bodies := make([]int64, 0, n), make([]int64, 0, n), make([]int64, 0, n), make([][]byte, 0, n)
 	streams, order := map[string]*announcement{}, make([]string, 0, n)
@@ -66,7 +66,7 @@ func arguments(epoch uint64, g outbox.Group) []any {
 		removed, heads = append(removed, int64(upTo.Queue)), append(heads, int64(upTo.Head))
 	}
 	return []any{
-		int64(epoch), queues, positions, at, bodies,
+		int64(epoch), writer, queues, positions, at, bodies,
 		ids, announcedQueues, channels, previous, lastSeqs, tails, closed,
 		sessions, messages, removed, heads,
 		c.added, c.removed, c.forgotten, c.numbers, c.store,

@@ -25,7 +25,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(pgtest.Main{M: m}) }
 
 func open(t testing.TB, url string) *Database {
 	t.Helper()
-	d, err := New(secret.Secret(url))
+	d, err := New(secret.Secret(url), unobserved)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -323,7 +323,7 @@ func TestFaultsAreSaidPlainly(t *testing.T) {
 			t.Errorf("%s: %q, want %q", url, got, words)
 		}
 	}
-	if _, err := New("postgres://u:hidden-password@h/d?sslmode=nonsense"); err == nil || strings.Contains(err.Error(), "hidden-password") {
+	if _, err := New("postgres://u:hidden-password@h/d?sslmode=nonsense", unobserved); err == nil || strings.Contains(err.Error(), "hidden-password") {
 		t.Errorf("a URL that can't be read: %v", err)
 	}
 }

@@ -16,8 +16,9 @@ CREATE TABLE IF NOT EXISTS coordinator_leader (
 
 -- Who may write. Apart from the leader's row, so that renewals and commits never wait for each other.
 CREATE TABLE IF NOT EXISTS coordinator_fence (
-    one   boolean PRIMARY KEY DEFAULT true CHECK (one),
-    epoch bigint NOT NULL
+    one    boolean PRIMARY KEY DEFAULT true CHECK (one),
+    epoch  bigint NOT NULL,
+    writer bigint NOT NULL DEFAULT 0 -- +1 with each connection that commits: what an earlier one has left on its way comes to nothing
 );
 
 CREATE TABLE IF NOT EXISTS coordinator_numbers (
@@ -64,7 +65,7 @@ INSERT INTO coordinator_numbers (last) VALUES (0) ON CONFLICT DO NOTHING;
 -- statement for its caller, so that no caller can hold the fence for longer than it takes. Plans that were made while tables
 -- were empty would scan them for ever: the settings leave only the indexes.
 CREATE OR REPLACE FUNCTION coordinator_commit(
-    my_epoch bigint,
+    my_epoch bigint, my_writer bigint,
     e_queue bigint[], e_position bigint[], e_at bigint[], e_body bytea[],
     a_stream text[], a_queue bigint[], a_channel text[], a_previous text[], a_last_seq bigint[], a_tail bigint[],
     closed text[],
@@ -76,11 +77,17 @@ CREATE OR REPLACE FUNCTION coordinator_commit(
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off
 AS $$
 DECLARE
-    lead_epoch bigint;
+    lead_epoch  bigint;
+    last_writer bigint;
 BEGIN
-    SELECT epoch INTO lead_epoch FROM coordinator_fence WHERE one FOR SHARE;
+    SELECT epoch, writer INTO lead_epoch, last_writer FROM coordinator_fence WHERE one FOR SHARE;
     IF lead_epoch IS DISTINCT FROM my_epoch THEN
         RAISE EXCEPTION 'fenced' USING ERRCODE = 'CO001', DETAIL = lead_epoch::text;
+    ELSIF last_writer <> my_writer THEN
+        RAISE EXCEPTION 'a later connection of this coordinator commits' USING ERRCODE = 'CO002';
+    END IF;
+    IF current_setting('synchronous_commit') = 'off' THEN -- an event is sent once it is committed, and must not be lost after that
+        PERFORM set_config('synchronous_commit', 'on', true);
     END IF;
     IF store_named <> '' THEN
         UPDATE coordinator_format SET store = store_named WHERE one;

@@ -26,6 +26,10 @@ type Store struct {
 	deposed func(epoch uint64)
 
 	fenced atomic.Bool
+
+	// of whose turn it is to commit
+	claimed *pgx.Conn
+	writer  int64
 }
 
 // Store is for the term with this epoch. deposed is told of the higher one, if the database knows of it.
@@ -80,7 +84,7 @@ func (s *Store) Load(each func(number uint64, record outbox.QueueRecord)) error 
 }
 
 func (s *Store) load(f func(ctx context.Context, conn *pgx.Conn) error) error {
-	c := &connection{config: s.d.reading.config, limit: loadLimit} // a large one takes its time
+	c := newConnection(s.d.reading.config, loadLimit, nil) // a large one takes its time
 	defer c.close()
 	return c.use(context.Background(), f)
 }
@@ -112,26 +116,79 @@ func (s *Store) Cluster() (c outbox.Cluster, err error) {
 	return c, err
 }
 
-// Commit implements outbox.Store: all of a group is written, or nothing that is known of.
+// Commit implements outbox.Store: all of a group is written, or nothing that is known of. On a full disk only what makes room is.
 func (s *Store) Commit(g outbox.Group) (left outbox.Group, err error) {
-	if s.fenced.Load() {
-		return g, errFenced
+	err = s.write(g)
+	if codeOf(err) == diskFull && len(g.Delivered) > 0 && s.write(outbox.Group{Delivered: g.Delivered}) == nil {
+		g.Delivered = nil
 	}
-	err = s.d.committing.use(context.Background(), func(ctx context.Context, conn *pgx.Conn) error {
-		_, err := conn.Exec(ctx, commitSQL, arguments(s.epoch, g)...)
-		return err
-	})
-	var answer *pgconn.PgError
 	switch {
 	case err == nil:
 		return outbox.Group{}, nil
-	case errors.As(err, &answer) && answer.Code == fenced:
-		s.fenced.Store(true)
-		leading, _ := strconv.ParseUint(answer.Detail, 10, 64)
-		s.deposed(max(leading, s.epoch+1))
-		return g, errFenced
+	case errors.Is(err, errFenced):
+		return g, err
 	}
 	return g, fmt.Errorf("commit to the database: %w", err)
+}
+
+// write commits a group as a whole. A statement that got no answer may be on its way still, and be run at any time: before another
+// connection commits anything, it sees to it that no earlier one does.
+func (s *Store) write(g outbox.Group) error {
+	if s.fenced.Load() {
+		return errFenced
+	}
+	began := time.Now()
+	err := s.d.committing.use(context.Background(), func(ctx context.Context, conn *pgx.Conn) error {
+		if conn != s.claimed {
+			if err := s.claim(ctx, conn); err != nil {
+				return err
+			}
+		}
+		_, err := conn.Exec(ctx, commitSQL, arguments(s.epoch, s.writer, g)...)
+		return err
+	})
+	s.d.observe(time.Since(began), err)
+	var answer *pgconn.PgError
+	switch errors.As(err, &answer); {
+	case answer == nil:
+	case answer.Code == overtaken:
+		s.claimed = nil
+	case answer.Code == fenced:
+		leading, _ := strconv.ParseUint(answer.Detail, 10, 64)
+		return s.isFenced(leading)
+	}
+	return err
+}
+
+// claim makes conn the only one that may commit.
+func (s *Store) claim(ctx context.Context, conn *pgx.Conn) error {
+	writer, err := claim(ctx, conn, s.epoch)
+	if errors.Is(err, errFenced) {
+		return s.isFenced(0)
+	}
+	if err == nil {
+		s.claimed, s.writer = conn, writer
+	}
+	return err
+}
+
+// claim gives the number that whoever commits from now on has to show. It waits for a commit that is under way.
+func claim(ctx context.Context, conn interface {
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}, epoch uint64) (writer int64, err error) {
+	err = conn.QueryRow(ctx, "UPDATE coordinator_fence SET writer = writer + 1 WHERE one AND epoch = $1 RETURNING writer", int64(epoch)).Scan(&writer)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return 0, errFenced
+	}
+	return writer, err
+}
+
+// isFenced notes that another coordinator leads, with this epoch if it is a higher one.
+func (s *Store) isFenced(leading uint64) error {
+	if !s.fenced.Swap(true) {
+		s.deposed(max(leading, s.epoch+1))
+	}
+	return errFenced
 }
 
 // Read implements outbox.Store.

@@ -19,7 +19,7 @@ var errHasStore = errors.New("the database has an outbox of its own, and that of
 // TakeIn writes all of a file in one transaction, if nothing is in the database yet. It may be repeated: what was taken in before is not
 // taken in again. It returns how many events it has written.
 func (d *Database) TakeIn(epoch uint64, f *outbox.File) (events int, err error) {
-	c := &connection{config: d.committing.config, limit: loadLimit}
+	c := newConnection(d.committing.config, loadLimit, nil)
 	defer c.close()
 	err = c.use(context.Background(), func(ctx context.Context, conn *pgx.Conn) error {
 		return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
@@ -45,21 +45,26 @@ func takeIn(ctx context.Context, tx pgx.Tx, epoch uint64, f *outbox.File) (event
 	for _, id := range f.Content.Gateways {
 		g.Changes = append(g.Changes, outbox.AddGateway(id))
 	}
+	writer, err := claim(ctx, tx, epoch)
+	if err != nil {
+		return 0, err
+	}
 	write := func() error {
-		_, err := tx.Exec(ctx, commitSQL, arguments(epoch, g)...)
+		_, err := tx.Exec(ctx, commitSQL, arguments(epoch, writer, g)...)
 		g = outbox.Group{}
 		return err
 	}
-	var announced []outbox.Change
+	var streams, channels, previous []string
+	var queues, lastSeqs, tails []int64
 	err = f.Each(func(ev outbox.Event) error {
 		events++
 		if g.Appended = append(g.Appended, ev); len(g.Appended) < groupOf {
 			return nil
 		}
 		return write()
-	}, func(a outbox.Announced) error {
-		announced = append(announced, outbox.KnowStream(a))
-		return nil
+	}, func(a outbox.Announced, tail uint32) {
+		streams, channels, previous = append(streams, a.StreamID), append(channels, a.Channel), append(previous, a.Previous)
+		queues, lastSeqs, tails = append(queues, int64(a.Queue)), append(lastSeqs, int64(a.LastSeq)), append(tails, int64(tail))
 	})
 	if err != nil {
 		return 0, fmt.Errorf("take over the outbox of DATA_DIR: %w", err)
@@ -70,14 +75,17 @@ func takeIn(ctx context.Context, tx pgx.Tx, epoch uint64, f *outbox.File) (event
 	if _, err := tx.Exec(ctx, "DELETE FROM coordinator_announced"); err != nil { // the file knows which of them are announced
 		return 0, err
 	}
-	g.Changes = announced
-	if err := write(); err != nil {
+	_, err = tx.Exec(ctx, `
+		INSERT INTO coordinator_announced (stream, queue, channel, previous, last_seq, tail)
+		SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::bigint[], $6::bigint[])`,
+		streams, queues, channels, previous, lastSeqs, tails)
+	if err != nil {
 		return 0, err
 	}
-	for session, applied := range f.Content.Applied {
-		if _, err := tx.Exec(ctx, "INSERT INTO coordinator_progress VALUES ($1, $2)", int64(session), int64(applied)); err != nil {
-			return 0, err
-		}
+	var sessions, applied []int64
+	for session, message := range f.Content.Applied {
+		sessions, applied = append(sessions, int64(session)), append(applied, int64(message))
 	}
-	return events, nil
+	_, err = tx.Exec(ctx, "INSERT INTO coordinator_progress (session, applied) SELECT * FROM unnest($1::bigint[], $2::bigint[])", sessions, applied)
+	return events, err
 }

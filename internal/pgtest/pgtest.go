@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -102,21 +103,27 @@ func newServer(t testing.TB, bin string) *Server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &Server{bin: bin, dir: dir, t: t}
-	if os.Getuid() == 0 {
-		nobody, err := user.Lookup("nobody")
-		if err != nil {
-			t.Fatal(err)
-		}
-		uid, _ := strconv.Atoi(nobody.Uid)
-		gid, _ := strconv.Atoi(nobody.Gid)
-		s.as = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
-		if err := os.Chown(dir, uid, gid); err != nil {
-			t.Fatal(err)
-		}
-	}
+	s := &Server{bin: bin, dir: dir, t: t, as: unprivileged(t, dir)}
 	s.run(t, "initdb", "-D", s.data(), "-U", "coordinator", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
 	return s
+}
+
+// unprivileged gives root's directory to nobody, and says how to run as nobody. It is nil for others.
+func unprivileged(t testing.TB, dir string) *syscall.SysProcAttr {
+	t.Helper()
+	if os.Getuid() != 0 {
+		return nil
+	}
+	nobody, err := user.Lookup("nobody")
+	if err != nil {
+		t.Fatal(err)
+	}
+	uid, _ := strconv.Atoi(nobody.Uid)
+	gid, _ := strconv.Atoi(nobody.Gid)
+	if err := os.Chown(dir, uid, gid); err != nil {
+		t.Fatal(err)
+	}
+	return &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
 }
 
 func (s *Server) data() string { return filepath.Join(s.dir, "data") }
@@ -195,6 +202,15 @@ func (s *Server) NewDatabase(t testing.TB) string {
 	name := fmt.Sprintf("test%d", databases.Add(1))
 	Exec(t, s.url("postgres"), "CREATE DATABASE "+name)
 	return s.url(name)
+}
+
+// Name is that of the database with this URL.
+func Name(database string) string {
+	u, err := url.Parse(database)
+	if err != nil {
+		return ""
+	}
+	return strings.TrimPrefix(u.Path, "/")
 }
 
 // Exec runs SQL at a database.
