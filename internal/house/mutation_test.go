@@ -300,12 +300,12 @@ func mutations() []mutation {
 		},
 		{
 			"leaders", "internal/lease/machine.go",
-			" || received-m.last > blindFor", "",
-			"TestWhatIsHeardOfEpochs", "a time without a database deposes the leader",
+			" || received-m.latest >= blindFor", "",
+			"TestQuietTimeBeginsAnewAfterTheDatabaseWasAway", "a time without a database deposes the leader",
 		},
 		{
 			"leaders", "internal/lease/keeper.go",
-			"	sent := k.Clock()\n	ctx, cancel := context.WithTimeout(context.Background(), askLimit)", "	ctx, cancel := context.WithTimeout(context.Background(), askLimit)\n	sent := k.Clock() + validFor",
+			"	leads, sent := k.machine.leads, k.Clock()\n", "	leads, sent := k.machine.leads, k.Clock()+validFor\n",
 			"TestLeaderThatDiesIsFollowedAfter6Seconds", "a lead is valid for longer than it was renewed",
 		},
 		{
