@@ -125,7 +125,7 @@ func mutations() []mutation {
 		},
 		{
 			"durability", "internal/outbox/store.go",
-			"	if record.Head == record.Tail || record.Tail == 0 {\n", "	if record.tail == 0 {\n",
+			"	if record.Head == record.Tail || record.Tail == 0 {\n", "	if record.Tail == 0 {\n",
 			"TestAgeOfTheOldestEventIsKeptOnDisk", "the age of the oldest event is not kept on disk",
 		},
 		{
