@@ -74,7 +74,7 @@ CREATE OR REPLACE FUNCTION coordinator_commit(
     gateways_added text[], gateways_removed text[], sessions_forgotten bigint[],
     numbers_used bigint, store_named text
 ) RETURNS void LANGUAGE plpgsql
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off
 AS $$
 DECLARE
     lead_epoch  bigint;
