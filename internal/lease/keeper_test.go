@@ -78,6 +78,7 @@ func TestLeadOutlivesADatabaseThatIsAwayForAll(t *testing.T) {
 				if err := term.AwaitValid(again); err != nil || a.last() != term || b.last() != nil {
 					t.Errorf("it does not go on in the same term: %v; log:\n%s", err, b.logged())
 				}
+				synctest.Wait() // the line is logged after those who wait are told
 				lines := []string{"not sure to lead any more", "sure to lead again", "does not say who leads", "answers again"}
 				for i, line := range lines {
 					if n := strings.Count(a.logged(), line); n != 1 && (away < time.Minute || i != 2) {

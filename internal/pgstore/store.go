@@ -66,7 +66,8 @@ func (s *Store) Load(each func(number uint64, record outbox.QueueRecord)) error 
 			if !known {
 				order = append(order, queue)
 			}
-			if r.Tail = max(r.Tail, uint32(tail)); !known {
+			hasEvents := r.Head < r.Tail
+			if r.Tail = max(r.Tail, uint32(tail)); !hasEvents {
 				r.Head = r.Tail
 			}
 			r.Announced = append(r.Announced, a)
