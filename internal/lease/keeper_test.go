@@ -208,8 +208,26 @@ func TestTermThatWasLostIsNotRenewed(t *testing.T) {
 		}
 		a.stop()
 		<-a.over
-		if row := b.view.now(); row.Holder != "b" {
-			t.Errorf("the row is %+v", row)
+		if row := b.view.now(); row.Holder != "b" || strings.Contains(a.logged(), "resigned") {
+			t.Errorf("the row is %+v, log:\n%s", row, a.logged())
+		}
+	})
+}
+
+func TestLossIsSaidOnce(t *testing.T) {
+	two(t, func(t *testing.T, a, _ *candidate) {
+		term := a.last()
+		a.view.mu.Lock()
+		a.view.row.Holder = "c"
+		a.view.mu.Unlock()
+		a.view.slow.Store(int64(300 * time.Millisecond))
+		for before := a.view.renewals.Load(); a.view.renewals.Load() == before; {
+			<-time.After(10 * time.Millisecond)
+		}
+		term.Heard(40) // while a renewal is on its way
+		<-time.After(time.Second)
+		if n := strings.Count(a.logged(), "has lost the lead"); n != 1 {
+			t.Errorf("%d times:\n%s", n, a.logged())
 		}
 	})
 }
@@ -230,12 +248,21 @@ func TestStopWithoutADatabaseIsShort(t *testing.T) {
 }
 
 // The clock of timers may have stood still: nobody has said that the lead is in doubt, and yet whoever has seen it waits.
-func TestWhoWaitsAfterAShortSleepIsServed(t *testing.T) {
-	two(t, func(t *testing.T, a, _ *candidate) {
-		a.frozen.Store(int64(5500 * time.Millisecond))
-		ctx, cancel := context.WithTimeout(t.Context(), 1100*time.Millisecond)
+func TestWhoHasSeenADoubtHearsThatItIsOver(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var now atomic.Int64
+		term := newTerm(1, validFor, func() time.Duration { return time.Duration(now.Load()) }, nil)
+		now.Store(int64(validFor + time.Second))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if err := a.last().AwaitValid(ctx); err != nil {
+		waited := make(chan error, 1)
+		go func() { waited <- term.AwaitValid(ctx) }()
+		synctest.Wait()
+		if _, changed := term.update(2 * validFor); changed {
+			t.Error("the log is to say that it is over, and never said that it began")
+		}
+		if err := <-waited; err != nil {
 			t.Error(err)
 		}
 	})
