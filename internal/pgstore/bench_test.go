@@ -14,7 +14,7 @@ func BenchmarkLoad(b *testing.B) {
 	s := d.Store(lead(b, d, "a"), notDeposed(b))
 	pgtest.Exec(b, url, `
 		INSERT INTO coordinator_event SELECT 1 + i / 10, i % 10, 1700000000000 + i, decode(repeat('00', 150), 'hex') FROM generate_series(0, 999999) AS i;
-		INSERT INTO coordinator_announced SELECT 'stream' || i, i, 'channel' || i, '', 10, 10 FROM generate_series(1, 100000) AS i;
+		INSERT INTO coordinator_announced (stream, queue, channel, previous, last_seq, tail) SELECT 'stream' || i, i, 'channel' || i, '', 10, 10 FROM generate_series(1, 100000) AS i;
 		INSERT INTO coordinator_progress SELECT i, 100 FROM generate_series(1, 100000) AS i`)
 	for b.Loop() {
 		var events, streams int
