@@ -94,6 +94,14 @@ func newGateways(c *coordinator, cfg *Config, refusals *logs.Refusals, log *slog
 	return h
 }
 
+// storeID is the identity of the store, "" if no gateway may link.
+func (h *gateways) storeID() string {
+	if h == nil {
+		return ""
+	}
+	return h.links.Store
+}
+
 // close says goodbye on all links, and why. Nothing is passed on to gateways or taken from them when it has returned.
 func (h *gateways) close(why string) {
 	h.links.Close(why)

@@ -69,7 +69,7 @@ func urlTable(cfg *Config, api *commands, sockets *control.Sockets, gateways *ga
 		"/{$}":               {"GET": welcome},
 		"/livez":             {"GET": probes.Live},
 		"/readyz":            {"GET": probes.ReadyProtected(api.coordinator.notReady, protected)},
-		link.LeaderPath:      {"GET": leader(cfg.GatewaySecret, api.coordinator.mandate)},
+		link.LeaderPath:      {"GET": leader(cfg.GatewaySecret, api.coordinator.mandate, gateways.storeID())},
 		"/metrics":           {"GET": protected(api.coordinator.metrics.handler())},
 		"/commands/capacity": {"GET": command(api.capacity)},
 		"/commands/report":   {"GET": command(api.report)},
@@ -112,12 +112,13 @@ func standbyTable(cfg *Config, m *metrics, notReady func() []string) map[string]
 }
 
 // leader is the handler of /leader at a coordinator that leads. Gateways ask with a nonce, and believe only a proof.
-func leader(key Secret, m mandate) http.HandlerFunc {
+func leader(key Secret, m mandate, store string) http.HandlerFunc {
+	said := link.Leader{Leader: true, Epoch: m.Epoch(), Store: store}
 	return func(w http.ResponseWriter, r *http.Request) {
-		if proof := link.LeaderProof(key, r.Header.Get(link.LeaderNonceHeader), m.Epoch()); proof != "" {
+		if proof := link.LeaderProof(key, r.Header.Get(link.LeaderNonceHeader), said); proof != "" {
 			w.Header().Set(link.LeaderProofHeader, proof)
 		}
-		httpjson.Write(w, http.StatusOK, link.Leader{Leader: true, Epoch: m.Epoch()})
+		httpjson.Write(w, http.StatusOK, said)
 	}
 }
 

@@ -47,8 +47,7 @@ type activeLink struct {
 	end  context.CancelCauseFunc // closes the socket; the first cause counts
 	wake chan struct{}           // has room for one
 
-	unsure atomic.Bool   // what the coordinator has last said of its lead
-	doubt  chan struct{} // it has just said that it is unsure; has room for one
+	unsure atomic.Bool // what the coordinator has last said of its lead; true before it has said anything
 
 	// guarded by Gateway.mu
 	queue   []link.Frame
@@ -166,14 +165,8 @@ func (g *Gateway) takeFrame(l *activeLink, f link.Frame) error {
 // hearDoubt looks whether the coordinator says that it may not lead any more.
 func (l *activeLink) hearDoubt(f link.Frame) {
 	var ack link.Count
-	if f.Kind != link.KindAck || f.Read(&ack) != nil {
-		return
-	}
-	if !l.unsure.Swap(ack.Unsure) && ack.Unsure {
-		select {
-		case l.doubt <- struct{}{}:
-		default:
-		}
+	if f.Kind == link.KindAck && f.Read(&ack) == nil {
+		l.unsure.Store(ack.Unsure)
 	}
 }
 

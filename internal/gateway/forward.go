@@ -132,10 +132,14 @@ func (f *forwarder) send(r *http.Request, target *url.URL) (*http.Response, erro
 	return f.transport.RoundTrip(out)
 }
 
-// coordinator is the one that is linked, or was linked last; nil if none ever was. linked is closed at the next link.
+// coordinator is the one that is linked, or else the only one there is, once it was linked. Of several the one that was linked last
+// may be deposed, and is not asked. linked is closed at the next link.
 func (g *Gateway) coordinator() (target *url.URL, linked <-chan struct{}) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.link == nil && len(g.URLs) > 1 {
+		return nil, g.linked
+	}
 	return g.target, g.linked
 }
 

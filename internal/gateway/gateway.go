@@ -1,7 +1,8 @@
 // Package gateway holds peers' control sockets for a coordinator that may die and come back. It decides nothing.
 //
 // What is kept and said to whom is in keeper.go, which is pure. Around it: the peers' sessions (peers.go), the link to the
-// coordinator (linking.go dials and greets, active.go reads and writes), and requests that are passed on (forward.go).
+// coordinator (leaders.go finds who leads, linking.go dials and greets, active.go reads and writes, lookout.go asks whether another one
+// has taken over), and requests that are passed on (forward.go).
 package gateway
 
 import (
@@ -60,6 +61,7 @@ type Gateway struct {
 	linked     chan struct{} // closed at the next link
 	links      int           // since the start
 	heard      time.Time     // when the coordinator has last said something
+	leftFor    uint64        // the highest epoch that a coordinator was left for; it is looked for, and not obeyed before its WELCOME
 	knownStore time.Time     // when the coordinator of the store that the keeper knows was last linked
 }
 
@@ -211,6 +213,7 @@ func (g *Gateway) changeIdentity(reason error) (old *identity, closed int) {
 	defer g.mu.Unlock()
 	old = g.id
 	g.id = newIdentity()
+	g.leftFor = 0
 	for _, p := range old.peers {
 		p.session.Close(reason)
 	}

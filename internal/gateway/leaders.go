@@ -2,7 +2,7 @@ package gateway
 
 // With several coordinators one leads and the others stand by. A gateway asks all of them who leads, and with which epoch; the
 // highest wins. Only an answer with a proof counts, and no answer changes anything but whom the gateway links with: what it obeys is
-// decided by WELCOME.
+// decided by WELCOME. If an answer raised the lowest epoch that is obeyed, one that never leads to a link would lock the gateway out.
 
 import (
 	"cmp"
@@ -22,15 +22,8 @@ import (
 
 const (
 	leaderAnswers   = 2 * time.Second
-	othersAnswer    = 200 * time.Millisecond // once one leads
+	othersAnswer    = 200 * time.Millisecond // once the expected one leads
 	maxLeaderAnswer = 4 << 10
-
-	// While it is linked a gateway asks now and then, and more often if its coordinator is not sure to lead.
-	lookRound       = 2 * time.Second
-	lookRoundUnsure = 500 * time.Millisecond
-
-	// leaveWithin is how long a coordinator that is left has for ending the link.
-	leaveWithin = 200 * time.Millisecond
 )
 
 var errNoLeader = errors.New("coordinator neither leads nor stands by")
@@ -49,12 +42,29 @@ type leaderAnswer struct {
 	url *url.URL
 	verdict
 	epoch uint64
+	store string
 	err   error // why there is no answer
 }
 
-// leaders asks all coordinators at the same time. When one leads, others are not waited for that do not answer at once.
-func (g *Gateway) leaders(ctx context.Context) (answers []leaderAnswer) {
-	ctx, cancel := context.WithTimeout(ctx, leaderAnswers)
+// lead is what is known of the one that leads, before anybody is asked.
+type lead struct {
+	store string // "": any
+	epoch uint64 // at least
+}
+
+// expected is the highest epoch that the gateway was welcomed with or left a coordinator for.
+func (g *Gateway) expected() lead {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return lead{g.id.store, max(g.id.epoch, g.leftFor)}
+}
+
+func (l lead) isOfStore(a leaderAnswer) bool { return l.store == "" || l.store == a.store }
+
+// leaders asks all coordinators at the same time. When the expected one leads, others are not waited for that do not answer at
+// once. An older one is no reason for haste: whoever has taken over from it may be farther away.
+func (g *Gateway) leaders(ctx context.Context, expected lead) (answers []leaderAnswer) {
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	come := make(chan leaderAnswer, len(g.URLs))
 	for _, u := range g.URLs {
@@ -65,7 +75,7 @@ func (g *Gateway) leaders(ctx context.Context) (answers []leaderAnswer) {
 		select {
 		case a := <-come:
 			answers = append(answers, a)
-			if a.verdict == leads && enough == nil {
+			if a.verdict == leads && expected.isOfStore(a) && a.epoch >= expected.epoch && enough == nil {
 				enough = time.After(othersAnswer)
 			}
 		case <-enough:
@@ -76,6 +86,8 @@ func (g *Gateway) leaders(ctx context.Context) (answers []leaderAnswer) {
 }
 
 func (g *Gateway) askLeader(ctx context.Context, u *url.URL) leaderAnswer {
+	ctx, cancel := context.WithTimeout(ctx, leaderAnswers)
+	defer cancel()
 	raw := make([]byte, 32)
 	rand.Read(raw)
 	nonce := base64.RawURLEncoding.EncodeToString(raw)
@@ -100,10 +112,10 @@ func (g *Gateway) askLeader(ctx context.Context, u *url.URL) leaderAnswer {
 		if json.Unmarshal(body, &answer) != nil || !answer.Leader {
 			return failed(errNoLeader)
 		}
-		if !link.ProvesLead(reply.Header.Get(link.LeaderProofHeader), g.Secret, nonce, answer.Epoch) {
+		if !link.ProvesLead(reply.Header.Get(link.LeaderProofHeader), g.Secret, nonce, answer) {
 			return failed(errNoProof)
 		}
-		return leaderAnswer{url: u, verdict: leads, epoch: answer.Epoch}
+		return leaderAnswer{url: u, verdict: leads, epoch: answer.Epoch, store: answer.Store}
 	case http.StatusServiceUnavailable:
 		return leaderAnswer{url: u, verdict: standsBy}
 	}
@@ -111,19 +123,18 @@ func (g *Gateway) askLeader(ctx context.Context, u *url.URL) leaderAnswer {
 }
 
 // candidates are the coordinators to link with, the best first. Without a choice nobody is asked.
-func (g *Gateway) candidates(ctx context.Context, t *troubles) (urls []*url.URL) {
+func (g *Gateway) candidates(ctx context.Context, t *troubles) (list []leaderAnswer) {
 	if len(g.URLs) == 1 {
-		return g.URLs
+		return []leaderAnswer{{url: g.URLs[0]}}
 	}
-	answers := g.leaders(ctx)
-	slices.SortFunc(answers, func(a, b leaderAnswer) int {
-		return cmp.Or(cmp.Compare(a.verdict, b.verdict), -cmp.Compare(a.epoch, b.epoch), cmp.Compare(slices.Index(g.URLs, a.url), slices.Index(g.URLs, b.url)))
-	})
+	expected := g.expected()
+	answers := g.leaders(ctx, expected)
+	slices.SortFunc(answers, func(a, b leaderAnswer) int { return cmp.Or(expected.order(a, b), g.inOrder(a.url, b.url)) })
 	standing := 0
 	for _, a := range answers {
 		switch a.verdict {
 		case leads, cannotSay:
-			urls = append(urls, a.url)
+			list = append(list, a)
 		case standsBy:
 			standing++
 		case noAnswer:
@@ -132,58 +143,24 @@ func (g *Gateway) candidates(ctx context.Context, t *troubles) (urls []*url.URL)
 			}
 		}
 	}
-	if len(urls) == 0 && standing > 0 {
+	if len(list) == 0 && standing > 0 {
 		t.nobodyLeads(standing)
 	}
-	return urls
+	return list
 }
 
-// lookOut asks while a link is up whether another coordinator leads with a higher epoch. Then the link ends, and the other one
-// is the best candidate.
-func (g *Gateway) lookOut(ctx context.Context, l *activeLink, epoch uint64) {
-	for {
-		if !g.awaitRound(ctx, l) {
-			return
+// order has the better one first: that leads, with the store that is known, with the higher epoch.
+func (l lead) order(a, b leaderAnswer) int {
+	ofOthers := func(a leaderAnswer) int {
+		if l.isOfStore(a) {
+			return 0
 		}
-		for _, a := range g.leaders(ctx) {
-			if a.verdict == leads && a.epoch > epoch && ctx.Err() == nil {
-				g.leaveFor(l, a.epoch)
-				return
-			}
-		}
+		return 1
 	}
+	return cmp.Or(cmp.Compare(a.verdict, b.verdict), cmp.Compare(ofOthers(a), ofOthers(b)), cmp.Compare(b.epoch, a.epoch))
 }
 
-// awaitRound reports false when the link has ended.
-func (g *Gateway) awaitRound(ctx context.Context, l *activeLink) bool {
-	usual, soon := time.NewTimer(lookRound), time.NewTimer(lookRoundUnsure)
-	defer usual.Stop()
-	defer soon.Stop()
-	for {
-		select {
-		case <-usual.C:
-			return true
-		case <-soon.C:
-			if l.unsure.Load() {
-				return true
-			}
-		case <-l.doubt:
-			return true // it has just said so
-		case <-ctx.Done():
-			return false
-		}
-	}
-}
-
-// leaveFor ends the link for a coordinator with a higher epoch. What still comes over it is not obeyed.
-func (g *Gateway) leaveFor(l *activeLink, epoch uint64) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.link != l {
-		return
-	}
-	g.sendLocked(g.id.frame(link.With(link.KindBye, 0, &link.Reason{Text: errEpoch.Error(), Epoch: epoch})))
-	l.closing = true
-	g.unlinkLocked()
-	time.AfterFunc(leaveWithin, func() { l.end(errEpoch) })
+// inOrder is that of COORDINATOR_URL.
+func (g *Gateway) inOrder(a, b *url.URL) int {
+	return cmp.Compare(slices.Index(g.URLs, a), slices.Index(g.URLs, b))
 }

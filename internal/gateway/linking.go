@@ -54,19 +54,19 @@ func (g *Gateway) keepLink(ctx context.Context) {
 	t := troubles{g: g, alone: time.Now(), said: map[string]string{}}
 	for {
 		began := time.Now()
-		for _, u := range g.candidates(ctx, &t) {
-			linked, err := g.linkOnce(ctx, u, &t)
+		for _, c := range g.candidates(ctx, &t) {
+			linked, err := g.linkOnce(ctx, c, &t)
 			if ctx.Err() != nil || g.isStopping() {
 				return
 			}
 			if linked {
-				t.lost(u, err)
+				t.lost(c.url, err)
 				break
 			}
 			if errors.Is(err, errAnew) { // this one is asked again
 				break
 			}
-			t.failed(u, err)
+			t.failed(c.url, err)
 		}
 		every := askEvery
 		if time.Since(t.alone) >= askRarelyAfter {
@@ -86,52 +86,61 @@ func (g *Gateway) isStopping() bool {
 	return g.stopping
 }
 
-// linkOnce tries one URL. If it comes to a link it returns when that has ended, and why.
-func (g *Gateway) linkOnce(ctx context.Context, u *url.URL, t *troubles) (linked bool, err error) {
+// linkOnce tries one coordinator. If it comes to a link it returns when that has ended, and why.
+func (g *Gateway) linkOnce(ctx context.Context, c leaderAnswer, t *troubles) (linked bool, err error) {
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
-	ws, err := g.dial(ctx, u)
+	ws, err := g.dial(ctx, c.url)
 	if err != nil {
 		return false, err
 	}
 	closeSocket := func() { door.CloseNow(ws.NetConn()) }
 	defer closeSocket()
 	defer context.AfterFunc(ctx, closeSocket)()
-	nonce := make([]byte, 32)
-	rand.Read(nonce)
-	if err := g.sayHello(ws, nonce); err != nil {
-		return false, err
+	l := &activeLink{ws: ws, end: end, wake: make(chan struct{}, 1)}
+	l.unsure.Store(true)
+	if len(g.URLs) > 1 {
+		g.lookOut(ctx, l, c.epoch)
 	}
-	first, message, more, err := awaitAnswer(ws)
-	if err != nil {
-		return false, err
+	w, rest, err := g.greet(ws)
+	if cause := context.Cause(ctx); cause != nil {
+		return false, cause // what else has failed follows from it
 	}
-	w, err := g.judge(first, nonce)
-	if err != nil {
-		return false, err
-	}
-	if _, err := message.ReadFrom(living{ws, more}); err != nil {
-		return false, plainly(err, errSilent)
-	}
-	_, rest, err := link.Next(message.Bytes())
 	if err != nil {
 		return false, err
 	}
 	if !w.ControlSame {
-		g.Log.Warn("coordinator has another CONTROL_SECRET: a peer that connects here may be refused there, and the other way round; set the same at both", "url", u.String())
+		g.Log.Warn("coordinator has another CONTROL_SECRET: a peer that connects here may be refused there, and the other way round; set the same at both", "url", c.url.String())
 	}
-	l := &activeLink{ws: ws, end: end, wake: make(chan struct{}, 1), doubt: make(chan struct{}, 1)}
-	resumed, sessions, err := g.begin(l, u, w)
+	resumed, sessions, err := g.begin(l, c.url, w)
 	if err != nil {
 		return false, err
 	}
-	t.linked(u, w, resumed, sessions)
-	if len(g.URLs) > 1 {
-		g.running.Go(func() { g.lookOut(ctx, l, w.Epoch) })
-	}
+	t.linked(c.url, w, resumed, sessions)
 	err = g.serve(ctx, l, rest)
 	g.unlink(l)
 	return true, err
+}
+
+// greet says HELLO and takes in the answer. rest is what has come behind it.
+func (g *Gateway) greet(ws *websocket.Conn) (w link.Welcome, rest []byte, err error) {
+	nonce := make([]byte, 32)
+	rand.Read(nonce)
+	if err := g.sayHello(ws, nonce); err != nil {
+		return w, nil, err
+	}
+	first, message, more, err := awaitAnswer(ws)
+	if err != nil {
+		return w, nil, err
+	}
+	if w, err = g.judge(first, nonce); err != nil {
+		return w, nil, err
+	}
+	if _, err := message.ReadFrom(living{ws, more}); err != nil {
+		return w, nil, plainly(err, errSilent)
+	}
+	_, rest, err = link.Next(message.Bytes())
+	return w, rest, err
 }
 
 func (g *Gateway) dial(ctx context.Context, u *url.URL) (*websocket.Conn, error) {
@@ -276,7 +285,7 @@ func (g *Gateway) ofStore() (known string, sessions int, away time.Duration) {
 func (g *Gateway) begin(l *activeLink, u *url.URL, w link.Welcome) (resumed bool, sessions int, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.stopping {
+	if g.stopping || l.closing {
 		return false, 0, net.ErrClosed
 	}
 	resumed = g.id.store == w.Store && g.id.term == w.Term
@@ -285,6 +294,7 @@ func (g *Gateway) begin(l *activeLink, u *url.URL, w link.Welcome) (resumed bool
 		g.id.forgetTerm()
 		return false, 0, err
 	}
+	l.unsure.Store(false)
 	g.link, g.target, g.heard = l, u, time.Now()
 	g.links++
 	close(g.linked)

@@ -4,6 +4,7 @@ package gateway
 // same way.
 
 import (
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -33,28 +34,37 @@ type decider struct {
 	gateways map[string]bool
 	told     []string
 	conns    []net.Conn
+	standsBy bool // as it says of itself; its links go on
 }
 
 // decider starts one for a term, which knows the gateways.
 func (r *rig) decider(term string, known ...string) *decider {
+	return r.deciderAt("c1", 0, term, known...)
+}
+
+func (r *rig) deciderAt(host string, epoch uint64, term string, known ...string) *decider {
 	d := &decider{r: r, pipes: clustertest.NewPipes(), gateways: map[string]bool{}}
 	log := logs.New(clustertest.NewLog(), false, true)
 	d.links = linkserver.New(linkserver.Config{
-		Store: "store", Term: term, Known: known, Secret: testSecret, ControlSecret: controlSecret, Version: "test", Handler: d,
+		Store: "store", Term: term, Epoch: epoch, Known: known, Secret: testSecret, ControlSecret: controlSecret, Version: "test", Handler: d,
 		AddGateway: func(string) <-chan struct{} {
 			durable := make(chan struct{})
 			close(durable)
 			return durable
 		},
-		Log: log, Refusals: logs.NewRefusals(log),
+		HigherEpoch: func(epoch uint64) { d.note("heard of epoch %d", epoch) },
+		Log:         log, Refusals: logs.NewRefusals(log),
 	})
-	d.http = &http.Server{Handler: d.links, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, 0)}
+	mux := http.NewServeMux()
+	mux.Handle(link.Path, d.links)
+	mux.HandleFunc(link.LeaderPath, d.sayWhoLeads)
+	d.http = &http.Server{Handler: mux, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, 0)}
 	served := make(chan struct{})
 	go func() {
 		defer close(served)
 		d.http.Serve(d.pipes)
 	}()
-	r.at("c1", func() (net.Conn, error) {
+	r.at(host, func() (net.Conn, error) {
 		conn, err := d.pipes.Connect()
 		if err == nil {
 			d.mu.Lock()
@@ -70,6 +80,24 @@ func (r *rig) decider(term string, known ...string) *decider {
 		d.links.Close("the test is over")
 	})
 	return d
+}
+
+func (d *decider) sayWhoLeads(w http.ResponseWriter, r *http.Request) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.standsBy {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		return
+	}
+	said := link.Leader{Leader: true, Epoch: d.links.Epoch, Store: "store"}
+	w.Header().Set(link.LeaderProofHeader, link.LeaderProof(testSecret, r.Header.Get(link.LeaderNonceHeader), said))
+	json.NewEncoder(w).Encode(said)
+}
+
+func (d *decider) standBy(really bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.standsBy = really
 }
 
 func (d *decider) note(format string, args ...any) {
@@ -227,4 +255,116 @@ func TestNothingIsLostOrDoubledOverLinksThatBreak(t *testing.T) {
 			t.Errorf("%d messages more", len(p.In))
 		}
 	})
+}
+
+// The leader is deposed and does not know it: it is told so, the gateway goes on with the next one, and when the old one has come
+// to its senses it is not obeyed.
+func TestGatewayTellsADeposedLeaderAndGoesOnWithTheNext(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, "c1", "c2")
+		old := r.deciderAt("c1", 3, "t3")
+		r.wait(time.Second)
+		p := r.connect("rtmp")
+		sendText(t, p, request("1", "c"))
+		p.ExpectEventually("PUBLISH-ACCEPT")
+		old.want("attach 1 RTMP id 0 memos 0", "1: PUBLISH-REQUEST c")
+		next := r.deciderAt("c2", 4, "t4", old.known()...)
+		r.wait(lookRound + 500*time.Millisecond)
+		old.want("heard of epoch 4", "absent")
+		next.want("attach 1 RTMP id 101 memos 1")
+		sendText(t, p, request("2", "d"))
+		p.ExpectEventually("PUBLISH-ACCEPT")
+		next.want("1: PUBLISH-REQUEST d")
+
+		// The next one is away for a moment. The old one says that it leads, and hears at once of the higher epoch.
+		next.standBy(true)
+		r.away("c2")
+		next.cut()
+		r.wait(3 * time.Second)
+		r.wantState("no link with the old one", func(s State) bool { return !s.Linked && s.Sessions == 1 })
+		if told := old.take(); len(told) < 2 || told[0] != "heard of epoch 4" {
+			t.Errorf("the old one is told %q", told)
+		}
+	})
+}
+
+// What a linkserver says of its doubt has a gateway look for others at once.
+func TestDoubtOfALeaderHasTheNextOneFollowedSooner(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, "c1", "c2")
+		old := r.deciderAt("c1", 3, "t3")
+		next := r.replica("c2", 0)
+		r.wait(time.Second)
+		old.links.SetUnsure(true)
+		r.wait(time.Second)
+		before := next.questions()
+		r.wait(10 * time.Second) // no frame comes in this time but signs of life
+		if n := next.questions() - before; n < 19 || n > 21 {
+			t.Errorf("asked %d times in 10 s of doubt", n)
+		}
+		next.lead(4)
+		began := time.Now()
+		next.await()
+		if took := time.Since(began); took > lookRoundUnsure+leaveWithin+othersAnswer {
+			t.Errorf("it follows after %v", took)
+		}
+		next.lead(0)
+		old.links.SetUnsure(false)
+	})
+}
+
+// A leader that ends for good is followed within a second of the next one's lead, and with requests of publishers that came between.
+func TestNextLeaderIsFollowedWithinASecond(t *testing.T) {
+	t.Parallel()
+	for name, end := range map[string]func(*rig, *decider){
+		"stopped": func(r *rig, d *decider) {
+			d.standBy(true)
+			d.links.Close("this coordinator is stopping")
+			r.away("c1")
+		},
+		"deposed, and knows it": func(_ *rig, d *decider) {
+			d.standBy(true)
+			d.links.Close("another coordinator leads")
+		},
+		"dead": func(r *rig, d *decider) {
+			r.away("c1")
+			d.cut()
+		},
+		"frozen": func(r *rig, d *decider) { r.at("c1", nil) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t, "c1", "c2")
+				old := r.deciderAt("c1", 3, "t3")
+				r.wait(time.Second)
+				p := r.connect("rtmp")
+				synctest.Wait()
+				end(r, old)
+				synctest.Wait()
+				if name != "frozen" {
+					sendText(t, p, request("1", "c"))
+				}
+				r.wait(6 * time.Second)
+				next := r.deciderAt("c2", 4, "t4", old.known()...)
+				within := time.Second
+				if name == "frozen" { // its link is up
+					within = lookRound + lookRoundUnsure
+				}
+				r.wait(within)
+				if name != "frozen" {
+					p.ExpectEventually("PUBLISH-ACCEPT")
+				}
+				r.wantState("it is linked with the next one", func(s State) bool { return s.Linked && s.Links == 2 })
+				if told := next.take(); len(told) == 0 {
+					t.Error("the next one has heard nothing")
+				}
+				if r.logs.Count("level=ERROR") > 0 {
+					t.Errorf("errors of a change of leaders:\n%s", r.logs)
+				}
+			})
+		})
+	}
 }

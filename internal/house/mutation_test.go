@@ -314,9 +314,54 @@ func mutations() []mutation {
 			"TestUnprovenLeadersCountForNothing", "whoever says so leads",
 		},
 		{
-			"leaders", "internal/gateway/leaders.go",
-			"a.epoch > epoch && ctx.Err() == nil", "a.epoch > epoch+1e12 && ctx.Err() == nil",
+			"leaders", "internal/gateway/lookout.go",
+			"ctx.Err() == nil && g.isAbove(a, epoch)", "ctx.Err() == nil && g.isAbove(a, epoch+1e12)",
 			"TestGatewayLeavesForAHigherEpoch", "gateways stay with a leader that was deposed",
+		},
+		{
+			"leaders", "internal/gateway/linking.go",
+			"		case w.Epoch < g.highestEpoch():\n			return w, errEpoch\n", "",
+			"TestLowerEpochIsNeverObeyed", "a leader with a lower epoch is obeyed again",
+		},
+		{
+			"leaders", "internal/gateway/active.go",
+			"	if g.link != l {\n		return nil // it is ending\n	}\n", "",
+			"TestWhatALeaderSaysAfterItWasLeftIsNotObeyed", "a leader that was left is still obeyed",
+		},
+		{
+			"leaders", "internal/gateway/leaders.go",
+			" && a.epoch >= expected.epoch && enough == nil", " && enough == nil",
+			"TestHigherEpochIsFollowedHoweverLongItsAnswerTakes", "whoever answers first leads",
+		},
+		{
+			"leaders", "internal/gateway/lookout.go",
+			" && g.expected().isOfStore(a)", "",
+			"TestLeaderOfAnotherStoreIsNotFollowedForItsEpoch", "a wrong COORDINATOR_URL deposes the leader",
+		},
+		{
+			"leaders", "internal/gateway/linking.go",
+			"	if len(g.URLs) > 1 {\n		g.lookOut(ctx, l, c.epoch)\n	}\n	w, rest, err := g.greet(ws)\n", "	w, rest, err := g.greet(ws)\n	if len(g.URLs) > 1 {\n		g.lookOut(ctx, l, c.epoch)\n	}\n",
+			"TestCoordinatorThatDoesNotWelcomeIsLeftForTheLeader", "a coordinator that does not answer keeps gateways from the leader",
+		},
+		{
+			"leaders", "internal/gateway/active.go",
+			"		l.unsure.Store(ack.Unsure)\n", "		l.unsure.Store(false)\n",
+			"TestDoubtOfALeaderHasTheNextOneFollowedSooner", "a leader's doubt is not heard",
+		},
+		{
+			"leaders", "internal/gateway/forward.go",
+			"	if g.link == nil && len(g.URLs) > 1 {\n		return nil, g.linked\n	}\n", "",
+			"TestRequestsWaitForTheNextLeader", "commands go to a leader that was deposed",
+		},
+		{
+			"leaders", "internal/linkserver/attend.go",
+			"		if g.server.heard(p.Epoch) {", "		if false {",
+			"TestGatewayThatLeavesForAHigherEpochIsNotLost", "a gateway that goes to the next leader counts as gone",
+		},
+		{
+			"leaders", "internal/link/auth.go",
+			"	h.Write(binary.BigEndian.AppendUint64(nil, said.Epoch))\n", "	_ = binary.BigEndian\n",
+			"TestProofOfALead", "a proof is good for any epoch",
 		},
 		{
 			"leaders", "internal/linkserver/hello.go",

@@ -55,30 +55,33 @@ func Proves(mac []byte, key secret.Secret, nonce []byte) bool {
 }
 
 // leads is in front of what LeaderProof signs. It is longer than any nonce of HELLO, so that neither proof is good for the other.
-const leads = "This coordinator leads, in the epoch that follows: "
+const leads = "This coordinator leads, in the epoch and with the store that follow: "
 
-// LeaderProof proves to a gateway that has chosen the nonce that a coordinator leads with this epoch: HMAC-SHA256 in base64url. "" if
-// there is no key or the nonce is none.
-func LeaderProof(key secret.Secret, nonce string, epoch uint64) string {
+// LeaderProof proves to a gateway that has chosen the nonce what a coordinator says of itself: HMAC-SHA256 in base64url. "" if there
+// is no key or the nonce is none.
+func LeaderProof(key secret.Secret, nonce string, said Leader) string {
 	raw, err := base64.RawURLEncoding.DecodeString(nonce)
 	if err != nil || len(raw) < 8 || len(raw) > 32 || key == "" {
 		return ""
 	}
 	h := hmac.New(sha256.New, []byte(key.Reveal()))
 	h.Write([]byte(leads))
-	h.Write(binary.BigEndian.AppendUint64(nil, epoch))
+	h.Write(binary.BigEndian.AppendUint64(nil, said.Epoch))
+	h.Write([]byte{byte(len(raw))})
 	h.Write(raw)
+	h.Write([]byte(said.Store))
 	return base64.RawURLEncoding.EncodeToString(h.Sum(nil))
 }
 
 // ProvesLead tells whether a proof is that of the key, in constant time.
-func ProvesLead(proof string, key secret.Secret, nonce string, epoch uint64) bool {
-	wanted := LeaderProof(key, nonce, epoch)
+func ProvesLead(proof string, key secret.Secret, nonce string, said Leader) bool {
+	wanted := LeaderProof(key, nonce, said)
 	return wanted != "" && hmac.Equal([]byte(proof), []byte(wanted))
 }
 
-// Leader is the answer to who asks LeaderPath, in JSON.
+// Leader is the answer to who asks LeaderPath, in JSON. Epochs of different stores have nothing to do with each other.
 type Leader struct {
 	Leader bool   `json:"leader"`
 	Epoch  uint64 `json:"epoch"`
+	Store  string `json:"store"` // as in WELCOME; "": no gateway may link
 }

@@ -64,3 +64,19 @@ func TestDoubtIsSaidAtOnce(t *testing.T) {
 		}
 	})
 }
+
+// A gateway that links in a doubt hears of it at once, though no frame of its own is to be acknowledged.
+func TestGatewayThatLinksHearsOfADoubt(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil)
+		r.SetUnsure(true)
+		g, _ := r.welcomed(hello("a", nil))
+		synctest.Wait()
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		if !g.unsure {
+			t.Error("it hears nothing")
+		}
+	})
+}

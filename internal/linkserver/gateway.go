@@ -151,7 +151,8 @@ func (g *Gateway) link(c *connection) (resumed bool, acked []func(), fault error
 	case g.received > 0 || g.acknowledgedLocked() > 0:
 		return false, nil, errForgot
 	}
-	g.linked, g.last, g.since, g.ackDue = c, c, time.Now(), false
+	g.linked, g.last, g.since = c, c, time.Now()
+	g.ackDue = g.server.unsure.Load() // the first one says so
 	welcome := g.server.welcome(c, g.received)
 	c.goroutines.Go(func() {
 		c.write(func(b []byte, pingDue bool) ([]byte, bool) {
