@@ -26,9 +26,17 @@ type replica struct {
 }
 
 func (r *rig) replica(host string, epoch uint64) *replica {
-	p := &replica{coordinator: r.coordinator(host), epoch: epoch, store: "store", key: testSecret}
+	p := &replica{coordinator: r.newCoordinator(), epoch: epoch, store: "store", key: testSecret}
 	p.other = p.answer
+	r.at(host, p.pipes.Connect)
 	return p
+}
+
+// set changes what it says of itself: it may be asked already.
+func (p *replica) set(change func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	change()
 }
 
 func (p *replica) lead(epoch uint64) {
@@ -186,11 +194,8 @@ func TestLowerEpochIsNeverObeyed(t *testing.T) {
 				}
 				peer.Quiet()
 				r.logs.Await(t, "no link to the coordinator", errEpoch.Error())
-				next.lead(5)
-				for _, l := range old.all { // it is in the way no longer
-					l.cut()
-				}
 				old.lead(0)
+				next.lead(5)
 				next.follows("t5", 5).next(link.KindAttach)
 				r.wantState("the next leader is", func(s State) bool { return s.Linked })
 			})
@@ -204,8 +209,8 @@ func TestUnprovenLeadersCountForNothing(t *testing.T) {
 		r := newRig(t, "c1", "c2", "c3")
 		leader := r.replica("c1", 3)
 		impostor, repeater := r.replica("c2", 1e9), r.replica("c3", 1e9)
-		impostor.key = "of somebody else, who does not know the right one"
-		repeater.replay = link.LeaderProof(testSecret, "bm9uY2Ugb2Ygb2xk", link.Leader{Epoch: 1e9, Store: "store"})
+		impostor.set(func() { impostor.key = "of somebody else, who does not know the right one" })
+		repeater.set(func() { repeater.replay = link.LeaderProof(testSecret, "bm9uY2Ugb2Ygb2xk", link.Leader{Epoch: 1e9, Store: "store"}) })
 		l := leader.follows("t3", 3)
 		l.next(link.KindSynced)
 		l.liveFor(r, time.Minute)

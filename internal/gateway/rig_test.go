@@ -168,13 +168,19 @@ type coordinator struct {
 }
 
 func (r *rig) coordinator(host string) *coordinator {
+	c := r.newCoordinator()
+	r.at(host, c.pipes.Connect)
+	return c
+}
+
+// newCoordinator starts one that nobody can dial yet.
+func (r *rig) newCoordinator() *coordinator {
 	c := &coordinator{t: r.t, secret: testSecret, links: make(chan *testLink, 10_000), pipes: clustertest.NewPipes(), served: make(chan struct{})}
 	c.server = &http.Server{Handler: c, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, 0)}
 	go func() {
 		defer close(c.served)
 		c.server.Serve(c.pipes)
 	}()
-	r.at(host, c.pipes.Connect)
 	r.t.Cleanup(func() {
 		r.stop() // or it would go on to link
 		c.server.Close()
