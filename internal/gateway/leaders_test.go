@@ -210,7 +210,9 @@ func TestUnprovenLeadersCountForNothing(t *testing.T) {
 		leader := r.replica("c1", 3)
 		impostor, repeater := r.replica("c2", 1e9), r.replica("c3", 1e9)
 		impostor.set(func() { impostor.key = "of somebody else, who does not know the right one" })
-		repeater.set(func() { repeater.replay = link.LeaderProof(testSecret, "bm9uY2Ugb2Ygb2xk", link.Leader{Epoch: 1e9, Store: "store"}) })
+		repeater.set(func() {
+			repeater.replay = link.LeaderProof(testSecret, "bm9uY2Ugb2Ygb2xk", link.Leader{Epoch: 1e9, Store: "store"})
+		})
 		l := leader.follows("t3", 3)
 		l.next(link.KindSynced)
 		l.liveFor(r, time.Minute)
