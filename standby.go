@@ -181,7 +181,7 @@ func (r *replica) stop(time.Duration) error {
 
 // notReady returns why a coordinator that stands by could not take over.
 func (r *replica) notReady() []string {
-	if r.lease.Status().AnswerAge > answeredLately {
+	if s := r.lease.Status(); !s.Answered || s.AnswerAge > answeredLately {
 		return []string{"the database has not answered within the last 20 s"}
 	}
 	return nil

@@ -122,7 +122,7 @@ func TestFrozenLeaderStandsByWhenItWakesUp(t *testing.T) {
 	t.Logf("accepted after %v", time.Since(began))
 	server.Expect("PUBLISH-ACCEPT", "Stream-Channel", "meanwhile")
 	frozen.Signal(syscall.SIGCONT)
-	frozen.Logs.Await(t, "leads no more")
+	frozen.Logs.Await(t, "has lost the lead")
 	if status, body := frozen.Call("GET", "/commands/report"); status != http.StatusServiceUnavailable || !strings.Contains(body, "standby") {
 		t.Errorf("the old leader answers %d %s", status, body)
 	}
@@ -162,7 +162,7 @@ func TestLeaderIsCutOffFromTheDatabase(t *testing.T) {
 				c.ways[1].Set(clustertest.Flow{Stalled: true}, clustertest.Flow{Stalled: true})
 			}
 			began := time.Now()
-			old.Logs.Await(t, "until it is sure to lead")
+			old.Logs.Await(t, "not sure to lead any more")
 			server.Request("meanwhile", "key")
 			if fromAll {
 				encoder.Available("show", id, "HLS-LIVE", "1x1", "meanwhile")
@@ -190,7 +190,7 @@ func TestLeaderIsCutOffFromTheDatabase(t *testing.T) {
 			encoder.Expect("ENCODE-STOP", "Stream-ID", started.Get("Stream-ID"))
 			encoder.Closed("meanwhile", started.Get("Stream-ID"))
 			if !fromAll {
-				old.Logs.Await(t, "leads no more")
+				old.Logs.Await(t, "has lost the lead")
 				c.ways[0].Set(clustertest.Flow{}, clustertest.Flow{})
 			} else if status, _ := old.Call("GET", "/leader"); status != http.StatusOK {
 				t.Error("another one leads")

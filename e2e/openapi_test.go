@@ -22,6 +22,8 @@ func TestDaemonIsAsTheAPIDocumentSays(t *testing.T) {
 	checkAuthorization(doc, "Basic", "COMMANDS_API_AUTH_USER=u", "COMMANDS_API_AUTH_PASSWORD=p")
 	checkAuthorization(doc, "Bearer", "COMMANDS_API_AUTH_TOKEN=p")
 	checkControlSockets(doc)
+	led := apidoc.Caller{Daemon: startDaemon(t, "GATEWAY_SECRET="+gatewaySecret), Doc: doc}
+	led.Ask(200, "GET", "/leader", "X-Leader-Nonce", "bm9ib2R5IGtub3dz")
 	doc.Unseen(func(status string) bool { return status != "503" }) // another test sees those
 }
 

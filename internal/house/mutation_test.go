@@ -125,7 +125,7 @@ func mutations() []mutation {
 		},
 		{
 			"durability", "internal/outbox/store.go",
-			"	if record.Head == record.Tail || record.Tail == 0 {\n", "	if record.tail == 0 {\n",
+			"	if record.Head == record.Tail || record.Tail == 0 {\n", "	if record.Tail == 0 {\n",
 			"TestAgeOfTheOldestEventIsKeptOnDisk", "the age of the oldest event is not kept on disk",
 		},
 		{
@@ -300,12 +300,12 @@ func mutations() []mutation {
 		},
 		{
 			"leaders", "internal/lease/machine.go",
-			" || received-m.last > blindFor", "",
-			"TestWhatIsHeardOfEpochs", "a time without a database deposes the leader",
+			" || received-m.latest >= blindFor", "",
+			"TestQuietTimeBeginsAnewAfterTheDatabaseWasAway", "a time without a database deposes the leader",
 		},
 		{
 			"leaders", "internal/lease/keeper.go",
-			"	sent := k.Clock()\n	ctx, cancel := context.WithTimeout(context.Background(), askLimit)", "	ctx, cancel := context.WithTimeout(context.Background(), askLimit)\n	sent := k.Clock() + validFor",
+			"	leads, sent := k.machine.leads, k.Clock()\n", "	leads, sent := k.machine.leads, k.Clock()+validFor\n",
 			"TestLeaderThatDiesIsFollowedAfter6Seconds", "a lead is valid for longer than it was renewed",
 		},
 		{
@@ -372,6 +372,51 @@ func mutations() []mutation {
 			"leaders", "internal/pgstore/store.go",
 			"		s.deposed(max(leading, s.epoch+1))\n", "		_ = leading\n",
 			"TestOldEpochWritesNothing", "a leader does not hear that it is fenced",
+		},
+		{
+			"leaders", "internal/lease/machine.go",
+			"row != m.seen || ", "row.Epoch != m.seen.Epoch || ",
+			"TestLeaderThatDiesIsFollowedAfter6Seconds", "a leader that gives signs of life is followed",
+		},
+		{
+			"leaders", "internal/lease/report.go",
+			"	k.Log.Warn(\"not sure", "	k.term.end(ErrDeposed)\n	k.Log.Warn(\"not sure",
+			"TestLeadOutlivesADatabaseThatIsAwayForAll", "a term ends because the database is away",
+		},
+		{
+			"leaders", "internal/lease/machine.go",
+			"	if m.highest > m.epoch {\n		m.leads = false\n	}\n", "",
+			"TestHigherEpochEndsTheTerm", "a leader that hears of a later one goes on",
+		},
+		{
+			"leaders", "internal/lease/machine.go",
+			"	if epoch <= m.highest {\n		return false\n	}\n", "	m.highest = max(m.highest, epoch)\n",
+			"TestEpochHeardDuringATakeOverIsNotLed", "an epoch is led below one that was heard of",
+		},
+		{
+			"leaders", "internal/lease/machine.go",
+			" || m.seen.Holder == m.holder", "",
+			"TestTakeOverWithoutAnAnswerIsDoneAgain", "nobody leads after a take-over without an answer",
+		},
+		{
+			"leaders", "internal/lease/term.go",
+			"	defer t.mu.Unlock()\n	return t.isValidLocked()", "	defer t.mu.Unlock()\n	return t.saidValid && t.ctx.Err() == nil",
+			"TestFrozenLeaderIsInDoubtAtOnce", "a leader that was frozen is sure to lead until it is told otherwise",
+		},
+		{
+			"leaders", "internal/lease/term.go",
+			"changed || !was && valid", "changed || was && !valid",
+			"TestWhoHasSeenADoubtHearsThatItIsOver", "publishers wait on after a short sleep of the machine",
+		},
+		{
+			"leaders", "internal/lease/keeper.go",
+			"	if !leads {\n		return\n	}\n", "	_ = leads\n",
+			"TestTermThatWasLostIsNotRenewed", "a term that was lost is renewed",
+		},
+		{
+			"leaders", "internal/lease/keeper.go",
+			"	leads, sent := k.machine.leads, k.Clock()", "	leads, sent := k.machine.leads && term.ctx.Err() == nil, k.Clock()",
+			"TestTermIsRenewedUntilItsPartsHaveEnded", "another one leads while a term still ends",
 		},
 	}
 }

@@ -1,6 +1,6 @@
 package lease
 
-// Runs the rules over a table: asks it, renews, and says who leads.
+// Runs the rules over a table: looks, takes over, renews, resigns.
 
 import (
 	"context"
@@ -12,7 +12,6 @@ import (
 const (
 	askLimit    = 2 * time.Second // of a statement
 	resignLimit = 2 * time.Second
-	troubleEach = time.Minute // that a line is logged while the database does not answer
 )
 
 // Config is what a Keeper is made of. All of it is needed.
@@ -34,20 +33,23 @@ type Keeper struct {
 	mu sync.Mutex
 	// guarded by mu
 	machine  machine
-	term     *Term // nil: it does not lead
+	term     *Term  // nil: it does not lead, and all that the last term had has ended
+	leader   string // holder, as the row said last
 	renewals [2]int64
-	answered time.Duration // when the table last did
-	trouble  time.Duration // when that was last logged, since it does not answer
-	troubled bool
+	health   health
 }
 
-func New(cfg Config) *Keeper { return &Keeper{Config: cfg, machine: machine{holder: cfg.Holder}} }
+func New(cfg Config) *Keeper {
+	return &Keeper{Config: cfg, machine: machine{holder: cfg.Holder}, health: health{log: cfg.Log, answered: cfg.Clock()}}
+}
 
 // Status is what there is to say about the election.
 type Status struct {
 	Leads, Valid     bool
 	Epoch            uint64        // of the term, or the highest heard of
-	AnswerAge        time.Duration // of the last answer of the table; since the start of the clock if there was none
+	Holder           string        // who leads, as far as is known; "" is nobody
+	Answered         bool          // the table has ever answered
+	AnswerAge        time.Duration // of its last answer; since New if there was none
 	Renewed, Unheard int64         // renewals that succeeded, and those without an answer
 }
 
@@ -56,7 +58,8 @@ func (k *Keeper) Status() Status {
 	defer k.mu.Unlock()
 	now := k.Clock()
 	return Status{
-		Leads: k.machine.leads, Valid: k.machine.isValid(now), Epoch: k.machine.highest, AnswerAge: now - k.answered,
+		Leads: k.machine.leads, Valid: k.term != nil && k.term.Valid(), Epoch: k.machine.highest, Holder: k.leader,
+		Answered: k.health.ever, AnswerAge: now - k.health.answered,
 		Renewed: k.renewals[0], Unheard: k.renewals[1],
 	}
 }
@@ -68,19 +71,9 @@ func (k *Keeper) Run(ctx context.Context) {
 		if term == nil {
 			return
 		}
-		ended := make(chan struct{})
-		go func() {
-			defer close(ended)
-			k.Lead(term)
-		}()
-		k.keepLead(ctx, term, ended)
-		k.mu.Lock()
-		k.machine.end()
-		k.term = nil
-		k.mu.Unlock()
-		if context.Cause(term.ctx) == ErrStopping {
+		k.keepLead(ctx, term)
+		if held := k.leave(); held && ctx.Err() != nil {
 			k.resign(term)
-			return
 		}
 	}
 }
@@ -88,47 +81,46 @@ func (k *Keeper) Run(ctx context.Context) {
 // standBy looks at the row until this process has taken over. It returns nil when ctx has ended.
 func (k *Keeper) standBy(ctx context.Context) *Term {
 	var said Row
-	for first := true; ; first = false {
-		if ctx.Err() != nil {
-			return nil
-		}
+	for ctx.Err() == nil {
 		row, err := k.look(ctx)
 		if err == nil {
-			if first || row.Epoch != said.Epoch || row.Holder != said.Holder {
-				said = row
-				if row.Holder != "" && row.Holder != k.Holder {
-					k.Log.Info("standing by: another coordinator leads", "epoch", row.Epoch)
-				}
+			if row.Holder != "" && row.Holder != k.Holder && (row.Epoch != said.Epoch || row.Holder != said.Holder) {
+				k.Log.Info("standing by: another coordinator leads", "epoch", row.Epoch, "holder", row.Holder)
 			}
+			said = row
 			if term := k.tryTakeOver(ctx); term != nil {
 				return term
 			}
 		}
-		k.pause(ctx, lookEach)
+		select {
+		case <-time.After(lookEach):
+		case <-ctx.Done():
+		}
 	}
-}
-
-func (k *Keeper) pause(ctx context.Context, d time.Duration) {
-	select {
-	case <-time.After(d):
-	case <-ctx.Done():
-	}
+	return nil
 }
 
 func (k *Keeper) look(ctx context.Context) (Row, error) {
-	ctx, cancel := context.WithTimeout(ctx, askLimit)
+	asking, cancel := context.WithTimeout(ctx, askLimit)
 	defer cancel()
-	row, err := k.Table.Look(ctx)
-	if k.noteAnswer(ctx, err); err != nil {
-		return Row{}, err
-	}
+	row, err := k.Table.Look(asking)
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.machine.see(row, k.Clock())
+	now := k.Clock()
+	if err != nil {
+		if ctx.Err() == nil {
+			k.health.failed(err, now)
+		}
+		return Row{}, err
+	}
+	k.health.succeeded(now)
+	k.machine.see(row, now)
+	k.leader = row.Holder
 	return row, nil
 }
 
-// tryTakeOver takes over if it may. It returns nil if it does not lead after that.
+// tryTakeOver takes over if it may. It returns nil if it does not lead after that. It does not stop when ctx ends: whoever has taken over
+// has to know, so that it can resign.
 func (k *Keeper) tryTakeOver(ctx context.Context) *Term {
 	k.mu.Lock()
 	sent := k.Clock()
@@ -137,24 +129,23 @@ func (k *Keeper) tryTakeOver(ctx context.Context) *Term {
 	if !may {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, askLimit)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askLimit)
 	defer cancel()
 	epoch, won, err := k.Table.TakeOver(ctx, seen, above, k.Holder)
-	if k.noteAnswer(ctx, err); err != nil || !won {
-		return nil
-	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.machine.tookOver(epoch, sent)
-	k.term = newTerm(epoch, k.machine.validUntil, k.Clock, k.hear)
-	why := "the last leader has shown no sign of life for 6 s"
-	switch seen.Holder {
-	case "":
-		why = "nobody led"
-	case k.Holder:
-		why = "it had begun to before"
+	now := k.Clock()
+	if err != nil {
+		k.health.failed(err, now)
+		return nil
 	}
-	k.Log.Info("this coordinator leads now", "epoch", epoch, "because", why)
+	k.health.succeeded(now)
+	if !won || !k.machine.tookOver(epoch, sent) {
+		return nil
+	}
+	k.term = newTerm(epoch, k.machine.validUntil, k.Clock, k.hear)
+	k.leader = k.Holder
+	k.logLeads(seen)
 	return k.term
 }
 
@@ -162,65 +153,92 @@ func (k *Keeper) tryTakeOver(ctx context.Context) *Term {
 func (k *Keeper) hear(epoch uint64) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.machine.hear(epoch)
-	if k.term != nil && k.machine.isOver() {
-		k.endLocked(epoch)
+	led := k.machine.leads
+	if k.machine.hear(epoch); led && !k.machine.leads {
+		k.loseLocked("somebody knows of a higher epoch")
 	}
 }
 
-func (k *Keeper) endLocked(epoch uint64) {
-	if k.term.ctx.Err() == nil {
-		k.Log.Warn("this coordinator leads no more: another one has taken over; it stands by", "epoch", k.term.epoch, "heard_of", epoch)
-		k.term.end(ErrDeposed)
-	}
+// loseLocked is for a lead that was lost.
+func (k *Keeper) loseLocked(because string) {
+	k.Log.Warn("this coordinator has lost the lead and stands by", "epoch", k.term.epoch, "because", because, "highest_epoch", k.machine.highest)
+	k.term.end(ErrDeposed)
 }
 
-// keepLead renews until the term's parts have ended.
-func (k *Keeper) keepLead(ctx context.Context, term *Term, ended <-chan struct{}) {
+// keepLead has the term's parts run, and renews until they have ended.
+func (k *Keeper) keepLead(ctx context.Context, term *Term) {
 	defer context.AfterFunc(ctx, func() { term.end(ErrStopping) })()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		k.Lead(term)
+	}()
+	var renewals sync.WaitGroup
+	defer renewals.Wait()
+	renewing, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	renewals.Go(func() { k.keepRenewing(renewing, term) })
+	for {
+		k.update(term)
+		changed := term.Changed()
+		var due <-chan time.Time
+		if wait := term.recheck(); wait > 0 {
+			due = time.After(wait)
+		}
+		select {
+		case <-due:
+		case <-changed: // by a renewal
+		case <-ended:
+			return
+		}
+	}
+}
+
+// keepRenewing gives signs of life. While the parts of a term end, too: nobody is to take over before that.
+func (k *Keeper) keepRenewing(ctx context.Context, term *Term) {
 	next := time.NewTicker(renewEach)
 	defer next.Stop()
 	for {
 		select {
 		case <-next.C:
-			k.renew(term)
-		case <-k.doubt():
-		case <-ended:
+			k.renew(ctx, term)
+			k.update(term)
+		case <-ctx.Done():
 			return
 		}
-		k.update(term)
 	}
 }
 
-// doubt comes when the lead is no longer sure, if nothing happens before; nil: that is so already.
-func (k *Keeper) doubt() <-chan time.Time {
+// renew is one sign of life. A term that was lost has none.
+func (k *Keeper) renew(ctx context.Context, term *Term) {
 	k.mu.Lock()
-	defer k.mu.Unlock()
-	if left := k.machine.validUntil - k.Clock(); left > 0 {
-		return time.After(left)
-	}
-	return nil
-}
-
-// renew is a sign of life. While the parts of a term end, too: nobody is to take over before that. A term that was lost has none.
-func (k *Keeper) renew(term *Term) {
-	if context.Cause(term.ctx) == ErrDeposed {
+	leads, sent := k.machine.leads, k.Clock()
+	k.mu.Unlock()
+	if !leads {
 		return
 	}
-	sent := k.Clock()
-	ctx, cancel := context.WithTimeout(context.Background(), askLimit)
+	asking, cancel := context.WithTimeout(ctx, askLimit)
 	defer cancel()
-	held, err := k.Table.Renew(ctx, term.epoch, k.Holder)
-	k.noteAnswer(ctx, err)
+	held, err := k.Table.Renew(asking, term.epoch, k.Holder)
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	now := k.Clock()
 	if err != nil {
-		k.renewals[1]++
+		if ctx.Err() == nil {
+			k.renewals[1]++
+			k.health.failed(err, now)
+		}
 		return
 	}
-	k.renewals[0]++
+	k.health.succeeded(now)
+	if !k.machine.leads {
+		return // lost meanwhile
+	}
+	if held {
+		k.renewals[0]++
+	}
 	if k.machine.renewed(held, sent); !held {
-		k.endLocked(k.machine.highest)
+		k.loseLocked("the database does not name it any more")
 	}
 }
 
@@ -228,42 +246,31 @@ func (k *Keeper) renew(term *Term) {
 func (k *Keeper) update(term *Term) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if !k.machine.leads || term.ctx.Err() != nil {
+	if term.ctx.Err() != nil {
 		return
 	}
-	switch valid, changed := term.update(k.machine.validUntil); {
-	case !changed:
-	case valid:
-		k.Log.Info("this coordinator is sure to lead again: the database answers", "epoch", term.epoch)
-	default:
-		k.Log.Warn("the database does not answer: this coordinator goes on, but lets no publisher in and sends no events until it is sure to lead", "epoch", term.epoch)
+	if valid, changed := term.update(k.machine.validUntil); changed {
+		k.logSure(valid)
 	}
+}
+
+// leave ends what is left of a term. It reports whether the lead was held until now.
+func (k *Keeper) leave() (held bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	held = k.machine.leads
+	k.machine.end()
+	k.term.end(context.Canceled) // for a Lead that has returned too early
+	k.term = nil
+	return held
 }
 
 func (k *Keeper) resign(term *Term) {
 	ctx, cancel := context.WithTimeout(context.Background(), resignLimit)
 	defer cancel()
 	if err := k.Table.Resign(ctx, term.epoch, k.Holder); err != nil {
-		k.Log.Warn("could not resign: another coordinator takes over 6 s from now", "epoch", term.epoch, "error", err)
+		k.Log.Warn("could not resign: another coordinator takes over within 7 s", "epoch", term.epoch, "error", err)
 		return
 	}
 	k.Log.Info("this coordinator has resigned: another one may lead", "epoch", term.epoch)
-}
-
-// noteAnswer logs when the database stops answering, now and then while it does not, and when it does again.
-func (k *Keeper) noteAnswer(ctx context.Context, err error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	now := k.Clock()
-	switch {
-	case err == nil:
-		if k.troubled {
-			k.Log.Info("the database answers again")
-		}
-		k.answered, k.troubled = now, false
-	case context.Cause(ctx) == context.Canceled: // this process stops
-	case !k.troubled || now-k.trouble >= troubleEach:
-		k.troubled, k.trouble = true, now
-		k.Log.Error("the database does not say who leads", "error", err)
-	}
 }

@@ -7,9 +7,12 @@ import "time"
 const (
 	validFor  = 5 * time.Second // from before a renewal was sent
 	quietFor  = 6 * time.Second // that the row must not have changed, for another one to take over
-	blindFor  = 3 * time.Second // without an answer: what the row was like meanwhile is not known, and nothing of it counts
+	blindFor  = 3 * time.Second // without an answer: whatever was seen before says nothing of the time in between
 	renewEach = time.Second
 	lookEach  = 500 * time.Millisecond
+
+	// maxEpoch is above all that there can be: one a second would get there in 285 million years. Whoever names a higher one is wrong.
+	maxEpoch = 1 << 53
 )
 
 // machine is what one process knows.
@@ -19,10 +22,10 @@ type machine struct {
 	highest uint64 // epoch that it has heard of
 
 	// while it does not lead
+	looked bool // the three below say something
 	seen   Row
-	since  time.Duration // when the row was first seen like this: the receipt of the answer
-	last   time.Duration // when it was last seen
-	looked bool
+	since  time.Duration // receipt of the first answer that showed the row like this, of many without a long gap
+	latest time.Duration // receipt of the last answer
 
 	// while it leads
 	leads      bool
@@ -30,17 +33,26 @@ type machine struct {
 	validUntil time.Duration
 }
 
-// see takes in the row. received is when the answer came.
+// see takes in the row. received is when the answer came. The quiet time begins anew after a time in which the database was away: it was
+// away for the leader, too, who is to go on.
 func (m *machine) see(row Row, received time.Duration) {
 	m.hear(row.Epoch)
-	if !m.looked || row != m.seen || received-m.last > blindFor {
-		m.seen, m.since, m.looked = row, received, true
+	if !m.looked || row != m.seen || received-m.latest >= blindFor {
+		m.looked, m.seen, m.since = true, row, received
 	}
-	m.last = received
+	m.latest = received
 }
 
-// hear takes in that there is, or was, such an epoch.
-func (m *machine) hear(epoch uint64) { m.highest = max(m.highest, epoch) }
+// hear takes in that there is, or was, such an epoch. A higher one than its own ends the lead.
+func (m *machine) hear(epoch uint64) {
+	if epoch > maxEpoch {
+		return
+	}
+	m.highest = max(m.highest, epoch)
+	if m.highest > m.epoch {
+		m.leads = false
+	}
+}
 
 // mayTakeOver tells whether to try it now. A row with this process's own name is from a take-over whose answer was lost, or from a term
 // that has ended: whatever was done with that epoch counts no more.
@@ -51,13 +63,19 @@ func (m *machine) mayTakeOver(now time.Duration) bool {
 	case m.seen.Holder == "" || m.seen.Holder == m.holder:
 		return true
 	}
-	return m.last-m.since >= quietFor && now-m.last <= blindFor
+	return now-m.since >= quietFor
 }
 
-// tookOver takes in that a take-over was won. sent is when it was sent, or before.
-func (m *machine) tookOver(epoch uint64, sent time.Duration) {
-	m.hear(epoch)
-	m.leads, m.epoch, m.validUntil, m.looked = true, epoch, sent+validFor, false
+// tookOver takes in that a take-over was won; sent is when it was sent, or before. It reports whether this process leads now. It does not
+// if it has heard of such an epoch, or a higher one, meanwhile: then it takes over again.
+func (m *machine) tookOver(epoch uint64, sent time.Duration) bool {
+	m.looked = false
+	if epoch <= m.highest {
+		return false
+	}
+	m.highest = epoch
+	m.leads, m.epoch, m.validUntil = true, epoch, sent+validFor
+	return true
 }
 
 // renewed takes in the answer to a renewal, which tells whether the lead was held. sent is when it was sent, or before.
@@ -68,9 +86,6 @@ func (m *machine) renewed(held bool, sent time.Duration) {
 		m.end()
 	}
 }
-
-// isOver tells whether a higher epoch than that of the term was heard of.
-func (m *machine) isOver() bool { return m.leads && m.highest > m.epoch }
 
 // end ends the lead. The row is looked at anew before this process takes over again.
 func (m *machine) end() { m.leads = false }

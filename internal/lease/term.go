@@ -79,16 +79,30 @@ func (t *Term) AwaitValid(ctx context.Context) error {
 	}
 }
 
-// update takes in until when the term is valid. It reports whether it has become valid, or stopped being so.
+// update takes in until when the term is valid. It reports whether it has become valid, or stopped being so. Whoever has found it not
+// valid hears that it is again, even if nobody has said so in between.
 func (t *Term) update(validUntil time.Duration) (valid, changed bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	was := t.isValidLocked()
 	t.validUntil = validUntil
 	valid = t.isValidLocked()
-	if changed = valid != t.saidValid; changed {
-		t.saidValid = valid
+	changed = valid != t.saidValid
+	if changed || !was && valid {
 		close(t.changed)
 		t.changed = make(chan struct{})
 	}
+	t.saidValid = valid
 	return valid, changed
+}
+
+// recheck returns after how long to look whether the term is still valid: soon, because the clock of timers may stand still while the
+// machine is suspended. 0 is never.
+func (t *Term) recheck() time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.saidValid || t.ctx.Err() != nil {
+		return 0
+	}
+	return min(max(t.validUntil-t.clock(), 1), renewEach)
 }

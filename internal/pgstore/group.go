@@ -8,7 +8,7 @@ import (
 	"coordinator/internal/outbox"
 )
 
-const commitSQL = `SELECT coordinator_commit($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)`
+const commitSQL = `SELECT coordinator_commit($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24)`
 
 // announcement is what becomes of a stream in a group.
 type announcement struct {
@@ -30,7 +30,7 @@ func arguments(epoch uint64, writer int64, g outbox.Group) []any {
 		}
 		return a
 	}
-	applied := map[uint64]uint64{}
+	applied, ends := map[uint64]uint64{}, map[int64]int64{} // by session; by queue: the next position
 	c := clusterChanges(g.Changes, stream)
 	for i := range g.Appended {
 		ev := &g.Appended[i]
@@ -41,16 +41,18 @@ func arguments(epoch uint64, writer int64, g outbox.Group) []any {
 			a.Channel, a.Previous, a.queue = ev.Channel, ev.Previous, int64(ev.Queue)
 		}
 		a.LastSeq, a.tail, a.closed = ev.Seq, int64(ev.Position)+1, ev.Closed
+		ends[a.queue] = max(ends[a.queue], a.tail)
 		if ev.Message > 0 {
 			applied[ev.Session] = max(applied[ev.Session], ev.Message)
 		}
 	}
 	ids, announcedQueues, channels, previous := make([]string, 0, n), make([]int64, 0, n), make([]string, 0, n), make([]string, 0, n)
-	lastSeqs, tails, closed := make([]int64, 0, n), make([]int64, 0, n), []string{}
+	lastSeqs, tails := make([]int64, 0, n), make([]int64, 0, n)
+	closed, closedQueues, closedTails := []string{}, []int64{}, []int64{}
 	for _, id := range order {
 		a := streams[id]
 		if a.closed {
-			closed = append(closed, id)
+			closed, closedQueues, closedTails = append(closed, id), append(closedQueues, a.queue), append(closedTails, ends[a.queue])
 			continue
 		}
 		ids, announcedQueues = append(ids, id), append(announcedQueues, a.queue)
@@ -67,7 +69,7 @@ func arguments(epoch uint64, writer int64, g outbox.Group) []any {
 	}
 	return []any{
 		int64(epoch), writer, queues, positions, at, bodies,
-		ids, announcedQueues, channels, previous, lastSeqs, tails, closed,
+		ids, announcedQueues, channels, previous, lastSeqs, tails, closedQueues, closed, closedTails,
 		sessions, messages, removed, heads,
 		c.added, c.removed, c.forgotten, c.numbers, c.store,
 	}

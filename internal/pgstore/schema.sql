@@ -47,13 +47,14 @@ CREATE TABLE IF NOT EXISTS coordinator_event (
 
 -- Streams that the application was, or will be, told of, and whose end is not here.
 CREATE TABLE IF NOT EXISTS coordinator_announced (
-    stream      text PRIMARY KEY,
     queue       bigint NOT NULL,
+    stream      text NOT NULL,
     channel     text NOT NULL,
     previous    text NOT NULL,
     last_seq    bigint NOT NULL,
-    tail        bigint NOT NULL, -- position after its last event
-    passthrough text NOT NULL DEFAULT ''
+    tail        bigint NOT NULL, -- position after the queue's last event; the highest one of the queue counts
+    passthrough text NOT NULL DEFAULT '',
+    PRIMARY KEY (queue, stream)
 ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0);
 
 INSERT INTO coordinator_format (version) VALUES (1) ON CONFLICT DO NOTHING;
@@ -68,13 +69,13 @@ CREATE OR REPLACE FUNCTION coordinator_commit(
     my_epoch bigint, my_writer bigint,
     e_queue bigint[], e_position bigint[], e_at bigint[], e_body bytea[],
     a_stream text[], a_queue bigint[], a_channel text[], a_previous text[], a_last_seq bigint[], a_tail bigint[],
-    closed text[],
+    c_queue bigint[], c_stream text[], c_tail bigint[],
     p_session bigint[], p_applied bigint[],
     d_queue bigint[], d_head bigint[],
     gateways_added text[], gateways_removed text[], sessions_forgotten bigint[],
     numbers_used bigint, store_named text
 ) RETURNS void LANGUAGE plpgsql
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off
 AS $$
 DECLARE
     lead_epoch  bigint;
@@ -111,10 +112,11 @@ BEGIN
     IF cardinality(a_stream) > 0 THEN
         INSERT INTO coordinator_announced AS a (stream, queue, channel, previous, last_seq, tail)
             SELECT * FROM unnest(a_stream, a_queue, a_channel, a_previous, a_last_seq, a_tail)
-            ON CONFLICT (stream) DO UPDATE SET last_seq = greatest(a.last_seq, excluded.last_seq), tail = greatest(a.tail, excluded.tail);
+            ON CONFLICT (queue, stream) DO UPDATE SET last_seq = greatest(a.last_seq, excluded.last_seq), tail = greatest(a.tail, excluded.tail);
     END IF;
-    IF cardinality(closed) > 0 THEN
-        DELETE FROM coordinator_announced a USING unnest(closed) AS c(stream) WHERE a.stream = c.stream;
+    IF cardinality(c_stream) > 0 THEN
+        DELETE FROM coordinator_announced a USING unnest(c_queue, c_stream) AS c(queue, stream) WHERE a.queue = c.queue AND a.stream = c.stream;
+        UPDATE coordinator_announced a SET tail = c.tail FROM unnest(c_queue, c_tail) AS c(queue, tail) WHERE a.queue = c.queue AND a.tail < c.tail;
     END IF;
     IF cardinality(p_session) > 0 THEN
         INSERT INTO coordinator_progress AS p (session, applied) SELECT * FROM unnest(p_session, p_applied)

@@ -26,6 +26,8 @@ type Store struct {
 	deposed func(epoch uint64)
 
 	fenced atomic.Bool
+	over   atomic.Bool // the outbox is closed
+	ahead  readAhead
 
 	// of whose turn it is to commit
 	claimed *pgx.Conn
@@ -66,7 +68,8 @@ func (s *Store) Load(each func(number uint64, record outbox.QueueRecord)) error 
 			if !known {
 				order = append(order, queue)
 			}
-			if r.Tail = max(r.Tail, uint32(tail)); !known {
+			hasEvents := r.Head < r.Tail
+			if r.Tail = max(r.Tail, uint32(tail)); !hasEvents {
 				r.Head = r.Tail
 			}
 			r.Announced = append(r.Announced, a)
@@ -191,20 +194,6 @@ func (s *Store) isFenced(leading uint64) error {
 	return errFenced
 }
 
-// Read implements outbox.Store.
-func (s *Store) Read(queue uint64, position uint32) (ev outbox.Event, err error) {
-	var body []byte
-	err = s.d.reading.use(context.Background(), func(ctx context.Context, conn *pgx.Conn) error {
-		return conn.QueryRow(ctx, "SELECT body FROM coordinator_event WHERE queue = $1 AND position = $2", int64(queue), int64(position)).Scan(&body)
-	})
-	if errors.Is(err, pgx.ErrNoRows) {
-		return outbox.Event{}, fmt.Errorf("%w: event %d of queue %d is not in the database", outbox.ErrUnreadable, position, queue)
-	} else if err != nil {
-		return outbox.Event{}, err
-	}
-	return outbox.DecodeEvent(body)
-}
-
 // Trouble implements outbox.Store: a commit that fails says so itself.
 func (s *Store) Trouble() error {
 	if s.fenced.Load() {
@@ -213,5 +202,8 @@ func (s *Store) Trouble() error {
 	return nil
 }
 
-// Close implements outbox.Store. The database outlives a term.
-func (s *Store) Close() error { return nil }
+// Close implements outbox.Store. The database outlives a term; what another leader does with it is nothing to this one any more.
+func (s *Store) Close() error {
+	s.over.Store(true)
+	return nil
+}

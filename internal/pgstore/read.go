@@ -1,0 +1,80 @@
+package pgstore
+
+// Undelivered events are read in the order of their queues: after a take-over there may be a million of them. So whoever reads one
+// brings along those that are next.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"coordinator/internal/outbox"
+
+	"github.com/jackc/pgx/v5"
+)
+
+const (
+	readAtOnce = 256
+	maxAhead   = 4096 // events in memory that nobody has asked for
+)
+
+var errOver = errors.New("the term of this coordinator is over")
+
+// place is that of an event.
+type place struct {
+	queue    uint64
+	position uint32
+}
+
+// readAhead has the bodies of events that were read and not asked for yet. They never change.
+type readAhead struct {
+	mu     sync.Mutex // held while the database is asked: whoever waits will find the answer here
+	bodies map[place][]byte
+}
+
+// Read implements outbox.Store.
+func (s *Store) Read(queue uint64, position uint32) (outbox.Event, error) {
+	s.ahead.mu.Lock()
+	defer s.ahead.mu.Unlock()
+	at := place{queue, position}
+	if s.ahead.bodies[at] == nil {
+		if err := s.readLocked(at); err != nil {
+			return outbox.Event{}, err
+		}
+	}
+	body := s.ahead.bodies[at]
+	delete(s.ahead.bodies, at)
+	if body == nil {
+		return outbox.Event{}, fmt.Errorf("%w: event %d of queue %d is not in the database", outbox.ErrUnreadable, position, queue)
+	}
+	return outbox.DecodeEvent(body)
+}
+
+// readLocked reads the events from a place on.
+func (s *Store) readLocked(from place) error {
+	if len(s.ahead.bodies) > maxAhead || s.ahead.bodies == nil {
+		s.ahead.bodies = map[place][]byte{}
+	}
+	if s.over.Load() {
+		return errOver
+	}
+	err := s.d.reading.use(context.Background(), func(ctx context.Context, conn *pgx.Conn) error {
+		rows, err := conn.Query(ctx, "SELECT queue, position, body FROM coordinator_event WHERE (queue, position) >= ($1, $2) ORDER BY queue, position LIMIT $3",
+			int64(from.queue), int64(from.position), int64(readAtOnce))
+		if err != nil {
+			return err
+		}
+		var at place
+		var body []byte
+		_, err = pgx.ForEachRow(rows, []any{&at.queue, &at.position, &body}, func() error {
+			s.ahead.bodies[at] = append([]byte{}, body...)
+			return nil
+		})
+		return err
+	})
+	if err == nil && s.over.Load() {
+		return errOver // what is missing may be what the next leader has delivered
+	}
+	return err
+}
