@@ -131,6 +131,9 @@ func sample(path string) string {
 func checkMethods(doc *apidoc.Document) {
 	d := startDaemon(doc.T)
 	doc.Operations(func(name, method, path string, op apidoc.Part) {
+		if path == "/leader" && gatewayBetween(doc.T) {
+			return // no gateway passes it on
+		}
 		for _, other := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"} {
 			if other == method {
 				continue
@@ -159,6 +162,9 @@ func checkAuthorization(doc *apidoc.Document, scheme string, variables ...string
 	d := startDaemon(doc.T, append(variables, "COMMANDS_API_AUTH="+scheme)...)
 	credentials := map[string]string{"Basic": "Basic dTpw", "Bearer": "Bearer p"}[scheme]
 	doc.Operations(func(name, method, path string, op apidoc.Part) {
+		if path == "/leader" && gatewayBetween(doc.T) {
+			return // no gateway passes it on
+		}
 		res, body := d.Request(method, sample(path))
 		op.Answered(res, body)
 		if protected := op.Security()[strings.ToLower(scheme)]; protected != (res.StatusCode == 401) {
