@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"coordinator/internal/outbox"
 
@@ -31,15 +32,22 @@ type place struct {
 type readAhead struct {
 	mu     sync.Mutex // held while the database is asked: whoever waits will find the answer here
 	bodies map[place][]byte
+	err    error     // why the database could not be read last
+	failed time.Time // when
 }
 
 // Read implements outbox.Store.
 func (s *Store) Read(queue uint64, position uint32) (outbox.Event, error) {
+	began := time.Now()
 	s.ahead.mu.Lock()
 	defer s.ahead.mu.Unlock()
+	if s.ahead.failed.After(began) { // while this one waited: it need not wait for another failure
+		return outbox.Event{}, s.ahead.err
+	}
 	at := place{queue, position}
 	if s.ahead.bodies[at] == nil {
 		if err := s.readLocked(at); err != nil {
+			s.ahead.err, s.ahead.failed = err, time.Now()
 			return outbox.Event{}, err
 		}
 	}
