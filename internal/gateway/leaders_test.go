@@ -25,18 +25,14 @@ type replica struct {
 	passedOn int           // requests of others
 }
 
-func (r *rig) replica(host string, epoch uint64) *replica {
+func (r *rig) replica(host string, epoch uint64, more ...func(*replica)) *replica {
 	p := &replica{coordinator: r.newCoordinator(), epoch: epoch, store: "store", key: testSecret}
 	p.other = p.answer
+	for _, set := range more {
+		set(p)
+	}
 	r.at(host, p.pipes.Connect)
 	return p
-}
-
-// set changes what it says of itself: it may be asked already.
-func (p *replica) set(change func()) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	change()
 }
 
 func (p *replica) lead(epoch uint64) {
@@ -79,6 +75,12 @@ func (p *replica) delay(r *http.Request) time.Duration {
 		return 0
 	}
 	return p.slow
+}
+
+func (p *replica) requests() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.passedOn
 }
 
 func (p *replica) questions() int {
@@ -208,10 +210,9 @@ func TestUnprovenLeadersCountForNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, "c1", "c2", "c3")
 		leader := r.replica("c1", 3)
-		impostor, repeater := r.replica("c2", 1e9), r.replica("c3", 1e9)
-		impostor.set(func() { impostor.key = "of somebody else, who does not know the right one" })
-		repeater.set(func() {
-			repeater.replay = link.LeaderProof(testSecret, "bm9uY2Ugb2Ygb2xk", link.Leader{Epoch: 1e9, Store: "store"})
+		impostor := r.replica("c2", 1e9, func(p *replica) { p.key = "of somebody else, who does not know the right one" })
+		repeater := r.replica("c3", 1e9, func(p *replica) {
+			p.replay = link.LeaderProof(testSecret, "bm9uY2Ugb2Ygb2xk", link.Leader{Epoch: 1e9, Store: "store"})
 		})
 		l := leader.follows("t3", 3)
 		l.next(link.KindSynced)

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,8 +14,7 @@ func TestHigherEpochIsFollowedHoweverLongItsAnswerTakes(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, "c1", "c2")
-		old, next := r.replica("c1", 3), r.replica("c2", 0)
-		next.set(func() { next.slow = time.Second })
+		old, next := r.replica("c1", 3), r.replica("c2", 0, func(p *replica) { p.slow = time.Second })
 		first := old.follows("t3", 3)
 		first.next(link.KindSynced)
 		next.lead(4)
@@ -76,7 +76,7 @@ func TestRequestsWaitForTheNextLeader(t *testing.T) {
 		old, next := r.replica("c1", 3), r.replica("c2", 0)
 		first := old.follows("t3", 3)
 		first.next(link.KindSynced)
-		if answer, _ := r.ask("GET /commands/capacity HTTP/1.1\n"); answer == nil || old.passedOn != 1 {
+		if answer, _ := r.ask("GET /commands/capacity HTTP/1.1\n"); answer == nil || old.requests() != 1 {
 			t.Fatal(answer)
 		}
 		old.lead(0)
@@ -89,8 +89,8 @@ func TestRequestsWaitForTheNextLeader(t *testing.T) {
 		}()
 		began := time.Now()
 		answer, body := r.ask("POST /commands/close HTTP/1.1\nContent-Length: 0\n")
-		if answer == nil || old.passedOn != 1 || next.passedOn != 1 {
-			t.Errorf("%v %s: the old leader is asked %d times, the new one %d", answer, body, old.passedOn, next.passedOn)
+		if answer == nil || old.requests() != 1 || next.requests() != 1 {
+			t.Errorf("%v %s: the old leader is asked %d times, the new one %d", answer, body, old.requests(), next.requests())
 		}
 		if took := time.Since(began); took < 4*time.Second || took > 6*time.Second {
 			t.Errorf("answered after %v", took)
@@ -123,8 +123,7 @@ func TestLeaderOfAnotherStoreIsNotFollowedForItsEpoch(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, "c1", "c2")
-		right, wrong := r.replica("c1", 3), r.replica("c2", 0)
-		wrong.set(func() { wrong.store = "of another cluster" })
+		right, wrong := r.replica("c1", 3), r.replica("c2", 0, func(p *replica) { p.store = "of another cluster" })
 		first := right.follows("t3", 3)
 		first.next(link.KindSynced)
 		peer := r.connect("hls")
@@ -147,11 +146,11 @@ func TestLeaderOfAnotherStoreIsFollowedAfter30Seconds(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, "c1", "c2")
-		right, wrong := r.replica("c1", 3), r.replica("c2", 100)
-		wrong.set(func() { wrong.store = "other" })
+		right := r.replica("c1", 3)
 		first := right.follows("t3", 3)
 		first.next(link.KindSynced)
 		r.connect("hls")
+		wrong := r.replica("c2", 100, func(p *replica) { p.store = "other" })
 		right.lead(0)
 		first.cut()
 		began := time.Now()
@@ -179,7 +178,13 @@ func TestLeadersThatChangeAgainAndAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, "c1", "c2", "c3")
 		all := []*replica{r.replica("c1", 1), r.replica("c2", 0), r.replica("c3", 0)}
+		var mu sync.Mutex
 		var welcomed []uint64
+		last := func() (epoch uint64) {
+			mu.Lock()
+			defer mu.Unlock()
+			return welcomed[len(welcomed)-1]
+		}
 		done := make(chan struct{})
 		for _, p := range all {
 			p.wg.Go(func() {
@@ -198,10 +203,12 @@ func TestLeadersThatChangeAgainAndAgain(t *testing.T) {
 							l.cut()
 							continue
 						}
+						mu.Lock()
 						if n := len(welcomed); n > 0 && welcomed[n-1] > epoch {
 							t.Errorf("epoch %d after %v", epoch, welcomed)
 						}
 						welcomed = append(welcomed, epoch)
+						mu.Unlock()
 						l.write(l.welcomeFrame(link.Welcome{Store: "store", Term: string(rune('a' + epoch)), Epoch: epoch, ControlSame: true}))
 						l.keepAlive()
 					case <-done:
@@ -221,8 +228,8 @@ func TestLeadersThatChangeAgainAndAgain(t *testing.T) {
 		all[0].lead(41) // says so, and is not to be believed more than the other
 		r.wait(5 * time.Second)
 		r.wantState("it has followed", func(s State) bool { return s.Linked && s.Links <= 20 })
-		if n := len(welcomed); welcomed[n-1] != 41 {
-			t.Errorf("it is linked with epoch %d", welcomed[n-1])
+		if epoch := last(); epoch != 41 {
+			t.Errorf("it is linked with epoch %d", epoch)
 		}
 		before := r.g.State().Links
 		r.wait(time.Minute)
