@@ -30,7 +30,7 @@ func newCallbacks(cfg *Config, observe outbox.Observe, log *slog.Logger) (*callb
 	case c.client != nil:
 		c.Outbox, err = outbox.Open(cfg.DataDir, send, observe, log)
 	}
-	return c, c.failed(err)
+	return c, c.closeAfter(err)
 }
 
 // newSharedCallbacks takes up the events in a store that it shares with other coordinators, and has as long as m says.
@@ -39,7 +39,7 @@ func newSharedCallbacks(cfg *Config, store outbox.Store, m mandate, observe outb
 	send := c.sender(cfg, m)
 	var err error
 	c.Outbox, c.cluster, err = outbox.OpenShared(store, send, observe, log)
-	return c, c.failed(err)
+	return c, c.closeAfter(err)
 }
 
 // sender makes the client, and returns what sends events with it; nil: there is no application to tell. Another leader may send the
@@ -57,7 +57,8 @@ func (c *callbacks) sender(cfg *Config, m mandate) outbox.Send {
 	}
 }
 
-func (c *callbacks) failed(err error) error {
+// closeAfter leaves no client behind when the outbox could not be opened.
+func (c *callbacks) closeAfter(err error) error {
 	if err != nil && c.client != nil {
 		c.client.Close()
 	}

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -9,6 +11,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"coordinator/internal/outbox"
@@ -149,4 +152,49 @@ func TestAnnouncementThatCouldNeverBeToldIsNone(t *testing.T) {
 			t.Errorf("%s: %v", name, got)
 		}
 	}
+}
+
+// doubtful is the mandate of a leader that is not sure until the channel is closed.
+type doubtful struct {
+	alwaysLeads
+	sure chan struct{}
+}
+
+func (d doubtful) AwaitValid(ctx context.Context) error {
+	select {
+	case <-d.sure:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func TestNoEventIsSentInDoubt(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var asked atomic.Int64
+		d := doubtful{sure: make(chan struct{})}
+		c := &callbacks{}
+		send := c.sender(&Config{EventCallbackURL: "http://127.0.0.1:1/"}, d) // nobody is there
+		defer c.client.Close()
+		ended := make(chan error)
+		go func() {
+			_, _, err := send(t.Context(), outbox.Event{StreamID: "s"})
+			asked.Add(1)
+			ended <- err
+		}()
+		synctest.Wait()
+		if asked.Load() > 0 {
+			t.Error("the application is asked")
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, _, err := send(ctx, outbox.Event{}); !errors.Is(err, context.Canceled) {
+			t.Errorf("at the end of the term: %v", err)
+		}
+		close(d.sure)
+		if err := <-ended; err == nil {
+			t.Error("it was never sent")
+		}
+	})
 }

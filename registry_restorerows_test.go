@@ -335,3 +335,43 @@ func TestNobodyIsLetInBeforeARestoreIsOver(t *testing.T) {
 		t.Errorf("the next session is %d", s.id)
 	}
 }
+
+// A database that has lost its last commits does not know a stream that the application was told of, or not as far. What its memo says
+// is written again, for as long as it is not closed, and its end is told.
+func TestWhatADatabaseHasLostIsWrittenAgain(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1_700_000_000, 0)
+	told := func(id string, ordinal uint32, lastSeq uint32) keptStream {
+		return keptStream{Stream: memo.Stream{ID: id, Channel: "c", Ordinal: ordinal, Publication: 10, Server: rowServer, ServerGateway: "s"}, told: memo.Told{LastSeq: lastSeq}}
+	}
+	for _, lossy := range []bool{true, false} {
+		c := &restoredCluster{}
+		c.r = newRegistry(100, now, c.streamID, c, limits{})
+		rs := c.r.restore(restoration{
+			gateways: map[string]bool{"s": true, "e": true},
+			encoders: []keptEncoder{{id: rowEncoder, gateway: "e", address: "10.0.1.2", peer: &orderedEncoder{c, rowEncoder}, memo: memo.Session{Capacity: 9},
+				streams: []keptStream{told("unknown", 1, 3), told("behind", 2, 4), told("known", 3, 2), told("ends", 4, 5)}}},
+			tails:     map[uint64]uint32{10: 3},
+			announced: []announcedStream{{queue: 10, channel: "c", id: "behind", lastSeq: 1}, {queue: 10, channel: "c", id: "known", lastSeq: 2}},
+			lossy:     lossy,
+		}, now)
+		c.r.streamClosed(c.r.encoders[rowEncoder], "c", "ends", now, now)
+		rs.restored(now)
+		var lost, events []string
+		for _, a := range rs.lostByStore() {
+			lost = append(lost, fmt.Sprint(a.queue, " ", a.channel, " ", a.id, " ", a.lastSeq))
+		}
+		c.r.streamClosed(c.r.encoders[rowEncoder], "c", "unknown", now, now)
+		if lossy {
+			events = []string{"ends 6 closed", "unknown 4 closed"}
+			if diff := cmp.Diff([]string{"10 c unknown 3", "10 c behind 4"}, lost); diff != "" {
+				t.Errorf("written again (-want +got):\n%s", diff)
+			}
+		} else if len(lost) > 0 {
+			t.Errorf("a file has lost %q", lost)
+		}
+		if diff := cmp.Diff(events, c.shortEvents(), cmpopts.EquateEmpty()); diff != "" {
+			t.Errorf("lossy %v: events (-want +got):\n%s", lossy, diff)
+		}
+	}
+}

@@ -22,8 +22,11 @@ import (
 // answeredLately is how long ago the database may have answered, for a coordinator that stands by to be ready.
 const answeredLately = 20 * time.Second
 
-// takeUpAgain is how long a leader waits that could not read what the database holds.
-const takeUpAgain = time.Second
+// A leader that could not read what the database holds tries again after takeUpAgain, and says so once in sayTakeUpEach.
+const (
+	takeUpAgain   = time.Second
+	sayTakeUpEach = time.Minute
+)
 
 // replica is such a coordinator, with everything around it but its listeners, the certificate and the signals.
 type replica struct {
@@ -47,6 +50,7 @@ func newReplica(cfg *Config, log *slog.Logger) (*replica, error) {
 	commits := r.around.metrics.newCommits()
 	database, err := pgstore.New(cfg.DatabaseURL, commits.observe)
 	if err != nil {
+		r.stopWatching()
 		return nil, err
 	}
 	r.database = database
@@ -107,7 +111,7 @@ func (r *replica) lead(m *lease.Term) {
 
 // takeUp reads what the database holds, again and again until it can or the term ends.
 func (r *replica) takeUp(m *lease.Term) (*callbacks, error) {
-	for {
+	for said := (time.Time{}); ; {
 		err := r.takeIn(m)
 		var events *callbacks
 		if err == nil {
@@ -116,7 +120,10 @@ func (r *replica) takeUp(m *lease.Term) (*callbacks, error) {
 		if err == nil {
 			return events, nil
 		}
-		r.around.log.Error("this coordinator leads, but can't read what the database holds; it tries again", "epoch", m.Epoch(), "error", err)
+		if time.Since(said) >= sayTakeUpEach {
+			said = time.Now()
+			r.around.log.Error("this coordinator leads, but can't read what the database holds; it tries again", "epoch", m.Epoch(), "error", err)
+		}
 		select {
 		case <-time.After(takeUpAgain):
 		case <-m.Context().Done():

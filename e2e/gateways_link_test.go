@@ -129,7 +129,7 @@ func TestWrongCoordinatorIsNotFollowed(t *testing.T) {
 	c.awaitDone()
 	c.kill()
 	other.Logs.Await(t, "level=ERROR", "gateway link refused", "another store")
-	g.Logs.Await(t, "level=ERROR", "http://"+other.Addr, "another store (DATA_DIR)")
+	g.Logs.Await(t, "level=ERROR", "http://"+other.Addr, "another store (DATA_DIR or DATABASE_URL)")
 	g.AwaitMetrics(map[string]float64{`gateway_sockets{type="rtmp"}`: 1, `gateway_sockets{type="hls"}`: 1, "gateway_link_up": 0})
 	c.start()
 	c.awaitThere()

@@ -141,6 +141,32 @@ func TestFrozenLeaderStandsByWhenItWakesUp(t *testing.T) {
 	c.awaitLeader(frozen)
 }
 
+// One that is frozen for a moment goes on leading.
+func TestLeaderThatIsFrozenForAMomentGoesOn(t *testing.T) {
+	t.Parallel()
+	app := clustertest.NewApplication(t)
+	c := newReplicatedCluster(t, app.Variables()...)
+	c.addGateway(false)
+	c.awaitLinked()
+	server := c.gateways[0].DialPeer("rtmp")
+	encoder, _ := c.gateways[0].Register(4)
+	id, told := liveShow(t, app, server, encoder, "show")
+	c.p.Signal(syscall.SIGSTOP)
+	<-time.After(3 * time.Second)
+	c.p.Signal(syscall.SIGCONT)
+	endShow(app, server, encoder, "show", id, told)
+	id, told = liveShow(t, app, server, encoder, "another")
+	endShow(app, server, encoder, "another", id, told)
+	if status, _ := c.p.Call("GET", "/leader"); status != http.StatusOK {
+		t.Errorf("/leader: %d", status)
+	}
+	if status, _ := c.standby.Call("GET", "/leader"); status != http.StatusServiceUnavailable {
+		t.Errorf("/leader of the other one: %d", status)
+	}
+	wantOneContentPerID(t, app)
+	c.awaitIdle()
+}
+
 // A leader that the database can't be reached from is followed by the other one, and no stream ends. From nobody: the same one goes on.
 func TestLeaderIsCutOffFromTheDatabase(t *testing.T) {
 	t.Parallel()

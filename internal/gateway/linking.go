@@ -44,7 +44,7 @@ var (
 	errNoWelcome  = errors.New("the answer to HELLO is neither WELCOME nor REFUSE")
 	errProtocol   = errors.New("coordinator wants a protocol that this version does not know: update this gateway")
 	errEpoch      = errors.New("coordinator no longer leads: another one has begun to")
-	errOtherStore = errors.New("coordinator has another store (DATA_DIR) than the one that the live streams here belong to")
+	errOtherStore = errors.New("coordinator has another store (DATA_DIR or DATABASE_URL) than the one that the live streams here belong to")
 	errGone       = errors.New("the coordinator took this gateway for gone")
 	errAnew       = errors.New("this gateway begins anew")
 )
@@ -269,7 +269,7 @@ func (g *Gateway) follow(store string) error {
 	}
 	closed := g.becomeAnother(errOtherStore)
 	if sessions > 0 {
-		g.Log.Error("coordinator has another store (DATA_DIR) than before, and none with the known one was found; it is followed, and the streams of all sockets have ended",
+		g.Log.Error("coordinator has another store (DATA_DIR or DATABASE_URL) than before, and none with the known one was found; it is followed, and the streams of all sockets have ended",
 			"known", known, "found", store, "after", otherStoreAfter, "sockets_closed", closed)
 	}
 	return errAnew

@@ -326,10 +326,10 @@ func (d *delivery) readFailed(t try, err error) (try, bool) {
 	next, more, first := d.endUnreadTry(t, lost, wait, d.now())
 	switch {
 	case lost:
-		d.log.Error("an event is lost: the outbox is damaged there, and the application will never hear of it", "publication", t.queue.number, "position", t.position, "error", err)
+		d.log.Error("an event is lost: the outbox does not have it any more, or can't read it, and the application will never hear of it", "publication", t.queue.number, "position", t.position, "error", err)
 		d.delivered()
 	case first:
-		d.log.Error("cannot read undelivered events from disk, will retry", "error", err)
+		d.log.Error("cannot read undelivered events, will retry", "error", err)
 	}
 	return next, more
 }

@@ -513,7 +513,7 @@ func damagedPage(t *testing.T, content []byte, page int64, damage func(*os.File,
 		synctest.Wait()
 		app.comesBack()
 		appendAll(c, lifeOf("later", 2)...)
-		for app.tries("later-closed") == 0 && !errors.Is(c.Err(), errDiskHangs) { // a fault can leave the writer waiting in bbolt
+		for app.tries("later-closed") == 0 && !errors.Is(c.Err(), errStoreHangs) { // a fault can leave the writer waiting in bbolt
 			<-time.After(time.Second)
 		}
 		<-time.After(time.Minute)

@@ -33,7 +33,7 @@ const (
 	finishGrace    = time.Second            // for the last commits at the end, if deliveries have taken all of the time
 )
 
-var errDiskHangs = errors.New("the disk does not answer")
+var errStoreHangs = errors.New("the disk or the database does not answer")
 
 // Store keeps events durably, and what belongs to a cluster: a file (boltStore), or a database (internal/pgstore). Load and Cluster are
 // called before all others.
@@ -282,7 +282,7 @@ func (o *Outbox) committing() error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.broken == nil && !o.commitAt.IsZero() && time.Since(o.commitAt) > commitPatience {
-		return errDiskHangs
+		return errStoreHangs
 	}
 	return o.broken
 }
@@ -353,7 +353,7 @@ func (o *Outbox) finishFirst(ctx context.Context) error {
 	select {
 	case err = <-written:
 	case <-time.After(grace):
-		return errDiskHangs // the process ends anyway; what was committed is kept
+		return errStoreHangs // the process ends anyway; what was committed is kept
 	}
 	if waiting := o.undelivered.Load(); waiting > 0 {
 		if trouble := o.store.Trouble(); errors.Is(trouble, errDamaged) {
@@ -516,7 +516,7 @@ func (o *Outbox) report(err error) {
 	switch after := cmp.Or(err, trouble); {
 	case after == nil && before == "":
 	case after == nil:
-		o.log.Info("events are written to disk again, publishers are admitted again")
+		o.log.Info("events can be kept again, publishers are let in again")
 	case after.Error() == before:
 	case errors.Is(after, errDamaged):
 		o.log.Error("the outbox is damaged: publishers are denied, and the events of live streams are kept in memory until a restart, which sets the file aside",
@@ -524,7 +524,7 @@ func (o *Outbox) report(err error) {
 	case err == nil:
 		o.log.Error("there is hardly any room on the disk for events: publishers are denied", "error", after)
 	default:
-		o.log.Error("events cannot be written to disk, they are kept in memory and publishers are denied", "error", after)
+		o.log.Error("events cannot be kept on disk or in the database: they stay in memory, and no publisher is let in", "error", after)
 	}
 }
 

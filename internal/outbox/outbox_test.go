@@ -490,11 +490,11 @@ func TestDiskThatHangsCountsAsOneThatCannotBeWritten(t *testing.T) {
 			t.Errorf("after 4 s: %v", err)
 		}
 		time.Sleep(2 * time.Second)
-		if err := c.Err(); !errors.Is(err, errDiskHangs) {
+		if err := c.Err(); !errors.Is(err, errStoreHangs) {
 			t.Errorf("after 6 s: %v", err)
 		}
 		began := time.Now()
-		if err := c.Finish(stopped()); !errors.Is(err, errDiskHangs) || time.Since(began) != finishGrace {
+		if err := c.Finish(stopped()); !errors.Is(err, errStoreHangs) || time.Since(began) != finishGrace {
 			t.Errorf("Finish: %v after %v", err, time.Since(began))
 		}
 		close(release)

@@ -65,7 +65,7 @@ func TestRemovalThatHangsIsNoticed(t *testing.T) {
 		app.await(t, 1)
 		hang.Store(true) // before its removal
 		time.Sleep(commitPatience + time.Second)
-		if err := c.Err(); !errors.Is(err, errDiskHangs) {
+		if err := c.Err(); !errors.Is(err, errStoreHangs) {
 			t.Errorf("after 6 s: %v", err)
 		}
 		hang.Store(false)
