@@ -216,20 +216,20 @@ func Name(database string) string {
 // Exec runs SQL at a database.
 func Exec(t testing.TB, url, sql string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), startLimit)
-	defer cancel()
-	conn, err := pgx.Connect(ctx, url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close(ctx)
-	if _, err := conn.Exec(ctx, sql); err != nil {
-		t.Fatalf("%s: %v", sql, err)
-	}
+	connected(t, url, func(ctx context.Context, conn *pgx.Conn) error {
+		_, err := conn.Exec(ctx, sql)
+		return err
+	})
 }
 
 // Number is the one number that a query gives.
 func Number(t testing.TB, url, sql string) (n int) {
+	t.Helper()
+	connected(t, url, func(ctx context.Context, conn *pgx.Conn) error { return conn.QueryRow(ctx, sql).Scan(&n) })
+	return n
+}
+
+func connected(t testing.TB, url string, use func(context.Context, *pgx.Conn) error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), startLimit)
 	defer cancel()
@@ -238,10 +238,9 @@ func Number(t testing.TB, url, sql string) (n int) {
 		t.Fatal(err)
 	}
 	defer conn.Close(ctx)
-	if err := conn.QueryRow(ctx, sql).Scan(&n); err != nil {
-		t.Fatalf("%s: %v", sql, err)
+	if err := use(ctx, conn); err != nil {
+		t.Fatal(err)
 	}
-	return n
 }
 
 // Through is the URL of a database through a proxy, which inFrontOf puts before the server's socket.
