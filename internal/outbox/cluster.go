@@ -87,7 +87,11 @@ func appliedKey(session uint64) string {
 
 // OpenShared is OpenCluster for a store that other processes may use when this one has ended with it. It is closed with the outbox.
 func OpenShared(store Store, send Send, observe Observe, log *slog.Logger) (*Outbox, Cluster, error) {
-	return newClusterOutbox(time.Now, store, send, observe, log)
+	o, c, err := newClusterOutbox(time.Now, store, send, observe, log)
+	if err == nil {
+		o.commitEvery = sharedCommits
+	}
+	return o, c, err
 }
 
 // OpenCluster is Open for a coordinator with gateways: streams that were announced are closed only if no gateway is known, for

@@ -25,7 +25,8 @@ import (
 )
 
 const (
-	commitEvery    = 5 * time.Millisecond  // from the start of one commit to that of the next, under load
+	fileCommits    = 5 * time.Millisecond  // from the start of one commit to that of the next, under load
+	sharedCommits  = 10 * time.Millisecond // a database computes as long for a commit as for a dozen lives in it
 	removalsGather = 50 * time.Millisecond // removals alone wait this long for company: nothing waits for them
 	commitRetry    = time.Second
 	removalsRetry  = 200 * time.Millisecond // after a failed commit removals wait this long for company
@@ -57,13 +58,14 @@ type Observe func(status int, err error, took time.Duration)
 // Outbox takes events and sees to it that the application gets them. A nil Outbox drops them.
 type Outbox struct {
 	// set once
-	log        *slog.Logger
-	store      Store
-	delivery   *delivery
-	stop       context.CancelFunc
-	ctx        context.Context
-	wasDamaged bool   // the file, at the start
-	lastQueue  uint64 // the highest number of a queue that the store held at the start, 0 if none
+	log         *slog.Logger
+	store       Store
+	delivery    *delivery
+	stop        context.CancelFunc
+	ctx         context.Context
+	commitEvery time.Duration
+	wasDamaged  bool   // the file, at the start
+	lastQueue   uint64 // the highest number of a queue that the store held at the start, 0 if none
 
 	wake        chan struct{} // events were appended
 	wakeRemoval chan struct{} // events were delivered
@@ -160,6 +162,7 @@ func newOutbox(now func() time.Time, store Store, send Send, observe Observe, cl
 	o := &Outbox{
 		log:         log,
 		store:       store,
+		commitEvery: fileCommits,
 		wake:        make(chan struct{}, 1),
 		wakeRemoval: make(chan struct{}, 1),
 		allDone:     make(chan struct{}, 1),
@@ -398,7 +401,7 @@ func (o *Outbox) write() {
 			o.pause(removalsRetry, nil)
 			poke(o.wake)
 		} else {
-			o.pause(commitEvery-time.Since(began), nil)
+			o.pause(o.commitEvery-time.Since(began), nil)
 		}
 	}
 }

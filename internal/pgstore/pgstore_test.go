@@ -331,32 +331,6 @@ func TestFaultsAreSaidPlainly(t *testing.T) {
 	}
 }
 
-func BenchmarkCommit(b *testing.B) {
-	d := open(b, pgtest.URL(b))
-	row, err := d.Look(b.Context())
-	if err != nil {
-		b.Fatal(err)
-	}
-	epoch, _, err := d.TakeOver(b.Context(), row, 0, "a")
-	if err != nil {
-		b.Fatal(err)
-	}
-	s := d.Store(epoch, func(uint64) {})
-	for i := 0; b.Loop(); i++ { // ten lives
-		var g outbox.Group
-		for j := range uint64(10) {
-			queue := uint64(i)*10 + j + 1
-			g.Appended = append(g.Appended, event(queue, 0, fmt.Sprint(queue), 1), closed(queue, 1, fmt.Sprint(queue), 2))
-			if queue > 10 {
-				g.Delivered = append(g.Delivered, outbox.DeliveredUpTo{Queue: queue - 10, Head: 2})
-			}
-		}
-		if _, err := s.Commit(g); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
-
 // What a coordinator has kept in a directory is in the database after its first start with one, whenever that was broken off.
 func TestOutboxOfADirectoryIsTakenOver(t *testing.T) {
 	t.Parallel()

@@ -147,8 +147,11 @@ func (s *Store) write(g outbox.Group) error {
 				return err
 			}
 		}
-		_, err := conn.Exec(ctx, commitSQL, arguments(s.epoch, s.writer, g)...)
-		return err
+		values, types, err := inBinary(conn.TypeMap(), arguments(s.epoch, s.writer, g))
+		if err != nil {
+			return err
+		}
+		return conn.PgConn().ExecParams(ctx, commitSQL, values, types, []int16{pgx.BinaryFormatCode}, nil).Read().Err
 	})
 	s.d.observe(time.Since(began), err)
 	var answer *pgconn.PgError
