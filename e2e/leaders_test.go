@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -226,4 +228,92 @@ func TestLeaderIsCutOffFromTheDatabase(t *testing.T) {
 			c.awaitIdle()
 		})
 	}
+}
+
+// Two publishers ask for the same channel at two gateways, again and again, while leaders come and go: one of them gets it each time.
+func TestChannelThatIsAskedForAtTwoGatewaysIsAcceptedOnce(t *testing.T) {
+	t.Parallel()
+	rounds, changes := int64(1_000), 2
+	if big {
+		rounds, changes = 10_000, 8
+	}
+	app := clustertest.NewApplication(t)
+	c := newReplicatedCluster(t, app.Variables()...)
+	for range 2 {
+		c.addGateway(false)
+	}
+	c.awaitLinked()
+	for _, g := range c.gateways {
+		encoder, _ := g.Register(-1)
+		go encoder.Attend()
+	}
+	var done atomic.Int64
+	over := make(chan struct{})
+	var lanes sync.WaitGroup
+	for i := range 20 {
+		first, second, channel := c.gateways[0].DialPeer("rtmp"), c.gateways[1].DialPeer("rtmp"), fmt.Sprint("channel-", i)
+		lanes.Go(func() {
+			for {
+				select {
+				case <-over:
+					return
+				default:
+				}
+				if !wantOneAccepted(t, channel, first, second) {
+					return
+				}
+				done.Add(1)
+			}
+		})
+	}
+	for i := range changes {
+		end := []func(*gatewayCluster){(*gatewayCluster).kill, (*gatewayCluster).stop}[i%2]
+		share, tick := done.Load()+rounds/int64(changes), time.NewTicker(time.Millisecond)
+		for deadline := time.Now().Add(time.Minute); done.Load() < share && !t.Failed() && time.Now().Before(deadline); {
+			<-tick.C
+		}
+		tick.Stop()
+		end(c)
+		c.follow()
+		c.awaitThere()
+	}
+	close(over)
+	lanes.Wait()
+	if n := done.Load(); n < rounds {
+		t.Errorf("asked for %d times, want %d", n, rounds)
+	}
+	t.Logf("asked for %d times", done.Load())
+	wantOneContentPerID(t, app)
+	c.awaitIdle()
+}
+
+// wantOneAccepted has two publishers ask for a channel, and the one who gets it end at once.
+func wantOneAccepted(t *testing.T, channel string, publishers ...*clustertest.Peer) bool {
+	for _, p := range publishers {
+		p.Tell("PUBLISH-REQUEST", "Request-ID", "r", "Stream-Channel", channel, "Stream-Key", "key", "User-IP", "10.0.0.1")
+	}
+	var accepted []string
+	var owner *clustertest.Peer
+	for i, p := range publishers {
+		select {
+		case m := <-p.In:
+			switch m.Method {
+			case "PUBLISH-ACCEPT":
+				accepted, owner = append(accepted, m.Get("Stream-ID")), p
+			case "PUBLISH-DENY":
+			default:
+				t.Errorf("%s: publisher %d is told %s %v", channel, i, m.Method, m.Args)
+				return false
+			}
+		case <-time.After(2 * clustertest.Patience):
+			t.Errorf("%s: publisher %d gets no answer", channel, i)
+			return false
+		}
+	}
+	if len(accepted) != 1 {
+		t.Errorf("%s: accepted as %v", channel, accepted)
+		return false
+	}
+	owner.Tell("PUBLISH-END", "Stream-Channel", channel, "Stream-ID", accepted[0])
+	return true
 }
