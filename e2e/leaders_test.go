@@ -103,44 +103,53 @@ func TestLeadersEndUnderLoad(t *testing.T) {
 // A leader that is frozen for longer than it takes to be deposed stands by when it wakes up, and nothing that it says reaches a peer.
 func TestFrozenLeaderStandsByWhenItWakesUp(t *testing.T) {
 	t.Parallel()
-	app := clustertest.NewApplication(t)
-	c := newReplicatedCluster(t, app.Variables()...)
-	for range 2 {
-		c.addGateway(false)
+	for _, atLeast := range []time.Duration{0, 12 * time.Second, 30 * time.Second, 90 * time.Second} {
+		t.Run(fmt.Sprint("for ", atLeast), func(t *testing.T) {
+			t.Parallel()
+			if atLeast > 0 && !big {
+				t.Skip("takes long: E2E_BIG=1")
+			}
+			app := clustertest.NewApplication(t)
+			c := newReplicatedCluster(t, app.Variables()...)
+			for range 2 {
+				c.addGateway(false)
+			}
+			c.awaitLinked()
+			server := c.gateways[0].DialPeer("rtmp")
+			encoder, _ := c.gateways[1].Register(4)
+			id, told := liveShow(t, app, server, encoder, "show")
+			c.awaitDone()
+			frozen := c.p
+			frozen.Signal(syscall.SIGSTOP)
+			defer frozen.Signal(syscall.SIGCONT)
+			began := time.Now()
+			server.Request("meanwhile", "key")
+			c.p, c.standby = c.standby, frozen
+			c.awaitLeader(c.p)
+			started := encoder.Expect("ENCODE-START", "Stream-Channel", "meanwhile")
+			t.Logf("accepted after %v", time.Since(began))
+			server.Expect("PUBLISH-ACCEPT", "Stream-Channel", "meanwhile")
+			beatUntil(time.After(time.Until(began.Add(atLeast))), server, encoder)
+			frozen.Signal(syscall.SIGCONT)
+			frozen.Logs.Await(t, "has lost the lead")
+			if status, body := frozen.Call("GET", "/commands/report"); status != http.StatusServiceUnavailable || !strings.Contains(body, "standby") {
+				t.Errorf("the old leader answers %d %s", status, body)
+			}
+			server.Quiet()
+			if len(encoder.In) > 0 {
+				t.Error("the old leader has told the encoder something")
+			}
+			server.End("meanwhile", started.Get("Stream-ID"))
+			encoder.Expect("ENCODE-STOP", "Stream-ID", started.Get("Stream-ID"))
+			encoder.Closed("meanwhile", started.Get("Stream-ID"))
+			endShow(app, server, encoder, "show", id, told)
+			wantOneContentPerID(t, app)
+			c.awaitIdle()
+			c.p.Signal(syscall.SIGTERM) // and back
+			c.p.AwaitExit(0)
+			c.awaitLeader(frozen)
+		})
 	}
-	c.awaitLinked()
-	server := c.gateways[0].DialPeer("rtmp")
-	encoder, _ := c.gateways[1].Register(4)
-	id, told := liveShow(t, app, server, encoder, "show")
-	c.awaitDone()
-	frozen := c.p
-	frozen.Signal(syscall.SIGSTOP)
-	defer frozen.Signal(syscall.SIGCONT)
-	began := time.Now()
-	server.Request("meanwhile", "key")
-	c.p, c.standby = c.standby, frozen
-	c.awaitLeader(c.p)
-	started := encoder.Expect("ENCODE-START", "Stream-Channel", "meanwhile")
-	t.Logf("accepted after %v", time.Since(began))
-	server.Expect("PUBLISH-ACCEPT", "Stream-Channel", "meanwhile")
-	frozen.Signal(syscall.SIGCONT)
-	frozen.Logs.Await(t, "has lost the lead")
-	if status, body := frozen.Call("GET", "/commands/report"); status != http.StatusServiceUnavailable || !strings.Contains(body, "standby") {
-		t.Errorf("the old leader answers %d %s", status, body)
-	}
-	server.Quiet()
-	if len(encoder.In) > 0 {
-		t.Error("the old leader has told the encoder something")
-	}
-	server.End("meanwhile", started.Get("Stream-ID"))
-	encoder.Expect("ENCODE-STOP", "Stream-ID", started.Get("Stream-ID"))
-	encoder.Closed("meanwhile", started.Get("Stream-ID"))
-	endShow(app, server, encoder, "show", id, told)
-	wantOneContentPerID(t, app)
-	c.awaitIdle()
-	c.p.Signal(syscall.SIGTERM) // and back
-	c.p.AwaitExit(0)
-	c.awaitLeader(frozen)
 }
 
 // One that is frozen for a moment goes on leading.
@@ -172,9 +181,20 @@ func TestLeaderThatIsFrozenForAMomentGoesOn(t *testing.T) {
 // A leader that the database can't be reached from is followed by the other one, and no stream ends. From nobody: the same one goes on.
 func TestLeaderIsCutOffFromTheDatabase(t *testing.T) {
 	t.Parallel()
-	for name, fromAll := range map[string]bool{"from the leader only": false, "from all": true} {
+	for name, cut := range map[string]struct {
+		fromAll bool
+		atLeast time.Duration
+	}{
+		"from the leader only":                {false, 0},
+		"from the leader only, for 30 s":      {false, 30 * time.Second},
+		"from the leader only, for 5 minutes": {false, 5 * time.Minute},
+		"from all":                            {true, 0},
+	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			if cut.atLeast > 0 && !big {
+				t.Skip("takes long: E2E_BIG=1")
+			}
 			app := clustertest.NewApplication(t)
 			c := newReplicatedCluster(t, app.Variables()...)
 			for range 2 {
@@ -186,13 +206,13 @@ func TestLeaderIsCutOffFromTheDatabase(t *testing.T) {
 			id, told := liveShow(t, app, server, encoder, "show")
 			c.awaitDone()
 			c.ways[0].Set(clustertest.Flow{Stalled: true}, clustertest.Flow{Stalled: true})
-			if fromAll {
+			if cut.fromAll {
 				c.ways[1].Set(clustertest.Flow{Stalled: true}, clustertest.Flow{Stalled: true})
 			}
 			began := time.Now()
 			old.Logs.Await(t, "not sure to lead any more")
 			server.Request("meanwhile", "key")
-			if fromAll {
+			if cut.fromAll {
 				encoder.Available("show", id, "HLS-LIVE", "1x1", "meanwhile")
 				if status, _ := c.gateways[0].Call("GET", "/commands/report"); status != http.StatusOK {
 					t.Errorf("commands are answered with %d", status)
@@ -217,8 +237,9 @@ func TestLeaderIsCutOffFromTheDatabase(t *testing.T) {
 			server.End("meanwhile", started.Get("Stream-ID"))
 			encoder.Expect("ENCODE-STOP", "Stream-ID", started.Get("Stream-ID"))
 			encoder.Closed("meanwhile", started.Get("Stream-ID"))
-			if !fromAll {
+			if !cut.fromAll {
 				old.Logs.Await(t, "has lost the lead")
+				beatUntil(time.After(time.Until(began.Add(cut.atLeast))), server, encoder)
 				c.ways[0].Set(clustertest.Flow{}, clustertest.Flow{})
 			} else if status, _ := old.Call("GET", "/leader"); status != http.StatusOK {
 				t.Error("another one leads")
