@@ -175,7 +175,7 @@ func describeRole(cfg *Config) string {
 	}
 	role := "# a gateway\n# it holds the connections of peers and links to " + cfg.CoordinatorURLs[0].String()
 	if len(cfg.CoordinatorURLs) > 1 {
-		role += ", or else to the next URL that answers"
+		role += ", or to another of its URLs if that one leads"
 	}
 	for _, u := range cfg.CoordinatorURLs {
 		if isInsecure(u) {

@@ -243,7 +243,7 @@ func TestCheckOfAGatewayShowsWhatItUses(t *testing.T) {
 		t.Error(diff)
 	}
 	for _, line := range []string{
-		"# a gateway\n# it holds the connections of peers and links to http://127.0.0.1:8080, or else to the next URL that answers\nHTTP_PORT", "\nCOORDINATOR_URL=http://127.0.0.1:8080,https://b/base\n", "\nGATEWAY_SECRET=***\n",
+		"# a gateway\n# it holds the connections of peers and links to http://127.0.0.1:8080, or to another of its URLs if that one leads\nHTTP_PORT", "\nCOORDINATOR_URL=http://127.0.0.1:8080,https://b/base\n", "\nGATEWAY_SECRET=***\n",
 	} {
 		if !strings.Contains(out.String(), line) {
 			t.Errorf("%q is missing in\n%s", line, &out)
