@@ -67,10 +67,34 @@ func TestMetricsFollowTheConventions(t *testing.T) {
 
 func TestAlertsAndDashboardNameOnlyWhatIsExposed(t *testing.T) {
 	t.Parallel()
-	d := daemonWithCertificate(t)
-	_, exposition := d.Call("GET", "/metrics")
-	_, ofGateway := startDaemon(t, "GATEWAY_SECRET="+gatewaySecret, "COORDINATOR_URL=http://"+d.OwnAddr()).Call("GET", "/metrics")
-	exposition += ofGateway[strings.Index(ofGateway, "# HELP gateway_"):]
+	var ofOne, ofDatabase []string
+	shared := regexp.MustCompile(`coordinator_(leader|epoch|lease|database)`)
+	for _, expression := range readExpressions(t) {
+		if shared.MatchString(expression) {
+			ofDatabase = append(ofDatabase, expression)
+		} else {
+			ofOne = append(ofOne, expression)
+		}
+	}
+	t.Run("of one coordinator", func(t *testing.T) {
+		t.Parallel()
+		d := daemonWithCertificate(t)
+		_, exposition := d.Call("GET", "/metrics")
+		_, ofGateway := startDaemon(t, "GATEWAY_SECRET="+gatewaySecret, "COORDINATOR_URL=http://"+d.OwnAddr()).Call("GET", "/metrics")
+		exposition += ofGateway[strings.Index(ofGateway, "# HELP gateway_"):]
+		checkExposed(t, exposition, ofOne, 30)
+	})
+	t.Run("of coordinators with a database", func(t *testing.T) {
+		t.Parallel()
+		c := newReplicatedCluster(t)
+		_, exposition := c.p.Call("GET", "/metrics")
+		checkExposed(t, exposition, ofDatabase, 15)
+	})
+}
+
+// checkExposed wants all that expressions name to be exposed, and not less than so many metrics to be named.
+func checkExposed(t *testing.T, exposition string, expressions []string, atLeast int) {
+	t.Helper()
 	exposed := map[string]bool{} // names, and name{label="value" for each label
 	for sample := range clustertest.Samples(t, exposition) {
 		name, labels, _ := strings.Cut(sample, "{")
@@ -79,8 +103,6 @@ func TestAlertsAndDashboardNameOnlyWhatIsExposed(t *testing.T) {
 			exposed[name+"{"+pair] = true
 		}
 	}
-
-	expressions := readExpressions(t)
 	named := 0
 	reference := regexp.MustCompile(`\b((?:coordinator|gateway|go|process)_\w+)(?:\{([^}]*)\})?`)
 	selector := regexp.MustCompile(`(\w+)[=!]~?"([^"]*)"`)
@@ -102,7 +124,7 @@ func TestAlertsAndDashboardNameOnlyWhatIsExposed(t *testing.T) {
 			}
 		}
 	}
-	if named < 30 {
+	if named < atLeast {
 		t.Errorf("only %d metrics are named in %d expressions: are they found at all?", named, len(expressions))
 	}
 }
