@@ -22,6 +22,7 @@ type overviewReport struct {
 	Version          string         `json:"version"`
 	Now              time.Time      `json:"now"`
 	StartedAt        time.Time      `json:"startedAt"`
+	Epoch            uint64         `json:"epoch"` // of the term; 0 without a database
 	Streams          streamTotals   `json:"streams"`
 	Slots            slotTotals     `json:"slots"`
 	Encoders         encoderTotals  `json:"encoders"`
@@ -77,6 +78,7 @@ func (a *commands) overview(w http.ResponseWriter, _ *http.Request) {
 		Version:          version,
 		Now:              time.Now().UTC(),
 		StartedAt:        c.startedAt.UTC(),
+		Epoch:            c.mandate.Epoch(),
 		Streams:          streamTotals{s.hasEncoder, s.closing, s.waiting, s.ending},
 		Slots:            slotTotals{s.slots.Load, s.slots.Capacity},
 		Encoders:         encoderTotals{s.slots.EncoderCount, s.encoders[encoderDraining], s.encoders[encoderSetAside]},

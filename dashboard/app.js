@@ -155,13 +155,16 @@ function found() {
 
 function lost(error) {
   console.warn(error);
-  failures++;
+  const standsBy = error instanceof Refused && error.message === 'standby';
+  failures = standsBy ? 2 : failures + 1; // one that stands by may lead at any time
   const pause = Math.min(longestPause, 500 * 2 ** failures) * (0.75 + Math.random() / 2);
   nextTry = Date.now() + pause;
   schedule(pause);
-  showConnection('lost', 'Connection lost');
+  showConnection('lost', standsBy ? 'Standing by' : 'Connection lost');
   document.body.classList.add('stale');
-  const reason = error instanceof Refused ? `It answered: ${error.message}. ` : '';
+  let reason = '';
+  if (standsBy) reason = 'Another one leads: open this page there, or at a gateway. ';
+  else if (error instanceof Refused) reason = `It answered: ${error.message}. `;
   const tick = () => {
     const shown = lastData ? `Shown is the state of ${clock(lastData)}, ${duration((Date.now() - lastData) / 1000)} ago. ` : '';
     setText(byId('lost-detail'), `${reason}${shown}Next try in ${duration((nextTry - Date.now()) / 1000 + 1)}.`);
@@ -170,7 +173,7 @@ function lost(error) {
   ticking = setInterval(tick, 1000);
   tick();
   byId('ready').hidden = true;
-  showBanner('No connection to the coordinator.', 'Try now', poll);
+  showBanner(standsBy ? 'This coordinator stands by.' : 'No connection to the coordinator.', 'Try now', poll);
 }
 
 function showBanner(title, action, act) {

@@ -32,6 +32,7 @@ func TestDashboardInBrowser(t *testing.T) {
 		{"an encoder is drained, its streams are moved", drainStory},
 		{"the coordinator is lost and comes back", lossStory},
 		{"gateways hold sessions, and one is lost", gatewaysStory},
+		{"a coordinator stands by, and takes over", standbyStory},
 		{"a hundred thousand streams", manyStreamsStory},
 		{"hostile names stay text", hostileNamesStory},
 		{"a page nobody looks at asks for nothing", hiddenStory},
@@ -334,4 +335,24 @@ func gatewaysStory(t *testing.T, browser context.Context) {
 	tb.awaitText(".empty", "Nothing matches")                            // it is given up
 	tb.await(`document.querySelector('#to-gateways').checkVisibility()`) // the page is at this list
 	tb.faultless()
+}
+
+func standbyStory(t *testing.T, browser context.Context) {
+	c := newReplicatedCluster(t)
+	c.addGateway(false).Register(3)
+	leader, other := openTab(t, browser), openTab(t, browser)
+	leader.open("http://" + c.p.Addr + "/dashboard")
+	leader.awaitText("#about", "leads, epoch 1")
+	leader.awaitText("#encoders", "1")
+	other.size(360, 640)
+	act(other, chromedp.Navigate("http://"+c.standby.Addr+"/dashboard"))
+	other.awaitText("#lost", "This coordinator stands by. Another one leads: open this page there, or at a gateway. Next try in ")
+	other.awaitText("#connection", "Standing by")
+	c.stop()
+	other.awaitText("#about", "leads, epoch 2")
+	other.awaitText("#connection", "Live")
+	other.awaitText("#encoders", "1")
+	leader.awaitText("#lost", "No connection to the coordinator.")
+	leader.faultless()
+	other.faultless()
 }

@@ -75,6 +75,7 @@ type Overview struct {
 	Version          string        `json:"version"`
 	Now              time.Time     `json:"now"`
 	StartedAt        time.Time     `json:"startedAt"`
+	Epoch            uint64        `json:"epoch"`
 	Streams          StreamTotals  `json:"streams"`
 	Slots            SlotTotals    `json:"slots"`
 	Encoders         EncoderTotals `json:"encoders"`
