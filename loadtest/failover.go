@@ -76,7 +76,10 @@ func failover(ctx context.Context, o *options) (_ *report, err error) {
 		r.endHeld(held)
 		r.settle(ctx, maxRetry)
 	})
-	if err = errors.Join(err, ctx.Err()); err != nil {
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
 		return nil, err
 	}
 	s.cpu = 0 // it is that of several processes
@@ -173,6 +176,9 @@ func (d *drill) awaitTakeover(ctx context.Context, start time.Time, asking []lif
 	at, err := time.Parse(time.RFC3339Nano, clustertest.Attribute(" "+leads, "time"))
 	if err != nil {
 		return err
+	}
+	if at.Before(start.Truncate(time.Millisecond)) { // as exact as the log
+		d.faults = append(d.faults, fmt.Sprintf("the coordinator at %s led before leader %d had ended", d.under.addr, d.ended))
 	}
 	d.leads.record(at.Sub(start))
 	restored, err := d.under.awaitLine(limited, "cluster is there again")

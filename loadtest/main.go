@@ -50,7 +50,11 @@ type options struct {
 
 func main() {
 	signal.Ignore(syscall.SIGPIPE) // a reader that goes must not leave the coordinator running
-	ctx, release := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	ends := []os.Signal{syscall.SIGTERM, syscall.SIGINT}
+	if !signal.Ignored(syscall.SIGHUP) { // a terminal that closes must not leave programs running, nohup may
+		ends = append(ends, syscall.SIGHUP)
+	}
+	ctx, release := signal.NotifyContext(context.Background(), ends...)
 	defer release()
 	o, err := parseOptions(os.Args[1:], os.Stderr)
 	if errors.Is(err, flag.ErrHelp) {
