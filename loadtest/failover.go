@@ -293,11 +293,11 @@ func (d *drill) figures() []figure {
 	accepted, leads, restored := d.accepted.percentiles(), d.leads.percentiles(), d.restored.percentiles()
 	return []figure{
 		{Name: name, Value: float64(d.ended), Note: fmt.Sprintf("under %.4g lives/s, with %d live streams and %d gateways", d.options.rate, d.options.held, len(d.front))},
-		{Name: "publishers who ask then are accepted after, median", Value: accepted.P50 / 1000, Unit: "s"},
+		{Name: "accepted again after, median", Value: accepted.P50 / 1000, Unit: "s", Note: "publishers who ask when the leader's process has ended"},
 		{Name: "  p99", Value: accepted.P99 / 1000, Unit: "s", Reach: reach},
 		{Name: "  longest", Value: accepted.Max / 1000, Unit: "s"},
 		{Name: "the next coordinator leads after, median", Value: leads.P50 / 1000, Unit: "s", Note: fmt.Sprintf("longest %.3g s", leads.Max/1000)},
-		{Name: "and has restored all from gateways within, median", Value: restored.P50, Unit: "ms", Note: fmt.Sprintf("longest %.3g ms; the last one: %s", restored.Max, d.last)},
+		{Name: "  and restores all from gateways within, median", Value: restored.P50, Unit: "ms", Note: fmt.Sprintf("longest %.3g ms; the last one: %s", restored.Max, d.last)},
 		{Name: "starts made anew under another stream ID", Value: float64(d.anew.Load())},
 		{Name: "event IDs with two contents", Value: float64(d.contents.twofold()), Reach: "0"},
 	}

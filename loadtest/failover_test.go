@@ -23,7 +23,7 @@ func TestLeadersAreKilledUnderLoad(t *testing.T) {
 		t.Errorf("%d gateways, %d of %d events", r.Gateways, r.EventsArrived, r.EventsTold)
 	}
 	// Nobody takes over from a leader that was seen within the last 6 s.
-	if accepted, leads := valueOf(t, r, "publishers who ask then are accepted"), valueOf(t, r, "the next coordinator leads"); leads < 4 || accepted < leads {
+	if accepted, leads := valueOf(t, r, "accepted again after, median"), valueOf(t, r, "the next coordinator leads"); leads < 4 || accepted < leads {
 		t.Errorf("the next coordinator leads after %v s, and publishers are accepted after %v s", leads, accepted)
 	}
 	if r.Accept.Max < 4000 {
@@ -38,7 +38,7 @@ func TestLeadersAreStoppedUnderLoad(t *testing.T) {
 	if got := valueOf(t, r, "leaders stopped"); got != 2 {
 		t.Errorf("%v leaders were stopped, want 2", got)
 	}
-	if valueOf(t, r, "publishers who ask then are accepted") <= 0 || valueOf(t, r, "and has restored") <= 0 {
+	if valueOf(t, r, "accepted again after, median") <= 0 || valueOf(t, r, "  and restores all") <= 0 {
 		t.Errorf("something was not measured: %+v", r.Figures)
 	}
 	if n := pgtest.Number(t, url, "SELECT (SELECT count(*) FROM pg_database WHERE datname LIKE 'coordinator_drill%') + (SELECT count(*) FROM pg_stat_user_tables)"); n != 0 {
