@@ -33,7 +33,7 @@ func newDelivery(events int) delivery { return delivery{ids: make([]string, even
 
 func (d *delivery) arrive(number int, id string) verdict {
 	switch {
-	case id == "" || number < 1 || number > len(d.ids):
+	case id == "" || number < 1 || number > d.told:
 		return unexpected
 	case slices.Contains(d.ids, id):
 		return repeated

@@ -7,8 +7,10 @@ import (
 	"testing"
 	"time"
 
+	"coordinator/internal/clustertest"
 	"coordinator/internal/pgtest"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/gorilla/websocket"
 )
 
@@ -181,6 +183,42 @@ func TestStartsMadeAnewAreNoFaults(t *testing.T) {
 				t.Errorf("taken: %v, want %v", taken, c.taken)
 			}
 		})
+	}
+}
+
+// The accept was not passed on, so the encoder's stream is given up and the request asked again.
+func TestLifeIsOverOnlyWithItsLastStream(t *testing.T) {
+	t.Parallel()
+	f := newFleet(1, 0, 1)
+	f.startsAnew = true
+	l := &f.lives[0]
+	f.prepare(l, &peer{}, time.Now(), false)
+	played := func(id string) (steps []step) {
+		t.Helper()
+		if !f.startEncoding(l, 1, id) || !l.finish(1, id) {
+			t.Fatalf("stream %s is not taken", id)
+		}
+		for _, e := range []clustertest.Event{
+			{ID: id + "-1", Type: "stream-available", StreamID: id, IndexFile: indexFile("c", 1)},
+			{ID: id + "-closed", Type: "stream-closed", StreamID: id},
+		} {
+			next, _, publisher := f.arrive(l, 1, e)
+			if next == endLife && publisher != "Y" {
+				t.Errorf("publisher %q is to end", publisher)
+			}
+			steps = append(steps, next)
+		}
+		return steps
+	}
+	if diff := cmp.Diff([]step{noStep, noStep}, played("X")); diff != "" {
+		t.Errorf("the stream that was given up (-want +got):\n%s", diff)
+	}
+	if known, _ := f.acceptLife(l, 1, "Y"); !known {
+		t.Error("the accept is not taken")
+	}
+	steps := played("Y")
+	if steps[len(steps)-1] != completeLife {
+		t.Errorf("steps %v, want the last one to complete the life", steps)
 	}
 }
 
