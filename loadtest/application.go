@@ -12,13 +12,13 @@ import (
 
 type application struct{ keys, events clustertest.HTTPServer }
 
-// newApplication listens on two addresses (port 0: the system chooses). take is called for each event, by many
+// newApplication listens on two addresses (port 0: the system chooses). take is called with the headers of each event, by many
 // goroutines at once; when it returns the event is answered.
-func newApplication(keysAddr, eventsAddr string, take func(clustertest.Event)) (*application, error) {
+func newApplication(keysAddr, eventsAddr string, take func(http.Header)) (*application, error) {
 	a := &application{}
 	a.keys.Handler = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { accept(w) })
 	a.events.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		take(clustertest.EventOf(r.Header))
+		take(r.Header)
 		accept(w)
 	})
 	if err := a.keys.Listen(keysAddr); err != nil {

@@ -36,7 +36,11 @@ type daemon struct {
 // build compiles a package of this module into dir and returns the program's path.
 func build(ctx context.Context, dir, pkg string) (string, error) {
 	program := filepath.Join(dir, filepath.Base(pkg))
-	if out, err := exec.CommandContext(ctx, "go", "build", "-o", program, pkg).CombinedOutput(); err != nil {
+	cmd := exec.CommandContext(ctx, "go", "build", "-o", program, pkg)
+	cmd.Env = append(os.Environ(), "GOTMPDIR="+dir) // what a killed one leaves behind is removed with dir
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) } // with the compilers that it runs
+	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("go build %s (the load tool runs inside its module): %w\n%s", pkg, err, out)
 	}
 	return program, nil

@@ -2,7 +2,13 @@ package main
 
 // Whether the application got what it has to: every event of a stream once, in order. Pure.
 
-import "slices"
+import (
+	"hash/maphash"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+)
 
 // verdict is what one arriving event turned out to be.
 type verdict int
@@ -27,7 +33,7 @@ func newDelivery(events int) delivery { return delivery{ids: make([]string, even
 
 func (d *delivery) arrive(number int, id string) verdict {
 	switch {
-	case id == "" || number < 1 || number > len(d.ids):
+	case id == "" || number < 1 || number > d.told:
 		return unexpected
 	case slices.Contains(d.ids, id):
 		return repeated
@@ -56,3 +62,42 @@ func (d *delivery) complete() bool { return d.arrived() == len(d.ids) }
 
 // lost counts the events that were told and have not arrived. It means something when nothing more is to come.
 func (d *delivery) lost() int { return max(0, d.told-d.arrived()) }
+
+// contents tells whether events that come again say the same again. It remembers all events of a run, by their IDs.
+type contents struct {
+	seed maphash.Seed
+
+	mu sync.Mutex
+	// guarded by mu
+	hashes map[string]uint64
+	differ map[string]bool // IDs that came with two contents
+}
+
+func newContents() *contents {
+	return &contents{seed: maphash.MakeSeed(), hashes: map[string]uint64{}, differ: map[string]bool{}}
+}
+
+// note takes in an event: what it says is in headers that begin with X-.
+func (c *contents) note(header http.Header) {
+	var lines []string
+	for name, values := range header {
+		if strings.HasPrefix(name, "X-") {
+			lines = append(lines, name+"\n"+strings.Join(values, "\n"))
+		}
+	}
+	slices.Sort(lines)
+	id, hash := header.Get("X-Event-Id"), maphash.String(c.seed, strings.Join(lines, "\n\n"))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if before, known := c.hashes[id]; known && before != hash {
+		c.differ[id] = true
+	}
+	c.hashes[id] = hash
+}
+
+// twofold counts the IDs that came with two contents.
+func (c *contents) twofold() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.differ)
+}

@@ -55,6 +55,19 @@ func TestEventsOfAStreamAreJudged(t *testing.T) {
 	}
 }
 
+func TestEventsThatNobodyHasToldAreUnexpected(t *testing.T) {
+	t.Parallel()
+	d := newDelivery(3)
+	d.told = 2
+	if got := d.arrive(3, "c"); got != unexpected || d.complete() {
+		t.Errorf("verdict %v of an end that the encoder has not told", got)
+	}
+	d.told = 3
+	if got := d.arrive(3, "c"); got != fresh {
+		t.Errorf("verdict %v of an end that the encoder has told", got)
+	}
+}
+
 func TestPercentilesAreOfWhatWasRecorded(t *testing.T) {
 	t.Parallel()
 	timing := newTiming()

@@ -52,6 +52,7 @@ func (t *timing) percentiles() percentiles {
 type counters struct {
 	// lives
 	begun, completed, denied, killed atomic.Int64
+	anew                             atomic.Int64 // starts under another stream ID than before
 
 	// events
 	told, arrived, repeated, outOfOrder, unexpected atomic.Int64

@@ -20,6 +20,8 @@ type fleet struct {
 	announcements int           // STREAM-AVAILABLE of each life
 	endAfter      time.Duration // a life ends so long after its accept at the latest; 0: when the application knows of it
 	lives         []life
+	startsAnew    bool      // coordinators end meanwhile: the next one may start anew what the encoder has not heard of
+	contents      *contents // nil: not looked at
 	readers       sync.WaitGroup
 
 	counters
@@ -204,10 +206,45 @@ func (f *fleet) closedLoop(ctx context.Context, places []life, d time.Duration, 
 
 // openLoop begins one life in each of the given places, at a rate in lives per second, and returns like closedLoop.
 func (f *fleet) openLoop(ctx context.Context, places []life, rate float64, quiet time.Duration) {
+	i := 0
+	pace(ctx, rate, func(due time.Time) (more bool) {
+		if i == len(places) {
+			return false
+		}
+		f.inFlight.Add(1)
+		f.begin(&places[i], f.serverOf(&places[i]), due, false)
+		i++
+		return true
+	})
+	if ctx.Err() == nil {
+		f.settle(ctx, quiet)
+	}
+}
+
+// openEnd begins lives at a rate until ctx ends, in the given places, one after the other, over and over. One where the last life is not
+// over is left out. It doesn't wait for those that it has begun.
+func (f *fleet) openEnd(ctx context.Context, places []life, rate float64) {
+	i := 0
+	pace(ctx, rate, func(due time.Time) (more bool) {
+		for range places {
+			l := &places[i%len(places)]
+			i++
+			if f.isFree(l) {
+				f.inFlight.Add(1)
+				f.begin(l, f.serverOf(l), due, false)
+				break
+			}
+		}
+		return true
+	})
+}
+
+// pace has lives begun at a rate per second, until there are no more or ctx ends.
+func pace(ctx context.Context, rate float64, begin func(due time.Time) (more bool)) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	start := time.Now()
-	for i := range places {
+	for i := 0; ctx.Err() == nil; i++ {
 		due := start.Add(time.Duration(float64(i) / rate * float64(time.Second)))
 		if wait := time.Until(due); wait > 0 {
 			timer.Reset(wait)
@@ -217,10 +254,10 @@ func (f *fleet) openLoop(ctx context.Context, places []life, rate float64, quiet
 				return
 			}
 		}
-		f.inFlight.Add(1)
-		f.begin(&places[i], f.serverOf(&places[i]), due, false)
+		if !begin(due) {
+			return
+		}
 	}
-	f.settle(ctx, quiet)
 }
 
 // hold brings a stream to life in each of the given places, so many at a time, and leaves them alive.
@@ -318,5 +355,8 @@ func (l *life) missing() (events, stuck int64) {
 	if !l.held || !l.live {
 		stuck = 1
 	}
-	return int64(l.delivery.lost()), stuck
+	for i := range l.encodings {
+		events += int64(l.encodings[i].delivery.lost())
+	}
+	return events, stuck
 }

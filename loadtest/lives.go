@@ -9,6 +9,7 @@ package main
 // The place of a life in the fleet is part of its channel's name, so that nothing is looked up.
 
 import (
+	"net/http"
 	"strconv"
 	"strings"
 	"sync"
@@ -29,14 +30,22 @@ type life struct {
 	// guarded by mu
 	generation        int
 	server            *peer
-	channel, streamID string
-	intended          time.Time   // when it should have begun
-	told              []time.Time // when the encoder told of each event
-	delivery          delivery
+	channel, streamID string     // the ID is that of the accept, by which the server knows the publisher
+	intended          time.Time  // when it should have begun
+	acceptedAt        time.Time  // zero: it waits for its accept
+	encodings         []encoding // the last one is that of the publisher
 	underWay          bool
 	held              bool // stays live
-	accepted, live    bool
+	live              bool
 	ended             bool // PUBLISH-END is sent
+}
+
+// encoding is a stream at an encoder. A life has one, unless a leader ends in the middle of its start: the next one starts again
+// under a new ID what was not passed on to the encoder, and stops what was, if the accept was not passed on to the server.
+type encoding struct {
+	streamID string
+	told     []time.Time // when the encoder told of each event
+	delivery delivery
 }
 
 // begin starts the next life in a place that is free.
@@ -52,11 +61,10 @@ func (f *fleet) prepare(l *life, server *peer, intended time.Time, held bool) (c
 	l.generation++
 	l.server, l.intended, l.held = server, intended, held
 	l.channel = f.prefix + strconv.Itoa(l.number) + "-" + strconv.Itoa(l.generation)
-	l.streamID = ""
-	l.told = l.told[:0]
-	l.delivery = newDelivery(f.announcements + 1)
+	l.streamID, l.acceptedAt = "", time.Time{}
+	l.encodings = l.encodings[:0]
 	l.underWay = true
-	l.accepted, l.live, l.ended = false, false, false
+	l.live, l.ended = false, false
 	return l.channel
 }
 
@@ -75,21 +83,24 @@ func (f *fleet) find(channel string) (*life, int) {
 	return &f.lives[n], g
 }
 
-// isLocked tells whether the life goes on that a message names by its channel and stream ID. The first message of a
-// life tells its ID.
-func (l *life) isLocked(generation int, streamID string) bool {
-	if !l.underWay || generation != l.generation || streamID == "" {
-		return false
+// isLocked tells whether the life goes on that a message names by its channel.
+func (l *life) isLocked(generation int) bool { return l.underWay && generation == l.generation }
+
+// encodingLocked returns the one with this stream ID, nil if there is none.
+func (l *life) encodingLocked(streamID string) *encoding {
+	for i := range l.encodings {
+		if l.encodings[i].streamID == streamID {
+			return &l.encodings[i]
+		}
 	}
-	if l.streamID == "" {
-		l.streamID = streamID
-	}
-	return l.streamID == streamID
+	return nil
 }
+
+func (l *life) acceptedLocked() bool { return !l.acceptedAt.IsZero() }
 
 // mayEndLocked tells once that it is time for PUBLISH-END.
 func (l *life) mayEndLocked() bool {
-	if !l.accepted || !l.live || l.held || l.ended {
+	if !l.acceptedLocked() || !l.live || l.held || l.ended {
 		return false
 	}
 	l.ended = true
@@ -145,11 +156,19 @@ func (f *fleet) accepted(channel, streamID string) {
 func (f *fleet) acceptLife(l *life, generation int, streamID string) (known bool, end *peer) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.isLocked(generation, streamID) || l.accepted {
+	if !l.isLocked(generation) || l.acceptedLocked() || streamID == "" {
 		return false, nil
 	}
-	l.accepted = true
-	f.accept.record(time.Since(l.intended))
+	n := len(l.encodings)
+	switch started := l.encodingLocked(streamID); {
+	case n == 0: // its start is on its way
+	case started == nil && !f.startsAnew:
+		return false, nil
+	case started != nil && started != &l.encodings[n-1]: // and another one was started in its place
+		return false, nil
+	}
+	l.streamID, l.acceptedAt = streamID, time.Now()
+	f.accept.record(l.acceptedAt.Sub(l.intended))
 	if l.mayEndLocked() {
 		end = l.server
 	}
@@ -188,7 +207,7 @@ func (f *fleet) deny(channel string) {
 func (l *life) denyNow(generation int) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.underWay || l.generation != generation || l.accepted {
+	if !l.underWay || l.generation != generation || l.acceptedLocked() {
 		return false
 	}
 	l.underWay = false
@@ -204,7 +223,7 @@ func (f *fleet) kill(channel, streamID string) {
 
 func (f *fleet) encode(p *peer, channel, streamID string) {
 	l, generation := f.find(channel)
-	if l == nil || !l.tell(generation, streamID, f.announcements) {
+	if l == nil || !f.startEncoding(l, generation, streamID) {
 		f.unexpected.Add(1)
 		return
 	}
@@ -216,9 +235,29 @@ func (f *fleet) encode(p *peer, channel, streamID string) {
 	f.progress.Add(1)
 }
 
+// startEncoding notes that an encoder begins, and tells of all but the end now. It reports whether it was to be begun.
+func (f *fleet) startEncoding(l *life, generation int, streamID string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.isLocked(generation) || streamID == "" || l.encodingLocked(streamID) != nil {
+		return false
+	}
+	first := len(l.encodings) == 0
+	if other := !first || l.acceptedLocked() && l.streamID != streamID; other {
+		if !f.startsAnew || l.acceptedLocked() && l.encodingLocked(l.streamID) != nil { // the publisher's stream is there
+			return false
+		}
+		f.anew.Add(1)
+	}
+	l.live = false
+	l.encodings = append(l.encodings, encoding{streamID: streamID, delivery: newDelivery(f.announcements + 1)})
+	l.encodings[len(l.encodings)-1].tell(f.announcements)
+	return true
+}
+
 func (f *fleet) finishEncoding(p *peer, channel, streamID string) {
 	l, generation := f.find(channel)
-	if l == nil || !l.tell(generation, streamID, 1) {
+	if l == nil || !l.finish(generation, streamID) {
 		f.unexpected.Add(1)
 		return
 	}
@@ -227,31 +266,44 @@ func (f *fleet) finishEncoding(p *peer, channel, streamID string) {
 	f.progress.Add(1)
 }
 
-// tell notes that the encoder tells of the next events now.
-func (l *life) tell(generation int, streamID string, events int) bool {
+// finish notes that the encoder tells of the end now.
+func (l *life) finish(generation int, streamID string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.isLocked(generation, streamID) || l.delivery.told+events > len(l.delivery.ids) {
+	if !l.isLocked(generation) {
+		return false
+	}
+	e := l.encodingLocked(streamID)
+	return e != nil && e.tell(1)
+}
+
+// tell notes that the encoder tells of the next events now.
+func (e *encoding) tell(events int) bool {
+	if e.delivery.told+events > len(e.delivery.ids) {
 		return false
 	}
 	now := time.Now()
 	for range events {
-		l.told = append(l.told, now)
+		e.told = append(e.told, now)
 	}
-	l.delivery.told += events
+	e.delivery.told += events
 	return true
 }
 
 // take is the application's part: it has got an event.
-func (f *fleet) take(a clustertest.Event) {
+func (f *fleet) take(header http.Header) {
+	a := clustertest.EventOf(header)
 	l, generation := f.find(a.Channel)
 	if l == nil {
 		return // of another run: an outbox lives longer than a load test
 	}
+	if f.contents != nil {
+		f.contents.note(header)
+	}
 	f.progress.Add(1)
-	switch next, server := f.arrive(l, generation, a); next {
+	switch next, server, streamID := f.arrive(l, generation, a); next {
 	case endLife:
-		server.Say("PUBLISH-END", "Stream-Channel", a.Channel, "Stream-ID", a.StreamID)
+		server.Say("PUBLISH-END", "Stream-Channel", a.Channel, "Stream-ID", streamID)
 	case holdLife:
 		f.leaveFlight()
 	case completeLife:
@@ -270,45 +322,48 @@ const (
 	completeLife
 )
 
-func (f *fleet) arrive(l *life, generation int, a clustertest.Event) (step, *peer) {
+// arrive returns what follows, and for endLife whose publisher it is and under which ID.
+func (f *fleet) arrive(l *life, generation int, a clustertest.Event) (next step, server *peer, streamID string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if generation < l.generation || (generation == l.generation && !l.underWay) {
 		f.repeated.Add(1) // that life is over: it had all its events
-		return noStep, nil
+		return noStep, nil, ""
 	}
-	if !l.isLocked(generation, a.StreamID) {
+	e := l.encodingLocked(a.StreamID)
+	if e == nil || !l.isLocked(generation) {
 		f.unexpected.Add(1)
-		return noStep, nil
+		return noStep, nil, ""
 	}
 	number := f.announcements + 1
 	if a.Type != "stream-closed" {
 		number = indexNumber(a.IndexFile)
 	}
-	switch l.delivery.arrive(number, a.ID) {
+	switch e.delivery.arrive(number, a.ID) {
 	case repeated:
 		f.repeated.Add(1)
-		return noStep, nil
+		return noStep, nil, ""
 	case unexpected:
 		f.unexpected.Add(1)
-		return noStep, nil
+		return noStep, nil, ""
 	case outOfOrder:
 		f.outOfOrder.Add(1)
 	}
 	f.arrived.Add(1)
-	if number <= len(l.told) {
-		f.event.record(time.Since(l.told[number-1]))
+	if number <= len(e.told) {
+		f.event.record(time.Since(e.told[number-1]))
 	}
-	return l.nextLocked(), l.server
+	return l.nextLocked(e), l.server, l.streamID
 }
 
-func (l *life) nextLocked() step {
-	if l.delivery.complete() {
+// nextLocked is for an event of an encoding that has arrived.
+func (l *life) nextLocked(e *encoding) step {
+	if l.completeLocked() {
 		l.underWay = false
 		return completeLife
 	}
-	first := !l.live
-	l.live = true
+	first := !l.live && e == &l.encodings[len(l.encodings)-1]
+	l.live = l.live || first
 	switch {
 	case l.mayEndLocked():
 		return endLife
@@ -316,6 +371,16 @@ func (l *life) nextLocked() step {
 		return holdLife
 	}
 	return noStep
+}
+
+// completeLocked tells whether the publisher has ended and the application has heard all of it.
+func (l *life) completeLocked() bool {
+	for i := range l.encodings {
+		if !l.encodings[i].delivery.complete() {
+			return false
+		}
+	}
+	return l.ended
 }
 
 // indexFile names the n-th announcement of a stream, indexNumber reads it from there.

@@ -14,13 +14,14 @@ import (
 	"testing"
 	"time"
 
+	"coordinator/internal/pgtest"
 	"coordinator/internal/wire"
 
 	"github.com/gorilla/websocket"
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(pgtest.Main{M: m}) }
 
 // play runs a profile against the daemon of this module; the test fails on anything lost or out of order.
 func play(t *testing.T, args ...string) *result {
@@ -118,7 +119,8 @@ type wrongCoordinator struct {
 	// set once
 	app     *application
 	fault   func(events []http.Header) []http.Header
-	encoder chan *websocket.Conn // holds the one encoder, once it has registered
+	first   func(c *wrongCoordinator, conn *websocket.Conn, method, channel, id string) (goOn bool) // nil: nothing comes before
+	encoder chan *websocket.Conn                                                                    // holds the one encoder, once it has registered
 
 	writing sync.Mutex
 	mu      sync.Mutex
@@ -144,6 +146,9 @@ func (c *wrongCoordinator) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (c *wrongCoordinator) handle(conn *websocket.Conn, message []byte) {
 	channel := wire.Value(message, "Stream-Channel")
 	id := "id-" + channel
+	if c.first != nil && !c.first(c, conn, wire.Method(message), channel, id) {
+		return
+	}
 	switch wire.Method(message) {
 	case "REGISTER":
 		c.encoder <- conn
@@ -185,9 +190,33 @@ func (c *wrongCoordinator) note(channel string, event http.Header) []http.Header
 	defer c.mu.Unlock()
 	event.Set("x-streaming-channel", channel)
 	event.Set("x-streaming-id", "id-"+channel)
-	event.Set("x-event-id", event.Get("x-event-type")+event.Get("x-index-file"))
+	event.Set("x-event-id", channel+event.Get("x-event-type")+event.Get("x-index-file"))
 	c.events[channel] = append(c.events[channel], event)
 	return c.events[channel]
+}
+
+// playAgainst plays lives against a coordinator that does wrong.
+func playAgainst(t *testing.T, c *wrongCoordinator, announcements, lives int, quiet time.Duration) (*rig, result) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	f := newFleet(announcements, time.Millisecond, lives)
+	f.contents = newContents()
+	app, err := newApplication("127.0.0.1:0", "127.0.0.1:0", f.take)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.app, c.encoder, c.events = app, make(chan *websocket.Conn, 1), map[string][]http.Header{}
+	wrong := httptest.NewServer(c)
+	defer wrong.Close()
+	addr := wrong.Listener.Addr().String()
+	f.dial = []dialler{{addr: addr}}
+	r := &rig{fleet: f, app: app, under: &daemon{addr: addr}, name: "wrong", stopBeat: func() {}}
+	defer r.close()
+	if err := r.connect(ctx, 1, 1); err != nil {
+		t.Fatal(err)
+	}
+	return r, r.result(r.measure(func() { r.openLoop(ctx, r.lives, 1000, quiet) }))
 }
 
 func TestWhatACoordinatorDoesWrongIsCounted(t *testing.T) {
@@ -197,7 +226,7 @@ func TestWhatACoordinatorDoesWrongIsCounted(t *testing.T) {
 		story                                   string
 		fault                                   func([]http.Header) []http.Header
 		completed, lost, repeated, swapped, odd int64
-	}{
+	}{ // each in the events of every stream
 		{"nothing", func(e []http.Header) []http.Header { return e }, lives, 0, 0, 0, 0},
 		{"loses an event", func(e []http.Header) []http.Header { return []http.Header{e[0], e[2], e[3]} }, 0, lives, 0, 0, 0},
 		{"loses the end", func(e []http.Header) []http.Header { return e[:3] }, 0, lives, 0, 0, 0},
@@ -216,24 +245,7 @@ func TestWhatACoordinatorDoesWrongIsCounted(t *testing.T) {
 			if c.lost > 0 {
 				quiet = 2 * time.Second
 			}
-			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-			defer cancel()
-			f := newFleet(announcements, time.Millisecond, lives)
-			app, err := newApplication("127.0.0.1:0", "127.0.0.1:0", f.take)
-			if err != nil {
-				t.Fatal(err)
-			}
-			wrong := httptest.NewServer(&wrongCoordinator{app: app, fault: c.fault, encoder: make(chan *websocket.Conn, 1), events: map[string][]http.Header{}})
-			defer wrong.Close()
-			addr := wrong.Listener.Addr().String()
-			f.dial = []dialler{{addr: addr}}
-			r := &rig{fleet: f, app: app, under: &daemon{addr: addr}, name: "wrong", stopBeat: func() {}}
-			defer r.close()
-			if err := r.connect(ctx, 1, 1); err != nil {
-				t.Fatal(err)
-			}
-
-			got := r.result(r.measure(func() { r.openLoop(ctx, r.lives, 1000, quiet) }))
+			_, got := playAgainst(t, &wrongCoordinator{fault: c.fault}, announcements, lives, quiet)
 
 			if got.Lives != c.completed || got.Lost != c.lost || got.Repeated != c.repeated || got.OutOfOrder != c.swapped || got.Unexpected != c.odd {
 				t.Errorf("completed %d lost %d repeated %d out of order %d unexpected %d, want %d %d %d %d %d", got.Lives, got.Lost, got.Repeated,

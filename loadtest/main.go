@@ -4,7 +4,10 @@
 //
 //	go run ./loadtest
 //
-// It connects to this machine only, ends by itself, and exits with 1 when anything was lost or out of order.
+// With -profile failover it is a drill of the standby: it starts PostgreSQL, two coordinators and two gateways, kills the
+// coordinator that leads, again and again, and says for how long publishers had to wait and whether anybody else noticed.
+//
+// It connects to this machine only (but for -database), ends by itself, and exits with 1 when anything was lost or out of order.
 package main
 
 import (
@@ -34,6 +37,10 @@ type options struct {
 	outage            time.Duration
 	gateways          int
 	servers, encoders int
+	kills             int
+	killEvery         time.Duration
+	gentle            bool
+	database          string
 	json              bool
 
 	dir      string // for programs, their data and logs; removed at the end
@@ -43,7 +50,11 @@ type options struct {
 
 func main() {
 	signal.Ignore(syscall.SIGPIPE) // a reader that goes must not leave the coordinator running
-	ctx, release := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	ends := []os.Signal{syscall.SIGTERM, syscall.SIGINT}
+	if !signal.Ignored(syscall.SIGHUP) { // a terminal that closes must not leave programs running, nohup may
+		ends = append(ends, syscall.SIGHUP)
+	}
+	ctx, release := signal.NotifyContext(context.Background(), ends...)
 	defer release()
 	o, err := parseOptions(os.Args[1:], os.Stderr)
 	if errors.Is(err, flag.ErrHelp) {
@@ -74,12 +85,16 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	f.DurationVar(&o.duration, "duration", 15*time.Second, "how long lives are begun")
 	f.IntVar(&o.count, "count", 0, "life: end after so many lives (0: by -duration)")
 	f.IntVar(&o.concurrency, "concurrency", 64, "lives at once in a closed loop")
-	f.Float64Var(&o.rate, "rate", 0, "rate, outage: lives per second (0: rate takes half of what a closed loop reaches, outage 200)")
-	f.IntVar(&o.held, "held", 0, "life, rate: streams that are live in the background")
+	f.Float64Var(&o.rate, "rate", 0, "rate, outage, failover: lives per second (0: rate takes half of what a closed loop reaches, outage 200, failover 100)")
+	f.IntVar(&o.held, "held", 0, "life, rate, failover: streams that are live in the background (0: failover 100)")
 	f.IntVar(&o.connections, "connections", 0, "hold, storm, resume: idle control connections, peers that go and come back, streaming servers that stay (0: 10000, 5000, 10000)")
 	f.IntVar(&o.streams, "streams", 100000, "hold, growth, resume: live streams")
 	f.DurationVar(&o.outage, "outage", 5*time.Second, "outage: how long events are refused")
-	f.IntVar(&o.gateways, "gateways", 0, "gateways that peers are spread over (0: resume takes 2; in all others peers dial the coordinator)")
+	f.IntVar(&o.gateways, "gateways", 0, "gateways that peers are spread over (0: resume and failover take 2; in all others peers dial the coordinator)")
+	f.IntVar(&o.kills, "kills", 5, "failover: how often the leader is killed")
+	f.DurationVar(&o.killEvery, "kill-every", 0, "failover: time from kill to kill; longer if a takeover is not over by then (0: 12s, with -gentle 4s)")
+	f.BoolVar(&o.gentle, "gentle", false, "failover: the leader is stopped (SIGTERM) instead of killed")
+	f.StringVar(&o.database, "database", "", "failover: postgres://user:password@host/database of a server where a database is made for the run, and dropped after it (\"\": a server is started)")
 	f.IntVar(&o.servers, "servers", 4, "streaming servers that the lives are spread over")
 	f.IntVar(&o.encoders, "encoders", 2, "encoders")
 	f.BoolVar(&o.json, "json", false, "write JSON instead of the table")
@@ -95,6 +110,8 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 		return nil, errors.New("-duration, -concurrency, -servers and -encoders must be positive")
 	case o.count < 0 || o.rate < 0 || o.held < 0 || o.connections < 0 || o.streams < 0 || o.outage < 0 || o.gateways < 0:
 		return nil, errors.New("no number may be negative")
+	case o.kills < 1 || o.killEvery < 0:
+		return nil, errors.New("-kills must be positive, and -kill-every not negative")
 	case o.gateways > 0 && o.profile == demoProfile:
 		return nil, errors.New("-profile demo has no gateways")
 	case o.gateways > 0 && o.addr != "":
@@ -104,7 +121,7 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 		return o, nil
 	}
 	switch o.profile {
-	case "compare", "growth", "resume", demoProfile:
+	case "compare", "growth", "resume", "failover", demoProfile:
 		return nil, fmt.Errorf("-profile %s starts its own programs: it needs no -addr", o.profile)
 	}
 	return o, errors.Join(loopbackOnly(o.addr), loopbackOnly(o.application))
@@ -157,6 +174,7 @@ func profiles() []namedProfile {
 		{"storm", storm, "-connections peers with a stream each gone and back at once"},
 		{"outage", outage, "lives at -rate while the application refuses events for -outage"},
 		{"resume", resume, "-connections and -streams held at gateways while the coordinator is killed and started again"},
+		{"failover", failover, "lives at -rate while the leader of two coordinators that share PostgreSQL is killed, -kills times, and comes\n           back as the one that stands by: a drill"},
 		{demoProfile, nil, "a small cluster to look at, with a coordinator on port 8080, until it is interrupted"},
 	}
 }

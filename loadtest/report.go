@@ -75,6 +75,7 @@ type report struct {
 	Results []result `json:"results"`
 	Ratios  []figure `json:"ratios,omitempty"`
 	Faults  []string `json:"faults"` // empty: nothing lost, nothing out of order
+	Verdict string   `json:"verdict,omitempty"`
 }
 
 func newReport(profile string, results []result, ratios ...figure) *report {
@@ -131,6 +132,9 @@ func (r *report) writeTable(w io.Writer) error {
 	writeFigures(rest, r.Ratios)
 	for _, fault := range r.Faults {
 		fmt.Fprintln(rest, "FAULT\t"+fault)
+	}
+	if r.Verdict != "" {
+		fmt.Fprintln(rest, "VERDICT\t"+r.Verdict)
 	}
 	return rest.Flush()
 }

@@ -23,16 +23,18 @@ type rigPlan struct {
 	lives         int    // places for lives
 	announcements int
 	endAfter      time.Duration
-	gateways      int // 0: peers dial the coordinator
+	gateways      int    // 0: peers dial the coordinator
+	database      string // URL; "": one coordinator, with its DATA_DIR
 }
 
 type rig struct {
 	*fleet
-	name  string
-	app   *application
-	under *daemon
-	front []*daemon // gateways
-	http  http.Client
+	name    string
+	app     *application
+	under   *daemon
+	standby *daemon   // shares a database with it; nil: there is none
+	front   []*daemon // gateways
+	http    http.Client
 
 	stopBeat context.CancelFunc
 	beating  sync.WaitGroup
@@ -90,13 +92,27 @@ func (r *rig) startPrograms(ctx context.Context, o *options, plan rigPlan) (err 
 	if plan.gateways > 0 {
 		common = append(common, "GATEWAY_SECRET="+rand.Text()+rand.Text())
 	}
-	r.under, err = startChild(ctx, o.dir, plan.program, append(common,
-		"DATA_DIR=data", "KEY_VERIFICATION_URL="+r.app.keys.URL+"/", "EVENT_CALLBACK_URL="+r.app.events.URL+"/")...)
-	if err != nil {
+	store := "DATA_DIR=data"
+	if plan.database != "" {
+		store = "DATABASE_URL=" + plan.database
+	}
+	coordinator := append(common[:len(common):len(common)],
+		store, "KEY_VERIFICATION_URL="+r.app.keys.URL+"/", "EVENT_CALLBACK_URL="+r.app.events.URL+"/")
+	if r.under, err = startChild(ctx, o.dir, plan.program, coordinator...); err != nil {
 		return err
 	}
+	urls := "http://" + r.under.addr
+	if plan.database != "" {
+		if r.standby, err = startChild(ctx, o.dir, plan.program, coordinator...); err != nil {
+			return err
+		}
+		urls += ",http://" + r.standby.addr
+		if err := r.follow(ctx); err != nil {
+			return err
+		}
+	}
 	for range plan.gateways {
-		g, err := startChild(ctx, o.dir, plan.program, append(common, "COORDINATOR_URL=http://"+r.under.addr)...)
+		g, err := startChild(ctx, o.dir, plan.program, append(common, "COORDINATOR_URL="+urls)...)
 		if err != nil {
 			return err
 		}
@@ -156,8 +172,10 @@ func (r *rig) close() error {
 	for _, g := range r.front { // first: they tell the coordinator that they are not to be waited for
 		err = errors.Join(err, g.stop())
 	}
-	if r.under != nil {
-		err = errors.Join(err, r.under.stop())
+	for _, c := range []*daemon{r.standby, r.under} { // in this order: nobody takes over any more
+		if c != nil {
+			err = errors.Join(err, c.stop())
+		}
 	}
 	if r.app != nil {
 		r.app.close()

@@ -7,17 +7,14 @@ import (
 	"fmt"
 	"net/url"
 	"os"
-	"os/exec"
-	"os/user"
 	"path/filepath"
-	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
+
+	"coordinator/internal/pgserver"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -25,15 +22,7 @@ import (
 const startLimit = 30 * time.Second
 
 // Server is a PostgreSQL that runs, or is stopped for a while.
-type Server struct {
-	// set once
-	bin, dir string
-	as       *syscall.SysProcAttr // PostgreSQL does not run as root
-	t        testing.TB
-
-	process *exec.Cmd
-	ended   chan struct{}
-}
+type Server struct{ *pgserver.Server }
 
 var (
 	shared     *Server
@@ -47,8 +36,7 @@ type Main struct{ M interface{ Run() int } }
 func (m Main) Run() int {
 	code := m.M.Run()
 	if shared != nil {
-		shared.Stop()
-		os.RemoveAll(shared.dir)
+		_ = shared.Remove()
 	}
 	return code
 }
@@ -56,9 +44,9 @@ func (m Main) Run() int {
 // URL is that of a new database at the server that tests share.
 func URL(t testing.TB) string {
 	t.Helper()
-	bin := find(t)
+	Needed(t)
 	sharedOnce.Do(func() {
-		s := newServer(t, bin)
+		s := newServer(t)
 		s.Start(t)
 		shared = s
 	})
@@ -71,137 +59,51 @@ func URL(t testing.TB) string {
 // New is a server of a test's own, which may stop it, kill it and fill its disk.
 func New(t testing.TB, settings ...string) *Server {
 	t.Helper()
-	s := newServer(t, find(t))
-	s.Start(t, settings...)
+	Needed(t)
+	s := newServer(t)
 	t.Cleanup(func() {
-		s.Stop()
-		os.RemoveAll(s.dir)
-	})
-	return s
-}
-
-// find returns where the newest version's programs are.
-func find(t testing.TB) string {
-	t.Helper()
-	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
-	if len(found) == 0 {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("PostgreSQL is not installed (/usr/lib/postgresql/*/bin): apt-get install postgresql")
+		if err := s.Remove(); err != nil {
+			t.Error(err)
 		}
-		t.Skip("PostgreSQL is not installed (/usr/lib/postgresql/*/bin)")
-	}
-	version := func(bin string) int {
-		n, _ := strconv.Atoi(filepath.Base(filepath.Dir(bin)))
-		return n
-	}
-	return slices.MaxFunc(found, func(a, b string) int { return version(a) - version(b) })
-}
-
-func newServer(t testing.TB, bin string) *Server {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "pg") // short: the path of a socket has at most 107 bytes
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &Server{bin: bin, dir: dir, t: t, as: unprivileged(t, dir)}
-	s.run(t, "initdb", "-D", s.data(), "-U", "coordinator", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
+	})
+	s.Start(t, settings...)
 	return s
 }
 
-// unprivileged gives root's directory to nobody, and says how to run as nobody. It is nil for others.
-func unprivileged(t testing.TB, dir string) *syscall.SysProcAttr {
+// Needed skips a test where PostgreSQL is not installed, but for CI=true, where it fails.
+func Needed(t testing.TB) {
 	t.Helper()
-	if os.Getuid() != 0 {
-		return nil
+	if err := pgserver.Installed(); err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal(err)
+		}
+		t.Skip(err)
 	}
-	nobody, err := user.Lookup("nobody")
+}
+
+func newServer(t testing.TB) *Server {
+	t.Helper()
+	s, err := pgserver.New()
 	if err != nil {
 		t.Fatal(err)
 	}
-	uid, _ := strconv.Atoi(nobody.Uid)
-	gid, _ := strconv.Atoi(nobody.Gid)
-	if err := os.Chown(dir, uid, gid); err != nil {
-		t.Fatal(err)
-	}
-	return &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
-}
-
-func (s *Server) data() string { return filepath.Join(s.dir, "data") }
-
-func (s *Server) run(t testing.TB, program string, args ...string) {
-	t.Helper()
-	cmd := exec.Command(filepath.Join(s.bin, program), args...)
-	cmd.SysProcAttr, cmd.Dir, cmd.Env = s.as, s.dir, []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C"}
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%s: %v\n%s", program, err, out)
-	}
+	return &Server{s}
 }
 
 // Start begins to run, and returns when the server answers. settings are NAME=value.
 func (s *Server) Start(t testing.TB, settings ...string) {
 	t.Helper()
-	log, err := os.OpenFile(filepath.Join(s.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
+	if err := s.Server.Start(context.Background(), settings...); err != nil {
 		t.Fatal(err)
 	}
-	defer log.Close()
-	args := []string{"-D", s.data(), "-k", s.dir, "-c", "listen_addresses=", "-c", "max_connections=200"}
-	for _, setting := range settings {
-		args = append(args, "-c", setting)
-	}
-	s.process = exec.Command(filepath.Join(s.bin, "postgres"), args...)
-	s.process.SysProcAttr, s.process.Dir, s.process.Stdout, s.process.Stderr = s.as, s.dir, log, log
-	s.process.Env = []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C"}
-	if err := s.process.Start(); err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan struct{})
-	s.ended = ended
-	go func(p *exec.Cmd) {
-		defer close(ended)
-		_ = p.Wait()
-	}(s.process)
-	ctx, cancel := context.WithTimeout(context.Background(), startLimit)
-	defer cancel()
-	for {
-		conn, err := pgx.Connect(ctx, s.url("postgres"))
-		if err == nil {
-			conn.Close(ctx)
-			return
-		}
-		select {
-		case <-ended:
-			text, _ := os.ReadFile(log.Name())
-			t.Fatalf("PostgreSQL has ended: %s", text)
-		case <-ctx.Done():
-			t.Fatalf("PostgreSQL does not answer: %v", err)
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
-}
-
-// Stop ends the server as a fast shutdown does. It may be started again.
-func (s *Server) Stop() { s.end(syscall.SIGINT) }
-
-// Crash ends it at once: what was committed is recovered at the next start.
-func (s *Server) Crash() { s.end(syscall.SIGQUIT) }
-
-func (s *Server) end(signal os.Signal) {
-	_ = s.process.Process.Signal(signal)
-	<-s.ended
-}
-
-func (s *Server) url(database string) string {
-	u := url.URL{Scheme: "postgres", User: url.User("coordinator"), Path: "/" + database, RawQuery: url.Values{"host": {s.dir}}.Encode()}
-	return u.String()
 }
 
 // NewDatabase makes a database, and returns its URL.
 func (s *Server) NewDatabase(t testing.TB) string {
 	t.Helper()
 	name := fmt.Sprintf("test%d", databases.Add(1))
-	Exec(t, s.url("postgres"), "CREATE DATABASE "+name)
-	return s.url(name)
+	Exec(t, s.URL("postgres"), "CREATE DATABASE "+name)
+	return s.URL(name)
 }
 
 // Name is that of the database with this URL.

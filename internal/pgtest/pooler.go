@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"coordinator/internal/pgserver"
+
 	"github.com/jackc/pgx/v5"
 )
 
@@ -35,7 +37,10 @@ func Pooled(t testing.TB, database string) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	as := unprivileged(t, dir)
+	as, err := pgserver.Unprivileged(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
 	port := freePort(t)
 	config := fmt.Sprintf("[databases]\n* = host=%s port=5432 user=%s\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = %d\nunix_socket_dir =\n"+
 		"auth_type = any\npool_mode = transaction\ndefault_pool_size = 2\nlogfile = %s\n",
