@@ -1,6 +1,6 @@
 package main
 
-// The database of the failover profile: of a PostgreSQL server of its own, or one made at the server of -database. Both are gone
+// The database of a profile that needs one: of a PostgreSQL server of its own, or one made at the server of -database. Both are gone
 // at the end.
 
 import (
@@ -20,8 +20,17 @@ import (
 const dropLimit = 30 * time.Second
 
 type database struct {
-	url   string
-	close func() error
+	url    string
+	server *pgserver.Server // nil: it is not ours
+	close  func() error
+}
+
+// cpu is what the server has used, 0 if it is not ours.
+func (d *database) cpu() time.Duration {
+	if d.server == nil {
+		return 0
+	}
+	return d.server.CPU()
 }
 
 func (o *options) openDatabase(ctx context.Context) (*database, error) {
@@ -38,7 +47,7 @@ func (o *options) openDatabase(ctx context.Context) (*database, error) {
 	if err := server.Start(ctx); err != nil {
 		return nil, errors.Join(err, server.Remove())
 	}
-	return &database{server.URL("postgres"), server.Remove}, nil
+	return &database{server.URL("postgres"), server, server.Remove}, nil
 }
 
 // newDatabase makes a database at the server of another one, which it leaves alone.
@@ -52,7 +61,7 @@ func newDatabase(ctx context.Context, at string) (*database, error) {
 		return nil, fmt.Errorf("making a database at the server of -database: %w", err)
 	}
 	u.Path = "/" + name
-	return &database{u.String(), func() error {
+	return &database{u.String(), nil, func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), dropLimit)
 		defer cancel()
 		return execute(ctx, at, "DROP DATABASE "+name+" WITH (FORCE)")

@@ -33,6 +33,20 @@ func TestLeadersAreKilledUnderLoad(t *testing.T) {
 	}
 }
 
+func TestLivesWithADatabaseSayWhatItCosts(t *testing.T) {
+	t.Parallel()
+	pgtest.Needed(t)
+	r := play(t, "-profile=database", "-rate=100", "-duration=1s", "-snapshot")
+	if r.Lives != 100 || r.EventsTold == 0 || r.EventsArrived != r.EventsTold {
+		t.Errorf("%d lives, %d of %d events", r.Lives, r.EventsArrived, r.EventsTold)
+	}
+	for _, figure := range []string{"CPU time of the database per life", "commits within 50 ms", "lives for each commit", "event latency p99"} {
+		if valueOf(t, r, figure) <= 0 {
+			t.Errorf("%s is not measured", figure)
+		}
+	}
+}
+
 func TestLeadersAreStoppedUnderLoad(t *testing.T) {
 	t.Parallel()
 	url := pgtest.URL(t)

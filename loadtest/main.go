@@ -41,6 +41,7 @@ type options struct {
 	killEvery         time.Duration
 	gentle            bool
 	database          string
+	snapshot          bool
 	json              bool
 
 	dir      string // for programs, their data and logs; removed at the end
@@ -85,8 +86,8 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	f.DurationVar(&o.duration, "duration", 15*time.Second, "how long lives are begun")
 	f.IntVar(&o.count, "count", 0, "life: end after so many lives (0: by -duration)")
 	f.IntVar(&o.concurrency, "concurrency", 64, "lives at once in a closed loop")
-	f.Float64Var(&o.rate, "rate", 0, "rate, outage, failover: lives per second (0: rate takes half of what a closed loop reaches, outage 200, failover 100)")
-	f.IntVar(&o.held, "held", 0, "life, rate, failover: streams that are live in the background (0: failover 100)")
+	f.Float64Var(&o.rate, "rate", 0, "rate, outage, failover, database: lives per second (0: rate takes half of what a closed loop reaches, outage 200, failover 100, database 1000)")
+	f.IntVar(&o.held, "held", 0, "life, rate, failover, database: streams that are live in the background (0: failover 100)")
 	f.IntVar(&o.connections, "connections", 0, "hold, storm, resume: idle control connections, peers that go and come back, streaming servers that stay (0: 10000, 5000, 10000)")
 	f.IntVar(&o.streams, "streams", 100000, "hold, growth, resume: live streams")
 	f.DurationVar(&o.outage, "outage", 5*time.Second, "outage: how long events are refused")
@@ -94,7 +95,8 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	f.IntVar(&o.kills, "kills", 5, "failover: how often the leader is killed")
 	f.DurationVar(&o.killEvery, "kill-every", 0, "failover: time from kill to kill; longer if a takeover is not over by then (0: 12s, with -gentle 4s)")
 	f.BoolVar(&o.gentle, "gentle", false, "failover: the leader is stopped (SIGTERM) instead of killed")
-	f.StringVar(&o.database, "database", "", "failover: postgres://user:password@host/database of a server where a database is made for the run, and dropped after it (\"\": a server is started)")
+	f.BoolVar(&o.snapshot, "snapshot", false, "database: somebody holds a snapshot all the while, so that no dead row can go")
+	f.StringVar(&o.database, "database", "", "failover, database: postgres://user:password@host/database of a server where a database is made for the run, and dropped after it (\"\": a server is started)")
 	f.IntVar(&o.servers, "servers", 4, "streaming servers that the lives are spread over")
 	f.IntVar(&o.encoders, "encoders", 2, "encoders")
 	f.BoolVar(&o.json, "json", false, "write JSON instead of the table")
@@ -121,7 +123,7 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 		return o, nil
 	}
 	switch o.profile {
-	case "compare", "growth", "resume", "failover", demoProfile:
+	case "compare", "growth", "resume", "failover", "database", demoProfile:
 		return nil, fmt.Errorf("-profile %s starts its own programs: it needs no -addr", o.profile)
 	}
 	return o, errors.Join(loopbackOnly(o.addr), loopbackOnly(o.application))
@@ -175,6 +177,7 @@ func profiles() []namedProfile {
 		{"outage", outage, "lives at -rate while the application refuses events for -outage"},
 		{"resume", resume, "-connections and -streams held at gateways while the coordinator is killed and started again"},
 		{"failover", failover, "lives at -rate while the leader of two coordinators that share PostgreSQL is killed, -kills times, and comes\n           back as the one that stands by: a drill"},
+		{"database", livesWithDatabase, "lives at -rate, timed as with rate, while PostgreSQL keeps the events: what that costs"},
 		{demoProfile, nil, "a small cluster to look at, with a coordinator on port 8080, until it is interrupted"},
 	}
 }

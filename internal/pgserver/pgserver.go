@@ -3,6 +3,7 @@
 package pgserver
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -13,13 +14,17 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 )
 
-const startLimit = 30 * time.Second
+const (
+	startLimit = 30 * time.Second
+	clockTicks = 100 // a second: USER_HZ of all of Linux
+)
 
 // ErrNotInstalled says what to install.
 var ErrNotInstalled = errors.New("PostgreSQL is not installed (/usr/lib/postgresql/*/bin): apt-get install postgresql")
@@ -174,6 +179,35 @@ func (s *Server) end(signal os.Signal) {
 	}
 	_ = s.process.Process.Signal(signal)
 	<-s.ended
+}
+
+// CPU is the user and system time that all processes of the server have used, in steps of 10 ms. It is 0 where there is no /proc.
+func (s *Server) CPU() (used time.Duration) {
+	processes, _ := filepath.Glob("/proc/[0-9]*/stat")
+	pid := s.process.Process.Pid
+	for _, name := range processes {
+		stat, err := os.ReadFile(name) // proc_pid_stat(5)
+		if err != nil {
+			continue // it has ended
+		}
+		_, rest, _ := bytes.Cut(stat, []byte(") ")) // what is before may hold anything
+		fields := strings.Fields(string(rest))
+		if len(fields) < 15 {
+			continue
+		}
+		times := fields[11:13]
+		switch {
+		case filepath.Base(filepath.Dir(name)) == strconv.Itoa(pid):
+			times = fields[11:15] // with those that have ended
+		case fields[1] != strconv.Itoa(pid):
+			continue
+		}
+		for _, ticks := range times {
+			n, _ := strconv.ParseInt(ticks, 10, 64)
+			used += time.Duration(n) * time.Second / clockTicks
+		}
+	}
+	return used
 }
 
 // Remove stops the server and removes all that it has.
