@@ -46,43 +46,7 @@ func TestCoordinatorEndsUnderLoad(t *testing.T) {
 }
 
 func endsUnderLoad(t *testing.T, newCluster func(*testing.T, ...string) *gatewayCluster, times int, failures, operate, inParts bool, end func(*gatewayCluster)) {
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
-	var c *gatewayCluster
-	var dials atomic.Uint64
-	s := newSimulation(t, seed, 1<<40, func() string { return c.gateways[dials.Add(1)%3].Addr })
-	s.failures, s.private, s.think = failures, true, 30*time.Millisecond
-	app := s.newApplication()
-	app.verifies = true
-	c = newCluster(t, "KEY_VERIFICATION_URL="+app.server.URL+"/verify", "EVENT_CALLBACK_URL="+app.server.URL+"/event")
-	for range 3 {
-		c.addGateway(inParts)
-	}
-	c.awaitLinked()
-	const servers = 5
-	publishers := max(1, setting(t, "E2E_LIVES", 100)/2/servers) // each has some 2 lives a second, with the time that it waits
-	for i := range 4 {
-		capacity := -1
-		if operate {
-			capacity = publishers + i // all different, and at times too few
-		}
-		s.addEncoder(capacity)
-	}
-	c.p.AwaitReport("the encoders", func(r clustertest.Report) bool { return len(r.Encoders) == 4 })
-	for i := range servers {
-		s.addServer([]string{"rtmp", "wss"}[i%2], publishers)
-	}
-	c.p.AwaitServers(servers)
-
-	closed := &closedStreams{ids: map[string]bool{}}
-	if operate {
-		for range 2 {
-			r := s.rand()
-			s.workers.Go(func() { s.operateThrough(r, c.gateways[0].Addr, closed) })
-		}
-	}
-	began, r := time.Now(), s.rand()
-	for i := range times {
+	underLoad{newCluster, times, failures, operate, inParts, func(c *gatewayCluster, s *simulation, r *rand.Rand, i int) {
 		if c.standby != nil && i%2 == 0 { // a take-over takes 7 s, and who asks waits for 18: for two of them
 			c.awaitThere()
 			<-time.After(time.Second)
@@ -95,6 +59,75 @@ func endsUnderLoad(t *testing.T, newCluster func(*testing.T, ...string) *gateway
 		} else {
 			c.start()
 		}
+	}}.tell(t)
+}
+
+// underLoad is a story of a cluster with peers that are busy, to which something happens so many times.
+type underLoad struct {
+	newCluster                 func(*testing.T, ...string) *gatewayCluster
+	times                      int
+	failures, operate, inParts bool
+	happen                     func(c *gatewayCluster, s *simulation, r *rand.Rand, i int)
+}
+
+// tell tells the story and judges it.
+func (u underLoad) tell(t *testing.T) *gatewayCluster {
+	t.Helper()
+	c, entries := u.play(t)
+	for _, f := range []faults{checkPublishers(entries), checkEvents(entries, false), checkNothingLost(entries)} {
+		f.report(t)
+	}
+	if !u.failures {
+		checkUndisturbed(entries).report(t)
+		entries = withoutUnaccepted(entries)
+	}
+	if !u.failures || !u.inParts {
+		checkEncodings(entries).report(t)
+	}
+	return c
+}
+
+// play tells the story until all is over.
+func (u underLoad) play(t *testing.T) (*gatewayCluster, []simEntry) {
+	t.Helper()
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	var c *gatewayCluster
+	var dials atomic.Uint64
+	s := newSimulation(t, seed, 1<<40, func() string { return c.gateways[dials.Add(1)%3].Addr })
+	s.failures, s.private, s.think = u.failures, true, 30*time.Millisecond
+	app := s.newApplication()
+	app.verifies = true
+	c = u.newCluster(t, "KEY_VERIFICATION_URL="+app.server.URL+"/verify", "EVENT_CALLBACK_URL="+app.server.URL+"/event")
+	for range 3 {
+		c.addGateway(u.inParts)
+	}
+	c.awaitLinked()
+	const servers = 5
+	publishers := max(1, setting(t, "E2E_LIVES", 100)/2/servers) // each has some 2 lives a second, with the time that it waits
+	for i := range 4 {
+		capacity := -1
+		if u.operate {
+			capacity = publishers + i // all different, and at times too few
+		}
+		s.addEncoder(capacity)
+	}
+	c.p.AwaitReport("the encoders", func(r clustertest.Report) bool { return len(r.Encoders) == 4 })
+	for i := range servers {
+		s.addServer([]string{"rtmp", "wss"}[i%2], publishers)
+	}
+	c.p.AwaitServers(servers)
+
+	closed := &closedStreams{ids: map[string]bool{}}
+	if u.operate {
+		for range 2 {
+			r := s.rand()
+			s.workers.Go(func() { s.operateThrough(r, c.gateways[0].Addr, closed) })
+		}
+	}
+	began, r := time.Now(), s.rand()
+	for i := range u.times {
+		u.happen(c, s, r, i)
 	}
 	c.awaitThere()
 	took := time.Since(began)
@@ -106,7 +139,7 @@ func endsUnderLoad(t *testing.T, newCluster func(*testing.T, ...string) *gateway
 	}
 	app.well.Store(true)
 	s.calmDown()
-	if operate {
+	if u.operate {
 		c.gateways[0].UndrainAll()
 		s.awaitKilled(closed)
 	}
@@ -115,20 +148,11 @@ func endsUnderLoad(t *testing.T, newCluster func(*testing.T, ...string) *gateway
 	c.awaitIdle()
 
 	entries := s.history.snapshot()
-	for _, f := range []faults{checkPublishers(entries), checkEvents(entries, false), checkNothingLost(entries)} {
-		f.report(t)
-	}
-	if !failures {
-		checkUndisturbed(entries).report(t)
-		entries = withoutUnaccepted(entries)
-	}
-	if !failures || !inParts {
-		checkEncodings(entries).report(t)
-	}
-	t.Logf("%d times in %v; %d lives until then, %.0f/s; %d entries", times, took, lives, float64(lives)/took.Seconds(), len(entries))
-	if lives < 5*times {
+	t.Logf("%d times in %v; %d lives until then, %.0f/s; %d entries", u.times, took, lives, float64(lives)/took.Seconds(), len(entries))
+	if lives < 5*u.times {
 		t.Error("there was no load")
 	}
+	return c, entries
 }
 
 // Gateways end under load, and others take their place. Their peers dial another one at once, as long as the one that they were at

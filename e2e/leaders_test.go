@@ -22,10 +22,16 @@ import (
 // newReplicatedCluster starts two coordinators, of which one leads. It has no gateways yet. Whoever ends the leader calls follow.
 func newReplicatedCluster(t *testing.T, variables ...string) *gatewayCluster {
 	t.Helper()
+	return newClusterOn(t, pgtest.URL(t), variables...)
+}
+
+// newClusterOn is newReplicatedCluster with a database of the test's choice.
+func newClusterOn(t *testing.T, database string, variables ...string) *gatewayCluster {
+	t.Helper()
 	onlyDirect(t, hasGateways)
 	ip := fmt.Sprintf("127.%d.%d.%d", 1+rand.IntN(254), rand.IntN(256), 1+rand.IntN(254))
 	c := &gatewayCluster{T: t, ip: ip, data: filepath.Join(quickDirectory(t), "data"), port: "0", variables: variables}
-	c.database = pgtest.URL(t)
+	c.database = database
 	c.p = c.launch("0")
 	c.awaitLeader(c.p)
 	c.standby = c.launch("0")
@@ -40,7 +46,7 @@ func (c *gatewayCluster) launch(port string) *clustertest.Process {
 	defer func() { c.port = before }()
 	way := clustertest.NewFaultProxy(c.T)
 	c.ways = append(c.ways, way)
-	database := pgtest.Through(c.T, c.database, func(socket string) string { return way.InFrontOf(c.T, socket) })
+	database := pgtest.Through(c.T, c.database, func(target string) string { return way.InFrontOf(c.T, target) })
 	p := clustertest.Launch(c.T, coordinatorBinary, c.TempDir(), c.coordinatorVariables("DATABASE_URL="+database)...)
 	p.Addr = p.Listening("http")
 	c.logsOf("coordinator at "+p.Addr, p)

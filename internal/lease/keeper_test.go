@@ -3,6 +3,8 @@ package lease
 import (
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -366,6 +368,33 @@ func TestDatabaseThatComesAndGoesDoesNotFillTheLog(t *testing.T) {
 			t.Error("the lead was lost")
 		}
 	})
+}
+
+// What is first heard of a fault may only be that a connection was lost.
+func TestEachCauseIsSaidOnceAMinute(t *testing.T) {
+	var text strings.Builder
+	h := health{log: slog.New(slog.NewTextHandler(&text, nil))}
+	lost, refused := errors.New("connection lost"), errors.New("password refused")
+	for i, c := range []struct {
+		err   error
+		after time.Duration
+		want  bool
+	}{
+		{lost, 0, true}, {refused, time.Second, true}, {refused, 2 * time.Second, false}, {lost, 59 * time.Second, false},
+		{refused, time.Minute, true}, {lost, time.Minute, true}, {lost, 61 * time.Second, false},
+	} {
+		text.Reset()
+		if h.failed(c.err, c.after); strings.Contains(text.String(), c.err.Error()) != c.want {
+			t.Errorf("case %d: %q", i, text.String())
+		}
+	}
+	text.Reset()
+	for i := range 100 {
+		h.failed(fmt.Errorf("from port %d", i), 2*time.Minute)
+	}
+	if n := strings.Count(text.String(), "\n"); n != maxCauses {
+		t.Errorf("%d lines of causes that are all different", n)
+	}
 }
 
 func TestHigherEpochEndsTheTerm(t *testing.T) {

@@ -7,7 +7,10 @@ import (
 	"time"
 )
 
-const troubleEach = time.Minute // that a line is logged while the database does not answer, or again and again does not
+const (
+	troubleEach = time.Minute // that a line is logged while the database does not answer, or again and again does not
+	maxCauses   = 5           // that are logged within it: the first may only say that a connection was lost
+)
 
 // health is how the database answers.
 type health struct {
@@ -15,9 +18,9 @@ type health struct {
 	answered time.Duration // when it last did
 	ever     bool          // it has answered
 
-	said     bool // that it does not answer, since it last did
-	lastSaid time.Duration
-	everSaid bool
+	said   bool // that it does not answer, since it last did
+	causes map[string]struct{}
+	since  time.Duration // the first of the causes was logged; those are forgotten troubleEach later
 }
 
 func (h *health) succeeded(now time.Duration) {
@@ -28,10 +31,15 @@ func (h *health) succeeded(now time.Duration) {
 }
 
 func (h *health) failed(err error, now time.Duration) {
-	if h.everSaid && now-h.lastSaid < troubleEach {
+	if h.causes == nil || now-h.since >= troubleEach {
+		h.causes, h.since = map[string]struct{}{}, now
+	}
+	cause := err.Error()
+	if _, known := h.causes[cause]; known || len(h.causes) >= maxCauses {
 		return
 	}
-	h.said, h.everSaid, h.lastSaid = true, true, now
+	h.causes[cause] = struct{}{}
+	h.said = true
 	h.log.Error("the database does not say who leads", "no_answer_for", rounded(now-h.answered), "error", err)
 }
 

@@ -41,22 +41,36 @@ type Server struct {
 
 // New makes the directory of a server, which does not run yet. Whoever calls it calls Remove.
 func New() (*Server, error) {
+	s, err := NewEmpty("")
+	if err != nil {
+		return nil, err
+	}
+	if err := s.Init(); err != nil {
+		return nil, errors.Join(err, s.Remove())
+	}
+	return s, nil
+}
+
+// NewEmpty is New for a server that gets its data from elsewhere. Its directory is in parent, "" for that of temporary files.
+func NewEmpty(parent string) (*Server, error) {
 	bin, err := find()
 	if err != nil {
 		return nil, err
 	}
-	dir, err := os.MkdirTemp("", "pg") // short: the path of a socket has at most 107 bytes
+	dir, err := os.MkdirTemp(parent, "pg") // short: the path of a socket has at most 107 bytes
 	if err != nil {
 		return nil, err
 	}
 	s := &Server{bin: bin, dir: dir}
-	if s.as, err = Unprivileged(dir); err == nil {
-		err = s.run("initdb", "-D", s.data(), "-U", "coordinator", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
-	}
-	if err != nil {
+	if s.as, err = Unprivileged(dir); err != nil {
 		return nil, errors.Join(err, s.Remove())
 	}
 	return s, nil
+}
+
+// Init makes the data of a server that has none.
+func (s *Server) Init() error {
+	return s.Run("initdb", "-D", s.Data(), "-U", "coordinator", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
 }
 
 // Installed is nil, or says what is missing.
@@ -104,7 +118,14 @@ func Unprivileged(dir string) (*syscall.SysProcAttr, error) {
 	return &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}, nil
 }
 
-func (s *Server) data() string { return filepath.Join(s.dir, "data") }
+// Dir holds all that the server has.
+func (s *Server) Dir() string { return s.dir }
+
+// Data is its data directory.
+func (s *Server) Data() string { return filepath.Join(s.dir, "data") }
+
+// Owner is who the server runs as, as Unprivileged says.
+func (s *Server) Owner() *syscall.SysProcAttr { return s.as }
 
 func (s *Server) command(program string, args ...string) *exec.Cmd {
 	cmd := exec.Command(filepath.Join(s.bin, program), args...)
@@ -112,7 +133,8 @@ func (s *Server) command(program string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-func (s *Server) run(program string, args ...string) error {
+// Run runs one of PostgreSQL's programs to its end.
+func (s *Server) Run(program string, args ...string) error {
 	if out, err := s.command(program, args...).CombinedOutput(); err != nil {
 		return fmt.Errorf("%s: %w\n%s", program, err, out)
 	}
@@ -126,7 +148,7 @@ func (s *Server) Start(ctx context.Context, settings ...string) error {
 		return err
 	}
 	defer log.Close()
-	args := []string{"-D", s.data(), "-k", s.dir, "-c", "listen_addresses=", "-c", "max_connections=200"}
+	args := []string{"-D", s.Data(), "-k", s.dir, "-c", "listen_addresses=", "-c", "max_connections=200"}
 	for _, setting := range settings {
 		args = append(args, "-c", setting)
 	}
@@ -141,7 +163,7 @@ func (s *Server) Start(ctx context.Context, settings ...string) error {
 		defer close(ended)
 		_ = process.Wait()
 	}()
-	if err := s.awaitAnswer(ctx); err != nil {
+	if err := s.AwaitUp(ctx); err != nil {
 		s.Stop()
 		text, _ := os.ReadFile(log.Name())
 		return fmt.Errorf("%w\n%s", err, text)
@@ -149,7 +171,8 @@ func (s *Server) Start(ctx context.Context, settings ...string) error {
 	return nil
 }
 
-func (s *Server) awaitAnswer(ctx context.Context) error {
+// AwaitUp waits until the server answers. It fails if that has ended.
+func (s *Server) AwaitUp(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()
 	for {
@@ -164,6 +187,16 @@ func (s *Server) awaitAnswer(ctx context.Context) error {
 			return fmt.Errorf("PostgreSQL does not answer: %w", err)
 		case <-time.After(20 * time.Millisecond):
 		}
+	}
+}
+
+// HasEnded tells whether the server has ended, by itself even.
+func (s *Server) HasEnded() bool {
+	select {
+	case <-s.ended:
+		return true
+	default:
+		return false
 	}
 }
 

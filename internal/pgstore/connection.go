@@ -6,6 +6,7 @@ package pgstore
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -24,6 +25,7 @@ type connection struct {
 
 	turn chan struct{} // holds one while the connection is in use
 	conn *pgx.Conn     // of whose turn it is; nil: none
+	left atomic.Bool   // the next use makes another one
 }
 
 func newConnection(config *pgx.ConnConfig, limit time.Duration, ready func(context.Context, *pgx.Conn) error) *connection {
@@ -41,6 +43,9 @@ func (c *connection) use(ctx context.Context, f func(ctx context.Context, conn *
 		return fmt.Errorf("wait for the connection to the database: %w", ctx.Err())
 	}
 	defer func() { <-c.turn }()
+	if c.left.Swap(false) {
+		c.hangUp()
+	}
 	isOld := c.conn != nil && !c.conn.IsClosed()
 	err := c.try(ctx, f)
 	if isOld && isOfTheConnection(err) && ctx.Err() == nil {
@@ -83,6 +88,19 @@ func (c *connection) hangUp() {
 		defer cancel()
 		_ = c.conn.Close(ctx) // it is of no use
 		c.conn = nil
+	}
+}
+
+// leave is for a connection that may be to a server that was replaced. It waits for nobody.
+func (c *connection) leave() {
+	c.left.Store(true)
+	select {
+	case c.turn <- struct{}{}:
+		defer func() { <-c.turn }()
+		if c.left.Swap(false) {
+			c.hangUp()
+		}
+	default:
 	}
 }
 

@@ -87,10 +87,16 @@ func formatOf(ctx context.Context, conn *pgx.Conn) (version int, err error) {
 	return version, err
 }
 
-// Look implements lease.Table.
+// Look implements lease.Table. What can only be read has nothing to say: it is behind.
 func (d *Database) Look(ctx context.Context) (row lease.Row, err error) {
 	err = d.leasing.use(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		return conn.QueryRow(ctx, "SELECT epoch, beat, holder FROM coordinator_leader").Scan(&row.Epoch, &row.Beat, &row.Holder)
+		var isReadOnly bool
+		err := conn.QueryRow(ctx, "SELECT epoch, beat, holder, current_setting('transaction_read_only') = 'on' FROM coordinator_leader").
+			Scan(&row.Epoch, &row.Beat, &row.Holder, &isReadOnly)
+		if err == nil && isReadOnly {
+			return errReadOnly
+		}
+		return err
 	})
 	return row, err
 }

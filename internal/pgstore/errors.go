@@ -4,6 +4,7 @@ package pgstore
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"strings"
@@ -54,6 +55,7 @@ func codeOf(err error) string {
 func plainly(err error) error {
 	var words string
 	var connecting *pgconn.ConnectError
+	var certificate *tls.CertificateVerificationError
 	switch code := codeOf(err); {
 	case err == nil || errors.Is(err, errReadOnly):
 		return err
@@ -75,6 +77,8 @@ func plainly(err error) error {
 		return fmt.Errorf("%w: %w", errReadOnly, err)
 	case code != "":
 		return err
+	case errors.As(err, &certificate):
+		words = "the certificate of the database is not to be trusted: if its authority is one of your own, name it with sslrootcert in DATABASE_URL"
 	case !errors.As(err, &connecting):
 		return err
 	case strings.Contains(err.Error(), "refused TLS"):

@@ -54,9 +54,48 @@ func (s *Store) Read(queue uint64, position uint32) (outbox.Event, error) {
 	body := s.ahead.bodies[at]
 	delete(s.ahead.bodies, at)
 	if body == nil {
+		var err error
+		if body, err = s.readWhereItIsWritten(at); err != nil {
+			s.ahead.err, s.ahead.failed = err, time.Now()
+			return outbox.Event{}, err
+		}
+	}
+	if body == nil {
+		if ev, kept := s.recent.event(at); kept {
+			s.behind.Store(true)
+			return ev, nil
+		}
 		return outbox.Event{}, fmt.Errorf("%w: event %d of queue %d is not in the database", outbox.ErrUnreadable, position, queue)
 	}
 	return outbox.DecodeEvent(body)
+}
+
+// readWhereItIsWritten is for an event that was not found: before it counts as lost, whoever commits has to miss it, too. The connection for
+// reading may be at a primary that was replaced and can still be read, or another leader may have delivered the event.
+func (s *Store) readWhereItIsWritten(at place) (body []byte, err error) {
+	err = s.d.committing.use(context.Background(), func(ctx context.Context, conn *pgx.Conn) error {
+		var epoch int64
+		var isReadOnly bool
+		err := conn.QueryRow(ctx, `SELECT f.epoch, current_setting('transaction_read_only') = 'on',
+			(SELECT body FROM coordinator_event WHERE queue = $1 AND position = $2) FROM coordinator_fence f WHERE f.one`,
+			int64(at.queue), int64(at.position)).Scan(&epoch, &isReadOnly, &body)
+		switch {
+		case err != nil:
+			return err
+		case isReadOnly:
+			return errReadOnly
+		case epoch != int64(s.epoch):
+			return errFenced
+		}
+		return nil
+	})
+	if err == nil && body != nil {
+		s.d.reading.leave()
+	}
+	if err == nil && s.over.Load() {
+		return nil, errOver
+	}
+	return body, err
 }
 
 // readLocked reads the events from a place on.

@@ -28,6 +28,8 @@ type Store struct {
 	fenced atomic.Bool
 	over   atomic.Bool // the outbox is closed
 	ahead  readAhead
+	recent recent
+	behind atomic.Bool // the database may have lost what was committed lately
 
 	// of whose turn it is to commit
 	claimed *pgx.Conn
@@ -121,8 +123,7 @@ func (s *Store) Cluster() (c outbox.Cluster, err error) {
 
 // Commit implements outbox.Store: all of a group is written, or nothing that is known of. On a full disk only what makes room is.
 func (s *Store) Commit(g outbox.Group) (left outbox.Group, err error) {
-	err = s.write(g)
-	if codeOf(err) == diskFull && len(g.Delivered) > 0 && s.write(outbox.Group{Delivered: g.Delivered}) == nil {
+	if err = s.write(g, true); codeOf(err) == diskFull && len(g.Delivered) > 0 && s.write(outbox.Group{Delivered: g.Delivered}, false) == nil {
 		g.Delivered = nil
 	}
 	switch {
@@ -135,8 +136,9 @@ func (s *Store) Commit(g outbox.Group) (left outbox.Group, err error) {
 }
 
 // write commits a group as a whole. A statement that got no answer may be on its way still, and be run at any time: before another
-// connection commits anything, it sees to it that no earlier one does.
-func (s *Store) write(g outbox.Group) error {
+// connection commits anything, it sees to it that no earlier one does. With all of it a new connection commits again what was committed
+// lately.
+func (s *Store) write(g outbox.Group, all bool) error {
 	if s.fenced.Load() {
 		return errFenced
 	}
@@ -147,13 +149,21 @@ func (s *Store) write(g outbox.Group) error {
 				return err
 			}
 		}
-		values, types, err := inBinary(conn.TypeMap(), arguments(s.epoch, s.writer, g))
-		if err != nil {
-			return err
+		again := all && s.behind.Swap(false)
+		written := g
+		if again {
+			written = s.recent.before(g)
 		}
-		return conn.PgConn().ExecParams(ctx, commitSQL, values, types, []int16{pgx.BinaryFormatCode}, nil).Read().Err
+		err := s.exec(ctx, conn, written)
+		if err != nil && again {
+			s.behind.Store(true)
+		}
+		return err
 	})
 	s.d.observe(time.Since(began), err)
+	if err == nil {
+		s.recent.add(g, time.Now())
+	}
 	var answer *pgconn.PgError
 	switch errors.As(err, &answer); {
 	case answer == nil:
@@ -166,6 +176,14 @@ func (s *Store) write(g outbox.Group) error {
 	return err
 }
 
+func (s *Store) exec(ctx context.Context, conn *pgx.Conn, g outbox.Group) error {
+	values, types, err := inBinary(conn.TypeMap(), arguments(s.epoch, s.writer, g))
+	if err != nil {
+		return err
+	}
+	return conn.PgConn().ExecParams(ctx, commitSQL, values, types, []int16{pgx.BinaryFormatCode}, nil).Read().Err
+}
+
 // claim makes conn the only one that may commit.
 func (s *Store) claim(ctx context.Context, conn *pgx.Conn) error {
 	writer, err := claim(ctx, conn, s.epoch)
@@ -174,6 +192,8 @@ func (s *Store) claim(ctx context.Context, conn *pgx.Conn) error {
 	}
 	if err == nil {
 		s.claimed, s.writer = conn, writer
+		s.behind.Store(true)
+		s.d.reading.leave() // whoever reads looks anew, too, where the database is
 	}
 	return err
 }

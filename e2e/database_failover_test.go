@@ -1,0 +1,215 @@
+package e2e
+
+// PostgreSQL fails over to another server under load.
+
+import (
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"coordinator/internal/clustertest"
+	"coordinator/internal/pgtest"
+)
+
+// pair is a primary and its standby.
+type pair struct{ primary, standby *pgtest.Server }
+
+// onPair is a cluster whose database is at the primary of a pair, and has the standby's address, too.
+func (p *pair) onPair(synchronous bool) func(*testing.T, ...string) *gatewayCluster {
+	return func(t *testing.T, variables ...string) *gatewayCluster {
+		t.Helper()
+		p.primary = pgtest.New(t)
+		database := p.primary.NewDatabase(t)
+		p.standby = p.primary.Standby(t)
+		if synchronous {
+			p.primary.Set(t, "synchronous_standby_names", "*")
+		}
+		return newClusterOn(t, pgtest.Either(t, database, p.standby.At(database)), variables...)
+	}
+}
+
+// A synchronous standby is promoted. It has all that was committed, so that nobody notices, and the same coordinator leads.
+func TestDatabaseFailsOverUnderLoad(t *testing.T) {
+	t.Parallel()
+	for name, end := range map[string]func(*testing.T, *pair){
+		"from a primary that crashes": func(_ *testing.T, p *pair) { p.primary.Crash() },
+		"from one that keeps its connections and can only be read": func(t *testing.T, p *pair) {
+			p.primary.Set(t, "default_transaction_read_only", "on")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var p pair
+			epoch := 0.0
+			c := underLoad{newCluster: p.onPair(true), times: 1, happen: func(c *gatewayCluster, s *simulation, r *rand.Rand, _ int) {
+				epoch = c.epoch()
+				<-time.After(time.Second)
+				awaitMoment(r, s.history)
+				end(t, &p)
+				p.standby.Promote(t)
+				promoted := time.Now()
+				s.awaitGoingOn(promoted)
+				within(t, time.Since(promoted), 2*time.Second, "goes on after the promotion")
+				if p.primary.HasEnded() {
+					p.primary.Demote(t)
+				}
+				for range 3 { // the old one is asked first
+					<-time.After(500 * time.Millisecond)
+					p.standby.HangUp(t)
+				}
+				<-time.After(time.Second)
+				if left := p.primary.Backends(t); len(left) > 0 {
+					t.Errorf("%d connections to the old primary are kept", len(left))
+				}
+			}}.tell(t)
+			c.wantSameLeader(epoch)
+		})
+	}
+}
+
+// awaitGoingOn waits until a publisher is accepted, and an event arrives that happened after then.
+func (s *simulation) awaitGoingOn(then time.Time) {
+	s.t.Helper()
+	timeout := time.After(clustertest.Patience)
+	announced := false
+	for _, what := range []simDeed{simAccepted, simAnnounced, simArrived} {
+		announced = announced || what == simAnnounced
+		select {
+		case <-s.history.next(what):
+		case <-timeout:
+			s.t.Fatalf("nothing is %s %v after the promotion", what, time.Since(then))
+		}
+	}
+}
+
+// An asynchronous standby is promoted that has not got the last commits. A leader that lives through it commits them again. Another one can't:
+// events that nobody had sent by then are lost, nothing else is.
+func TestDatabaseLosesCommitsUnderLoad(t *testing.T) {
+	t.Parallel()
+	for name, meanwhile := range map[string]struct {
+		before, after func(*gatewayCluster)
+		isBig         bool
+	}{
+		"and the same coordinator leads":               {},
+		"and the leader dies with it":                  {nil, func(c *gatewayCluster) { c.kill(); c.follow() }, false},
+		"and with them that another coordinator leads": {func(c *gatewayCluster) { c.stop(); c.follow(); c.awaitThere() }, nil, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if meanwhile.isBig {
+				onlyBig(t)
+			}
+			var p pair
+			var cut, failed time.Time
+			epoch := 0.0
+			story := underLoad{newCluster: p.onPair(false), times: 1, happen: func(c *gatewayCluster, s *simulation, r *rand.Rand, _ int) {
+				<-time.After(time.Second)
+				p.primary.AwaitFollowed(t)
+				cut = time.Now()
+				p.standby.CutOff(t)
+				if meanwhile.before != nil {
+					meanwhile.before(c)
+				}
+				<-time.After(time.Second)
+				awaitMoment(r, s.history)
+				epoch = c.epoch()
+				p.primary.Crash()
+				failed = time.Now()
+				p.standby.Promote(t)
+				if meanwhile.after != nil {
+					meanwhile.after(c)
+				}
+				c.awaitOneLeads()
+				c.awaitThere()
+				s.awaitGoingOn(time.Now())
+				<-time.After(time.Second)
+			}}
+			if meanwhile.before == nil && meanwhile.after == nil {
+				story.tell(t).wantSameLeader(epoch)
+				return
+			}
+			c, entries := story.play(t)
+			for _, f := range []faults{checkPublishers(entries), checkEventsAfterLoss(t, entries, cut, failed), checkUndisturbed(entries), checkEncodings(withoutUnaccepted(entries))} {
+				f.report(t)
+			}
+			if now := c.epoch(); now <= epoch {
+				t.Errorf("epoch %v leads after epoch %v", now, epoch)
+			}
+		})
+	}
+}
+
+// awaitOneLeads waits until one of the two coordinators leads beyond doubt, whichever it is.
+func (c *gatewayCluster) awaitOneLeads() {
+	c.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(2 * clustertest.Patience); ; <-tick.C {
+		for _, p := range []*clustertest.Process{c.p, c.standby} {
+			if p.Scrape()["coordinator_leader_sure"] == 1 {
+				if p != c.p {
+					c.p, c.standby = p, c.p
+				}
+				return
+			}
+		}
+		if time.Now().After(deadline) {
+			c.Fatal("none of the two coordinators leads")
+		}
+	}
+}
+
+// checkEventsAfterLoss: what was committed between cut and failed is lost. Events of a stream come in their order the first time, an ID has
+// one content, and whatever the application was told of has its one end, which may be told again with another time. Only a stream whose
+// encoder has told its end in between may have none: nobody else knows of it.
+func checkEventsAfterLoss(t *testing.T, entries []simEntry, cut, failed time.Time) (f faults) {
+	events, last, closed, mayBeLost := map[string]string{}, map[string]int{}, map[string]bool{}, map[string]bool{}
+	repeated, lost, endless := 0, 0, 0
+	for _, e := range entries {
+		if e.what == simFinished && e.at.After(cut) && e.at.Before(failed) {
+			mayBeLost[e.stream] = true
+		}
+		if e.what != simArrived {
+			continue
+		}
+		content := e.content
+		if e.closed {
+			content = withoutTime(content)
+		}
+		if before, known := events[e.event]; known {
+			if repeated++; before != content {
+				f.add("%v is told as\n%s\nand as\n%s", e, before, content)
+			}
+			continue
+		}
+		events[e.event] = content
+		if e.seq <= last[e.stream] && !e.closed || closed[e.stream] {
+			f.add("%v: comes for the first time after number %d (closed %v)%s", e, last[e.stream], closed[e.stream], storyOf(entries, e.stream))
+		}
+		if closed[e.stream] = e.closed; !e.closed {
+			last[e.stream] = e.seq
+		}
+	}
+	for stream := range last {
+		if !closed[stream] && mayBeLost[stream] {
+			endless++
+		} else if !closed[stream] {
+			f.add("stream %s is live for ever%s", stream, storyOf(entries, stream))
+		}
+	}
+	for _, e := range entries {
+		if _, told := events[e.stream+"-"+e.index]; e.what == simAnnounced && !told {
+			if lost++; !mayBeLost[e.stream] && (e.at.Before(cut) || e.at.After(failed)) {
+				f.add("%v: never arrived%s", e, storyOf(entries, e.stream))
+			}
+		}
+	}
+	t.Logf("%d events, %d times one came again; %d were lost, and %d ends", len(events), repeated, lost, endless)
+	return f
+}
+
+func withoutTime(content string) string {
+	return strings.Join(slices.DeleteFunc(strings.Split(content, "\n"), func(line string) bool { return strings.HasPrefix(line, "X-Event-Time[") }), "\n")
+}
