@@ -109,7 +109,10 @@ func TestCommitsThatADatabaseHasLostAreMadeAgain(t *testing.T) {
 	commit(t, s, outbox.Group{Appended: []outbox.Event{event(1, 0, "a", 1)}, Changes: []outbox.Change{outbox.AddGateway("g")}})
 	old.AwaitFollowed(t)
 	next.CutOff(t)
-	commit(t, s, outbox.Group{Appended: []outbox.Event{event(1, 1, "a", 2), event(2, 0, "b", 1), event(3, 0, "c", 1)}, Changes: []outbox.Change{outbox.AddGateway("h")}})
+	said := event(2, 0, "b", 1)
+	said.Session, said.Message = 7, 1
+	commit(t, s, outbox.Group{Appended: []outbox.Event{event(1, 1, "a", 2), said, event(3, 0, "c", 1)}, Changes: []outbox.Change{outbox.AddGateway("h")}})
+	commit(t, s, outbox.Group{Changes: []outbox.Change{outbox.ForgetSession(7)}})
 	commit(t, s, outbox.Group{Appended: []outbox.Event{closed(2, 1, "b", 2)}, Delivered: []outbox.DeliveredUpTo{{Queue: 3, Head: 1}}, Changes: []outbox.Change{outbox.RemoveGateway("g")}})
 	before := contentsOf(t, s)
 	old.Crash()

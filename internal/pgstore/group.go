@@ -49,6 +49,9 @@ func arguments(epoch uint64, writer int64, g outbox.Group) []any {
 			applied[ev.Session] = max(applied[ev.Session], ev.Message)
 		}
 	}
+	for _, session := range c.forgotten {
+		delete(applied, uint64(session)) // it has ended since
+	}
 	ids, announcedQueues, channels, previous := make([]string, 0, n), make([]int64, 0, n), make([]string, 0, n), make([]string, 0, n)
 	lastSeqs, tails := make([]int64, 0, n), make([]int64, 0, n)
 	closed, closedQueues, closedTails := []string{}, []int64{}, []int64{}
