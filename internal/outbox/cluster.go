@@ -197,7 +197,7 @@ func (c Change) entry() (key string, value []byte) {
 	return "", nil
 }
 
-// applyChanges writes changes, and for each event that follows from a message that the message is applied.
+// applyChanges writes for each event that follows from a message that the message is applied, and changes: a session that ends is forgotten.
 func applyChanges(tx *bbolt.Tx, changes []Change, events []Event) error {
 	var bucket *bbolt.Bucket
 	put := func(key string, value []byte) (err error) {
@@ -211,6 +211,13 @@ func applyChanges(tx *bbolt.Tx, changes []Change, events []Event) error {
 		}
 		return bucket.Put([]byte(key), value)
 	}
+	for i := range events {
+		if ev := &events[i]; ev.Message > 0 {
+			if err := put(appliedKey(ev.Session), binary.BigEndian.AppendUint64(nil, ev.Message)); err != nil {
+				return err
+			}
+		}
+	}
 	for _, c := range changes {
 		key, value := c.entry()
 		if key == "" {
@@ -218,13 +225,6 @@ func applyChanges(tx *bbolt.Tx, changes []Change, events []Event) error {
 		}
 		if err := put(key, value); err != nil {
 			return err
-		}
-	}
-	for i := range events {
-		if ev := &events[i]; ev.Message > 0 {
-			if err := put(appliedKey(ev.Session), binary.BigEndian.AppendUint64(nil, ev.Message)); err != nil {
-				return err
-			}
 		}
 	}
 	return nil

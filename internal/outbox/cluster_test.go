@@ -86,6 +86,24 @@ func TestClusterIsKept(t *testing.T) {
 	closeOutbox(t, o)
 }
 
+// The last message of a session and its end may be written together.
+func TestSessionThatEndsIsForgottenWithItsLastMessage(t *testing.T) {
+	t.Parallel()
+	store, _, err := openStore(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	ev := availableEvent("s", 1)
+	ev.Queue, ev.Session, ev.Message = 1, 7, 3
+	if _, err := store.Commit(Group{Appended: []Event{ev}, Changes: []Change{ForgetSession(7)}}); err != nil {
+		t.Fatal(err)
+	}
+	if c, err := store.Cluster(); err != nil || len(c.Applied) > 0 {
+		t.Errorf("applied: %v %v", c.Applied, err)
+	}
+}
+
 // Once no gateway may link any more, the application is told that its streams are closed. They must not be live again, should
 // gateways be let in later: a gateway that the store does not know has to begin anew.
 func TestGatewaysThatMayNotLinkAnyMoreAreForgotten(t *testing.T) {
