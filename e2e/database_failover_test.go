@@ -73,9 +73,7 @@ func TestDatabaseFailsOverUnderLoad(t *testing.T) {
 func (s *simulation) awaitGoingOn(then time.Time) {
 	s.t.Helper()
 	timeout := time.After(clustertest.Patience)
-	announced := false
 	for _, what := range []simDeed{simAccepted, simAnnounced, simArrived} {
-		announced = announced || what == simAnnounced
 		select {
 		case <-s.history.next(what):
 		case <-timeout:

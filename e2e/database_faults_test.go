@@ -32,6 +32,7 @@ func newGuarded(t *testing.T) *guarded {
 	g := &guarded{pgtest.New(t), fmt.Sprintf("127.%d.%d.%d", 1+rand.IntN(254), rand.IntN(256), 1+rand.IntN(254))}
 	g.Stop()
 	g.Start(t, append(g.WithTLS(t), "listen_addresses="+g.address)...)
+	pgtest.Exec(t, g.URL("postgres"), "CREATE ROLE tls LOGIN; CREATE ROLE password LOGIN PASSWORD 'right'; CREATE ROLE poor LOGIN")
 	g.demandTLS(t, true)
 	return g
 }
@@ -45,12 +46,11 @@ func (g *guarded) demandTLS(t *testing.T, demanded bool) {
 	g.Access(t, host+" all tls all trust", "host all password all scram-sha-256", "host all poor all trust")
 }
 
-// newDatabase makes a database where the three users exist, of whom the first two may make tables.
+// newDatabase makes a database where the first two users may make tables.
 func (g *guarded) newDatabase(t *testing.T) string {
 	t.Helper()
 	database := g.NewDatabase(t)
-	pgtest.Exec(t, database, `DO $$ BEGIN CREATE ROLE tls LOGIN; CREATE ROLE password LOGIN PASSWORD 'right'; CREATE ROLE poor LOGIN; EXCEPTION WHEN duplicate_object THEN END $$;
-		GRANT CREATE ON SCHEMA public TO tls, password`)
+	pgtest.Exec(t, database, "GRANT CREATE ON SCHEMA public TO tls, password")
 	return database
 }
 
