@@ -66,7 +66,7 @@ func (r *replica) state() clusterState {
 	if t := r.term.Load(); t != nil {
 		return t.coordinator.state()
 	}
-	return clusterState{}
+	return clusterState{notReady: r.notReady()}
 }
 
 func (r *replica) controlSockets() int {
@@ -186,10 +186,13 @@ func (r *replica) stop(time.Duration) error {
 	return nil
 }
 
-// notReady returns why a coordinator that stands by could not take over.
+// notReady returns why a coordinator without a term could not take over, or does not take new streams if it is the one that leads.
 func (r *replica) notReady() []string {
-	if s := r.lease.Status(); !s.Answered || s.AnswerAge > answeredLately {
+	switch s := r.lease.Status(); {
+	case !s.Answered || s.AnswerAge > answeredLately:
 		return []string{"the database has not answered within the last 20 s"}
+	case s.Leads:
+		return []string{"this coordinator leads, but has not read what the database holds"}
 	}
 	return nil
 }

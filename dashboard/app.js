@@ -160,10 +160,11 @@ function lost(error) {
   const pause = Math.min(longestPause, 500 * 2 ** failures) * (0.75 + Math.random() / 2);
   nextTry = Date.now() + pause;
   schedule(pause);
-  showConnection('lost', standsBy ? 'Standing by' : 'Connection lost');
+  if (standsBy) showConnection('standby', 'Standing by');
+  else showConnection('lost', 'Connection lost');
   document.body.classList.add('stale');
   let reason = '';
-  if (standsBy) reason = 'Another one leads: open this page there, or at a gateway. ';
+  if (standsBy) reason = 'Open this page at the one that leads, or at a gateway. ';
   else if (error instanceof Refused) reason = `It answered: ${error.message}. `;
   const tick = () => {
     const shown = lastData ? `Shown is the state of ${clock(lastData)}, ${duration((Date.now() - lastData) / 1000)} ago. ` : '';
@@ -173,10 +174,11 @@ function lost(error) {
   ticking = setInterval(tick, 1000);
   tick();
   byId('ready').hidden = true;
-  showBanner(standsBy ? 'This coordinator stands by.' : 'No connection to the coordinator.', 'Try now', poll);
+  showBanner(standsBy ? 'This coordinator stands by.' : 'No connection to the coordinator.', 'Try now', poll, standsBy);
 }
 
-function showBanner(title, action, act) {
+function showBanner(title, action, act, calm = false) {
+  byId('lost').classList.toggle('calm', calm);
   setText(byId('lost-title'), title);
   setText(byId('retry'), action);
   byId('retry').onclick = act;

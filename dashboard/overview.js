@@ -6,7 +6,8 @@ import { count, duration, join, plural, rate } from './format.js';
 const some = (n, word) => n > 0 && `${count(n)} ${word}`.replaceAll(' ', '\u00a0'); // a line breaks between parts only
 
 export function showOverview(o, now) {
-  setText(byId('about'), join(`Version ${o.version}`, `up ${duration((now - Date.parse(o.startedAt)) / 1000)}`, o.epoch > 0 && `leads, epoch ${o.epoch}`));
+  const age = duration((now - Date.parse(o.startedAt)) / 1000);
+  setText(byId('about'), join(`Version ${o.version}`, ...(o.epoch > 0 ? [`leads for ${age}`, `epoch ${o.epoch}`] : [`up ${age}`])));
   const ready = byId('ready');
   ready.hidden = false;
   ready.className = 'badge ' + (o.ready ? 'live' : 'failing');

@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"coordinator/internal/clustertest"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 const (
@@ -55,6 +57,26 @@ func TestEachAlertIsTestedFiringAndSilent(t *testing.T) {
 		if !strings.Contains(cases, "{alertname: "+alert[1]+",") {
 			t.Errorf("%s is never tested to stay silent", alert[1])
 		}
+	}
+}
+
+// TestDocumentsSayWhatToDo holds the table of alerts about two coordinators against the rules, both ways.
+func TestDocumentsSayWhatToDo(t *testing.T) {
+	t.Parallel()
+	_, section, _ := strings.Cut(clustertest.ReadText(t, "../docs/high-availability.md"), "\n## Alerts\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	var told, wanted []string
+	for _, row := range regexp.MustCompile("(?m)^\\| `(\\w+)` \\|").FindAllStringSubmatch(section, -1) {
+		told = append(told, row[1])
+	}
+	for _, rule := range strings.Split(clustertest.ReadText(t, alertRules), "- alert: ")[1:] {
+		name, rest, _ := strings.Cut(rule, "\n")
+		if strings.Contains(rest, "docs: docs/high-availability.md#alerts\n") {
+			wanted = append(wanted, name)
+		}
+	}
+	if diff := cmp.Diff(wanted, told); diff != "" || len(told) == 0 {
+		t.Errorf("prometheus-alerts.yml (-) and high-availability.md (+):\n%s", diff)
 	}
 }
 

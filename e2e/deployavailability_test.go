@@ -13,6 +13,7 @@ import (
 	"coordinator/internal/clustertest"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"go.yaml.in/yaml/v3"
 )
 
@@ -21,6 +22,7 @@ func TestComposeFilesStartTwoCoordinatorsAndTwoGateways(t *testing.T) {
 	type service struct {
 		Build       string
 		Image       string
+		Ports       []string
 		Environment map[string]string
 	}
 	services := map[string]service{} // as compose merges the files
@@ -33,12 +35,13 @@ func TestComposeFilesStartTwoCoordinatorsAndTwoGateways(t *testing.T) {
 				merged.Environment = map[string]string{}
 			}
 			merged.Build, merged.Image = merged.Build+s.Build, merged.Image+s.Image
+			merged.Ports = append(merged.Ports, s.Ports...)
 			maps.Copy(merged.Environment, s.Environment)
 			services[name] = merged
 		}
 	}
 	for _, of := range []string{"coordinator", "gateway"} {
-		if diff := cmp.Diff(services[of], services[of+"-2"]); diff != "" {
+		if diff := cmp.Diff(services[of], services[of+"-2"], cmpopts.IgnoreFields(service{}, "Ports")); diff != "" {
 			t.Errorf("the two %ss differ (-first +second):\n%s", of, diff)
 		}
 	}
@@ -46,6 +49,19 @@ func TestComposeFilesStartTwoCoordinatorsAndTwoGateways(t *testing.T) {
 		t.Errorf("gateways ask %s", got)
 	}
 	checkGateway(t, services["gateway"].Environment)
+	users := map[string]string{} // of ports of the machine
+	for name, s := range services {
+		for _, port := range s.Ports {
+			outside, _, _ := strings.Cut(port, ":")
+			if users[outside] != "" {
+				t.Errorf("%s and %s want port %s", users[outside], name, outside)
+			}
+			users[outside] = name
+		}
+	}
+	if name := users["8084"]; name != "gateway" { // the file names it
+		t.Errorf("at port 8084 is %q, no gateway for operators", name)
+	}
 	database := services["database"].Environment
 	u, err := url.Parse(strings.Replace(services["coordinator"].Environment["DATABASE_URL"], database["POSTGRES_PASSWORD"], "secret", 1))
 	if err != nil {
@@ -69,7 +85,8 @@ func TestComposeFilesStartTwoCoordinatorsAndTwoGateways(t *testing.T) {
 func TestKubernetesManifestStartsTwoCoordinatorsAndTwoGateways(t *testing.T) {
 	t.Parallel()
 	const file = "../deploy/kubernetes-high-availability.yaml"
-	coordinators, rest, _ := strings.Cut(clustertest.ReadText(t, file), "name: gateway\n")
+	manifest := clustertest.ReadText(t, file)
+	coordinators, rest, _ := strings.Cut(manifest, "name: gateway\n")
 	checkManifest(t, coordinators, map[string]string{"DATABASE_URL": "postgres://c@database/c", "GATEWAY_SECRET": gatewaySecret})
 	if rest == "" {
 		t.Fatal("there are no gateways")
@@ -92,7 +109,7 @@ func TestKubernetesManifestStartsTwoCoordinatorsAndTwoGateways(t *testing.T) {
 	}
 	var urls []string
 	for _, pod := range []string{"coordinator-0", "coordinator-1"} {
-		urls = append(urls, "http://"+pod+"."+set.Spec.ServiceName+":8080")
+		urls = append(urls, "http://"+pod+"."+set.Spec.ServiceName+":"+names["HTTP_PORT"])
 	}
 	gateways := objects["StatefulSet gateway"].Spec.Template.Spec.Containers[0]
 	if got := variables(gateways.Env)["COORDINATOR_URL"]; got != strings.Join(urls, ",") {
@@ -101,6 +118,16 @@ func TestKubernetesManifestStartsTwoCoordinatorsAndTwoGateways(t *testing.T) {
 	checkGateway(t, variables(gateways.Env))
 	if gateways.Image != of.Image {
 		t.Errorf("gateways run %s, and coordinators %s", gateways.Image, of.Image)
+	}
+	for name, path := range names {
+		if secret, mounted := strings.CutPrefix(path, "/secrets/"); mounted && !strings.Contains(manifest, "--from-literal="+secret+"=") {
+			t.Errorf("%s: the file does not say how the secret %s is made", name, secret)
+		}
+	}
+	for _, name := range []string{"coordinator", "gateway"} {
+		if _, there := objects["PodDisruptionBudget "+name]; !there {
+			t.Errorf("all machines of a %s may be drained at once", name)
+		}
 	}
 	if of.ReadinessProbe.HTTPGet.Path != "/readyz" || of.LivenessProbe.HTTPGet.Path != "/livez" {
 		t.Error("an update does not wait until a coordinator can take over")

@@ -257,6 +257,35 @@ func TestLeaderIsCutOffFromTheDatabase(t *testing.T) {
 	}
 }
 
+// The metric and the probe agree where there is no term, too.
+func TestCoordinatorIsReadyIfItCouldTakeNewStreamsOrTakeOver(t *testing.T) {
+	t.Parallel()
+	onlyDirect(t, ofTheProcess)
+	ready := func(p *clustertest.Process, wanted float64, status int, why string) {
+		t.Helper()
+		p.AwaitMetrics(map[string]float64{"coordinator_ready": wanted})
+		if got, body := p.Call("GET", "/readyz?verbose"); got != status || !strings.Contains(body, why) {
+			t.Errorf("%d %s", got, body)
+		}
+	}
+	t.Run("without a database", func(t *testing.T) {
+		t.Parallel()
+		p := launch(t, map[string]string{"HTTP_PORT": "0", "BIND_ADDRESS": "127.0.0.1", "DATABASE_URL": "postgres://c@127.0.0.1:1/c"})
+		ready(p, 0, http.StatusServiceUnavailable, "the database has not answered within the last 20 s")
+	})
+	t.Run("a leader that can't read", func(t *testing.T) {
+		t.Parallel()
+		c := newReplicatedCluster(t)
+		ready(c.standby, 1, http.StatusOK, "ready")
+		pgtest.Exec(t, c.database, "ALTER TABLE coordinator_event RENAME TO away")
+		c.stop()
+		c.standby.Logs.Await(t, "this coordinator leads, but can't read what the database holds")
+		ready(c.standby, 0, http.StatusServiceUnavailable, "this coordinator leads, but has not read what the database holds")
+		pgtest.Exec(t, c.database, "ALTER TABLE away RENAME TO coordinator_event")
+		ready(c.standby, 1, http.StatusOK, "ready")
+	})
+}
+
 // Two publishers ask for the same channel at two gateways, again and again, while leaders come and go: one of them gets it each time.
 func TestChannelThatIsAskedForAtTwoGatewaysIsAcceptedOnce(t *testing.T) {
 	t.Parallel()

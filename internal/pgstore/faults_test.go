@@ -316,23 +316,25 @@ func TestFiguresOfTheDatabase(t *testing.T) {
 	d := open(t, url)
 	s := d.Store(lead(t, d, "a"), notDeposed(t))
 	commit(t, s, outbox.Group{Appended: []outbox.Event{event(1, 0, "s", 1)}})
-	conn, err := pgx.Connect(t.Context(), url)
-	if err != nil {
-		t.Fatal(err)
+	longerThan := func(longer time.Duration, url, sql string) {
+		t.Helper()
+		conn, err := pgx.Connect(t.Context(), url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close(context.Background())
+		for _, statement := range []string{sql, "SELECT pg_sleep(0.05)"} {
+			if _, err := conn.Exec(t.Context(), statement); err != nil {
+				t.Fatal(err)
+			}
+		}
+		f, err := d.Figures(t.Context())
+		if err != nil || f.OldestSnapshot < longer || longer == 0 && f.OldestSnapshot >= 50*time.Millisecond || f.DeadRows < 0 {
+			t.Errorf("%s: %+v %v", sql, f, err)
+		}
 	}
-	defer conn.Close(context.Background())
-	tx, err := conn.BeginTx(t.Context(), pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := tx.Exec(t.Context(), "SELECT 1"); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := conn.Exec(t.Context(), "SELECT pg_sleep(0.05)"); err != nil {
-		t.Fatal(err)
-	}
-	f, err := d.Figures(t.Context())
-	if err != nil || f.OldestSnapshot < 50*time.Millisecond || f.DeadRows < 0 {
-		t.Errorf("%+v %v", f, err)
-	}
+	longerThan(50*time.Millisecond, url, "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")
+	longerThan(50*time.Millisecond, url, "BEGIN; CREATE TABLE written ()")
+	longerThan(0, url, "BEGIN; SELECT 1")                                           // holds nothing back
+	longerThan(0, pgtest.URL(t), "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1") // of another database
 }
