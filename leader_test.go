@@ -65,4 +65,24 @@ func TestGatewayFindsTheCoordinatorThatLeads(t *testing.T) {
 	if n := g.Logs.Count("no link to the coordinator"); n > 0 {
 		t.Errorf("one that stands by is no trouble:\n%s", g.Logs)
 	}
+	d.Call("GET", "/leader")
+	d.Logs.Await(t, "path=/leader")
+	if n := d.Logs.Count("path=/leader"); n != 1 {
+		t.Errorf("%d questions who leads are logged, and only one was not a gateway's", n)
+	}
+}
+
+// Behind a balancer whoever was sent to a coordinator that stands by comes to another one with the next connection.
+func TestCoordinatorThatStandsByKeepsNoConnection(t *testing.T) {
+	t.Parallel()
+	standby := httptest.NewServer(http.HandlerFunc(standsBy))
+	defer standby.Close()
+	reply, err := http.Get(standby.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	reply.Body.Close()
+	if reply.StatusCode != http.StatusServiceUnavailable || !reply.Close {
+		t.Errorf("status %d, closed: %v", reply.StatusCode, reply.Close)
+	}
 }

@@ -102,7 +102,7 @@ func standbyTable(cfg *Config, m *metrics, notReady func() []string) map[string]
 		"/{$}":                {"GET": welcome},
 		"/livez":              {"GET": probes.Live},
 		"/readyz":             {"GET": probes.ReadyProtected(notReady, protected)},
-		link.LeaderPath:       {"GET": standsBy},
+		link.LeaderPath:       {"GET": leadsNot},
 		"/metrics":            {"GET": protected(m.handler())},
 		"/commands/{path...}": {"GET": protected(standsBy), "POST": protected(standsBy)},
 		"/dashboard":          page,
@@ -122,8 +122,14 @@ func leader(key Secret, m mandate, store string) http.HandlerFunc {
 	}
 }
 
-// standsBy is the answer to what only the leader can do.
+// standsBy is the answer to what only the leader can do. Behind a balancer the next connection may lead there.
 func standsBy(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Connection", "close")
+	unavailable(w, errStandby)
+}
+
+// leadsNot is /leader of a coordinator that stands by.
+func leadsNot(w http.ResponseWriter, _ *http.Request) {
 	unavailable(w, errStandby)
 }
 
@@ -185,6 +191,9 @@ func logRequests(log *slog.Logger, next http.Handler) http.Handler {
 		start := time.Now()
 		rec := &statusRecorder{ResponseWriter: w, status: http.StatusOK}
 		next.ServeHTTP(rec, r)
+		if r.URL.Path == link.LeaderPath && r.Header.Get(link.LeaderNonceHeader) != "" {
+			return // each gateway asks every other second
+		}
 		log.LogAttrs(context.Background(), slog.LevelInfo, "request",
 			slog.String("method", knownMethod(r.Method)), slog.String("path", knownPath(r, rec.status)), slog.Int("status", rec.status),
 			slog.String("remote", r.RemoteAddr), slog.Duration("took", time.Since(start)))
