@@ -26,6 +26,7 @@ const answeredLately = 20 * time.Second
 const (
 	takeUpAgain   = time.Second
 	sayTakeUpEach = time.Minute
+	giveUpAfter   = 10 * time.Second // then another one may lead: the reason may be here, as a file in DATA_DIR is
 )
 
 // replica is such a coordinator, with everything around it but its listeners, the certificate and the signals.
@@ -95,7 +96,7 @@ func (r *replica) start() {
 func (r *replica) lead(m *lease.Term) {
 	events, err := r.takeUp(m)
 	if err != nil {
-		return // the term has ended
+		return // the term has ended, or is given up
 	}
 	t := newTerm(r.around, events, leased{m})
 	t.start()
@@ -109,8 +110,9 @@ func (r *replica) lead(m *lease.Term) {
 	}
 }
 
-// takeUp reads what the database holds, again and again until it can or the term ends.
+// takeUp reads what the database holds, again and again until it can, the term ends, or another one had better try.
 func (r *replica) takeUp(m *lease.Term) (*callbacks, error) {
+	began := time.Now()
 	for said := (time.Time{}); ; {
 		err := r.takeIn(m)
 		var events *callbacks
@@ -123,6 +125,10 @@ func (r *replica) takeUp(m *lease.Term) (*callbacks, error) {
 		if time.Since(said) >= sayTakeUpEach {
 			said = time.Now()
 			r.around.log.Error("this coordinator leads, but can't read what the database holds; it tries again", "epoch", m.Epoch(), "error", err)
+		}
+		if time.Since(began) >= giveUpAfter {
+			r.around.log.Error("this coordinator gives up the lead: it can't read what the database holds", "epoch", m.Epoch(), "error", err)
+			return nil, err
 		}
 		select {
 		case <-time.After(takeUpAgain):

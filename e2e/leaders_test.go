@@ -373,3 +373,25 @@ func wantOneAccepted(t *testing.T, channel string, publishers ...*clustertest.Pe
 	owner.Tell("PUBLISH-END", "Stream-Channel", channel, "Stream-ID", accepted[0])
 	return true
 }
+
+// A coordinator whose DATA_DIR has the outbox of another store can't lead. It must not keep those from it that can.
+func TestLeaderThatCannotTakeUpLeavesTheLeadToAnother(t *testing.T) {
+	t.Parallel()
+	c := newReplicatedCluster(t)
+	leader, able, data := c.p, c.standby, c.data
+	c.data = filepath.Join(quickDirectory(t), "other")
+	c.start() // by itself: it leaves an outbox behind
+	c.stop()
+	unable := c.launch("0")
+	c.data = data
+	able.Signal(syscall.SIGSTOP)
+	c.p = leader
+	c.stop()
+	unable.Logs.Await(t, "can't read what the database holds")
+	able.Signal(syscall.SIGCONT)
+	c.p, c.standby = able, unable
+	c.awaitLeader(able)
+	unable.Logs.Await(t, "this coordinator gives up the lead")
+	c.addGateway(false)
+	c.awaitLinked()
+}

@@ -12,6 +12,8 @@ import (
 const (
 	askLimit    = 2 * time.Second // of a statement
 	resignLimit = 2 * time.Second
+
+	leaveToOthers = 3 * time.Second // that one that can't lead waits before it takes over again
 )
 
 // Config is what a Keeper is made of. All of it is needed.
@@ -22,7 +24,7 @@ type Config struct {
 	Log    *slog.Logger
 
 	// Lead is called when this process has begun to lead. When the term's context has ended, and not before, it ends all that the term
-	// has, and returns; until then nothing else begins.
+	// has, and returns; until then nothing else begins. If it returns before, it can't lead: another one gets the lead, if there is one.
 	Lead func(*Term)
 }
 
@@ -72,8 +74,12 @@ func (k *Keeper) Run(ctx context.Context) {
 			return
 		}
 		k.keepLead(ctx, term)
-		if held := k.leave(); held && ctx.Err() != nil {
+		if k.leave() {
 			k.resign(term)
+			select {
+			case <-time.After(leaveToOthers):
+			case <-ctx.Done():
+			}
 		}
 	}
 }
@@ -260,7 +266,7 @@ func (k *Keeper) leave() (held bool) {
 	defer k.mu.Unlock()
 	held = k.machine.leads
 	k.machine.end()
-	k.term.end(context.Canceled) // for a Lead that has returned too early
+	k.term.end(ErrGivenUp) // unless it has ended before
 	k.term = nil
 	return held
 }

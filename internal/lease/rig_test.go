@@ -109,6 +109,7 @@ type candidate struct {
 
 	mu     sync.Mutex
 	terms  []*Term
+	giveUp atomic.Bool  // it can't lead
 	ending atomic.Int64 // nanoseconds that the parts of a term take to end
 	log    strings.Builder
 }
@@ -123,6 +124,9 @@ func (c *candidate) lead(t *Term) {
 	c.mu.Lock()
 	c.terms = append(c.terms, t)
 	c.mu.Unlock()
+	if c.giveUp.Load() {
+		return
+	}
 	<-t.Context().Done()
 	<-time.After(time.Duration(c.ending.Load()))
 }

@@ -11,6 +11,7 @@ import (
 var (
 	ErrStopping = errors.New("this coordinator is stopping")
 	ErrDeposed  = errors.New("another coordinator leads")
+	ErrGivenUp  = errors.New("this coordinator can't lead")
 )
 
 // Term is one lead, from a take-over to its end. Its methods may be called from anywhere.
@@ -38,7 +39,7 @@ func newTerm(epoch uint64, validUntil time.Duration, clock func() time.Duration,
 // Epoch is above that of every earlier term.
 func (t *Term) Epoch() uint64 { return t.epoch }
 
-// Context ends with the term; its cause is ErrStopping or ErrDeposed.
+// Context ends with the term; its cause is one of the three.
 func (t *Term) Context() context.Context { return t.ctx }
 
 // Heard takes in that somebody knows of an epoch. A higher one than the term's ends the term.

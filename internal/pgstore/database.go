@@ -7,6 +7,7 @@ import (
 	_ "embed" // for schema.sql
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"coordinator/internal/lease"
@@ -35,6 +36,8 @@ type Database struct {
 	// set once
 	leasing, committing, reading *connection
 	observe                      func(took time.Duration, err error) // of each commit
+
+	holder atomic.Pointer[string] // of this process, as it takes over
 }
 
 // New reads the URL and asks the database nothing yet. observe is told how each commit went. The error does not show the password.
@@ -49,12 +52,14 @@ func New(url secret.Secret, observe func(took time.Duration, err error)) (*Datab
 	if config.RuntimeParams["application_name"] == "" {
 		config.RuntimeParams["application_name"] = "coordinator"
 	}
-	return &Database{
+	d := &Database{
 		observe:    observe,
 		leasing:    newConnection(config, leaseLimit, prepare),
 		committing: newConnection(config, commitLimit, nil),
 		reading:    newConnection(config, readLimit, nil),
-	}, nil
+	}
+	d.holder.Store(new(string))
+	return d, nil
 }
 
 // Close closes the connections. Nothing may be under way.
@@ -123,6 +128,7 @@ const takeOverSQL = `
 
 // TakeOver implements lease.Table. It waits for the commit that is under way.
 func (d *Database) TakeOver(ctx context.Context, seen lease.Row, above uint64, holder string) (epoch uint64, won bool, err error) {
+	d.holder.Store(&holder)
 	err = d.leasing.use(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		err := conn.QueryRow(ctx, takeOverSQL,
 			int64(above), holder, int64(seen.Epoch), int64(seen.Beat), seen.Holder).Scan(&epoch)

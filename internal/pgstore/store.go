@@ -34,11 +34,12 @@ type Store struct {
 	// of whose turn it is to commit
 	claimed *pgx.Conn
 	writer  int64
+	limit   time.Duration // of a commit with all that was committed lately; it grows while there is no answer
 }
 
 // Store is for the term with this epoch. deposed is told of the higher one, if the database knows of it.
 func (d *Database) Store(epoch uint64, deposed func(epoch uint64)) *Store {
-	return &Store{d: d, epoch: epoch, deposed: deposed}
+	return &Store{d: d, epoch: epoch, deposed: deposed, limit: commitLimit}
 }
 
 // Load implements outbox.Store.
@@ -153,10 +154,20 @@ func (s *Store) write(g outbox.Group, all bool) error {
 		written := g
 		if again {
 			written = s.recent.before(g)
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), s.limit)
+			defer cancel()
 		}
 		err := s.exec(ctx, conn, written)
-		if err != nil && again {
+		switch {
+		case !again:
+		case err == nil:
+			s.limit = commitLimit
+		default:
 			s.behind.Store(true)
+			if ctx.Err() != nil {
+				s.limit = min(2*s.limit, loadLimit) // it is as large the next time: a slow database would never get through
+			}
 		}
 		return err
 	})
@@ -186,7 +197,7 @@ func (s *Store) exec(ctx context.Context, conn *pgx.Conn, g outbox.Group) error 
 
 // claim makes conn the only one that may commit.
 func (s *Store) claim(ctx context.Context, conn *pgx.Conn) error {
-	writer, err := claim(ctx, conn, s.epoch)
+	writer, err := s.d.claim(ctx, conn, s.epoch)
 	if errors.Is(err, errFenced) {
 		return s.isFenced(0)
 	}
@@ -198,11 +209,14 @@ func (s *Store) claim(ctx context.Context, conn *pgx.Conn) error {
 	return err
 }
 
-// claim gives the number that whoever commits from now on has to show. It waits for a commit that is under way.
-func claim(ctx context.Context, conn interface {
+// claim gives the number that whoever commits from now on has to show. It waits for a commit that is under way. A database that has lost a
+// take-over may have given its epoch to another coordinator since: so the leader's name counts, too.
+func (d *Database) claim(ctx context.Context, conn interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }, epoch uint64) (writer int64, err error) {
-	err = conn.QueryRow(ctx, "UPDATE coordinator_fence SET writer = writer + 1 WHERE one AND epoch = $1 RETURNING writer", int64(epoch)).Scan(&writer)
+	err = conn.QueryRow(ctx, `UPDATE coordinator_fence SET writer = writer + 1
+		WHERE one AND epoch = $1 AND EXISTS (SELECT FROM coordinator_leader WHERE one AND epoch = $1 AND holder = $2) RETURNING writer`,
+		int64(epoch), *d.holder.Load()).Scan(&writer)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return 0, errFenced
 	}

@@ -23,6 +23,9 @@ func (d *Database) TakeIn(epoch uint64, f *outbox.File) (events int, err error) 
 	defer c.close()
 	err = c.use(context.Background(), func(ctx context.Context, conn *pgx.Conn) error {
 		return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+			if err := limitWaits(ctx, tx); err != nil {
+				return err
+			}
 			var store string
 			if err := tx.QueryRow(ctx, "SELECT store FROM coordinator_format FOR UPDATE").Scan(&store); err != nil {
 				return err
@@ -31,7 +34,7 @@ func (d *Database) TakeIn(epoch uint64, f *outbox.File) (events int, err error) 
 			case f.Content.StoreID:
 				return nil
 			case "":
-				events, err = takeIn(ctx, tx, epoch, f)
+				events, err = d.takeIn(ctx, tx, epoch, f)
 				return err
 			}
 			return errHasStore
@@ -40,12 +43,18 @@ func (d *Database) TakeIn(epoch uint64, f *outbox.File) (events int, err error) 
 	return events, err
 }
 
-func takeIn(ctx context.Context, tx pgx.Tx, epoch uint64, f *outbox.File) (events int, err error) {
+// limitWaits has the database give up the transaction of a process that was frozen: it holds the fence, and nobody could take over.
+func limitWaits(ctx context.Context, tx pgx.Tx) error {
+	_, err := tx.Exec(ctx, "SET LOCAL idle_in_transaction_session_timeout = '5s'")
+	return err
+}
+
+func (d *Database) takeIn(ctx context.Context, tx pgx.Tx, epoch uint64, f *outbox.File) (events int, err error) {
 	g := outbox.Group{Changes: []outbox.Change{{Kind: outbox.StoreNamed, ID: f.Content.StoreID}, outbox.UseNumbers(f.Content.Numbers)}}
 	for _, id := range f.Content.Gateways {
 		g.Changes = append(g.Changes, outbox.AddGateway(id))
 	}
-	writer, err := claim(ctx, tx, epoch)
+	writer, err := d.claim(ctx, tx, epoch)
 	if err != nil {
 		return 0, err
 	}
