@@ -122,7 +122,7 @@ func (r *replica) takeUp(m *lease.Term) (*callbacks, error) {
 		}
 		if time.Since(said) >= sayTakeUpEach {
 			said = time.Now()
-			r.around.log.Error("this coordinator leads, but can't read what the database holds; it tries again", "epoch", m.Epoch(), "error", err)
+			r.around.log.Error("this coordinator leads, but can't begin its work; it tries again", "epoch", m.Epoch(), "error", err)
 		}
 		select {
 		case <-time.After(takeUpAgain):
