@@ -279,7 +279,7 @@ func TestCoordinatorIsReadyIfItCouldTakeNewStreamsOrTakeOver(t *testing.T) {
 		ready(c.standby, 1, http.StatusOK, "ready")
 		pgtest.Exec(t, c.database, "ALTER TABLE coordinator_event RENAME TO away")
 		c.stop()
-		c.standby.Logs.Await(t, "this coordinator leads, but can't read what the database holds")
+		c.standby.Logs.Await(t, "this coordinator leads, but can't begin its work")
 		ready(c.standby, 0, http.StatusServiceUnavailable, "this coordinator leads, but has not read what the database holds")
 		pgtest.Exec(t, c.database, "ALTER TABLE away RENAME TO coordinator_event")
 		ready(c.standby, 1, http.StatusOK, "ready")
