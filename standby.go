@@ -124,10 +124,10 @@ func (r *replica) takeUp(m *lease.Term) (*callbacks, error) {
 		}
 		if time.Since(said) >= sayTakeUpEach {
 			said = time.Now()
-			r.around.log.Error("this coordinator leads, but can't read what the database holds; it tries again", "epoch", m.Epoch(), "error", err)
+			r.around.log.Error("this coordinator leads, but can't begin its work; it tries again", "epoch", m.Epoch(), "error", err)
 		}
 		if time.Since(began) >= giveUpAfter {
-			r.around.log.Error("this coordinator gives up the lead: it can't read what the database holds", "epoch", m.Epoch(), "error", err)
+			r.around.log.Error("this coordinator gives up the lead: it can't begin its work", "epoch", m.Epoch(), "error", err)
 			return nil, err
 		}
 		select {

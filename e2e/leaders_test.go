@@ -216,7 +216,7 @@ func TestLeaderIsCutOffFromTheDatabase(t *testing.T) {
 				c.ways[1].Set(clustertest.Flow{Stalled: true}, clustertest.Flow{Stalled: true})
 			}
 			began := time.Now()
-			old.Logs.Await(t, "not sure to lead any more")
+			old.Logs.Await(t, "no longer sure that it leads")
 			server.Request("meanwhile", "key")
 			if cut.fromAll {
 				encoder.Available("show", id, "HLS-LIVE", "1x1", "meanwhile")
@@ -279,7 +279,7 @@ func TestCoordinatorIsReadyIfItCouldTakeNewStreamsOrTakeOver(t *testing.T) {
 		ready(c.standby, 1, http.StatusOK, "ready")
 		pgtest.Exec(t, c.database, "ALTER TABLE coordinator_event RENAME TO away")
 		c.stop()
-		c.standby.Logs.Await(t, "this coordinator leads, but can't read what the database holds")
+		c.standby.Logs.Await(t, "this coordinator leads, but can't begin its work")
 		ready(c.standby, 0, http.StatusServiceUnavailable, "this coordinator leads, but has not read what the database holds")
 		pgtest.Exec(t, c.database, "ALTER TABLE away RENAME TO coordinator_event")
 		ready(c.standby, 1, http.StatusOK, "ready")
@@ -387,7 +387,7 @@ func TestLeaderThatCannotTakeUpLeavesTheLeadToAnother(t *testing.T) {
 	able.Signal(syscall.SIGSTOP)
 	c.p = leader
 	c.stop()
-	unable.Logs.Await(t, "can't read what the database holds")
+	unable.Logs.Await(t, "gives up the lead: it can't begin its work")
 	able.Signal(syscall.SIGCONT)
 	c.p, c.standby = able, unable
 	c.awaitLeader(able)
