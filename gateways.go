@@ -81,7 +81,7 @@ func newGateways(c *coordinator, cfg *Config, refusals *logs.Refusals, log *slog
 	})
 	c.links = h.links.Gateways
 	if len(h.store.Gateways) > 0 {
-		log.Info("waiting for the gateways of the last run, and for what they hold", "gateways", len(h.store.Gateways))
+		log.Info("waiting for the gateways that the store knows, and for what they hold", "gateways", len(h.store.Gateways))
 	}
 	h.ended.Go(func() {
 		select {

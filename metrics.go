@@ -135,7 +135,7 @@ func (e exporter) exposeLease(status func() lease.Status) {
 	)
 	for result, count := range map[string]func(lease.Status) int64{
 		"renewed":    func(s lease.Status) int64 { return s.Renewed },
-		"unanswered": func(s lease.Status) int64 { return s.Unheard },
+		"unanswered": func(s lease.Status) int64 { return s.Unanswered },
 	} {
 		opts := prometheus.CounterOpts{Name: e.role + "_lease_renewals_total", Help: "Renewals of the lead, by result.", ConstLabels: prometheus.Labels{"result": result}}
 		e.registry.MustRegister(prometheus.NewCounterFunc(opts, func() float64 { return float64(count(status())) }))

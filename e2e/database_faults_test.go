@@ -127,6 +127,26 @@ func TestDatabaseFaultsAtTheStart(t *testing.T) {
 	}
 }
 
+// The outbox of another cluster is not taken over. Whoever leads and refuses it says so, and gives up the lead.
+func TestOutboxOfAnotherClusterIsRefused(t *testing.T) {
+	t.Parallel()
+	onlyDirect(t, ofTheProcess)
+	database := "DATABASE_URL=" + pgtest.New(t).NewDatabase(t)
+	secret, data := "GATEWAY_SECRET="+gatewaySecret, "DATA_DIR="+filepath.Join(t.TempDir(), "data")
+	for _, store := range []string{data, database} {
+		p := clustertest.Serve(t, coordinatorBinary, store, secret)
+		if store == database {
+			p.Logs.Await(t, "this coordinator leads now")
+		}
+		awaitReady(p)
+		p.Signal(syscall.SIGTERM)
+		p.AwaitExit(0)
+	}
+	p := clustertest.Serve(t, coordinatorBinary, data, database, secret)
+	p.Logs.Await(t, "level=ERROR", "can't read what the database holds", "that of DATA_DIR is another one")
+	p.Logs.Await(t, "level=ERROR", "gives up the lead", "that of DATA_DIR is another one")
+}
+
 func awaitReady(p *clustertest.Process) { p.AwaitMetrics(map[string]float64{"coordinator_ready": 1}) }
 
 // The user of coordinators that run loses its password, its rights or its way in. What is live stays, who asks waits, and the same coordinator goes on.
@@ -185,7 +205,7 @@ func TestDatabaseFaultsWhileItRuns(t *testing.T) {
 			for _, p := range []*clustertest.Process{c.p, c.standby} {
 				awaitSaid(t, p, func() { server.HangUp(t) }, whoLeads, fault.words)
 			}
-			c.p.Logs.Await(t, "not sure to lead any more")
+			c.p.Logs.Await(t, "no longer sure that it leads")
 			streamer.Request("meanwhile", "key")
 			encoder.Available("show", id, "HLS-LIVE", "1x1", "meanwhile")
 			told = append(told, "stream-available show "+id+" HLS-LIVE 1x1 meanwhile")
@@ -315,7 +335,7 @@ func TestDatabaseWhoseLogHasNoRoom(t *testing.T) {
 			t.Fatal("the disk is never full")
 		}
 	}
-	c.p.Logs.Await(t, "not sure to lead any more")
+	c.p.Logs.Await(t, "no longer sure that it leads")
 	c.p.Logs.Await(t, "level=ERROR", whoLeads)
 	encoder.Available("show", id, "HLS-LIVE", "1x1", "meanwhile")
 	told = append(told, "stream-available show "+id+" HLS-LIVE 1x1 meanwhile")

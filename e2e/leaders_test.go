@@ -216,7 +216,7 @@ func TestLeaderIsCutOffFromTheDatabase(t *testing.T) {
 				c.ways[1].Set(clustertest.Flow{Stalled: true}, clustertest.Flow{Stalled: true})
 			}
 			began := time.Now()
-			old.Logs.Await(t, "not sure to lead any more")
+			old.Logs.Await(t, "no longer sure that it leads")
 			server.Request("meanwhile", "key")
 			if cut.fromAll {
 				encoder.Available("show", id, "HLS-LIVE", "1x1", "meanwhile")

@@ -47,12 +47,12 @@ func New(cfg Config) *Keeper {
 
 // Status is what there is to say about the election.
 type Status struct {
-	Leads, Valid     bool
-	Epoch            uint64        // of the term, or the highest heard of
-	Holder           string        // who leads, as far as is known; "" is nobody
-	Answered         bool          // the table has ever answered
-	AnswerAge        time.Duration // of its last answer; since New if there was none
-	Renewed, Unheard int64         // renewals that succeeded, and those without an answer
+	Leads, Valid        bool
+	Epoch               uint64        // of the term, or the highest heard of
+	Holder              string        // who leads, as far as is known; "" is nobody
+	Answered            bool          // the table has ever answered
+	AnswerAge           time.Duration // of its last answer; since New if there was none
+	Renewed, Unanswered int64         // renewals that succeeded, and those without an answer
 }
 
 func (k *Keeper) Status() Status {
@@ -62,7 +62,7 @@ func (k *Keeper) Status() Status {
 	return Status{
 		Leads: k.machine.leads, Valid: k.term != nil && k.term.Valid(), Epoch: k.machine.highest, Holder: k.leader,
 		Answered: k.health.ever, AnswerAge: now - k.health.answered,
-		Renewed: k.renewals[0], Unheard: k.renewals[1],
+		Renewed: k.renewals[0], Unanswered: k.renewals[1],
 	}
 }
 

@@ -81,7 +81,7 @@ func TestLeadOutlivesADatabaseThatIsAwayForAll(t *testing.T) {
 					t.Errorf("it does not go on in the same term: %v; log:\n%s", err, b.logged())
 				}
 				synctest.Wait() // the line is logged after those who wait are told
-				lines := []string{"not sure to lead any more", "sure to lead again", "does not say who leads", "answers again"}
+				lines := []string{"no longer sure that it leads", "sure again that it leads", "does not say who leads", "answers again"}
 				for i, line := range lines {
 					if n := strings.Count(a.logged(), line); n != 1 && (away < time.Minute || i != 2) {
 						t.Errorf("%q is logged %d times:\n%s", line, n, a.logged())
@@ -303,11 +303,11 @@ func TestStatusSaysWhoLeads(t *testing.T) {
 		c.view.away.Store(true)
 		<-time.After(2 * time.Second)
 		s := c.Status()
-		if !s.Leads || !s.Valid || s.Epoch != 4 || s.Holder != "a" || s.AnswerAge < time.Second || s.Renewed != 3 || s.Unheard != 0 {
+		if !s.Leads || !s.Valid || s.Epoch != 4 || s.Holder != "a" || s.AnswerAge < time.Second || s.Renewed != 3 || s.Unanswered != 0 {
 			t.Errorf("as the leader: %+v", s)
 		}
 		<-time.After(5 * time.Second)
-		if s := c.Status(); !s.Leads || s.Valid || s.Unheard < 2 {
+		if s := c.Status(); !s.Leads || s.Valid || s.Unanswered < 2 {
 			t.Errorf("without a database: %+v", s)
 		}
 	})
@@ -325,11 +325,11 @@ func TestLogSaysWhatHappenedToTheLead(t *testing.T) {
 		<-time.After(time.Second)
 		for c, lines := range map[*candidate][]string{
 			a: {
-				`leads now" epoch=1 holder=a because="nobody led"`,
-				"not sure to lead any more", "no_answer_for=5",
+				`leads now" epoch=1 holder=a because="nobody has led before"`,
+				"no longer sure that it leads", "no_answer_for=5",
 				`lost the lead and stands by" epoch=1`,
 				`standing by: another coordinator leads" epoch=2 holder=b`,
-				`leads now" epoch=3 holder=a because="nobody led" before="" before_epoch=2`,
+				`leads now" epoch=3 holder=a because="the last leader has resigned" before="" before_epoch=2`,
 			},
 			b: {
 				`standing by: another coordinator leads" epoch=1 holder=a`,

@@ -8,8 +8,8 @@ import (
 )
 
 const (
-	troubleEach = time.Minute // that a line is logged while the database does not answer, or again and again does not
-	maxCauses   = 5           // that are logged within it: the first may only say that a connection was lost
+	troubleEach = time.Minute // each cause is logged once in this time
+	maxCauses   = 5           // logged in this time: the first may only say that a connection was lost
 )
 
 // health is how the database answers.
@@ -46,10 +46,12 @@ func (h *health) failed(err error, now time.Duration) {
 // logLeads says that a term has begun, after this row.
 func (k *Keeper) logLeads(seen Row) {
 	because := "the last leader has shown no sign of life for 6 s"
-	switch seen.Holder {
-	case "":
-		because = "nobody led"
-	case k.Holder:
+	switch {
+	case seen.Holder == "" && seen.Epoch == 0:
+		because = "nobody has led before"
+	case seen.Holder == "":
+		because = "the last leader has resigned"
+	case seen.Holder == k.Holder:
 		because = "the database names it already: from an earlier term, or from a take-over without an answer"
 	}
 	k.Log.Info("this coordinator leads now", "epoch", k.term.epoch, "holder", k.Holder, "because", because, "before", seen.Holder, "before_epoch", seen.Epoch)
@@ -58,10 +60,10 @@ func (k *Keeper) logLeads(seen Row) {
 // logSure says whether a term that goes on is beyond doubt.
 func (k *Keeper) logSure(sure bool) {
 	if sure {
-		k.Log.Info("this coordinator is sure to lead again: the database answers", "epoch", k.term.epoch)
+		k.Log.Info("this coordinator is sure again that it leads: the database answers", "epoch", k.term.epoch)
 		return
 	}
-	k.Log.Warn("not sure to lead any more, the database does not answer: this coordinator goes on, but lets no publisher in and sends no events until it does",
+	k.Log.Warn("no longer sure that it leads, as the database has not answered: this coordinator goes on, but lets no publisher in and sends no events until the database answers",
 		"epoch", k.term.epoch, "no_answer_for", rounded(k.Clock()-k.health.answered))
 }
 
