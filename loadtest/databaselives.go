@@ -85,7 +85,7 @@ func (r *rig) commits(ctx context.Context) (c commitCounts, err error) {
 	return c, nil
 }
 
-// holdSnapshot is somebody who has begun to read and does not end: what dies in the database stays as long.
+// holdSnapshot begins to read and does not end: until release is called, dead rows stay in the database.
 func holdSnapshot(ctx context.Context, url string) (release func(), err error) {
 	conn, err := pgx.Connect(ctx, url)
 	if err != nil {

@@ -92,7 +92,7 @@ type drill struct {
 	*rig
 	options *options
 
-	ended    int // leaders
+	ended    int // how many leaders
 	accepted *timing
 	leads    *timing
 	restored *timing
@@ -100,7 +100,7 @@ type drill struct {
 	faults   []string // that are in no counter
 }
 
-// run ends one leader after the other. Those who ask then are in the given places.
+// run ends one leader after the other. asking has the publishers who ask then, as many for each end as there are servers.
 func (d *drill) run(ctx context.Context, asking []life) error {
 	next := time.Now().Add(beforeFirstKill)
 	for n := range d.options.kills {
@@ -316,7 +316,7 @@ func (d *drill) report(res result) *report {
 	if res.Lives == 0 {
 		r.Faults = append(r.Faults, "no stream was played to its end")
 	}
-	r.Verdict = fmt.Sprintf("passed: %d leaders have ended, nothing was lost, denied or out of order, and no peer has noticed", d.ended)
+	r.Verdict = fmt.Sprintf("passed: %d of %d leaders have ended, nothing was lost, denied or out of order, and no peer has noticed", d.ended, d.options.kills)
 	if len(r.Faults) > 0 {
 		r.Verdict = "failed: see the faults"
 	}

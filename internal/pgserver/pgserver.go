@@ -190,7 +190,7 @@ func (s *Server) AwaitUp(ctx context.Context) error {
 	}
 }
 
-// HasEnded tells whether the server has ended, by itself even.
+// HasEnded tells whether the server has ended, be it by itself.
 func (s *Server) HasEnded() bool {
 	select {
 	case <-s.ended:

@@ -24,7 +24,7 @@ type connection struct {
 	ready  func(ctx context.Context, c *pgx.Conn) error // called for each new connection; nil: it is ready as it is
 
 	turn chan struct{} // holds one while the connection is in use
-	conn *pgx.Conn     // of whose turn it is; nil: none
+	conn *pgx.Conn     // of whoever has the turn; nil: there is none
 	left atomic.Bool   // the next use makes another one
 }
 

@@ -23,14 +23,14 @@ const (
 	diskFull      = "53100"
 	readOnly      = "25006" // of an old primary
 	lostClass     = "08"    // connection_exception; a pooler says so when its server has gone
-	goingDown     = "57P"   // class: shut down, crashed, starting up
+	goingDown     = "57P"   // how the codes of a server that shuts down, crashed or starts begin
 	fenced        = "CO001" // of coordinator_commit: another epoch
 	overtaken     = "CO002" // of coordinator_commit: a later connection of the same leader
 )
 
 var errReadOnly = errors.New("this database can only be read: it is a standby, or an old primary")
 
-// isOfTheConnection tells whether an error may be another one at another server.
+// isOfTheConnection tells whether a new connection, perhaps to another server, may do better.
 func isOfTheConnection(err error) bool {
 	code := codeOf(err)
 	switch {

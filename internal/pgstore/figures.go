@@ -14,7 +14,7 @@ const figuresLimit = 2 * time.Second
 // Figures tell how well the database cleans up behind the coordinator.
 type Figures struct {
 	DeadRows       int64         // of the coordinator's tables, as the statistics say
-	OldestSnapshot time.Duration // of a transaction that reads or has written: for so long no row that died was removed; only of sessions that the user may look into (pg_read_all_stats: all)
+	OldestSnapshot time.Duration // age, of a transaction that reads or has written; rows that have died since are not removed. Only of sessions that the user may look into (pg_read_all_stats: all)
 }
 
 // Figures asks the database, for 2 s at most.

@@ -69,14 +69,14 @@ func arguments(epoch uint64, writer int64, g outbox.Group) []any {
 	for session, message := range applied {
 		sessions, messages = append(sessions, int64(session)), append(messages, int64(message))
 	}
-	removed, heads := make([]int64, 0, len(g.Delivered)), make([]int64, 0, len(g.Delivered))
+	delivered, heads := make([]int64, 0, len(g.Delivered)), make([]int64, 0, len(g.Delivered))
 	for _, upTo := range g.Delivered {
-		removed, heads = append(removed, int64(upTo.Queue)), append(heads, int64(upTo.Head))
+		delivered, heads = append(delivered, int64(upTo.Queue)), append(heads, int64(upTo.Head))
 	}
 	return []any{
 		int64(epoch), writer, queues, positions, at, bodies,
 		ids, announcedQueues, channels, previous, lastSeqs, tails, closedQueues, closed, closedTails,
-		sessions, messages, removed, heads,
+		sessions, messages, delivered, heads,
 		c.added, c.removed, c.forgotten, c.numbers, c.store,
 	}
 }

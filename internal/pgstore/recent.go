@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	keepCommitted = 10 * time.Second // from a commit to the last one: none succeeds while the database is away
+	keepCommitted = 10 * time.Second // counted back from the last commit, so that time in which the database is away does not count
 	maxCommitted  = 16 << 10         // events and changes of those kept
 )
 

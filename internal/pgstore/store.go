@@ -31,7 +31,7 @@ type Store struct {
 	recent recent
 	behind atomic.Bool // the database may have lost what was committed lately
 
-	// of whose turn it is to commit
+	// of whoever commits: one at a time
 	claimed *pgx.Conn
 	writer  int64
 	limit   time.Duration // of a commit with all that was committed lately; it grows while there is no answer
