@@ -9,6 +9,7 @@ import (
 	"crypto/rand"
 	"log/slog"
 	"net/http"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -55,12 +56,21 @@ func newReplica(cfg *Config, log *slog.Logger) (*replica, error) {
 		return nil, err
 	}
 	r.database = database
-	r.lease = lease.New(lease.Config{Table: r.database, Holder: rand.Text(), Clock: lease.Clock, Log: log, Lead: r.lead})
+	r.lease = lease.New(lease.Config{Table: r.database, Holder: holderName(), Clock: lease.Clock, Log: log, Lead: r.lead})
 	r.around.metrics.exposeLease(r.lease.Status)
 	r.around.metrics.exposeFigures(r.database.Figures)
 	r.standby = newTableHandler(cfg, log, http.NewServeMux(), standbyTable(cfg, r.around.metrics, r.notReady), nil)
 	r.answer(http.HandlerFunc(r.serveHTTP), r.controlSockets, r.around.refusals, log)
 	return r, nil
+}
+
+// holderName is what other coordinators call this process in their log: which machine it is on, and a word of its own.
+func holderName() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	return host + "/" + rand.Text()
 }
 
 func (r *replica) state() clusterState {

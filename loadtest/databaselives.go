@@ -56,6 +56,9 @@ func livesWithDatabase(ctx context.Context, o *options) (_ *report, err error) {
 	}
 	res := r.result(s, figure{Name: "rate", Value: rate, Unit: "lives/s"})
 	commits := after.all - before.all
+	if commits == 0 {
+		return nil, errors.Join(errors.New("the coordinator has committed nothing"), ctx.Err())
+	}
 	res.Figures = append(res.Figures,
 		figure{Name: "accept latency p99", Value: res.Accept.P99, Unit: "ms", Reach: "under 15 ms at 1,000 lives/s"},
 		figure{Name: "event latency p99", Value: res.Event.P99, Unit: "ms", Reach: "under 25 ms: by then it is durable, too"},

@@ -75,6 +75,8 @@ func plainly(err error) error {
 		words = "the disk of the database is full"
 	case code == readOnly:
 		return fmt.Errorf("%w: %w", errReadOnly, err)
+	case strings.HasPrefix(code, goingDown):
+		words = "the database stops or starts"
 	case code != "":
 		return err
 	case errors.As(err, &certificate):

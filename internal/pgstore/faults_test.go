@@ -268,6 +268,8 @@ func TestWordsForFaults(t *testing.T) {
 		{"28000", `no pg_hba.conf entry for host "h", user "u", database "d", no encryption`, "wants TLS"},
 		{"53300", "too many clients already", "no connection left"},
 		{"53100", "could not extend file", "disk of the database is full"},
+		{"57P03", "the database system is starting up", "stops or starts"},
+		{"57P01", "terminating connection due to administrator command", "stops or starts"},
 		{"25006", "cannot execute UPDATE in a read-only transaction", "can only be read"},
 	} {
 		err := plainly(fmt.Errorf("connect: %w", &pgconn.PgError{Code: c.code, Message: c.message}))
