@@ -33,6 +33,7 @@ func (p *pair) onPair(synchronous bool) func(*testing.T, ...string) *gatewayClus
 // A synchronous standby is promoted. It has all that was committed, so that nobody notices, and the same coordinator leads.
 func TestDatabaseFailsOverUnderLoad(t *testing.T) {
 	t.Parallel()
+	notWithRaces(t)
 	for name, end := range map[string]func(*testing.T, *pair){
 		"from a primary that crashes": func(_ *testing.T, p *pair) { p.primary.Crash() },
 		"from one that keeps its connections and can only be read": func(t *testing.T, p *pair) {
@@ -86,6 +87,7 @@ func (s *simulation) awaitGoingOn(then time.Time) {
 // events that nobody had sent by then are lost, nothing else is.
 func TestDatabaseLosesCommitsUnderLoad(t *testing.T) {
 	t.Parallel()
+	notWithRaces(t)
 	for name, meanwhile := range map[string]struct {
 		before, after func(*gatewayCluster)
 		isBig         bool

@@ -70,6 +70,7 @@ func grantTables(t *testing.T, database, user string) {
 
 func TestDatabaseFaultsAtTheStart(t *testing.T) {
 	t.Parallel()
+	notWithRaces(t)
 	onlyDirect(t, ofTheProcess)
 	server := newGuarded(t)
 	for name, fault := range map[string]struct {
@@ -130,6 +131,7 @@ func TestDatabaseFaultsAtTheStart(t *testing.T) {
 // The outbox of another cluster is not taken over. Whoever leads and refuses it says so, and gives up the lead.
 func TestOutboxOfAnotherClusterIsRefused(t *testing.T) {
 	t.Parallel()
+	notWithRaces(t)
 	onlyDirect(t, ofTheProcess)
 	database := "DATABASE_URL=" + pgtest.New(t).NewDatabase(t)
 	secret, data := "GATEWAY_SECRET="+gatewaySecret, "DATA_DIR="+filepath.Join(t.TempDir(), "data")
@@ -152,6 +154,7 @@ func awaitReady(p *clustertest.Process) { p.AwaitMetrics(map[string]float64{"coo
 // The user of coordinators that run loses its password, its rights or its way in. What is live stays, who asks waits, and the same coordinator goes on.
 func TestDatabaseFaultsWhileItRuns(t *testing.T) {
 	t.Parallel()
+	notWithRaces(t)
 	for name, fault := range map[string]struct {
 		user, query, words string
 		begin, end         func(t *testing.T, server *guarded, database string)
@@ -255,6 +258,7 @@ func awaitSaid(t *testing.T, p *clustertest.Process, do func(), parts ...string)
 // The disk of the tables is full. What is live stays, nobody is let in, and the same coordinator leads. Once there is room all goes on.
 func TestDatabaseWithAFullDisk(t *testing.T) {
 	t.Parallel()
+	notWithRaces(t)
 	server := pgtest.New(t)
 	volume := server.Volume(t, 32)
 	others := filepath.Join(volume, "others")
@@ -314,6 +318,7 @@ func (c *gatewayCluster) awaitAllSaid(happened func() bool) {
 // The disk of the write-ahead log is full: PostgreSQL ends by itself, and can't start before there is room.
 func TestDatabaseWhoseLogHasNoRoom(t *testing.T) {
 	t.Parallel()
+	notWithRaces(t)
 	server := pgtest.New(t)
 	database := server.NewDatabase(t)
 	server.Stop()

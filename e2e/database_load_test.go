@@ -63,6 +63,7 @@ func (c *gatewayCluster) epoch() float64 { return c.p.Scrape()["coordinator_epoc
 // A database that crashes, again and again, is waited for. It recovers what it has committed.
 func TestDatabaseCrashesUnderLoad(t *testing.T) {
 	t.Parallel()
+	notWithRaces(t)
 	server := pgtest.New(t)
 	epoch := 0.0
 	c := underLoad{newCluster: onServer(server), times: setting(t, "E2E_KILLS", usually(3, 24)), happen: func(c *gatewayCluster, s *simulation, r *rand.Rand, i int) {
@@ -81,6 +82,7 @@ func TestDatabaseCrashesUnderLoad(t *testing.T) {
 // Its processes are ended at random: one connection by its administrator, or by SIGKILL, after which the server ends all others, too.
 func TestBackendsOfTheDatabaseEndUnderLoad(t *testing.T) {
 	t.Parallel()
+	notWithRaces(t)
 	server := pgtest.New(t)
 	epoch := 0.0
 	c := underLoad{newCluster: onServer(server), times: setting(t, "E2E_KILLS", usually(12, 300)), happen: func(c *gatewayCluster, s *simulation, r *rand.Rand, i int) {
@@ -106,6 +108,7 @@ func TestBackendsOfTheDatabaseEndUnderLoad(t *testing.T) {
 // A pooler in transaction mode stands before the database, and leaders end.
 func TestLeadersEndUnderLoadBehindAPooler(t *testing.T) {
 	t.Parallel()
+	notWithRaces(t)
 	newCluster := func(t *testing.T, variables ...string) *gatewayCluster {
 		t.Helper()
 		return newClusterOn(t, pgtest.Pooled(t, pgtest.URL(t)), variables...)

@@ -52,8 +52,20 @@ func tellAtOnce() {
 	flag.Parse()
 	given := false
 	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
-	if stories := 5; !given && len(buildArguments) == 0 && runtime.GOMAXPROCS(0) < stories { // with the race detector there is more to do
+	stories := 6
+	if len(buildArguments) > 0 {
+		stories = 4 // with the race detector there is more to do
+	}
+	if !given && runtime.GOMAXPROCS(0) < stories {
 		_ = flag.Set("test.parallel", strconv.Itoa(stories)) // a number it takes
+	}
+}
+
+// notWithRaces skips a story of what a database does, not of what goroutines do: others have the same code run beside itself.
+func notWithRaces(t *testing.T) {
+	t.Helper()
+	if len(buildArguments) > 0 {
+		t.Skip("told without the race detector: the stories of leaders run the same code")
 	}
 }
 
