@@ -380,7 +380,7 @@ func mutations() []mutation {
 		},
 		{
 			"leaders", "internal/lease/report.go",
-			"	k.Log.Warn(\"not sure", "	k.term.end(ErrDeposed)\n	k.Log.Warn(\"not sure",
+			"	k.Log.Warn(\"no longer sure", "	k.term.end(ErrDeposed)\n	k.Log.Warn(\"no longer sure",
 			"TestLeadOutlivesADatabaseThatIsAwayForAll", "a term ends because the database is away",
 		},
 		{
@@ -418,6 +418,14 @@ func mutations() []mutation {
 			"	leads, sent := k.machine.leads, k.Clock()", "	leads, sent := k.machine.leads && term.ctx.Err() == nil, k.Clock()",
 			"TestTermIsRenewedUntilItsPartsHaveEnded", "another one leads while a term still ends",
 		},
+	}
+}
+
+// What a mutation changes is there once, in each run of the tests and not only where all of them are made.
+func TestMutationsFitTheCode(t *testing.T) {
+	t.Parallel()
+	for _, m := range mutations() {
+		m.overlay(t)
 	}
 }
 
