@@ -52,7 +52,7 @@ func tellAtOnce() {
 	flag.Parse()
 	given := false
 	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
-	stories := 6
+	stories := 5
 	if len(buildArguments) > 0 {
 		stories = 4 // with the race detector there is more to do
 	}
