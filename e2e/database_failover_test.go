@@ -60,10 +60,7 @@ func TestDatabaseFailsOverUnderLoad(t *testing.T) {
 					<-time.After(500 * time.Millisecond)
 					p.standby.HangUp(t)
 				}
-				<-time.After(time.Second)
-				if left := p.primary.Backends(t); len(left) > 0 {
-					t.Errorf("%d connections to the old primary are kept", len(left))
-				}
+				p.primary.AwaitLeft(t)
 			}}.tell(t)
 			c.wantSameLeader(epoch)
 		})

@@ -168,6 +168,19 @@ func (s *Server) Backends(t testing.TB) (pids []int) {
 	return pids
 }
 
+// AwaitLeft waits until no coordinator has a connection. One that asks whether it may write, and leaves, has one for a moment.
+func (s *Server) AwaitLeft(t testing.TB) {
+	t.Helper()
+	timeout := time.After(startLimit)
+	for left := s.Backends(t); len(left) > 0; left = s.Backends(t) {
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-timeout:
+			t.Fatalf("%d connections of coordinators are kept", len(left))
+		}
+	}
+}
+
 // NewDatabase makes a database, and returns its URL.
 func (s *Server) NewDatabase(t testing.TB) string {
 	t.Helper()
