@@ -5,8 +5,8 @@ package main
 //
 // A transition's messages and memos for a session go down in one SAY. Its message is done with when
 //
-//  1. its events are in the store, and other gateways have acknowledged what it says to them (frames to the message's own
-//     gateway arrive before the DONE, since a link is in order);
+//  1. its events are in the store to stay, and other gateways have acknowledged what it says to them (frames to the message's
+//     own gateway arrive before the DONE, since a link is in order);
 //  2. memos that must not be ahead of the store have gone to other sessions, and their gateways have them.
 //
 // Then DONE goes down, in the order of the session's messages. A gateway that is lost counts as one that has acknowledged.
@@ -24,11 +24,16 @@ import (
 // doneEvery is how long a DONE is held back, so that one is enough for several messages of a session. Nobody waits for it.
 const doneEvery = 50 * time.Millisecond
 
+// settlesAfter is how long a commit to a database may still be lost: the database may go on at a standby that has not got it. A leader
+// that lives through that commits again (pgstore). If it does not, gateways have to say again to the next one what was in the commit.
+const settlesAfter = 3 * time.Second
+
 // passing implements passer. Its lock is taken under the registry's, and never the other way round.
 type passing struct {
 	// set once
-	keepsEvents bool
-	wake        chan struct{} // has room for one
+	keepsEvents  bool
+	settlesAfter time.Duration // how long a commit may still be lost; 0: it stays
+	wake         chan struct{} // has room for one
 
 	// guarded by registry.mu, of the transition under way
 	touched   []*gatewaySession // something is said to, or kept for
@@ -40,7 +45,8 @@ type passing struct {
 
 	mu sync.Mutex
 	// guarded by mu
-	dirty []*gatewaySession // with messages that are done with
+	dirty    []*gatewaySession // with messages that are done with
+	settling []settling        // by their time
 }
 
 // inTransition is what a transition says to a session.
@@ -75,10 +81,17 @@ type transition struct {
 	cause *gatewaySession // nil: it follows from no message
 
 	// guarded by passing.mu
-	open   int // commits and acknowledgements that it waits for
-	memos  []sessionMemos
-	ends   []ending
-	passed chan struct{} // closed when nothing is open; nil: nobody asks
+	open     int // commits and acknowledgements that it waits for
+	settling int // of these, commits that were made
+	memos    []sessionMemos
+	ends     []ending
+	passed   chan struct{} // closed when commits were made and gateways have what was said; nil: nobody asks, or it is closed
+}
+
+// settling is a transition whose commit was made, and may be lost up to a time.
+type settling struct {
+	transition *transition
+	until      time.Time
 }
 
 type sessionMemos struct {
@@ -92,8 +105,8 @@ type ending struct {
 	message uint64
 }
 
-func newPassing(keepsEvents bool) *passing {
-	return &passing{keepsEvents: keepsEvents, wake: make(chan struct{}, 1)}
+func newPassing(keepsEvents bool, settlesAfter time.Duration) *passing {
+	return &passing{keepsEvents: keepsEvents, settlesAfter: settlesAfter, wake: make(chan struct{}, 1)}
 }
 
 // begin is called before anything happens: until compare has been called all is one transition.
@@ -157,7 +170,7 @@ func (x *passing) markLocked(t *transition, cause *gatewaySession, told bool) (m
 		m.Session, m.Message = cause.at.id, cause.message
 	}
 	t.open++
-	m.Durable = x.step(t)
+	m.Durable = x.committed(t)
 	return m
 }
 
@@ -167,6 +180,10 @@ func (x *passing) pass(t *transition, cause *gatewaySession, told bool) outbox.M
 	defer x.mu.Unlock()
 	if t != nil {
 		t.cause = cause
+	}
+	if x.starting != nil && x.settlesAfter > 0 { // what was in the store at the start may be lost as well
+		t.open++
+		x.settleLocked(t)
 	}
 	x.starting = nil
 	var own []link.Memo
@@ -190,7 +207,7 @@ func (x *passing) pass(t *transition, cause *gatewaySession, told bool) outbox.M
 		cause.following = append(cause.following, following{message: cause.message, gone: cause.isGone, memos: own})
 		t.ends = append(t.ends, ending{cause, cause.message})
 	}
-	if t != nil && t.open == 0 {
+	if t != nil {
 		x.goOnLocked(t)
 	}
 	return mark
@@ -238,15 +255,48 @@ func (x *passing) step(t *transition) func() {
 	return func() {
 		x.mu.Lock()
 		defer x.mu.Unlock()
-		if t.open--; t.open == 0 && t != x.starting {
+		x.stepLocked(t)
+	}
+}
+
+func (x *passing) stepLocked(t *transition) {
+	if t.open--; t != x.starting {
+		x.goOnLocked(t)
+	}
+}
+
+// committed is called when the commit that a transition waits for was made. Its caller holds no lock.
+func (x *passing) committed(t *transition) func() {
+	if x.settlesAfter == 0 {
+		return x.step(t)
+	}
+	return func() {
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		x.settleLocked(t)
+		if t != x.starting {
 			x.goOnLocked(t)
 		}
 	}
 }
 
-// goOnLocked is called when a transition waits for nothing: its memos for other sessions go out, and when their gateways have
-// those, its messages are done with.
+func (x *passing) settleLocked(t *transition) {
+	t.settling++
+	if x.settling = append(x.settling, settling{t, time.Now().Add(x.settlesAfter)}); len(x.settling) == 1 {
+		poke(x.wake)
+	}
+}
+
+// goOnLocked is called when a transition waits for less. When nothing is left its memos for other sessions go out, and when their gateways
+// have those, its messages are done with.
 func (x *passing) goOnLocked(t *transition) {
+	if t.passed != nil && t.open == t.settling {
+		close(t.passed)
+		t.passed = nil
+	}
+	if t.open > 0 {
+		return
+	}
 	memos := t.memos
 	t.memos = nil
 	for _, m := range memos {
@@ -254,9 +304,6 @@ func (x *passing) goOnLocked(t *transition) {
 	}
 	if t.open > 0 {
 		return
-	}
-	if t.passed != nil {
-		close(t.passed)
 	}
 	for _, e := range t.ends {
 		x.doneLocked(e)
@@ -291,11 +338,13 @@ func (x *passing) nothingFollows(s *gatewaySession) {
 
 // run sends DONE for messages that are done with.
 func (x *passing) run(closing <-chan struct{}) {
-	pause := time.NewTimer(0)
+	pause, settled := time.NewTimer(0), time.NewTimer(0)
 	defer pause.Stop()
+	defer settled.Stop()
 	for {
 		select {
 		case <-x.wake:
+		case <-settled.C:
 		case <-closing:
 			return
 		}
@@ -305,8 +354,27 @@ func (x *passing) run(closing <-chan struct{}) {
 		case <-closing:
 			return
 		}
+		if next, more := x.settle(time.Now()); more {
+			settled.Reset(time.Until(next))
+		}
 		x.sendDone()
 	}
+}
+
+// settle has transitions go on whose commits stay, and tells when the next one will.
+func (x *passing) settle(now time.Time) (next time.Time, more bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	n := 0
+	for ; n < len(x.settling) && !now.Before(x.settling[n].until); n++ {
+		t := x.settling[n].transition
+		t.settling--
+		x.stepLocked(t)
+	}
+	if x.settling = slices.Delete(x.settling, 0, n); len(x.settling) == 0 {
+		return time.Time{}, false
+	}
+	return x.settling[0].until, true
 }
 
 func (x *passing) sendDone() {

@@ -176,7 +176,7 @@ func TestDoneWaitsForAllThatFollows(t *testing.T) {
 // The last event of a start can be durable before what the start says has gone down.
 func TestMessagesOfAStartAreDoneWithOnlyWhenAllOfItIsPassedOn(t *testing.T) {
 	t.Parallel()
-	x := newPassing(true)
+	x := newPassing(true, 0)
 	x.begin()
 	s := &gatewaySession{message: 1}
 	mark := x.endTransition(s, true)
@@ -194,10 +194,42 @@ func TestMessagesOfAStartAreDoneWithOnlyWhenAllOfItIsPassedOn(t *testing.T) {
 // A gateway that numbers two messages alike does no harm to others.
 func TestTwoMessagesOfOneNumberAreDoneWith(t *testing.T) {
 	t.Parallel()
-	x := newPassing(true)
+	x := newPassing(true, 0)
 	s := &gatewaySession{message: 1}
 	mark := x.endTransition(s, true)
 	x.nothingFollows(s)
 	s.following, s.dirty = nil, false // as when DONE has gone down
 	mark.Durable()
+}
+
+// A commit that may still be lost: what it followed from is done with when it stays, in the order of the session's messages. A command
+// does not wait for that.
+func TestMessagesAreDoneWithOnceTheirCommitsStay(t *testing.T) {
+	t.Parallel()
+	x := newPassing(true, settlesAfter)
+	s, other := &gatewaySession{message: 1}, &gatewaySession{message: 1}
+	s.items, s.durable = nil, []link.Memo{{Name: "t"}}
+	x.touch(s)
+	first := x.endTransition(s, true)
+	s.message = 2
+	x.nothingFollows(s)
+	passedOn := x.passedOn()
+	second := x.endTransition(other, true)
+	first.Durable()
+	began := time.Now()
+	second.Durable()
+	select {
+	case <-passedOn:
+	default:
+		t.Error("a command waits for more than the commit")
+	}
+	if next, more := x.settle(began.Add(settlesAfter - time.Second)); !more || next.Before(began.Add(settlesAfter-time.Second)) || s.following[0].done || s.dirty || other.dirty {
+		t.Error("a message is done with while its commit may be lost")
+	}
+	if _, more := x.settle(time.Now().Add(settlesAfter)); more || !s.following[0].done || !s.following[1].done || !s.dirty || !other.dirty {
+		t.Error("a message is not done with though its commit stays")
+	}
+	if len(s.following[0].memos) != 1 {
+		t.Error("what was told is not kept with it")
+	}
 }

@@ -28,7 +28,8 @@ type passer interface {
 	// follows from, nil if it is none of a gateway's. What it returns goes into the commit of the events, if it has told any.
 	endTransition(cause memoKeeper, told bool) outbox.Mark
 
-	// passedOn is called at the end of a transition: the channel is closed when gateways have all that it says.
+	// passedOn is called at the end of a transition: the channel is closed when its events are in the store and gateways have what it
+	// says, but for memos that must not be ahead of the store.
 	passedOn() <-chan struct{}
 
 	// compare is called at the end of a restore with all that gateways are to keep.

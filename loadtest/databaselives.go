@@ -7,8 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"regexp"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -76,16 +76,22 @@ func (r *rig) commits(ctx context.Context) (c commitCounts, err error) {
 	if err != nil {
 		return c, err
 	}
-	for name, count := range map[string]*float64{`_count`: &c.all, `_bucket\{le="0\.05"\}`: &c.quick} {
-		found := regexp.MustCompile(`(?m)^coordinator_database_commit_duration_seconds` + name + ` (\S+)$`).FindSubmatch(text)
-		if found == nil {
-			return c, fmt.Errorf("the coordinator does not tell of its commits (%s)", name)
-		}
-		if *count, err = strconv.ParseFloat(string(found[1]), 64); err != nil {
+	for name, count := range map[string]*float64{`_count`: &c.all, `_bucket{le="0.05"}`: &c.quick} {
+		if *count, err = metric(text, "coordinator_database_commit_duration_seconds"+name); err != nil {
 			return c, err
 		}
 	}
 	return c, nil
+}
+
+// metric returns the value of a series in what /metrics answers.
+func metric(text []byte, series string) (float64, error) {
+	for line := range strings.Lines(string(text)) {
+		if value, found := strings.CutPrefix(line, series+" "); found {
+			return strconv.ParseFloat(strings.TrimSpace(value), 64)
+		}
+	}
+	return 0, fmt.Errorf("the coordinator does not tell %s", series)
 }
 
 // holdSnapshot begins to read and does not end: until release is called, dead rows stay in the database.

@@ -58,8 +58,16 @@ func failover(ctx context.Context, o *options) (_ *report, err error) {
 	defer o.finish(r, &err)
 	r.startsAnew, r.contents = true, newContents()
 	held := r.lives[asking : asking+o.held]
+	for i := range held {
+		held[i].more = (o.pending + len(held) - 1) / len(held)
+	}
 	if err := o.holdInBackground(ctx, r, held); err != nil {
 		return nil, err
+	}
+	if o.pending > 0 {
+		if err := o.keepWaiting(ctx, r, held); err != nil {
+			return nil, err
+		}
 	}
 	r.forgetTimings()
 
@@ -72,6 +80,10 @@ func failover(ctx context.Context, o *options) (_ *report, err error) {
 		err = d.run(ctx, r.lives[:asking])
 		stop()
 		publishing.Wait()
+		if o.pending > 0 {
+			o.progress.now("application back", r.status)
+			err = errors.Join(err, r.app.events.Listen(r.app.events.Addr))
+		}
 		o.progress.now("ending all streams", r.status)
 		r.endHeld(held)
 		r.settle(ctx, maxRetry)
@@ -85,6 +97,31 @@ func failover(ctx context.Context, o *options) (_ *report, err error) {
 	s.cpu = 0 // it is that of several processes
 	d.lookForTheDead()
 	return d.report(r.result(s, d.figures()...)), nil
+}
+
+// keepWaiting takes the application's event endpoint away, and has encoders announce more, until all of it waits in the database.
+func (o *options) keepWaiting(ctx context.Context, r *rig, held []life) error {
+	o.progress.now("application gone", r.status)
+	r.app.events.Close()
+	for i := range held {
+		r.announceMore(&held[i])
+	}
+	for {
+		text, err := r.get(ctx, "/metrics")
+		if err != nil {
+			return err
+		}
+		waiting, err := metric(text, "coordinator_events_pending")
+		if err != nil {
+			return err
+		}
+		if waiting >= float64(o.pending) {
+			return nil
+		}
+		if err := rest(ctx, 100*time.Millisecond); err != nil {
+			return err
+		}
+	}
 }
 
 // drill is what was seen of the takeovers.
@@ -292,7 +329,7 @@ func (d *drill) figures() []figure {
 	}
 	accepted, leads, restored := d.accepted.percentiles(), d.leads.percentiles(), d.restored.percentiles()
 	return []figure{
-		{Name: name, Value: float64(d.ended), Note: fmt.Sprintf("under %.4g lives/s, with %d live streams and %d gateways", d.options.rate, d.options.held, len(d.front))},
+		{Name: name, Value: float64(d.ended), Note: fmt.Sprintf("under %.4g lives/s, with %d live streams, %d events that wait for the application, and %d gateways", d.options.rate, d.options.held, d.options.pending, len(d.front))},
 		{Name: "accepted again after, median", Value: accepted.P50 / 1000, Unit: "s", Note: "publishers who ask when the leader's process has ended"},
 		{Name: "  p99", Value: accepted.P99 / 1000, Unit: "s", Reach: reach},
 		{Name: "  longest", Value: accepted.Max / 1000, Unit: "s"},

@@ -62,6 +62,15 @@ func TestLeadersAreStoppedUnderLoad(t *testing.T) {
 	}
 }
 
+func TestALeaderIsStoppedWhileEventsWait(t *testing.T) {
+	t.Parallel()
+	url := pgtest.New(t).URL("postgres") // another test counts what is left at the common one
+	r := play(t, "-profile=failover", "-gentle", "-kills=1", "-rate=1", "-held=10", "-pending=95", "-database="+url)
+	if r.EventsTold < 100 || r.EventsArrived != r.EventsTold { // the same for each stream
+		t.Errorf("%d events have arrived of %d that were told", r.EventsArrived, r.EventsTold)
+	}
+}
+
 // valueOf is that of the figure whose name begins so.
 func valueOf(t *testing.T, r *result, name string) float64 {
 	t.Helper()
@@ -187,7 +196,7 @@ func TestStartsMadeAnewAreNoFaults(t *testing.T) {
 				case "accept":
 					ok, _ = f.acceptLife(l, 1, id)
 				case "start":
-					ok = f.startEncoding(l, 1, id)
+					ok = f.startEncoding(l, 1, nil, id)
 				case "stop":
 					ok = l.finish(1, id)
 				}
@@ -209,7 +218,7 @@ func TestLifeIsOverOnlyWithItsLastStream(t *testing.T) {
 	f.prepare(l, &peer{}, time.Now(), false)
 	played := func(id string) (steps []step) {
 		t.Helper()
-		if !f.startEncoding(l, 1, id) || !l.finish(1, id) {
+		if !f.startEncoding(l, 1, nil, id) || !l.finish(1, id) {
 			t.Fatalf("stream %s is not taken", id)
 		}
 		for _, e := range []clustertest.Event{

@@ -36,6 +36,7 @@ type life struct {
 	encodings         []encoding // the last one is that of the publisher
 	underWay          bool
 	held              bool // stays live
+	more              int  // announcements beside those that each life begins with
 	live              bool
 	ended             bool // PUBLISH-END is sent
 }
@@ -44,6 +45,7 @@ type life struct {
 // under a new ID what was not passed on to the encoder, and stops what was, if the accept was not passed on to the server.
 type encoding struct {
 	streamID string
+	encoder  *peer
 	told     []time.Time // when the encoder told of each event
 	delivery delivery
 }
@@ -223,20 +225,40 @@ func (f *fleet) kill(channel, streamID string) {
 
 func (f *fleet) encode(p *peer, channel, streamID string) {
 	l, generation := f.find(channel)
-	if l == nil || !f.startEncoding(l, generation, streamID) {
+	if l == nil || !f.startEncoding(l, generation, p, streamID) {
 		f.unexpected.Add(1)
 		return
 	}
 	f.told.Add(int64(f.announcements))
 	for n := 1; n <= f.announcements; n++ {
-		p.Say("STREAM-AVAILABLE", "Stream-Channel", channel, "Stream-ID", streamID, "Stream-Type", "HLS-LIVE",
-			"Resolution", "1280x720-30", "Index-file", indexFile(channel, n))
+		announce(p, channel, streamID, n)
+	}
+	f.progress.Add(1)
+}
+
+func announce(encoder *peer, channel, streamID string, n int) {
+	encoder.Say("STREAM-AVAILABLE", "Stream-Channel", channel, "Stream-ID", streamID, "Stream-Type", "HLS-LIVE",
+		"Resolution", "1280x720-30", "Index-file", indexFile(channel, n))
+}
+
+// announceMore has the encoder of a held life tell the rest of its announcements.
+func (f *fleet) announceMore(l *life) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e := &l.encodings[len(l.encodings)-1]
+	if !e.tell(l.more) {
+		f.unexpected.Add(1)
+		return
+	}
+	f.told.Add(int64(l.more))
+	for n := f.announcements + 1; n <= f.announcements+l.more; n++ {
+		announce(e.encoder, l.channel, e.streamID, n)
 	}
 	f.progress.Add(1)
 }
 
 // startEncoding notes that an encoder begins, and tells of all but the end now. It reports whether it was to be begun.
-func (f *fleet) startEncoding(l *life, generation int, streamID string) bool {
+func (f *fleet) startEncoding(l *life, generation int, encoder *peer, streamID string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.isLocked(generation) || streamID == "" || l.encodingLocked(streamID) != nil {
@@ -250,7 +272,7 @@ func (f *fleet) startEncoding(l *life, generation int, streamID string) bool {
 		f.anew.Add(1)
 	}
 	l.live = false
-	l.encodings = append(l.encodings, encoding{streamID: streamID, delivery: newDelivery(f.announcements + 1)})
+	l.encodings = append(l.encodings, encoding{streamID: streamID, encoder: encoder, delivery: newDelivery(f.announcements + l.more + 1)})
 	l.encodings[len(l.encodings)-1].tell(f.announcements)
 	return true
 }
@@ -335,7 +357,7 @@ func (f *fleet) arrive(l *life, generation int, a clustertest.Event) (next step,
 		f.unexpected.Add(1)
 		return noStep, nil, ""
 	}
-	number := f.announcements + 1
+	number := f.announcements + l.more + 1
 	if a.Type != "stream-closed" {
 		number = indexNumber(a.IndexFile)
 	}

@@ -42,6 +42,7 @@ type options struct {
 	gentle            bool
 	database          string
 	snapshot          bool
+	pending           int
 	json              bool
 
 	dir      string // for programs, their data and logs; removed at the end
@@ -95,6 +96,7 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	f.IntVar(&o.kills, "kills", 5, "failover: how often the leader is killed")
 	f.DurationVar(&o.killEvery, "kill-every", 0, "failover: time from kill to kill; longer if a takeover is not over by then (0: 12s, with -gentle 4s)")
 	f.BoolVar(&o.gentle, "gentle", false, "failover: the leader is stopped (SIGTERM) instead of killed")
+	f.IntVar(&o.pending, "pending", 0, "failover: events of held streams that wait all the while, since the application is gone")
 	f.BoolVar(&o.snapshot, "snapshot", false, "database: somebody holds a snapshot all the while, so that no dead row can go")
 	f.StringVar(&o.database, "database", "", "failover, database: postgres://user:password@host/database of a server where a database is made for the run, and dropped after it (\"\": a server is started)")
 	f.IntVar(&o.servers, "servers", 4, "streaming servers that the lives are spread over")

@@ -64,7 +64,8 @@ INSERT INTO coordinator_numbers (last) VALUES (0) ON CONFLICT DO NOTHING;
 
 -- Writes a group of what belongs together, if its epoch is that of the leader. Doing it twice leaves the same as doing it once. It is one
 -- statement for its caller, so that no caller can hold the fence for longer than it takes. Plans that were made while tables
--- were empty would scan them for ever: the settings leave only the indexes.
+-- were empty would scan them for ever: the settings leave only the indexes. Subscripts take one list of rows where unnest() would make one
+-- for each array.
 CREATE OR REPLACE FUNCTION coordinator_commit(
     my_epoch bigint, my_writer bigint,
     e_queue bigint[], e_position bigint[], e_at bigint[], e_body bytea[],
@@ -107,23 +108,23 @@ BEGIN
     END IF;
     IF cardinality(e_queue) > 0 THEN
         INSERT INTO coordinator_event (queue, position, at, body)
-            SELECT * FROM unnest(e_queue, e_position, e_at, e_body) ON CONFLICT DO NOTHING;
+            SELECT e_queue[i], e_position[i], e_at[i], e_body[i] FROM generate_subscripts(e_queue, 1) AS i ON CONFLICT DO NOTHING;
     END IF;
     IF cardinality(a_stream) > 0 THEN
         INSERT INTO coordinator_announced AS a (stream, queue, channel, previous, last_seq, tail)
-            SELECT * FROM unnest(a_stream, a_queue, a_channel, a_previous, a_last_seq, a_tail)
+            SELECT a_stream[i], a_queue[i], a_channel[i], a_previous[i], a_last_seq[i], a_tail[i] FROM generate_subscripts(a_stream, 1) AS i
             ON CONFLICT (queue, stream) DO UPDATE SET last_seq = greatest(a.last_seq, excluded.last_seq), tail = greatest(a.tail, excluded.tail);
     END IF;
     IF cardinality(c_stream) > 0 THEN
-        DELETE FROM coordinator_announced a USING unnest(c_queue, c_stream) AS c(queue, stream) WHERE a.queue = c.queue AND a.stream = c.stream;
-        UPDATE coordinator_announced a SET tail = c.tail FROM unnest(c_queue, c_tail) AS c(queue, tail) WHERE a.queue = c.queue AND a.tail < c.tail;
+        DELETE FROM coordinator_announced a USING generate_subscripts(c_stream, 1) AS i WHERE a.queue = c_queue[i] AND a.stream = c_stream[i];
+        UPDATE coordinator_announced a SET tail = c_tail[i] FROM generate_subscripts(c_stream, 1) AS i WHERE a.queue = c_queue[i] AND a.tail < c_tail[i];
     END IF;
     IF cardinality(p_session) > 0 THEN
-        INSERT INTO coordinator_progress AS p (session, applied) SELECT * FROM unnest(p_session, p_applied)
+        INSERT INTO coordinator_progress AS p (session, applied) SELECT p_session[i], p_applied[i] FROM generate_subscripts(p_session, 1) AS i
             ON CONFLICT (session) DO UPDATE SET applied = greatest(p.applied, excluded.applied);
     END IF;
     IF cardinality(d_queue) > 0 THEN
-        DELETE FROM coordinator_event e USING unnest(d_queue, d_head) AS d(queue, head) WHERE e.queue = d.queue AND e.position < d.head;
+        DELETE FROM coordinator_event e USING generate_subscripts(d_queue, 1) AS i WHERE e.queue = d_queue[i] AND e.position < d_head[i];
     END IF;
 END
 $$;
