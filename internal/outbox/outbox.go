@@ -26,7 +26,7 @@ import (
 
 const (
 	fileCommits    = 5 * time.Millisecond  // from the start of one commit to that of the next, under load
-	sharedCommits  = 10 * time.Millisecond // a database computes as long for a commit as for a dozen lives in it
+	sharedCommits  = 15 * time.Millisecond // a database computes as long for a commit as for a dozen lives in it
 	removalsGather = 50 * time.Millisecond // removals alone wait this long for company: nothing waits for them
 	commitRetry    = time.Second
 	removalsRetry  = 200 * time.Millisecond // after a failed commit removals wait this long for company
