@@ -153,6 +153,7 @@ func (i invocation) check() error {
 		{"ENCODER_WAIT_SECONDS", cfg.EncoderWait.Seconds()},
 		{"ENCODER_FAILOVER", either(cfg.EncoderFailover, "YES", "NO")},
 		{"STREAM_START_TIMEOUT", cfg.StreamStartTimeout.Seconds()},
+		{"PLACEMENT", cfg.Placement},
 	} {
 		if !cfg.isGateway() || usedByGateway(setting.name) {
 			fmt.Fprintf(i.stdout, "%s=%v\n", setting.name, setting.value)

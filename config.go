@@ -82,6 +82,7 @@ type Config struct {
 	EncoderWait        time.Duration // how long a publish request may wait for a free slot
 	EncoderFailover    bool          // move the streams of a lost encoder to another
 	StreamStartTimeout time.Duration // until a stream announces something; 0: no limit
+	Placement          placement
 }
 
 // loadConfig reads the configuration through getenv, and the files that hold secrets.
@@ -100,7 +101,7 @@ func loadConfig(getenv func(string) string) (*Config, error) {
 		ControlSecret: Secret(env.secret("CONTROL_SECRET").value),
 		LogRequests:   env.yesNo("LOG_REQUESTS", true),
 		LogDebug:      env.yesNo("LOG_DEBUG", false),
-		LogJSON:       env.textOrJSON("LOG_FORMAT"),
+		LogJSON:       env.choice("LOG_FORMAT", "text", "json") == "json",
 		IDMaxLength:   env.number("ID_MAX_LENGTH", 128, 1, maxIDLength),
 		DataDir:       env.path("DATA_DIR", "data"),
 		DatabaseURL:   env.databaseURL("DATABASE_URL"),
@@ -136,6 +137,7 @@ func loadConfig(getenv func(string) string) (*Config, error) {
 		EncoderWait:        env.seconds("ENCODER_WAIT_SECONDS", 0, 0, maxEncoderWait),
 		EncoderFailover:    env.yesNo("ENCODER_FAILOVER", true),
 		StreamStartTimeout: env.seconds("STREAM_START_TIMEOUT", 0, 0, maxStartTimeout),
+		Placement:          placement(env.choice("PLACEMENT", string(leastLoad), string(leastShare), string(pack))),
 	}
 
 	switch hasCert, hasKey := env.isSet("SSL_CERT"), env.isSet("SSL_KEY"); {
@@ -320,13 +322,18 @@ func (e *environment) seconds(name string, def, low, high int) time.Duration {
 	return time.Duration(e.number(name, def, low, high)) * time.Second
 }
 
-func (e *environment) textOrJSON(name string) bool {
+// choice reads one of several words, in any case. The first one is the default.
+func (e *environment) choice(name string, words ...string) string {
 	v := e.read(name)
-	format := strings.ToLower(v.value)
-	if format != "" && format != "text" && format != "json" {
-		e.fault(name, "must be text or json, not %q", v.value)
+	word := strings.ToLower(v.value)
+	switch {
+	case word == "":
+		return words[0]
+	case !slices.Contains(words, word):
+		last := len(words) - 1
+		e.fault(name, "must be %s or %s, not %q", strings.Join(words[:last], ", "), words[last], v.value)
 	}
-	return format == "json"
+	return word
 }
 
 func (e *environment) yesNo(name string, def bool) bool {

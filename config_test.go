@@ -51,7 +51,7 @@ func defaultConfig() *Config {
 		IDMaxLength:    128,
 		DataDir:        "data",
 
-		EncoderFailover: true,
+		EncoderFailover: true, Placement: leastLoad,
 	}
 }
 
@@ -78,10 +78,11 @@ func TestConfigAcceptedValues(t *testing.T) {
 			}},
 		{"highest numbers",
 			settings{"HTTP_PORT": "65535", "SSL_PORT": "65535", "SSL_CHECK_RELOAD_SECONDS": "86400", "ID_MAX_LENGTH": "1024",
-				"ENCODER_WAIT_SECONDS": "15", "STREAM_START_TIMEOUT": "3600"},
+				"ENCODER_WAIT_SECONDS": "15", "STREAM_START_TIMEOUT": "3600", "PLACEMENT": "Pack"},
 			func(c *Config) {
 				c.HTTPPort, c.SSLPort, c.SSLCheckReload, c.IDMaxLength = 65535, 65535, 24*time.Hour, 1024
 				c.EncoderWait, c.StreamStartTimeout = 15*time.Second, time.Hour
+				c.Placement = pack
 			}},
 		{"YES and NO in any case", settings{"LOG_REQUESTS": "no", "LOG_DEBUG": "Yes", "ENCODER_FAILOVER": "nO"},
 			func(c *Config) { c.LogRequests, c.LogDebug, c.EncoderFailover = false, true, false }},
@@ -197,6 +198,7 @@ func TestConfigFaults(t *testing.T) {
 		"ENCODER_WAIT_SECONDS":     {"-1", "16", "1s"},
 		"ENCODER_FAILOVER":         {"true", "ALWAYS"},
 		"STREAM_START_TIMEOUT":     {"-1", "3601", "off"},
+		"PLACEMENT":                {"spread", "least load"},
 		"DATA_DIR":                 {"a\x00b"},
 		"KEY_VERIFICATION_URL": {
 			hidden, "/" + hidden, "//" + hidden, "http:" + hidden, "http://", "http:///" + hidden, "http://u:" + hidden + "@", "http://:80/?" + hidden,
@@ -318,7 +320,7 @@ func TestEnvExampleListsEveryVariableWithItsDefault(t *testing.T) {
 	}
 	for name, want := range map[string]string{
 		"HTTP_PORT": "80", "SSL_PORT": "443", "SSL_CHECK_RELOAD_SECONDS": "60", "LOG_REQUESTS": "YES", "LOG_DEBUG": "NO", "ID_MAX_LENGTH": "128", "DATA_DIR": "data",
-		"LOG_FORMAT": "text", "ENCODER_WAIT_SECONDS": "0", "ENCODER_FAILOVER": "YES", "STREAM_START_TIMEOUT": "0",
+		"LOG_FORMAT": "text", "ENCODER_WAIT_SECONDS": "0", "ENCODER_FAILOVER": "YES", "STREAM_START_TIMEOUT": "0", "PLACEMENT": "least-load",
 	} {
 		if example[name] != want {
 			t.Errorf("%s=%s, want the default %s", name, example[name], want)

@@ -255,6 +255,7 @@ type limits struct {
 	failover     bool          // a publication whose encoder is lost goes on at another one
 	encoderWait  time.Duration // for a free slot; 0: not at all
 	startTimeout time.Duration // for the first announcement of a stream; 0: none
+	placement    placement     // "": leastLoad
 }
 
 type registry struct {

@@ -3,12 +3,48 @@ package main
 // Which encoder gets a stream. Part of the registry, under its rules.
 
 import (
+	"cmp"
 	"time"
 )
 
 // settledAfter is how long an encoder has to be connected to count as settled. A publication that has lost an encoder prefers
 // settled ones: one that crashes in a loop would end it (maxLosses).
 const settledAfter = 10 * time.Second
+
+// placement tells which of the encoders with a free slot gets a stream, the value of PLACEMENT.
+type placement string
+
+const (
+	leastLoad  placement = "least-load"  // the one with the fewest slots taken
+	leastShare placement = "least-share" // the one with the smallest share of its slots taken; without a limit that is none
+	pack       placement = "pack"        // the one with the most slots taken, so that others become idle
+)
+
+// prefers orders encoders that have a free slot. Of two that are alike to it the one with less load wins, with pack the first one.
+func (p placement) prefers(a, b *encoder) bool {
+	switch {
+	case p == pack && a.load() != b.load():
+		return a.load() > b.load()
+	case p == pack:
+		return a.id < b.id
+	case p == leastShare:
+		if order := compareShares(a, b); order != 0 {
+			return order < 0
+		}
+	}
+	return lessLoaded(a, b)
+}
+
+// compareShares is negative if a smaller share of a's slots is taken.
+func compareShares(a, b *encoder) int {
+	share := func(e, other *encoder) int64 { // times both capacities
+		if e.capacity < 0 {
+			return 0
+		}
+		return int64(e.load()) * int64(max(1, other.capacity))
+	}
+	return cmp.Compare(share(a, b), share(b, a))
+}
 
 // slotCount is updated with every transition, so that reading it costs the same with any number of streams.
 type slotCount struct {
@@ -37,7 +73,7 @@ func (e *encoder) load() int { return len(e.streams) }
 
 func (e *encoder) hasFreeSlot() bool { return e.capacity < 0 || e.load() < e.capacity }
 
-// chooseLocked returns the encoder with a free slot and the least load, nil if there is none; one that may be dead or is
+// chooseLocked returns an encoder with a free slot, as the placement has it, nil if there is none; one that may be dead or is
 // set aside only if there is no other. A publication that has lost an encoder gets a settled one if there is one.
 func (r *registry) chooseLocked(w *waiter, now time.Time) *encoder {
 	var best *encoder
@@ -45,14 +81,14 @@ func (r *registry) chooseLocked(w *waiter, now time.Time) *encoder {
 		if e.draining || e.away || !e.hasFreeSlot() || e == w.avoid {
 			continue
 		}
-		if best == nil || w.preferred(e, best, now) {
+		if best == nil || r.preferredLocked(w, e, best, now) {
 			best = e
 		}
 	}
 	return best
 }
 
-func (w *waiter) preferred(a, b *encoder, now time.Time) bool {
+func (r *registry) preferredLocked(w *waiter, a, b *encoder, now time.Time) bool {
 	if x, y := a.slowToAnswer(now), b.slowToAnswer(now); x != y {
 		return y
 	}
@@ -64,7 +100,7 @@ func (w *waiter) preferred(a, b *encoder, now time.Time) bool {
 			return x
 		}
 	}
-	return lessLoaded(a, b)
+	return r.limits.placement.prefers(a, b)
 }
 
 // lessLoaded orders encoders by load. Of equal loads the larger free share wins, which is the larger capacity; then

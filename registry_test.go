@@ -5,6 +5,7 @@ package main
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"testing"
 	"time"
@@ -12,43 +13,46 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-func TestEncoderWithLeastLoadIsChosen(t *testing.T) {
+// member is an encoder with some of its slots taken.
+type member struct{ capacity, load int }
+
+func TestEncoderIsChosen(t *testing.T) {
 	t.Parallel()
-	type member struct{ capacity, load int }
 	tests := []struct {
-		name     string
-		encoders []member
-		want     int // index, -1: none
+		name      string
+		encoders  []member
+		placement placement
+		want      int // index, -1: none
 	}{
-		{"none there", nil, -1},
-		{"all full", []member{{1, 1}, {2, 2}}, -1},
-		{"capacity zero", []member{{0, 0}}, -1},
-		{"idle ones: the first", []member{{1, 0}, {100, 0}, {-1, 0}}, 0},
-		{"least load", []member{{100, 3}, {3, 2}}, 1},
-		{"a full one with the least load is passed over", []member{{1, 1}, {9, 4}}, 1},
-		{"same load: larger free share", []member{{4, 2}, {8, 2}, {6, 2}}, 1},
-		{"same load: no limit is the largest share", []member{{1000, 1}, {-1, 1}, {1000, 1}}, 1},
-		{"same load and capacity: the first", []member{{4, 1}, {4, 1}}, 0},
-		{"no limit, but more load", []member{{-1, 5}, {6, 4}}, 1},
-		{"no limit is never full", []member{{-1, 70}, {3, 3}}, 0},
+		{"none there", nil, "", -1},
+		{"all full", []member{{1, 1}, {2, 2}}, "", -1},
+		{"capacity zero", []member{{0, 0}}, "", -1},
+		{"idle ones: the first", []member{{1, 0}, {100, 0}, {-1, 0}}, "", 0},
+		{"least load", []member{{100, 3}, {3, 2}}, "", 1},
+		{"a full one with the least load is passed over", []member{{1, 1}, {9, 4}}, "", 1},
+		{"same load: larger free share", []member{{4, 2}, {8, 2}, {6, 2}}, "", 1},
+		{"same load: no limit is the largest share", []member{{1000, 1}, {-1, 1}, {1000, 1}}, "", 1},
+		{"same load and capacity: the first", []member{{4, 1}, {4, 1}}, "", 0},
+		{"no limit, but more load", []member{{-1, 5}, {6, 4}}, leastLoad, 1},
+		{"no limit is never full", []member{{-1, 70}, {3, 3}}, leastLoad, 0},
+		{"least share", []member{{4, 3}, {64, 4}}, leastShare, 1},
+		{"least share: all are full", []member{{4, 4}, {64, 64}}, leastShare, -1},
+		{"least share: capacity zero", []member{{0, 0}, {3, 2}}, leastShare, 1},
+		{"least share: no limit is no share", []member{{64, 1}, {-1, 9}}, leastShare, 1},
+		{"least share: no limit against an idle one", []member{{-1, 1}, {4, 0}}, leastShare, 1},
+		{"least share: two without limit", []member{{-1, 3}, {-1, 2}}, leastShare, 1},
+		{"least share: the same share, less load", []member{{8, 4}, {4, 2}}, leastShare, 1},
+		{"pack", []member{{64, 0}, {8, 3}, {8, 4}}, pack, 2},
+		{"pack: the fullest has no free slot", []member{{64, 1}, {8, 3}, {4, 4}}, pack, 1},
+		{"pack: idle ones, the first", []member{{4, 0}, {64, 0}, {-1, 0}}, pack, 0},
+		{"pack: the same load, the first", []member{{64, 2}, {4, 2}}, pack, 0},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			rig := newRegistryRig(t, limits{})
+			rig := newRegistryRig(t, limits{placement: test.placement})
 			s := rig.server("s", "RTMP")
-			var encoders []*encoder
-			for i, m := range test.encoders {
-				e := rig.encoder(fmt.Sprint("e", i), m.load)
-				for j := range m.load {
-					rig.publish(s, fmt.Sprintf("ch-%d-%d", i, j))
-				}
-				rig.resize(e, 0) // so that the next one gets its own
-				encoders = append(encoders, e)
-			}
-			for i, m := range test.encoders {
-				rig.resize(encoders[i], m.capacity)
-			}
+			rig.members(s, test.encoders)
 			rig.forget()
 			err := rig.claim(s, "new")
 			if test.want < 0 {
@@ -61,6 +65,85 @@ func TestEncoderWithLeastLoadIsChosen(t *testing.T) {
 			id := fmt.Sprint("id", rig.lastID)
 			rig.expect("s accept r-new new "+id, fmt.Sprintf("e%d start new %s", test.want, id))
 		})
+	}
+}
+
+// members are registered as e0, e1 and so on.
+func (rig *registryRig) members(s *server, members []member) (encoders []*encoder) {
+	for i, m := range members {
+		e := rig.encoder(fmt.Sprint("e", i), m.load)
+		for j := range m.load {
+			rig.publish(s, fmt.Sprintf("ch-%d-%d", i, j))
+		}
+		rig.resize(e, 0) // so that the next one gets its own
+		encoders = append(encoders, e)
+	}
+	for i, m := range members {
+		rig.resize(encoders[i], m.capacity)
+	}
+	return encoders
+}
+
+// Whatever encoders there are, none with a free slot is better than the one that is chosen.
+func TestChosenEncoderIsTheBest(t *testing.T) {
+	t.Parallel()
+	share := func(m member) float64 {
+		if m.capacity < 0 {
+			return 0
+		}
+		return float64(m.load) / float64(m.capacity)
+	}
+	for p, better := range map[placement]func(a, b member) bool{
+		leastLoad:  func(a, b member) bool { return a.load < b.load },
+		leastShare: func(a, b member) bool { return share(a) < share(b) },
+		pack:       func(a, b member) bool { return a.load > b.load },
+	} {
+		t.Run(string(p), func(t *testing.T) {
+			t.Parallel()
+			for seed := range uint64(200) {
+				r := rand.New(rand.NewPCG(seed, 0))
+				var members []member
+				for range 1 + r.IntN(6) {
+					load := r.IntN(5)
+					members = append(members, member{[]int{-1, load, load + 1, load + r.IntN(60)}[r.IntN(4)], load})
+				}
+				rig := newRegistryRig(t, limits{placement: p})
+				s := rig.server("s", "RTMP")
+				encoders := rig.members(s, members)
+				_ = rig.claim(s, "new")
+				chosen := slices.IndexFunc(encoders, func(e *encoder) bool { return e.load() > members[slices.Index(encoders, e)].load })
+				for i, m := range members {
+					if free := m.capacity < 0 || m.load < m.capacity; free && (chosen < 0 || better(m, members[chosen])) {
+						t.Fatalf("seed %d: %+v: encoder %d was chosen, and %d is better", seed, members, chosen, i)
+					}
+				}
+			}
+		})
+	}
+}
+
+// While streams only begin, pack has one encoder at most that is neither full nor idle.
+func TestPackFillsOneEncoderBeforeTheNext(t *testing.T) {
+	t.Parallel()
+	rig := newRegistryRig(t, limits{placement: pack})
+	s := rig.server("s", "RTMP")
+	for i, capacity := range []int{4, 8, 3, 64, 8} {
+		rig.encoder(fmt.Sprint("e", i), capacity)
+	}
+	for n := range 87 {
+		rig.publish(s, fmt.Sprint("ch-", n))
+		partly := 0
+		for _, e := range rig.r.encoders {
+			if e.load() > 0 && e.hasFreeSlot() {
+				partly++
+			}
+		}
+		if partly > 1 {
+			t.Fatalf("after %d streams %d encoders are filled in part", n+1, partly)
+		}
+	}
+	if err := rig.claim(s, "one-more"); err != errNoEncoder {
+		t.Errorf("one more: %v", err)
 	}
 }
 

@@ -29,7 +29,7 @@ func TestCommitThatWasOvertakenByALaterConnectionComesToNothing(t *testing.T) {
 	s := d.Store(lead(t, d, "a"), notDeposed(t))
 	g := outbox.Group{Appended: []outbox.Event{event(1, 0, "a", 1), closed(1, 1, "a", 2)}}
 	commit(t, s, outbox.Group{Appended: []outbox.Event{event(2, 0, "b", 1)}})
-	late := arguments(s.epoch, s.writer, g)
+	late := arguments(s.epoch, s.writer, g, nil)
 	pgtest.Exec(t, url, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'coordinator'")
 	commit(t, s, g)
 	commit(t, s, outbox.Group{Delivered: []outbox.DeliveredUpTo{{Queue: 1, Head: 2}}})
@@ -99,7 +99,7 @@ func TestCommitsAreDurableWhateverTheDatabaseIsSetTo(t *testing.T) {
 	for _, c := range []struct{ set, want string }{{"off", "on"}, {"on", "on"}, {"remote_apply", "remote_apply"}, {"local", "local"}} {
 		for name, statement := range map[string]func(pgx.Tx) error{
 			"commit": func(tx pgx.Tx) error {
-				_, err := tx.Exec(t.Context(), commitSQL, arguments(s.epoch, s.writer, outbox.Group{})...)
+				_, err := tx.Exec(t.Context(), commitSQL, arguments(s.epoch, s.writer, outbox.Group{}, nil)...)
 				return err
 			},
 			"take-over": func(tx pgx.Tx) error {

@@ -11,7 +11,7 @@ import (
 	"coordinator/internal/outbox"
 )
 
-const commitSQL = `SELECT coordinator_commit($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24)`
+const commitSQL = `SELECT coordinator_commit($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25)`
 
 // announcement is what becomes of a stream in a group.
 type announcement struct {
@@ -20,7 +20,8 @@ type announcement struct {
 	closed      bool
 }
 
-func arguments(epoch uint64, writer int64, g outbox.Group) []any {
+// arguments are those of a commit. progress has the last row of each session that is known to have no other one.
+func arguments(epoch uint64, writer int64, g outbox.Group, progress map[uint64]uint64) []any {
 	n := len(g.Appended)
 	queues, positions, at, bodies := make([]int64, 0, n), make([]int64, 0, n), make([]int64, 0, n), make([][]byte, 0, n)
 	streams, order := map[string]*announcement{}, make([]string, 0, n)
@@ -33,7 +34,7 @@ func arguments(epoch uint64, writer int64, g outbox.Group) []any {
 		}
 		return a
 	}
-	applied, ends := map[uint64]uint64{}, map[int64]int64{} // by session; by queue: the next position
+	applied, ends := appliedBy(g), map[int64]int64{} // by session; by queue: the next position
 	c := clusterChanges(g.Changes, stream)
 	for i := range g.Appended {
 		ev := &g.Appended[i]
@@ -45,12 +46,6 @@ func arguments(epoch uint64, writer int64, g outbox.Group) []any {
 		}
 		a.LastSeq, a.tail, a.closed = ev.Seq, int64(ev.Position)+1, ev.Closed
 		ends[a.queue] = max(ends[a.queue], a.tail)
-		if ev.Message > 0 {
-			applied[ev.Session] = max(applied[ev.Session], ev.Message)
-		}
-	}
-	for _, session := range c.forgotten {
-		delete(applied, uint64(session)) // it has ended since
 	}
 	ids, announcedQueues, channels, previous := make([]string, 0, n), make([]int64, 0, n), make([]string, 0, n), make([]string, 0, n)
 	lastSeqs, tails := make([]int64, 0, n), make([]int64, 0, n)
@@ -65,9 +60,9 @@ func arguments(epoch uint64, writer int64, g outbox.Group) []any {
 		channels, previous = append(channels, a.Channel), append(previous, a.Previous)
 		lastSeqs, tails = append(lastSeqs, int64(a.LastSeq)), append(tails, a.tail)
 	}
-	sessions, messages := make([]int64, 0, len(applied)), make([]int64, 0, len(applied))
+	sessions, messages, from := make([]int64, 0, len(applied)), make([]int64, 0, len(applied)), make([]int64, 0, len(applied))
 	for session, message := range applied {
-		sessions, messages = append(sessions, int64(session)), append(messages, int64(message))
+		sessions, messages, from = append(sessions, int64(session)), append(messages, int64(message)), append(from, int64(progress[session]))
 	}
 	delivered, heads := make([]int64, 0, len(g.Delivered)), make([]int64, 0, len(g.Delivered))
 	for _, upTo := range g.Delivered {
@@ -76,9 +71,25 @@ func arguments(epoch uint64, writer int64, g outbox.Group) []any {
 	return []any{
 		int64(epoch), writer, queues, positions, at, bodies,
 		ids, announcedQueues, channels, previous, lastSeqs, tails, closedQueues, closed, closedTails,
-		sessions, messages, delivered, heads,
+		sessions, messages, from, delivered, heads,
 		c.added, c.removed, c.forgotten, c.numbers, c.store,
 	}
+}
+
+// appliedBy is how far the sessions get with a group, without those that end with it.
+func appliedBy(g outbox.Group) map[uint64]uint64 {
+	applied := map[uint64]uint64{}
+	for i := range g.Appended {
+		if ev := &g.Appended[i]; ev.Message > 0 {
+			applied[ev.Session] = max(applied[ev.Session], ev.Message)
+		}
+	}
+	for _, change := range g.Changes {
+		if change.Kind == outbox.SessionForgotten {
+			delete(applied, change.Number)
+		}
+	}
+	return applied
 }
 
 // changed is what a group changes of the cluster. Where one thing is changed twice, the later change counts.

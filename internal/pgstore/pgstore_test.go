@@ -18,6 +18,7 @@ import (
 	"coordinator/internal/secret"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
 	"go.uber.org/goleak"
 )
 
@@ -299,6 +300,82 @@ func TestCommitsUseTheKeys(t *testing.T) {
 		if n := pgtest.Number(t, url, "SELECT coalesce(max(seq_scan), 0) FROM pg_stat_user_tables WHERE relname = '"+table+"'"); n > 5 {
 			t.Errorf("%s was scanned %d times", table, n)
 		}
+	}
+}
+
+// While somebody holds a snapshot no dead row goes. What changes with each commit is found all the same without looking at dead ones.
+func TestASnapshotDoesNotMakeCommitsSlower(t *testing.T) {
+	t.Parallel()
+	url := pgtest.URL(t)
+	d := open(t, url)
+	s := d.Store(lead(t, d, "a"), notDeposed(t))
+	conn, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	if _, err := conn.Exec(t.Context(), "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM coordinator_event"); err != nil {
+		t.Fatal(err)
+	}
+	looked, queue := 0, uint64(0)
+	commits := func() (pages int) {
+		for range 1000 {
+			queue++
+			ev := event(queue, 0, fmt.Sprint("s", queue), 1)
+			ev.Session, ev.Message = 7, queue
+			end := closed(queue, 1, ev.StreamID, 2)
+			end.Session, end.Message = 7, queue
+			commit(t, s, outbox.Group{Appended: []outbox.Event{ev, end}, Delivered: []outbox.DeliveredUpTo{{Queue: queue - 1, Head: 2}}})
+		}
+		before := looked
+		looked = counted(t, s.claimed, url, "SELECT sum(heap_blks_hit + idx_blks_hit) FROM pg_statio_user_tables")
+		return looked - before
+	}
+	commits()
+	early := commits()
+	commits()
+	if late := commits(); late > early*5/4 {
+		t.Errorf("1,000 commits look at %d pages, and later at %d", early, late)
+	}
+}
+
+// counted returns a statistic with what conn has done.
+func counted(t *testing.T, conn *pgx.Conn, url, sql string) int {
+	t.Helper()
+	if _, err := conn.Exec(t.Context(), "SELECT pg_stat_force_next_flush()"); err != nil {
+		t.Fatal(err)
+	}
+	return pgtest.Number(t, url, sql)
+}
+
+// Whatever the order in which events are read, those that nobody has asked for are not.
+func TestReadingReadsWhatIsAskedFor(t *testing.T) {
+	t.Parallel()
+	url := pgtest.URL(t)
+	d := open(t, url)
+	s := d.Store(lead(t, d, "a"), notDeposed(t))
+	const queues, readers = 1000, 64
+	var g outbox.Group
+	for queue := range uint64(queues) {
+		g.Appended = append(g.Appended, event(queue+1, 0, fmt.Sprint("s", queue), 1), event(queue+1, 1, fmt.Sprint("s", queue), 2))
+	}
+	commit(t, s, g)
+	const count = "SELECT sum(idx_tup_fetch + seq_tup_read) FROM pg_stat_user_tables WHERE relname = 'coordinator_event'"
+	before := counted(t, s.claimed, url, count)
+	var reading sync.WaitGroup
+	for reader := range readers {
+		reading.Go(func() {
+			for i := reader; i < queues; i += readers {
+				queue := uint64(i*617%queues + 1)
+				if ev, err := s.Read(queue, 1); err != nil || ev.StreamID != fmt.Sprint("s", queue-1) || ev.Seq != 2 {
+					t.Errorf("queue %d: %+v %v", queue, ev, err)
+				}
+			}
+		})
+	}
+	reading.Wait()
+	if read := counted(t, d.reading.conn, url, count) - before; read < queues || read > 2*queues {
+		t.Errorf("%d events were read for %d", read, queues)
 	}
 }
 

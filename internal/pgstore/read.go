@@ -1,24 +1,22 @@
 package pgstore
 
-// Undelivered events are read in the order of their queues: after a take-over there may be a million of them. So whoever reads one
-// brings along those that are next.
+// Events that are not in memory are read together: while the database is asked for some, the next ones gather. After a take-over, or
+// while the application is slow, there may be a million of them.
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"sync"
-	"time"
 
 	"coordinator/internal/outbox"
 
 	"github.com/jackc/pgx/v5"
 )
 
-const (
-	readAtOnce = 256
-	maxAhead   = 4096 // events in memory that nobody has asked for
-)
+const readAtOnce = 256 // as many as the outbox sends at a time
 
 var errOver = errors.New("the term of this coordinator is over")
 
@@ -28,46 +26,86 @@ type place struct {
 	position uint32
 }
 
-// readAhead has the bodies of events that were read and not asked for yet. They never change.
-type readAhead struct {
-	mu     sync.Mutex // held while the database is asked: whoever waits will find the answer here
-	bodies map[place][]byte
-	err    error     // why the database could not be read last
-	failed time.Time // when
+// reads are those of events that somebody waits for.
+type reads struct {
+	turn sync.Mutex // held while the database is asked: whoever waits for it may find the answer when it comes
+
+	mu      sync.Mutex
+	waiting []*read // guarded by mu
+}
+
+type read struct {
+	at place
+
+	// written under turn
+	done bool
+	body []byte // nil: it is not there
+	err  error
+}
+
+func (r *reads) add(at place) *read {
+	one := &read{at: at}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.waiting = append(r.waiting, one)
+	return one
+}
+
+// take returns up to limit of those that wait.
+func (r *reads) take(limit int) []*read {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := min(limit, len(r.waiting))
+	taken := r.waiting[:n:n]
+	r.waiting = r.waiting[n:]
+	return taken
+}
+
+// fail has all that wait fail: they need not wait for another failure.
+func (r *reads) fail(err error) {
+	for _, one := range r.take(math.MaxInt) {
+		one.done, one.err = true, err
+	}
 }
 
 // Read implements outbox.Store.
 func (s *Store) Read(queue uint64, position uint32) (outbox.Event, error) {
-	began := time.Now()
-	s.ahead.mu.Lock()
-	defer s.ahead.mu.Unlock()
-	if s.ahead.failed.After(began) { // while this one waited: it need not wait for another failure
-		return outbox.Event{}, s.ahead.err
+	one := s.reads.add(place{queue, position})
+	s.reads.turn.Lock()
+	defer s.reads.turn.Unlock()
+	for !one.done {
+		s.readTogether(s.reads.take(readAtOnce))
 	}
-	at := place{queue, position}
-	if s.ahead.bodies[at] == nil {
-		if err := s.readLocked(at); err != nil {
-			s.ahead.err, s.ahead.failed = err, time.Now()
-			return outbox.Event{}, err
+	if one.err == nil && one.body == nil {
+		if one.body, one.err = s.readWhereItIsWritten(one.at); one.err != nil {
+			s.reads.fail(one.err)
 		}
 	}
-	body := s.ahead.bodies[at]
-	delete(s.ahead.bodies, at)
-	if body == nil {
-		var err error
-		if body, err = s.readWhereItIsWritten(at); err != nil {
-			s.ahead.err, s.ahead.failed = err, time.Now()
-			return outbox.Event{}, err
+	switch {
+	case one.err != nil:
+		return outbox.Event{}, one.err
+	case one.body != nil:
+		return outbox.DecodeEvent(one.body)
+	}
+	if ev, kept := s.recent.event(one.at); kept {
+		s.behind.Store(true)
+		return ev, nil
+	}
+	return outbox.Event{}, fmt.Errorf("%w: event %d of queue %d is not in the database", outbox.ErrUnreadable, position, queue)
+}
+
+// readTogether asks the database, under turn.
+func (s *Store) readTogether(batch []*read) {
+	bodies, err := s.bodies(batch)
+	for i, one := range batch {
+		one.done, one.err = true, err
+		if err == nil {
+			one.body = bodies[i]
 		}
 	}
-	if body == nil {
-		if ev, kept := s.recent.event(at); kept {
-			s.behind.Store(true)
-			return ev, nil
-		}
-		return outbox.Event{}, fmt.Errorf("%w: event %d of queue %d is not in the database", outbox.ErrUnreadable, position, queue)
+	if err != nil {
+		s.reads.fail(err)
 	}
-	return outbox.DecodeEvent(body)
 }
 
 // readWhereItIsWritten is for an event that was not found: before it counts as lost, whoever commits has to miss it, too. The connection for
@@ -98,30 +136,35 @@ func (s *Store) readWhereItIsWritten(at place) (body []byte, err error) {
 	return body, err
 }
 
-// readLocked reads the events from a place on.
-func (s *Store) readLocked(from place) error {
-	if len(s.ahead.bodies) > maxAhead || s.ahead.bodies == nil {
-		s.ahead.bodies = map[place][]byte{}
-	}
+const readSQL = `SELECT i, body FROM generate_subscripts($1, 1) AS i,
+	LATERAL (SELECT body FROM coordinator_event WHERE queue = ($1)[i] AND position = ($2)[i] LIMIT 1) AS e`
+
+// bodies returns those of a batch; nil for one that is not there.
+func (s *Store) bodies(batch []*read) ([][]byte, error) {
 	if s.over.Load() {
-		return errOver
+		return nil, errOver
 	}
+	queues, positions := make([]int64, len(batch)), make([]int64, len(batch))
+	for i, one := range batch {
+		queues[i], positions[i] = int64(one.at.queue), int64(one.at.position)
+	}
+	var bodies [][]byte
 	err := s.d.reading.use(context.Background(), func(ctx context.Context, conn *pgx.Conn) error {
-		rows, err := conn.Query(ctx, "SELECT queue, position, body FROM coordinator_event WHERE (queue, position) >= ($1, $2) ORDER BY queue, position LIMIT $3",
-			int64(from.queue), int64(from.position), int64(readAtOnce))
+		bodies = make([][]byte, len(batch))
+		values, types, err := inBinary(conn.TypeMap(), []any{queues, positions})
 		if err != nil {
 			return err
 		}
-		var at place
-		var body []byte
-		_, err = pgx.ForEachRow(rows, []any{&at.queue, &at.position, &body}, func() error {
-			s.ahead.bodies[at] = append([]byte{}, body...)
-			return nil
-		})
+		rows := conn.PgConn().ExecParams(ctx, readSQL, values, types, []int16{pgx.BinaryFormatCode}, []int16{pgx.BinaryFormatCode})
+		for rows.NextRow() {
+			row := rows.Values()
+			bodies[binary.BigEndian.Uint32(row[0])-1] = append([]byte{}, row[1]...) // an integer in PostgreSQL's binary format, counted from 1
+		}
+		_, err = rows.Close()
 		return err
 	})
 	if err == nil && s.over.Load() {
-		return errOver // what is missing may be what the next leader has delivered
+		return nil, errOver // what is missing may be what the next leader has delivered
 	}
-	return err
+	return bodies, err
 }

@@ -30,11 +30,13 @@ CREATE TABLE IF NOT EXISTS coordinator_gateway (
     id text PRIMARY KEY
 );
 
--- The last message of an encoder's session all of whose events are here.
+-- The last message of an encoder's session all of whose events are here: the highest one of the session counts. It moves on with most
+-- commits. A row that was updated each time would have to be looked for among all its dead versions while somebody holds a snapshot.
 CREATE TABLE IF NOT EXISTS coordinator_progress (
-    session bigint PRIMARY KEY,
-    applied bigint NOT NULL
-) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.1, autovacuum_vacuum_threshold = 1000);
+    session bigint NOT NULL,
+    applied bigint NOT NULL,
+    PRIMARY KEY (session, applied)
+) WITH (autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0);
 
 -- Events that the application has not taken.
 CREATE TABLE IF NOT EXISTS coordinator_event (
@@ -65,13 +67,13 @@ INSERT INTO coordinator_numbers (last) VALUES (0) ON CONFLICT DO NOTHING;
 -- Writes a group of what belongs together, if its epoch is that of the leader. Doing it twice leaves the same as doing it once. It is one
 -- statement for its caller, so that no caller can hold the fence for longer than it takes. Plans that were made while tables
 -- were empty would scan them for ever: the settings leave only the indexes. Subscripts take one list of rows where unnest() would make one
--- for each array.
+-- for each array. p_from is for sessions whose last row is known: only rows from there on are looked at.
 CREATE OR REPLACE FUNCTION coordinator_commit(
     my_epoch bigint, my_writer bigint,
     e_queue bigint[], e_position bigint[], e_at bigint[], e_body bytea[],
     a_stream text[], a_queue bigint[], a_channel text[], a_previous text[], a_last_seq bigint[], a_tail bigint[],
     c_queue bigint[], c_stream text[], c_tail bigint[],
-    p_session bigint[], p_applied bigint[],
+    p_session bigint[], p_applied bigint[], p_from bigint[],
     d_queue bigint[], d_head bigint[],
     gateways_added text[], gateways_removed text[], sessions_forgotten bigint[],
     numbers_used bigint, store_named text
@@ -120,8 +122,9 @@ BEGIN
         UPDATE coordinator_announced a SET tail = c_tail[i] FROM generate_subscripts(c_stream, 1) AS i WHERE a.queue = c_queue[i] AND a.tail < c_tail[i];
     END IF;
     IF cardinality(p_session) > 0 THEN
-        INSERT INTO coordinator_progress AS p (session, applied) SELECT p_session[i], p_applied[i] FROM generate_subscripts(p_session, 1) AS i
-            ON CONFLICT (session) DO UPDATE SET applied = greatest(p.applied, excluded.applied);
+        DELETE FROM coordinator_progress p USING generate_subscripts(p_session, 1) AS i
+            WHERE p.session = p_session[i] AND p.applied >= p_from[i] AND p.applied < p_applied[i];
+        INSERT INTO coordinator_progress (session, applied) SELECT p_session[i], p_applied[i] FROM generate_subscripts(p_session, 1) AS i ON CONFLICT DO NOTHING;
     END IF;
     IF cardinality(d_queue) > 0 THEN
         DELETE FROM coordinator_event e USING generate_subscripts(d_queue, 1) AS i WHERE e.queue = d_queue[i] AND e.position < d_head[i];

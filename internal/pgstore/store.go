@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -27,19 +28,20 @@ type Store struct {
 
 	fenced atomic.Bool
 	over   atomic.Bool // the outbox is closed
-	ahead  readAhead
+	reads  reads
 	recent recent
 	behind atomic.Bool // the database may have lost what was committed lately
 
 	// of whoever commits: one at a time
-	claimed *pgx.Conn
-	writer  int64
-	limit   time.Duration // of a commit with all that was committed lately; it grows while there is no answer
+	claimed  *pgx.Conn
+	writer   int64
+	limit    time.Duration     // of a commit with all that was committed lately; it grows while there is no answer
+	progress map[uint64]uint64 // by session: the row that this store has written, and no other is higher
 }
 
 // Store is for the term with this epoch. deposed is told of the higher one, if the database knows of it.
 func (d *Database) Store(epoch uint64, deposed func(epoch uint64)) *Store {
-	return &Store{d: d, epoch: epoch, deposed: deposed, limit: commitLimit}
+	return &Store{d: d, epoch: epoch, deposed: deposed, limit: commitLimit, progress: map[uint64]uint64{}}
 }
 
 // Load implements outbox.Store.
@@ -109,7 +111,7 @@ func (s *Store) Cluster() (c outbox.Cluster, err error) {
 		if c.Gateways, err = pgx.CollectRows(rows, pgx.RowTo[string]); err != nil {
 			return err
 		}
-		if rows, err = conn.Query(ctx, "SELECT session, applied FROM coordinator_progress"); err != nil {
+		if rows, err = conn.Query(ctx, "SELECT session, max(applied) FROM coordinator_progress GROUP BY session"); err != nil {
 			return err
 		}
 		var session, applied uint64
@@ -154,6 +156,7 @@ func (s *Store) write(g outbox.Group, all bool) error {
 		written := g
 		if again {
 			written = s.recent.before(g)
+			clear(s.progress) // of rows that may be lost, or may not
 			var cancel context.CancelFunc
 			ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), s.limit)
 			defer cancel()
@@ -174,6 +177,7 @@ func (s *Store) write(g outbox.Group, all bool) error {
 	s.d.observe(time.Since(began), err)
 	if err == nil {
 		s.recent.add(g, time.Now())
+		s.noteProgress(g)
 	}
 	var answer *pgconn.PgError
 	switch errors.As(err, &answer); {
@@ -187,8 +191,17 @@ func (s *Store) write(g outbox.Group, all bool) error {
 	return err
 }
 
+func (s *Store) noteProgress(g outbox.Group) {
+	maps.Copy(s.progress, appliedBy(g))
+	for _, change := range g.Changes {
+		if change.Kind == outbox.SessionForgotten {
+			delete(s.progress, change.Number)
+		}
+	}
+}
+
 func (s *Store) exec(ctx context.Context, conn *pgx.Conn, g outbox.Group) error {
-	values, types, err := inBinary(conn.TypeMap(), arguments(s.epoch, s.writer, g))
+	values, types, err := inBinary(conn.TypeMap(), arguments(s.epoch, s.writer, g, s.progress))
 	if err != nil {
 		return err
 	}

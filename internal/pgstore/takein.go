@@ -59,7 +59,7 @@ func (d *Database) takeIn(ctx context.Context, tx pgx.Tx, epoch uint64, f *outbo
 		return 0, err
 	}
 	write := func() error {
-		_, err := tx.Exec(ctx, commitSQL, arguments(epoch, writer, g)...)
+		_, err := tx.Exec(ctx, commitSQL, arguments(epoch, writer, g, nil)...)
 		g = outbox.Group{}
 		return err
 	}
