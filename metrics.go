@@ -4,6 +4,7 @@ package main
 // asks. No label holds anything that a peer or a publisher has chosen: each has a fixed set of values.
 
 import (
+	"math"
 	"net/http"
 	"runtime"
 	"sync/atomic"
@@ -176,7 +177,7 @@ func (e exporter) exposeBuild(version string) {
 // exposeCertificate is called at most once, if there is a certificate.
 func (e exporter) exposeCertificate(notAfter func() time.Time) {
 	e.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: e.role + "_tls_certificate_not_after_seconds",
+		Name: e.role + "_tls_certificate_not_after_timestamp_seconds",
 		Help: "When the certificate that is served expires, in seconds since 1970.",
 	}, func() float64 { return float64(notAfter().Unix()) }))
 }
@@ -257,9 +258,13 @@ func newStateCollector(state func() clusterState) *stateCollector {
 	for _, state := range []string{encoderReady, encoderFull, encoderDraining, encoderSetAside} {
 		add("coordinator_encoders", "Registered encoders, each in one state.", "state", state, func(s *clusterState) float64 { return float64(s.encoders[state]) })
 	}
-	const slots, slotsHelp = "coordinator_encoder_slots", "Encoder slots; a capacity of -1 is no limit."
-	add(slots, slotsHelp, "kind", "used", func(s *clusterState) float64 { return float64(s.slots.Load) })
-	add(slots, slotsHelp, "kind", "capacity", func(s *clusterState) float64 { return float64(s.slots.Capacity) })
+	add("coordinator_encoder_slots_used", "Encoder slots that are taken.", "", "", func(s *clusterState) float64 { return float64(s.slots.Load) })
+	add("coordinator_encoder_slots_capacity", "Encoder slots that there are, +Inf if an encoder has no limit.", "", "", func(s *clusterState) float64 {
+		if s.slots.Capacity < 0 {
+			return math.Inf(1)
+		}
+		return float64(s.slots.Capacity)
+	})
 	const servers, serversHelp = "coordinator_streaming_servers", "Connected streaming servers."
 	add(servers, serversHelp, "type", "rtmp", func(s *clusterState) float64 { return float64(s.rtmpServers) })
 	add(servers, serversHelp, "type", "ws", func(s *clusterState) float64 { return float64(s.wsServers) })

@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"maps"
+	"math"
 	"net/http"
 	"path/filepath"
 	"slices"
@@ -32,8 +33,8 @@ func disconnectsMetric(reason string) string {
 }
 
 const (
-	slotsUsed     = `coordinator_encoder_slots{kind="used"}`
-	slotsCapacity = `coordinator_encoder_slots{kind="capacity"}`
+	slotsUsed     = "coordinator_encoder_slots_used"
+	slotsCapacity = "coordinator_encoder_slots_capacity"
 	rtmpServers   = `coordinator_streaming_servers{type="rtmp"}`
 	wsServers     = `coordinator_streaming_servers{type="ws"}`
 	eventsPending = `coordinator_events_pending`
@@ -75,7 +76,7 @@ func TestMetricsOfAnIdleDaemonAreAllThere(t *testing.T) {
 			t.Errorf("no %s", prefix)
 		}
 	}
-	if _, there := values["coordinator_tls_certificate_not_after_seconds"]; there {
+	if _, there := values["coordinator_tls_certificate_not_after_timestamp_seconds"]; there {
 		t.Error("a certificate is shown where there is none")
 	}
 }
@@ -118,7 +119,7 @@ func TestMetricsFollowAStream(t *testing.T) {
 	})
 
 	encoder.Send("REGISTER", "Capacity", "-1")
-	d.AwaitMetrics(map[string]float64{slotsCapacity: -1, messagesMetric("in", "REGISTER"): 2})
+	d.AwaitMetrics(map[string]float64{slotsCapacity: math.Inf(1), messagesMetric("in", "REGISTER"): 2})
 }
 
 func TestPublishRequestsAreCountedByTheirResult(t *testing.T) {
@@ -265,7 +266,7 @@ func TestMetricsShowWhenTheCertificateExpires(t *testing.T) {
 	pair := clustertest.NewPair(t, 1)
 	pair.Write(t, dir)
 	d := startDaemon(t, "SSL_PORT=0", "SSL_CERT="+filepath.Join(dir, "tls.crt"), "SSL_KEY="+filepath.Join(dir, "tls.key"))
-	d.AwaitMetrics(map[string]float64{"coordinator_tls_certificate_not_after_seconds": float64(pair.NotAfter.Unix())})
+	d.AwaitMetrics(map[string]float64{"coordinator_tls_certificate_not_after_timestamp_seconds": float64(pair.NotAfter.Unix())})
 }
 
 func TestNoLabelHoldsWhatAPeerHasChosen(t *testing.T) {
