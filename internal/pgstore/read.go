@@ -136,8 +136,9 @@ func (s *Store) readWhereItIsWritten(at place) (body []byte, err error) {
 	return body, err
 }
 
+// readSQL looks for each event by itself: see coordinator_commit in schema.sql.
 const readSQL = `SELECT i, body FROM generate_subscripts($1, 1) AS i,
-	LATERAL (SELECT body FROM coordinator_event WHERE queue = ($1)[i] AND position = ($2)[i] LIMIT 1) AS e`
+	LATERAL (SELECT body FROM coordinator_event WHERE queue BETWEEN ($1)[i] AND ($1)[i] AND position = ($2)[i] LIMIT 1) AS e`
 
 // bodies returns those of a batch; nil for one that is not there.
 func (s *Store) bodies(batch []*read) ([][]byte, error) {

@@ -65,9 +65,12 @@ INSERT INTO coordinator_fence (epoch) VALUES (0) ON CONFLICT DO NOTHING;
 INSERT INTO coordinator_numbers (last) VALUES (0) ON CONFLICT DO NOTHING;
 
 -- Writes a group of what belongs together, if its epoch is that of the leader. Doing it twice leaves the same as doing it once. It is one
--- statement for its caller, so that no caller can hold the fence for longer than it takes. Plans that were made while tables
--- were empty would scan them for ever: the settings leave only the indexes. Subscripts take one list of rows where unnest() would make one
--- for each array. p_from is for sessions whose last row is known: only rows from there on are looked at.
+-- statement for its caller, so that no caller can hold the fence for longer than it takes. p_from is for sessions whose last row is known:
+-- only rows from there on are looked at.
+--
+-- No plan may go through a whole table or index, whatever the statistics say when it is made: it is kept, and of a million rows hardly one may
+-- be alive. The settings leave only the index. BETWEEN in place of = leaves only looking for each element by itself, since the order of the index
+-- is then of no use for joining. Subscripts take one list of elements where unnest() would make one for each array.
 CREATE OR REPLACE FUNCTION coordinator_commit(
     my_epoch bigint, my_writer bigint,
     e_queue bigint[], e_position bigint[], e_at bigint[], e_body bytea[],
@@ -78,7 +81,7 @@ CREATE OR REPLACE FUNCTION coordinator_commit(
     gateways_added text[], gateways_removed text[], sessions_forgotten bigint[],
     numbers_used bigint, store_named text
 ) RETURNS void LANGUAGE plpgsql
-SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off SET jit = off
 AS $$
 DECLARE
     lead_epoch  bigint;
@@ -103,10 +106,11 @@ BEGIN
         INSERT INTO coordinator_gateway (id) SELECT * FROM unnest(gateways_added) ON CONFLICT DO NOTHING;
     END IF;
     IF cardinality(gateways_removed) > 0 THEN
-        DELETE FROM coordinator_gateway g USING unnest(gateways_removed) AS r(id) WHERE g.id = r.id;
+        DELETE FROM coordinator_gateway WHERE id = ANY (gateways_removed);
     END IF;
     IF cardinality(sessions_forgotten) > 0 THEN
-        DELETE FROM coordinator_progress p USING unnest(sessions_forgotten) AS f(session) WHERE p.session = f.session;
+        DELETE FROM coordinator_progress p USING generate_subscripts(sessions_forgotten, 1) AS i
+            WHERE p.session BETWEEN sessions_forgotten[i] AND sessions_forgotten[i];
     END IF;
     IF cardinality(e_queue) > 0 THEN
         INSERT INTO coordinator_event (queue, position, at, body)
@@ -118,16 +122,19 @@ BEGIN
             ON CONFLICT (queue, stream) DO UPDATE SET last_seq = greatest(a.last_seq, excluded.last_seq), tail = greatest(a.tail, excluded.tail);
     END IF;
     IF cardinality(c_stream) > 0 THEN
-        DELETE FROM coordinator_announced a USING generate_subscripts(c_stream, 1) AS i WHERE a.queue = c_queue[i] AND a.stream = c_stream[i];
-        UPDATE coordinator_announced a SET tail = c_tail[i] FROM generate_subscripts(c_stream, 1) AS i WHERE a.queue = c_queue[i] AND a.tail < c_tail[i];
+        DELETE FROM coordinator_announced a USING generate_subscripts(c_stream, 1) AS i
+            WHERE a.queue BETWEEN c_queue[i] AND c_queue[i] AND a.stream = c_stream[i];
+        UPDATE coordinator_announced a SET tail = c_tail[i] FROM generate_subscripts(c_stream, 1) AS i
+            WHERE a.queue BETWEEN c_queue[i] AND c_queue[i] AND a.tail < c_tail[i];
     END IF;
     IF cardinality(p_session) > 0 THEN
         DELETE FROM coordinator_progress p USING generate_subscripts(p_session, 1) AS i
-            WHERE p.session = p_session[i] AND p.applied >= p_from[i] AND p.applied < p_applied[i];
+            WHERE p.session BETWEEN p_session[i] AND p_session[i] AND p.applied >= p_from[i] AND p.applied < p_applied[i];
         INSERT INTO coordinator_progress (session, applied) SELECT p_session[i], p_applied[i] FROM generate_subscripts(p_session, 1) AS i ON CONFLICT DO NOTHING;
     END IF;
     IF cardinality(d_queue) > 0 THEN
-        DELETE FROM coordinator_event e USING generate_subscripts(d_queue, 1) AS i WHERE e.queue = d_queue[i] AND e.position < d_head[i];
+        DELETE FROM coordinator_event e USING generate_subscripts(d_queue, 1) AS i
+            WHERE e.queue BETWEEN d_queue[i] AND d_queue[i] AND e.position < d_head[i];
     END IF;
 END
 $$;
