@@ -24,7 +24,7 @@ type commands struct {
 func (a *commands) whenUp(h http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if !a.coordinator.awaitUp(r.Context(), commandPatience) {
-			unavailable(w, errRestoring)
+			unavailable(w, httpjson.Restoring, errRestoring)
 			return
 		}
 		h(w, r)
@@ -32,9 +32,9 @@ func (a *commands) whenUp(h http.HandlerFunc) http.HandlerFunc {
 }
 
 // unavailable answers what may be asked again soon.
-func unavailable(w http.ResponseWriter, reason error) {
+func unavailable(w http.ResponseWriter, code httpjson.Code, reason error) {
 	w.Header().Set("Retry-After", "1")
-	httpjson.Error(w, http.StatusServiceUnavailable, reason.Error())
+	httpjson.Error(w, http.StatusServiceUnavailable, code, reason.Error())
 }
 
 func (a *commands) capacity(w http.ResponseWriter, _ *http.Request) {
@@ -55,9 +55,11 @@ func (a *commands) close(w http.ResponseWriter, r *http.Request) {
 	case nil:
 		httpjson.Write(w, http.StatusOK, struct{}{})
 	case errNotPassedOn:
-		unavailable(w, err)
+		unavailable(w, httpjson.GatewayAbsent, err)
+	case errBadChannel:
+		httpjson.Error(w, http.StatusBadRequest, httpjson.MalformedChannel, err.Error())
 	default:
-		httpjson.Error(w, http.StatusBadRequest, err.Error())
+		httpjson.Error(w, http.StatusBadRequest, httpjson.MalformedStreamID, err.Error())
 	}
 }
 
@@ -113,7 +115,7 @@ func (s *serverReport) appendJSON(b []byte) []byte {
 func requiredHeader(w http.ResponseWriter, r *http.Request, name string) (string, bool) {
 	values := r.Header.Values(name)
 	if len(values) != 1 || values[0] == "" {
-		httpjson.Error(w, http.StatusBadRequest, "header "+name+" must be given once")
+		httpjson.Error(w, http.StatusBadRequest, httpjson.MalformedHeader, "header "+name+" must be given once")
 		return "", false
 	}
 	return values[0], true

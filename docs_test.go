@@ -101,6 +101,28 @@ func TestOperateListsEveryMetricWithItsLabels(t *testing.T) {
 
 // TestLimitsAreThoseOfTheProgram: other tests read a limit from the constant that they test, so this is the one that sees
 // a limit change.
+func TestEachErrorCodeIsExplained(t *testing.T) {
+	t.Parallel()
+	read := func(name string) string {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	operate := read("docs/operate.md")
+	codes := regexp.MustCompile(`Code = "([a-z_]+)"`).FindAllStringSubmatch(read("internal/httpjson/httpjson.go"), -1)
+	listed := regexp.MustCompile(`[a-z_]+`).FindAllString(regexp.MustCompile(`(?s)code:\n.*?enum: \[(.*?)\]`).FindStringSubmatch(read("api/openapi.yaml"))[1], -1)
+	if len(codes) == 0 || len(listed) != len(codes) {
+		t.Errorf("%d codes, %d in the API document", len(codes), len(listed))
+	}
+	for _, code := range codes {
+		if !strings.Contains(operate, "`"+code[1]+"`") || !slices.Contains(listed, code[1]) {
+			t.Errorf("%s is not explained", code[1])
+		}
+	}
+}
+
 func TestLimitsAreThoseOfTheProgram(t *testing.T) {
 	t.Parallel()
 	page := clustertest.ReadText(t, "docs/guarantees.md")

@@ -181,7 +181,7 @@ func servePage[T any](w http.ResponseWriter, r *http.Request, list paging.List[T
 func pageAsked[T any](l paging.List[T], w http.ResponseWriter, r *http.Request) (paging.Query, bool) {
 	q, err := l.Parse(r.URL.RawQuery)
 	if err != nil {
-		httpjson.Error(w, http.StatusBadRequest, err.Error())
+		httpjson.Error(w, http.StatusBadRequest, httpjson.MalformedQuery, err.Error())
 	}
 	return q, err == nil
 }
@@ -279,7 +279,7 @@ func (a *commands) drain(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		if move = value == "true"; !move && value != "false" {
-			httpjson.Error(w, http.StatusBadRequest, "header x-drain-move must be true or false")
+			httpjson.Error(w, http.StatusBadRequest, httpjson.MalformedHeader, "header x-drain-move must be true or false")
 			return
 		}
 	}
@@ -298,17 +298,15 @@ func maintain(w http.ResponseWriter, r *http.Request, do func(id uint64) error) 
 	}
 	id, err := strconv.ParseUint(session, 10, 64)
 	if err != nil {
-		httpjson.Error(w, http.StatusBadRequest, "header x-session-id must be an id of the report")
+		httpjson.Error(w, http.StatusBadRequest, httpjson.MalformedHeader, "header x-session-id must be an id of the report")
 		return
 	}
 	err = do(id)
 	switch {
 	case errors.Is(err, errUnknownSession):
-		httpjson.Error(w, http.StatusNotFound, err.Error())
-	case errors.Is(err, errNotPassedOn):
-		unavailable(w, err)
+		httpjson.Error(w, http.StatusNotFound, httpjson.UnknownSession, err.Error())
 	case err != nil:
-		httpjson.Error(w, http.StatusBadRequest, err.Error())
+		unavailable(w, httpjson.GatewayAbsent, err)
 	default:
 		httpjson.Write(w, http.StatusOK, struct{}{})
 	}

@@ -39,7 +39,7 @@ func (m methods) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusNoContent)
 	default:
 		w.Header().Set("Allow", m.allowed())
-		httpjson.Error(w, http.StatusMethodNotAllowed, "method not allowed")
+		httpjson.Error(w, http.StatusMethodNotAllowed, httpjson.MethodNotAllowed, "method not allowed")
 	}
 }
 
@@ -125,12 +125,12 @@ func leader(key Secret, m mandate, store string) http.HandlerFunc {
 // standsBy is the answer to what only the leader can do. Behind a balancer the next connection may lead there.
 func standsBy(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Connection", "close")
-	unavailable(w, errStandby)
+	unavailable(w, httpjson.Standby, errStandby)
 }
 
 // leadsNot is /leader of a coordinator that stands by.
 func leadsNot(w http.ResponseWriter, _ *http.Request) {
-	unavailable(w, errStandby)
+	unavailable(w, httpjson.Standby, errStandby)
 }
 
 // newRoutes answers what the table does not name with 404.
@@ -175,7 +175,7 @@ func protectDashboard(required credentials.Credentials, page http.HandlerFunc) h
 }
 
 func notFound(w http.ResponseWriter, _ *http.Request) {
-	httpjson.Error(w, http.StatusNotFound, "not found")
+	httpjson.Error(w, http.StatusNotFound, httpjson.UnknownPath, "not found")
 }
 
 func welcome(w http.ResponseWriter, _ *http.Request) {

@@ -35,7 +35,7 @@ func New() http.HandlerFunc {
 		}
 		content, err := files.ReadFile(name)
 		if err != nil {
-			httpjson.Error(w, http.StatusNotFound, "not found")
+			httpjson.Error(w, http.StatusNotFound, httpjson.UnknownPath, "not found")
 			return
 		}
 		h := w.Header()

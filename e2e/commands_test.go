@@ -156,7 +156,7 @@ func wantRefusal(t *testing.T, res *http.Response, body string, status int, reas
 	t.Helper()
 	var answer map[string]string
 	err := json.Unmarshal([]byte(body), &answer)
-	if res.StatusCode != status || err != nil || len(answer) != 1 || !strings.Contains(answer["error"], reason) {
+	if res.StatusCode != status || err != nil || len(answer) != 2 || answer["code"] == "" || !strings.Contains(answer["error"], reason) {
 		t.Errorf("%d %s, want %d with an error that says %q", res.StatusCode, body, status, reason)
 	}
 	wantJSONHeaders(t, res)
@@ -194,7 +194,7 @@ func TestUnknownPathsAndWrongMethodsAreRefused(t *testing.T) {
 				t.Errorf("Allow %q, want %q", got, test.allow)
 			}
 			if test.method == "HEAD" {
-				body = `{"error":"left out"}` // an answer to HEAD has no body
+				body = `{"error":"left out","code":"left_out"}` // an answer to HEAD has no body
 			}
 			wantRefusal(t, res, body, test.status, "")
 		})
@@ -337,8 +337,8 @@ func TestProbesAreOpenAndSayNoMoreThanTheyMust(t *testing.T) {
 		{"/livez?verbose", nil, 200, "ok\n"},
 		{"/readyz", nil, 200, "ready\n"},
 		{"/readyz?verbose", []string{"Authorization", "Bearer t0ken"}, 200, "ready\n"},
-		{"/readyz?verbose", nil, 401, `{"error":"authorization required"}` + "\n"},
-		{"/readyz?verbose", []string{"Authorization", "Bearer other"}, 401, `{"error":"authorization required"}` + "\n"},
+		{"/readyz?verbose", nil, 401, `{"error":"authorization required","code":"unauthorized"}` + "\n"},
+		{"/readyz?verbose", []string{"Authorization", "Bearer other"}, 401, `{"error":"authorization required","code":"unauthorized"}` + "\n"},
 	} {
 		res, body := d.Request("GET", tt.path, tt.header...)
 		if res.StatusCode != tt.status || body != tt.body || res.Header.Get("Cache-Control") != "no-store" {

@@ -446,7 +446,7 @@ func TestRefusedControlConnectionsSayWhy(t *testing.T) {
 				if res.StatusCode != test.status {
 					t.Fatalf("status %d %s, want %d", res.StatusCode, body, test.status)
 				}
-				if want := `{"error":"control token refused"}` + "\n"; test.status == 403 && body != want {
+				if want := `{"error":"control token refused","code":"token_refused"}` + "\n"; test.status == 403 && body != want {
 					t.Errorf("the answer tells more than it should: %q", body)
 				}
 			}

@@ -161,7 +161,7 @@ func accessibleStory(t *testing.T, browser context.Context) {
 			tb.await(`document.querySelector('dialog').open`)
 			tb.check(where + "confirmation")
 			fault(func(w http.ResponseWriter, r *http.Request) {
-				httpjson.Error(w, http.StatusServiceUnavailable, "overload")
+				httpjson.Error(w, http.StatusServiceUnavailable, httpjson.Restoring, "overload")
 			})
 			tb.click("#confirm-yes")
 			tb.awaitText("#confirm-error", "overload")
@@ -171,7 +171,7 @@ func accessibleStory(t *testing.T, browser context.Context) {
 			tb.check(where + "lost")
 			fault(func(w http.ResponseWriter, r *http.Request) {
 				w.Header().Set("WWW-Authenticate", "Bearer")
-				httpjson.Error(w, http.StatusUnauthorized, "authorization required")
+				httpjson.Error(w, http.StatusUnauthorized, httpjson.Unauthorized, "authorization required")
 			})
 			tb.await(`document.querySelector('#sign-in').checkVisibility()`) // at the next try
 			tb.typeInto("#token", "wrong"+kb.Enter)

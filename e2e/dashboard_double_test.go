@@ -124,7 +124,7 @@ func writeJSON(w http.ResponseWriter, status int, value any) {
 }
 
 func writeError(w http.ResponseWriter, status int, reason string) {
-	writeJSON(w, status, map[string]string{"error": reason})
+	writeJSON(w, status, map[string]string{"error": reason, "code": "malformed_header"})
 }
 
 // find searches a list that is no longer than a page.

@@ -130,7 +130,7 @@ func hostileNamesStory(t *testing.T, browser context.Context) {
 	tb.awaitText("#confirm-title", hostile)
 	check("confirmation")
 	cluster.change(func() {
-		cluster.fault = func(w http.ResponseWriter, r *http.Request) { httpjson.Error(w, http.StatusBadRequest, hostile) }
+		cluster.fault = func(w http.ResponseWriter, r *http.Request) { httpjson.Error(w, http.StatusBadRequest, httpjson.MalformedHeader, hostile) }
 	})
 	tb.click("#confirm-yes")
 	tb.awaitText("#confirm-error", "Not done: ")
@@ -194,7 +194,7 @@ func refusedOrderStory(t *testing.T, browser context.Context) {
 	cluster.change(func() {
 		cluster.fault = func(w http.ResponseWriter, r *http.Request) {
 			if r.Method == "POST" {
-				httpjson.Error(w, http.StatusNotFound, "no such session")
+				httpjson.Error(w, http.StatusNotFound, httpjson.UnknownSession, "no such session")
 				return
 			}
 			panic(http.ErrAbortHandler)
@@ -208,7 +208,7 @@ func refusedOrderStory(t *testing.T, browser context.Context) {
 	cluster.change(func() {
 		cluster.fault = func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("WWW-Authenticate", `Bearer realm="x"`)
-			httpjson.Error(w, http.StatusUnauthorized, "authorization required")
+			httpjson.Error(w, http.StatusUnauthorized, httpjson.Unauthorized, "authorization required")
 		}
 	})
 	tb.click("#confirm-yes")
@@ -228,7 +228,7 @@ func otherCredentialsStory(t *testing.T, browser context.Context) {
 	cluster.change(func() {
 		cluster.fault = func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("WWW-Authenticate", `Basic realm="x"`)
-			httpjson.Error(w, http.StatusUnauthorized, "authorization required")
+			httpjson.Error(w, http.StatusUnauthorized, httpjson.Unauthorized, "authorization required")
 		}
 	})
 	tb.awaitText("#lost", "Not signed in. The coordinator asks for other credentials: reload the page")

@@ -145,16 +145,17 @@ func (cs *Sockets) SayWrongMethod(next http.Handler) http.Handler {
 
 // refuseUpgrade answers a request that is no WebSocket handshake, or one that a foreign page in a browser makes.
 func (cs *Sockets) refuseUpgrade(w http.ResponseWriter, r *http.Request, status int, err error) {
-	reason := strings.TrimPrefix(err.Error(), "websocket: ") // a constant of the library
+	code, reason := httpjson.NotWebSocket, strings.TrimPrefix(err.Error(), "websocket: ") // a constant of the library
 	w.Header().Set("Sec-WebSocket-Version", "13")            // RFC 6455, 4.4
 	switch status {
 	case http.StatusMethodNotAllowed:
+		code = httpjson.MethodNotAllowed
 		w.Header().Set("Allow", "GET, OPTIONS")
 	case http.StatusForbidden:
-		reason = "header Origin names another host"
+		code, reason = httpjson.OriginRefused, "header Origin names another host"
 	}
 	cs.sayRefused(r, reason)
-	httpjson.Error(w, status, reason)
+	httpjson.Error(w, status, code, reason)
 }
 
 // ServeRTMP, ServeWSS and ServeHLS are the handlers of the three endpoints, for GET.
@@ -178,7 +179,7 @@ func (cs *Sockets) serve(w http.ResponseWriter, r *http.Request, subject string,
 	}
 	if err := h.read(r); err != nil {
 		cs.sayRefused(r, err.Error())
-		httpjson.Error(w, http.StatusBadRequest, err.Error())
+		httpjson.Error(w, http.StatusBadRequest, httpjson.MalformedHandshake, err.Error())
 		return
 	}
 	cs.upgrade(w, r, h)
@@ -189,7 +190,11 @@ func (cs *Sockets) serve(w http.ResponseWriter, r *http.Request, subject string,
 func (cs *Sockets) upgrade(w http.ResponseWriter, r *http.Request, h Handshake) {
 	if err := cs.reserve(); err != nil {
 		cs.sayRefused(r, err.Error())
-		httpjson.Error(w, http.StatusServiceUnavailable, err.Error())
+		code := httpjson.TooManyConnections
+		if err == errStopping {
+			code = httpjson.Stopping
+		}
+		httpjson.Error(w, http.StatusServiceUnavailable, code, err.Error())
 		return
 	}
 	heard := &heardConn{}
@@ -223,7 +228,7 @@ func (cs *Sockets) authenticate(w http.ResponseWriter, r *http.Request, subject 
 	fault := token.Fault(r.Header.Get("x-control-auth-token"), cs.Secret, "CONTROL_SECRET", subject)
 	if fault != "" {
 		cs.sayRefused(r, fault)
-		httpjson.Error(w, http.StatusForbidden, "control token refused")
+		httpjson.Error(w, http.StatusForbidden, httpjson.TokenRefused, "control token refused")
 	}
 	return fault == ""
 }

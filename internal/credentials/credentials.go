@@ -45,7 +45,7 @@ func (c Credentials) Require(realm string, next http.HandlerFunc) http.HandlerFu
 	return func(w http.ResponseWriter, r *http.Request) {
 		if !c.allow(r) {
 			w.Header().Set("WWW-Authenticate", challenge)
-			httpjson.Error(w, http.StatusUnauthorized, "authorization required")
+			httpjson.Error(w, http.StatusUnauthorized, httpjson.Unauthorized, "authorization required")
 			return
 		}
 		next(w, r)

@@ -149,11 +149,15 @@ func (f *forwarder) answerError(w http.ResponseWriter, r *http.Request, err erro
 	}
 	if errors.Is(err, errNoCoordinator) || errors.Is(err, errTooMany) {
 		w.Header().Set("Retry-After", "5")
-		httpjson.Error(w, http.StatusServiceUnavailable, err.Error())
+		code := httpjson.NoCoordinator
+		if errors.Is(err, errTooMany) {
+			code = httpjson.TooManyWaiting
+		}
+		httpjson.Error(w, http.StatusServiceUnavailable, code, err.Error())
 		return
 	}
 	f.g.Log.Warn("coordinator did not answer a request that was passed on", "reason", err.Error())
-	httpjson.Error(w, http.StatusBadGateway, "the coordinator did not answer; whether it has done what was asked is not known")
+	httpjson.Error(w, http.StatusBadGateway, httpjson.NoAnswer, "the coordinator did not answer; whether it has done what was asked is not known")
 }
 
 func (f *forwarder) close() { f.transport.CloseIdleConnections() }

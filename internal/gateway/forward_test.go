@@ -79,7 +79,7 @@ func TestRequestWaitsForACoordinatorAndThenIsTurnedAway(t *testing.T) {
 		r := newRig(t, "c1")
 		began := time.Now()
 		answer, body := r.ask("GET /commands/capacity HTTP/1.1\n")
-		if answer == nil || answer.StatusCode != http.StatusServiceUnavailable || answer.Header.Get("Retry-After") == "" || body != `{"error":"no coordinator"}`+"\n" ||
+		if answer == nil || answer.StatusCode != http.StatusServiceUnavailable || answer.Header.Get("Retry-After") == "" || body != `{"error":"no coordinator","code":"no_coordinator"}`+"\n" ||
 			time.Since(began) != forwardWithin {
 			t.Fatalf("%v %s after %v", answer, body, time.Since(began))
 		}

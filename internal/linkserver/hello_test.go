@@ -48,7 +48,7 @@ func TestRequestNeedsATokenOfAGateway(t *testing.T) {
 				t.Errorf("token %q is good", shown)
 				continue
 			}
-			if body, _ := io.ReadAll(res.Body); res.StatusCode != 403 || strings.TrimSpace(string(body)) != `{"error":"gateway token refused"}` {
+			if body, _ := io.ReadAll(res.Body); res.StatusCode != 403 || strings.TrimSpace(string(body)) != `{"error":"gateway token refused","code":"token_refused"}` {
 				t.Errorf("token %q: %d %s", shown, res.StatusCode, body)
 			}
 			if !strings.Contains(r.log.String(), fault) && !(strings.HasSuffix(shown, "x") && strings.Contains(r.log.String(), "reason=\"token")) {

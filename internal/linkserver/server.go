@@ -153,11 +153,11 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if fault := link.TokenFault(r.Header.Get(link.TokenHeader), s.Secret); fault != "" {
 		s.sayRefused(r.RemoteAddr, fault)
-		httpjson.Error(w, http.StatusForbidden, "gateway token refused")
+		httpjson.Error(w, http.StatusForbidden, httpjson.TokenRefused, "gateway token refused")
 		return
 	}
 	if !s.take() {
-		httpjson.Error(w, http.StatusServiceUnavailable, errStopping.Error())
+		httpjson.Error(w, http.StatusServiceUnavailable, httpjson.Stopping, errStopping.Error())
 		return
 	}
 	wrapped := &timedConn{until: time.Now().Add(helloLimit)}
@@ -188,13 +188,14 @@ func (s *Server) take() bool {
 
 // refuseUpgrade answers a request that is no WebSocket handshake.
 func (s *Server) refuseUpgrade(w http.ResponseWriter, r *http.Request, status int, err error) {
-	reason := strings.TrimPrefix(err.Error(), "websocket: ") // a constant of the library
+	code, reason := httpjson.NotWebSocket, strings.TrimPrefix(err.Error(), "websocket: ") // a constant of the library
 	w.Header().Set("Sec-WebSocket-Version", "13")            // RFC 6455, 4.4
 	if status == http.StatusMethodNotAllowed {
+		code = httpjson.MethodNotAllowed
 		w.Header().Set("Allow", "GET, OPTIONS")
 	}
 	s.sayRefused(r.RemoteAddr, reason)
-	httpjson.Error(w, status, reason)
+	httpjson.Error(w, status, code, reason)
 }
 
 func (s *Server) sayRefused(remote, reason string, more ...slog.Attr) {
