@@ -82,7 +82,7 @@ type Config struct {
 	EncoderWait        time.Duration // how long a publish request may wait for a free slot
 	EncoderFailover    bool          // move the streams of a lost encoder to another
 	StreamStartTimeout time.Duration // until a stream announces something; 0: no limit
-	Placement          placement
+	Placement          string        // which encoder gets a stream: see placement in registry_placement.go
 }
 
 // loadConfig reads the configuration through getenv, and the files that hold secrets.
@@ -137,7 +137,7 @@ func loadConfig(getenv func(string) string) (*Config, error) {
 		EncoderWait:        env.seconds("ENCODER_WAIT_SECONDS", 0, 0, maxEncoderWait),
 		EncoderFailover:    env.yesNo("ENCODER_FAILOVER", true),
 		StreamStartTimeout: env.seconds("STREAM_START_TIMEOUT", 0, 0, maxStartTimeout),
-		Placement:          placement(env.choice("PLACEMENT", string(leastLoad), string(leastShare), string(pack))),
+		Placement:          env.choice("PLACEMENT", "least-load", "least-share", "pack"),
 	}
 
 	switch hasCert, hasKey := env.isSet("SSL_CERT"), env.isSet("SSL_KEY"); {

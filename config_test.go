@@ -51,7 +51,7 @@ func defaultConfig() *Config {
 		IDMaxLength:    128,
 		DataDir:        "data",
 
-		EncoderFailover: true, Placement: leastLoad,
+		EncoderFailover: true, Placement: "least-load",
 	}
 }
 
@@ -82,7 +82,7 @@ func TestConfigAcceptedValues(t *testing.T) {
 			func(c *Config) {
 				c.HTTPPort, c.SSLPort, c.SSLCheckReload, c.IDMaxLength = 65535, 65535, 24*time.Hour, 1024
 				c.EncoderWait, c.StreamStartTimeout = 15*time.Second, time.Hour
-				c.Placement = pack
+				c.Placement = "pack"
 			}},
 		{"YES and NO in any case", settings{"LOG_REQUESTS": "no", "LOG_DEBUG": "Yes", "ENCODER_FAILOVER": "nO"},
 			func(c *Config) { c.LogRequests, c.LogDebug, c.EncoderFailover = false, true, false }},

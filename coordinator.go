@@ -113,7 +113,7 @@ func newCoordinator(cfg *Config, log *slog.Logger, m *metrics, verifier *keyVeri
 			failover:     cfg.EncoderFailover,
 			encoderWait:  cfg.EncoderWait,
 			startTimeout: cfg.StreamStartTimeout,
-			placement:    cfg.Placement,
+			placement:    placement(cfg.Placement),
 		}),
 		verifier:  verifier,
 		events:    events,

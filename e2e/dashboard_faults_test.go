@@ -130,7 +130,9 @@ func hostileNamesStory(t *testing.T, browser context.Context) {
 	tb.awaitText("#confirm-title", hostile)
 	check("confirmation")
 	cluster.change(func() {
-		cluster.fault = func(w http.ResponseWriter, r *http.Request) { httpjson.Error(w, http.StatusBadRequest, httpjson.MalformedHeader, hostile) }
+		cluster.fault = func(w http.ResponseWriter, r *http.Request) {
+			httpjson.Error(w, http.StatusBadRequest, httpjson.MalformedHeader, hostile)
+		}
 	})
 	tb.click("#confirm-yes")
 	tb.awaitText("#confirm-error", "Not done: ")

@@ -146,7 +146,7 @@ func (cs *Sockets) SayWrongMethod(next http.Handler) http.Handler {
 // refuseUpgrade answers a request that is no WebSocket handshake, or one that a foreign page in a browser makes.
 func (cs *Sockets) refuseUpgrade(w http.ResponseWriter, r *http.Request, status int, err error) {
 	code, reason := httpjson.NotWebSocket, strings.TrimPrefix(err.Error(), "websocket: ") // a constant of the library
-	w.Header().Set("Sec-WebSocket-Version", "13")            // RFC 6455, 4.4
+	w.Header().Set("Sec-WebSocket-Version", "13")                                         // RFC 6455, 4.4
 	switch status {
 	case http.StatusMethodNotAllowed:
 		code = httpjson.MethodNotAllowed

@@ -189,7 +189,7 @@ func (s *Server) take() bool {
 // refuseUpgrade answers a request that is no WebSocket handshake.
 func (s *Server) refuseUpgrade(w http.ResponseWriter, r *http.Request, status int, err error) {
 	code, reason := httpjson.NotWebSocket, strings.TrimPrefix(err.Error(), "websocket: ") // a constant of the library
-	w.Header().Set("Sec-WebSocket-Version", "13")            // RFC 6455, 4.4
+	w.Header().Set("Sec-WebSocket-Version", "13")                                         // RFC 6455, 4.4
 	if status == http.StatusMethodNotAllowed {
 		code = httpjson.MethodNotAllowed
 		w.Header().Set("Allow", "GET, OPTIONS")
