@@ -4,6 +4,7 @@ package main
 
 import (
 	"cmp"
+	"math"
 	"time"
 )
 
@@ -67,6 +68,39 @@ func (c *slotCount) remove(capacity int) {
 	} else {
 		c.capacity -= capacity
 	}
+}
+
+// headroomLocked is how many slots would be left free if the encoder were lost that would leave the fewest, with its streams at the others;
+// negative: so many streams would have none. +Inf: an encoder without a limit would be left.
+func (r *registry) headroomLocked() float64 {
+	free, unlimited := 0, 0 // of encoders that take streams
+	for _, e := range r.encoders {
+		switch {
+		case e.draining || e.away:
+		case e.capacity < 0:
+			unlimited++
+		default:
+			free += max(0, e.capacity-e.load())
+		}
+	}
+	least := math.Inf(1)
+	for _, e := range r.encoders {
+		left, others := free-e.load(), unlimited
+		switch {
+		case e.draining || e.away:
+		case e.capacity < 0:
+			others--
+		default:
+			left -= max(0, e.capacity-e.load())
+		}
+		if others == 0 {
+			least = min(least, float64(left))
+		}
+	}
+	if len(r.encoders) == 0 {
+		return 0
+	}
+	return least
 }
 
 func (e *encoder) load() int { return len(e.streams) }

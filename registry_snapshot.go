@@ -198,6 +198,7 @@ type totals struct {
 	closing         int // streams
 	waitingRequests int
 	slots           capacityReport
+	headroom        float64        // slots, see headroomLocked
 	encoders        map[string]int // by state
 
 	rtmpServers, wsServers, drainingServers int
@@ -254,6 +255,7 @@ func (r *registry) totals(now time.Time) totals {
 		closing:         len(r.closing),
 		waitingRequests: r.waitingCount,
 		slots:           r.capacityLocked(),
+		headroom:        r.headroomLocked(),
 		encoders:        map[string]int{},
 	}
 	for _, e := range r.encoderReportsLocked(now) {

@@ -5,6 +5,7 @@ package main
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -117,6 +118,39 @@ func TestChosenEncoderIsTheBest(t *testing.T) {
 						t.Fatalf("seed %d: %+v: encoder %d was chosen, and %d is better", seed, members, chosen, i)
 					}
 				}
+			}
+		})
+	}
+}
+
+func TestHeadroomIsWhatTheWorstLossLeaves(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		encoders []member
+		draining int // index, -1: none
+		want     float64
+	}{
+		"no encoder":              {nil, -1, 0},
+		"one alone":               {[]member{{8, 3}}, -1, -3},
+		"one alone, idle":         {[]member{{8, 0}}, -1, 0},
+		"the larger one counts":   {[]member{{8, 5}, {4, 1}}, -1, 3 - 5},
+		"enough for either":       {[]member{{8, 2}, {8, 2}, {4, 0}}, -1, 10 - 2},
+		"full ones":               {[]member{{2, 2}, {2, 2}}, -1, -2},
+		"fewer slots than load":   {[]member{{1, 3}, {4, 0}}, -1, 0},
+		"one has no limit":        {[]member{{-1, 7}, {4, 1}}, -1, 3 - 7},
+		"two have no limit":       {[]member{{-1, 7}, {-1, 1}, {4, 4}}, -1, math.Inf(1)},
+		"a draining one helps no": {[]member{{8, 5}, {8, 0}}, 1, -5},
+		"a draining one is lost":  {[]member{{20, 18}, {4, 1}, {9, 2}}, 0, 10 - 18},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			rig := newRegistryRig(t, limits{})
+			encoders := rig.members(rig.server("s", "RTMP"), test.encoders)
+			if test.draining >= 0 {
+				rig.drain(encoders[test.draining].id, false)
+			}
+			if got := rig.r.totals(rig.now).headroom; got != test.want {
+				t.Errorf("%v, want %v", got, test.want)
 			}
 		})
 	}
