@@ -61,11 +61,7 @@ func newGateways(c *coordinator, cfg *Config, refusals *logs.Refusals, log *slog
 		at: map[string]map[uint64]*gatewaySession{}, ids: map[uint64]bool{},
 	}
 	c.events.cluster = outbox.Cluster{} // it may be large, and is of use up to the restore only
-	mayBeLost := time.Duration(0)
-	if !c.mandate.IsForGood() {
-		mayBeLost = settlesAfter
-	}
-	h.passing = newPassing(c.events.keepsEvents(), mayBeLost)
+	h.passing = newPassing(c.events.keepsEvents(), c.mandate)
 	h.passing.begin()
 	c.registry.await(h.passing, h.useNumbers)
 	h.links = linkserver.New(linkserver.Config{

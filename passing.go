@@ -24,16 +24,17 @@ import (
 // doneEvery is how long a DONE is held back, so that one is enough for several messages of a session. Nobody waits for it.
 const doneEvery = 50 * time.Millisecond
 
-// settlesAfter is how long a commit to a database may still be lost: the database may go on at a standby that has not got it. A leader
-// that lives through that commits again (pgstore). If it does not, gateways have to say again to the next one what was in the commit.
+// settlesAfter is how long a commit to a database may still be lost: the database may go on at a standby that does not have it. If the
+// leader lives through that, it commits again (pgstore). If not, gateways have to say again to the next one what was in the commit.
+// Time in which the database does not answer does not count: it may be failing over.
 const settlesAfter = 3 * time.Second
 
 // passing implements passer. Its lock is taken under the registry's, and never the other way round.
 type passing struct {
 	// set once
-	keepsEvents  bool
-	settlesAfter time.Duration // how long a commit may still be lost; 0: it stays
-	wake         chan struct{} // has room for one
+	keepsEvents bool
+	mandate     mandate       // one for good: commits stay, and nothing settles
+	wake        chan struct{} // has room for one
 
 	// guarded by registry.mu, of the transition under way
 	touched   []*gatewaySession // something is said to, or kept for
@@ -82,13 +83,13 @@ type transition struct {
 
 	// guarded by passing.mu
 	open     int // commits and acknowledgements that it waits for
-	settling int // of these, commits that were made
+	settling int // commits among them that were made, and may be lost still
 	memos    []sessionMemos
 	ends     []ending
 	passed   chan struct{} // closed when commits were made and gateways have what was said; nil: nobody asks, or it is closed
 }
 
-// settling is a transition whose commit was made, and may be lost up to a time.
+// settling is a transition whose commit was made, and until when it may be lost.
 type settling struct {
 	transition *transition
 	until      time.Time
@@ -105,8 +106,8 @@ type ending struct {
 	message uint64
 }
 
-func newPassing(keepsEvents bool, settlesAfter time.Duration) *passing {
-	return &passing{keepsEvents: keepsEvents, settlesAfter: settlesAfter, wake: make(chan struct{}, 1)}
+func newPassing(keepsEvents bool, m mandate) *passing {
+	return &passing{keepsEvents: keepsEvents, mandate: m, wake: make(chan struct{}, 1)}
 }
 
 // begin is called before anything happens: until compare has been called all is one transition.
@@ -181,7 +182,7 @@ func (x *passing) pass(t *transition, cause *gatewaySession, told bool) outbox.M
 	if t != nil {
 		t.cause = cause
 	}
-	if x.starting != nil && x.settlesAfter > 0 { // what was in the store at the start may be lost as well
+	if x.starting != nil && !x.mandate.IsForGood() { // what was in the store at the start may be lost as well
 		t.open++
 		x.settleLocked(t)
 	}
@@ -267,7 +268,7 @@ func (x *passing) stepLocked(t *transition) {
 
 // committed is called when the commit that a transition waits for was made. Its caller holds no lock.
 func (x *passing) committed(t *transition) func() {
-	if x.settlesAfter == 0 {
+	if x.mandate.IsForGood() {
 		return x.step(t)
 	}
 	return func() {
@@ -282,7 +283,7 @@ func (x *passing) committed(t *transition) func() {
 
 func (x *passing) settleLocked(t *transition) {
 	t.settling++
-	if x.settling = append(x.settling, settling{t, time.Now().Add(x.settlesAfter)}); len(x.settling) == 1 {
+	if x.settling = append(x.settling, settling{t, time.Now().Add(settlesAfter)}); len(x.settling) == 1 {
 		poke(x.wake)
 	}
 }
@@ -354,19 +355,20 @@ func (x *passing) run(closing <-chan struct{}) {
 		case <-closing:
 			return
 		}
-		if next, more := x.settle(time.Now()); more {
-			settled.Reset(time.Until(next))
+		if next, more := x.settle(time.Now().Add(-x.mandate.Unconfirmed())); more {
+			settled.Reset(max(time.Until(next), doneEvery))
 		}
 		x.sendDone()
 	}
 }
 
-// settle has transitions go on whose commits stay, and tells when the next one will.
-func (x *passing) settle(now time.Time) (next time.Time, more bool) {
+// settle has transitions go on whose commits stay, and tells when the next one will at the earliest. confirmed is when this process was
+// last known to lead, which the database that has the commits told.
+func (x *passing) settle(confirmed time.Time) (next time.Time, more bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	n := 0
-	for ; n < len(x.settling) && !now.Before(x.settling[n].until); n++ {
+	for ; n < len(x.settling) && !confirmed.Before(x.settling[n].until); n++ {
 		t := x.settling[n].transition
 		t.settling--
 		x.stepLocked(t)

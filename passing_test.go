@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -176,7 +177,7 @@ func TestDoneWaitsForAllThatFollows(t *testing.T) {
 // The last event of a start can be durable before what the start says has gone down.
 func TestMessagesOfAStartAreDoneWithOnlyWhenAllOfItIsPassedOn(t *testing.T) {
 	t.Parallel()
-	x := newPassing(true, 0)
+	x := newPassing(true, alwaysLeads{})
 	x.begin()
 	s := &gatewaySession{message: 1}
 	mark := x.endTransition(s, true)
@@ -194,7 +195,7 @@ func TestMessagesOfAStartAreDoneWithOnlyWhenAllOfItIsPassedOn(t *testing.T) {
 // A gateway that numbers two messages alike does no harm to others.
 func TestTwoMessagesOfOneNumberAreDoneWith(t *testing.T) {
 	t.Parallel()
-	x := newPassing(true, 0)
+	x := newPassing(true, alwaysLeads{})
 	s := &gatewaySession{message: 1}
 	mark := x.endTransition(s, true)
 	x.nothingFollows(s)
@@ -206,7 +207,7 @@ func TestTwoMessagesOfOneNumberAreDoneWith(t *testing.T) {
 // does not wait for that.
 func TestMessagesAreDoneWithOnceTheirCommitsStay(t *testing.T) {
 	t.Parallel()
-	x := newPassing(true, settlesAfter)
+	x := newPassing(true, &elected{})
 	s, other := &gatewaySession{message: 1}, &gatewaySession{message: 1}
 	s.items, s.durable = nil, []link.Memo{{Name: "t"}}
 	x.touch(s)
@@ -232,4 +233,55 @@ func TestMessagesAreDoneWithOnceTheirCommitsStay(t *testing.T) {
 	if len(s.following[0].memos) != 1 {
 		t.Error("what was told is not kept with it")
 	}
+}
+
+// elected is the mandate of a leader that a database has made.
+type elected struct {
+	alwaysLeads
+	answered atomic.Pointer[time.Time] // when the database did last; nil: it does all the time
+}
+
+func (*elected) IsForGood() bool { return false }
+
+func (e *elected) Unconfirmed() time.Duration {
+	if at := e.answered.Load(); at != nil {
+		return time.Since(*at)
+	}
+	return 0
+}
+
+// A database that does not answer may be failing over to a standby that does not have the last commits: until it answers again, gateways
+// keep what led to them, also if that takes longer than commits need to settle.
+func TestNothingSettlesWhileTheDatabaseDoesNotAnswer(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := &elected{}
+		x := newPassing(true, m)
+		closing, ended := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(ended)
+			x.run(closing)
+		}()
+		x.passedOn() // somebody waits
+		x.endTransition(nil, true).Durable()
+		isSettled := func() bool {
+			x.mu.Lock()
+			defer x.mu.Unlock()
+			return len(x.settling) == 0
+		}
+		time.Sleep(time.Second)
+		answered := time.Now()
+		m.answered.Store(&answered)
+		time.Sleep(time.Minute)
+		if isSettled() {
+			t.Error("a commit counts as one that stays, though the database has not answered since")
+		}
+		m.answered.Store(nil)
+		time.Sleep(time.Second)
+		if !isSettled() {
+			t.Error("a commit does not count as one that stays, though the database answers")
+		}
+		close(closing)
+		<-ended
+	})
 }

@@ -328,8 +328,12 @@ func (d *drill) figures() []figure {
 		name, reach = "leaders stopped (SIGTERM)", "under 2 s"
 	}
 	accepted, leads, restored := d.accepted.percentiles(), d.leads.percentiles(), d.restored.percentiles()
+	note := fmt.Sprintf("under %.4g lives/s, with %d live streams and %d gateways", d.options.rate, d.options.held, len(d.front))
+	if d.options.pending > 0 {
+		note += fmt.Sprintf("; %d events wait for the application", d.options.pending)
+	}
 	return []figure{
-		{Name: name, Value: float64(d.ended), Note: fmt.Sprintf("under %.4g lives/s, with %d live streams, %d events that wait for the application, and %d gateways", d.options.rate, d.options.held, d.options.pending, len(d.front))},
+		{Name: name, Value: float64(d.ended), Note: note},
 		{Name: "accepted again after, median", Value: accepted.P50 / 1000, Unit: "s", Note: "publishers who ask when the leader's process has ended"},
 		{Name: "  p99", Value: accepted.P99 / 1000, Unit: "s", Reach: reach},
 		{Name: "  longest", Value: accepted.Max / 1000, Unit: "s"},

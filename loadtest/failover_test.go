@@ -247,7 +247,7 @@ func TestLifeIsOverOnlyWithItsLastStream(t *testing.T) {
 
 func TestDrillStartsItsOwnPrograms(t *testing.T) {
 	t.Parallel()
-	for _, args := range [][]string{{"-profile=failover", "-addr=127.0.0.1:80"}, {"-kills=0"}, {"-kill-every=-1s"}} {
+	for _, args := range [][]string{{"-profile=failover", "-addr=127.0.0.1:80"}, {"-kills=0"}, {"-pending=-1"}, {"-kill-every=-1s"}} {
 		if _, err := parseOptions(args, io.Discard); err == nil {
 			t.Errorf("%q is taken", args)
 		}

@@ -96,7 +96,7 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	f.IntVar(&o.kills, "kills", 5, "failover: how often the leader is killed")
 	f.DurationVar(&o.killEvery, "kill-every", 0, "failover: time from kill to kill; longer if a takeover is not over by then (0: 12s, with -gentle 4s)")
 	f.BoolVar(&o.gentle, "gentle", false, "failover: the leader is stopped (SIGTERM) instead of killed")
-	f.IntVar(&o.pending, "pending", 0, "failover: events of held streams that wait all the while, since the application is gone")
+	f.IntVar(&o.pending, "pending", 0, "failover: so many events wait in the database, because the application is gone until the drill ends")
 	f.BoolVar(&o.snapshot, "snapshot", false, "database: somebody holds a snapshot all the while, so that no dead row can go")
 	f.StringVar(&o.database, "database", "", "failover, database: postgres://user:password@host/database of a server where a database is made for the run, and dropped after it (\"\": a server is started)")
 	f.IntVar(&o.servers, "servers", 4, "streaming servers that the lives are spread over")
@@ -112,7 +112,7 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 		return nil, fmt.Errorf("there is no profile %q: see -help", o.profile)
 	case o.duration <= 0 || o.concurrency < 1 || o.servers < 1 || o.encoders < 1:
 		return nil, errors.New("-duration, -concurrency, -servers and -encoders must be positive")
-	case o.count < 0 || o.rate < 0 || o.held < 0 || o.connections < 0 || o.streams < 0 || o.outage < 0 || o.gateways < 0:
+	case o.count < 0 || o.rate < 0 || o.held < 0 || o.connections < 0 || o.streams < 0 || o.outage < 0 || o.gateways < 0 || o.pending < 0:
 		return nil, errors.New("no number may be negative")
 	case o.kills < 1 || o.killEvery < 0:
 		return nil, errors.New("-kills must be positive, and -kill-every not negative")

@@ -245,8 +245,13 @@ func mutations() []mutation {
 		},
 		{
 			"gateways", "passing.go",
-			"	t.open++\n	m.Durable = x.step(t)\n", "",
+			"	t.open++\n	m.Durable = x.committed(t)\n", "",
 			"TestDoneWaitsForAllThatFollows", "a message is forgotten before its events are in the store",
+		},
+		{
+			"gateways", "passing.go",
+			"x.settle(time.Now().Add(-x.mandate.Unconfirmed()))", "x.settle(time.Now())",
+			"TestNothingSettlesWhileTheDatabaseDoesNotAnswer", "a message is forgotten while the database fails over",
 		},
 		{
 			"gateways", "gatewaysession.go",

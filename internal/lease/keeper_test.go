@@ -270,6 +270,22 @@ func TestWhoHasSeenADoubtHearsThatItIsOver(t *testing.T) {
 	})
 }
 
+// Whoever keeps what the database may lose has to know when it answered last, not when the last question failed.
+func TestATermKnowsSinceWhenItIsUnconfirmed(t *testing.T) {
+	t.Parallel()
+	now := time.Minute
+	term := newTerm(1, now+validFor, func() time.Duration { return now }, nil)
+	now += 2 * time.Second
+	if got := term.Unconfirmed(); got != 2*time.Second {
+		t.Errorf("%v after the take-over: %v", 2*time.Second, got)
+	}
+	term.update(now - time.Second + validFor) // by an answer that took a second
+	now += validFor
+	if got := term.Unconfirmed(); got != validFor+time.Second || term.Valid() {
+		t.Errorf("%v after a renewal: %v, valid: %v", validFor+time.Second, got, term.Valid())
+	}
+}
+
 // Links hear of the doubt soon after a longer sleep, also if the database does not answer.
 func TestDoubtIsToldSoonAfterASleep(t *testing.T) {
 	two(t, func(t *testing.T, a, _ *candidate) {

@@ -52,6 +52,13 @@ func (t *Term) Valid() bool {
 	return t.isValidLocked()
 }
 
+// Unconfirmed tells how long ago it was last asked for what the database has confirmed: that this process leads.
+func (t *Term) Unconfirmed() time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.clock() - (t.validUntil - validFor)
+}
+
 func (t *Term) isValidLocked() bool { return t.ctx.Err() == nil && t.clock() < t.validUntil }
 
 // Changed is closed when what Valid says has changed since, or about.
