@@ -5,8 +5,8 @@ package main
 //
 // A transition's messages and memos for a session go down in one SAY. Its message is done with when
 //
-//  1. its events are in the store to stay, and other gateways have acknowledged what it says to them (frames to the message's
-//     own gateway arrive before the DONE, since a link is in order);
+//  1. its events are in the store and can't be lost with a failover of the database any more, and other gateways have
+//     acknowledged what it says to them (frames to the message's own gateway arrive before the DONE, since a link is in order);
 //  2. memos that must not be ahead of the store have gone to other sessions, and their gateways have them.
 //
 // Then DONE goes down, in the order of the session's messages. A gateway that is lost counts as one that has acknowledged.

@@ -29,7 +29,7 @@ type passer interface {
 	endTransition(cause memoKeeper, told bool) outbox.Mark
 
 	// passedOn is called at the end of a transition: the channel is closed when its events are in the store and gateways have what it
-	// says, but for memos that must not be ahead of the store.
+	// says. Memos that wait for the store may still be on their way.
 	passedOn() <-chan struct{}
 
 	// compare is called at the end of a restore with all that gateways are to keep.

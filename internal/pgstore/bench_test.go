@@ -37,7 +37,7 @@ func BenchmarkLoad(b *testing.B) {
 }
 
 // BenchmarkCommit is what lives cost the database: a stream is announced in one group, ends in the next, and its events are delivered
-// in the one after that. CPU-µs/life is that of the process of PostgreSQL that commits, in steps of 10 ms, the clock ticks of /proc.
+// in the one after that. CPU-µs/life is that of the process of PostgreSQL that commits, which /proc counts in steps of 10 ms.
 func BenchmarkCommit(b *testing.B) {
 	for _, lives := range []int{5, 10, 20} {
 		b.Run(fmt.Sprint(lives, " lives"), func(b *testing.B) {

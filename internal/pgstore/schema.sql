@@ -70,7 +70,7 @@ INSERT INTO coordinator_numbers (last) VALUES (0) ON CONFLICT DO NOTHING;
 --
 -- No plan may go through a whole table or index, whatever the statistics say when it is made: it is kept, and of a million rows hardly one may
 -- be alive. The settings leave only the index. BETWEEN in place of = leaves only looking for each element by itself, since the order of the index
--- is then of no use for joining. Subscripts take one list of elements where unnest() would make one for each array.
+-- is then of no use for joining. Elements are taken by their number: unnest() of several arrays would copy each of them first.
 CREATE OR REPLACE FUNCTION coordinator_commit(
     my_epoch bigint, my_writer bigint,
     e_queue bigint[], e_position bigint[], e_at bigint[], e_body bytea[],
