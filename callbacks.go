@@ -110,6 +110,13 @@ func sendResult(status int, err error) string {
 	return "refused"
 }
 
+func eventType(ev outbox.Event) string {
+	if ev.Closed {
+		return "stream-closed"
+	}
+	return "stream-available"
+}
+
 const eventTimeStyle = "2006-01-02T15:04:05.000Z07:00"
 
 // eventHeader is what the application reads. The event ID is the same whenever the event is sent.
@@ -127,11 +134,10 @@ func eventHeader(ev outbox.Event) http.Header {
 	if ev.Previous != "" {
 		set("X-Previous-Streaming-Id", ev.Previous)
 	}
+	set("X-Event-Type", eventType(ev))
 	if ev.Closed {
-		set("X-Event-Type", "stream-closed")
 		return header
 	}
-	set("X-Event-Type", "stream-available")
 	set("X-Stream-Type", ev.StreamType)
 	set("X-Resolution", ev.Resolution)
 	set("X-Index-File", ev.IndexFile)

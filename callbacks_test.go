@@ -97,8 +97,8 @@ func TestTenThousandEventsOpenNoMoreConnectionsThanAreInFlight(t *testing.T) {
 	const events = 10_000
 	var delivered, others atomic.Int64
 	done := make(chan struct{})
-	observe := func(status int, err error, took time.Duration) {
-		if sendResult(status, err) != "delivered" || took <= 0 {
+	observe := func(a outbox.Attempt) {
+		if sendResult(a.Status, a.Err) != "delivered" || a.Took <= 0 {
 			others.Add(1)
 		} else if delivered.Add(1) == events {
 			close(done)

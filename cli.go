@@ -154,6 +154,7 @@ func (i invocation) check() error {
 		{"ENCODER_FAILOVER", either(cfg.EncoderFailover, "YES", "NO")},
 		{"STREAM_START_TIMEOUT", cfg.StreamStartTimeout.Seconds()},
 		{"PLACEMENT", cfg.Placement},
+		{"PUBLISH_TAKEOVER", either(cfg.PublishTakeover, "YES", "NO")},
 	} {
 		if !cfg.isGateway() || usedByGateway(setting.name) {
 			fmt.Fprintf(i.stdout, "%s=%v\n", setting.name, setting.value)

@@ -51,7 +51,11 @@ func (a *commands) close(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	switch err := a.coordinator.killPublisher(channel, streamID); err {
+	by := errByApplication
+	if r.Header.Get("x-requested-by") == "dashboard" {
+		by = errByOperator
+	}
+	switch err := a.coordinator.killPublisher(channel, streamID, by); err {
 	case nil:
 		httpjson.Write(w, http.StatusOK, struct{}{})
 	case errNotPassedOn:

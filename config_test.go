@@ -84,8 +84,10 @@ func TestConfigAcceptedValues(t *testing.T) {
 				c.EncoderWait, c.StreamStartTimeout = 15*time.Second, time.Hour
 				c.Placement = "pack"
 			}},
-		{"YES and NO in any case", settings{"LOG_REQUESTS": "no", "LOG_DEBUG": "Yes", "ENCODER_FAILOVER": "nO"},
-			func(c *Config) { c.LogRequests, c.LogDebug, c.EncoderFailover = false, true, false }},
+		{"YES and NO in any case", settings{"LOG_REQUESTS": "no", "LOG_DEBUG": "Yes", "ENCODER_FAILOVER": "nO", "PUBLISH_TAKEOVER": "yes"},
+			func(c *Config) {
+				c.LogRequests, c.LogDebug, c.EncoderFailover, c.PublishTakeover = false, true, false, true
+			}},
 		{"logs as text", settings{"LOG_FORMAT": "Text"}, func(*Config) {}},
 		{"logs as JSON", settings{"LOG_FORMAT": "JSON"}, func(c *Config) { c.LogJSON = true }},
 		{"URLs", settings{"KEY_VERIFICATION_URL": "HTTPS://u:p@[::1]:65535/a?b=c", "EVENT_CALLBACK_URL": "http://app"},
@@ -199,6 +201,7 @@ func TestConfigFaults(t *testing.T) {
 		"ENCODER_FAILOVER":         {"true", "ALWAYS"},
 		"STREAM_START_TIMEOUT":     {"-1", "3601", "off"},
 		"PLACEMENT":                {"spread", "least load"},
+		"PUBLISH_TAKEOVER":         {"true", "ON"},
 		"DATA_DIR":                 {"a\x00b"},
 		"KEY_VERIFICATION_URL": {
 			hidden, "/" + hidden, "//" + hidden, "http:" + hidden, "http://", "http:///" + hidden, "http://u:" + hidden + "@", "http://:80/?" + hidden,
@@ -321,6 +324,7 @@ func TestEnvExampleListsEveryVariableWithItsDefault(t *testing.T) {
 	for name, want := range map[string]string{
 		"HTTP_PORT": "80", "SSL_PORT": "443", "SSL_CHECK_RELOAD_SECONDS": "60", "LOG_REQUESTS": "YES", "LOG_DEBUG": "NO", "ID_MAX_LENGTH": "128", "DATA_DIR": "data",
 		"LOG_FORMAT": "text", "ENCODER_WAIT_SECONDS": "0", "ENCODER_FAILOVER": "YES", "STREAM_START_TIMEOUT": "0", "PLACEMENT": "least-load",
+		"PUBLISH_TAKEOVER": "NO",
 	} {
 		if example[name] != want {
 			t.Errorf("%s=%s, want the default %s", name, example[name], want)

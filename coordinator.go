@@ -4,6 +4,7 @@ package main
 // story: what peers and the application ask for comes in here, is checked, and becomes one transition of the registry.
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -16,7 +17,9 @@ import (
 	"coordinator/internal/history"
 	"coordinator/internal/linkserver"
 	"coordinator/internal/logs"
+	"coordinator/internal/outbox"
 	"coordinator/internal/profile"
+	"coordinator/internal/timeline"
 	"coordinator/internal/wire"
 )
 
@@ -43,15 +46,19 @@ const (
 )
 
 var (
-	errBadID       = errors.New("channel, key or request ID is malformed")
-	errTooMany     = errors.New("too many publish requests at once")
-	errNotKept     = errors.New("events can't be kept")
-	errNotSure     = errors.New("the database does not answer: this coordinator can't be sure that it leads")
-	errBadChannel  = errors.New("malformed channel")
-	errBadStreamID = errors.New("malformed stream ID")
-	errNotPassedOn = errors.New("the gateway that holds the session has not taken it in: it may be absent; ask again")
-	errTooLate     = errors.New("its time is over")
-	errStandby     = errors.New("standby")
+	errBadID        = errors.New("channel, key or request ID is malformed")
+	errTooMany      = errors.New("too many publish requests at once")
+	errNotKept      = errors.New("events can't be kept")
+	errNotSure      = errors.New("the database does not answer: this coordinator can't be sure that it leads")
+	errBadChannel   = errors.New("malformed channel")
+	errBadStreamID  = errors.New("malformed stream ID")
+	errNotPassedOn  = errors.New("the gateway that holds the session has not taken it in: it may be absent; ask again")
+	errTooLate      = errors.New("its time is over")
+	errEventsUnread = errors.New("undelivered events can't be read now: ask again")
+	errStandby      = errors.New("standby")
+
+	errByApplication = errors.New("closed by the application")
+	errByOperator    = errors.New("closed by an operator")
 )
 
 // publishRequest is what a streaming server asks for a publisher. key is a secret.
@@ -88,6 +95,7 @@ type coordinator struct {
 	mandate     mandate
 	startedAt   time.Time
 	metrics     *metrics
+	timeline    *timeline.Timeline
 	history     *history.History
 	links       func() []linkserver.Status // of gateways; newGateways sets it
 
@@ -104,7 +112,7 @@ type coordinator struct {
 // newCoordinator wires the use cases. The identities of peers and the numbers of publications count up from the time of
 // the start in microseconds, so that no later process gives one of them again and all stay below 2^53. Should the clock
 // have been set back, they begin behind those that the store knows of.
-func newCoordinator(cfg *Config, log *slog.Logger, m *metrics, verifier *keyVerifier, events *callbacks, mandate mandate) *coordinator {
+func newCoordinator(cfg *Config, log *slog.Logger, m *metrics, decisions *timeline.Timeline, verifier *keyVerifier, events *callbacks, mandate mandate) *coordinator {
 	firstID := max(uint64(time.Now().UnixMicro()), events.LastQueue()+1, events.cluster.Numbers+1)
 	c := &coordinator{
 		idMaxLength: cfg.IDMaxLength,
@@ -114,12 +122,14 @@ func newCoordinator(cfg *Config, log *slog.Logger, m *metrics, verifier *keyVeri
 			encoderWait:  cfg.EncoderWait,
 			startTimeout: cfg.StreamStartTimeout,
 			placement:    placement(cfg.Placement),
+			takeover:     cfg.PublishTakeover,
 		}),
 		verifier:  verifier,
 		events:    events,
 		mandate:   mandate,
 		startedAt: time.Now(),
 		metrics:   m,
+		timeline:  decisions,
 		links:     func() []linkserver.Status { return nil },
 		up:        make(chan struct{}),
 	}
@@ -226,12 +236,17 @@ func (c *coordinator) logEncoderGone(e *encoder, reason error) {
 }
 
 // probeAnswered is called at the first sign of life of a session that was probed.
-func (c *coordinator) probeAnswered(session uint64) { c.logAndCount(c.registry.probeAnswered(session)) }
+func (c *coordinator) probeAnswered(session uint64) {
+	c.logAndCount(c.registry.probeAnswered(session, time.Now()))
+}
 
 // publish answers a publish request, with accept or deny on its server's peer, within answerWithin from when it was said. It
 // returns at once; what has to wait for the application, or for the cluster to come up, runs beside the caller and ends with the
 // connection.
 func (c *coordinator) publish(s *serverSession, req publishRequest, said time.Time) {
+	if c.validID(req.channel) {
+		c.timeline.Add(requestEntry(s.server, req, time.Now()))
+	}
 	err := c.mayAsk(req)
 	if err == nil && !time.Now().Before(said.Add(answerWithin)) { // it was long on its way; its gateway has denied it
 		err = errTooLate
@@ -399,17 +414,22 @@ func (c *coordinator) endPublish(s *server, channel, streamID string) {
 
 // announce is STREAM-AVAILABLE.
 func (c *coordinator) announce(e *encoder, channel, streamID string, a announcement) {
-	notices, own := c.registry.announce(e, channel, streamID, a, time.Now())
+	now := time.Now()
+	notices, own := c.registry.announce(e, channel, streamID, a, now)
 	if !own {
 		c.notItsOwn("STREAM-AVAILABLE", encoderAttr(e.id), channel, streamID)
 		return
 	}
 	c.log.Debug("stream available", "channel", channel, "stream", streamID, "type", a.streamType, "resolution", a.resolution)
+	c.timeline.Add(announcementEntry(e, channel, streamID, a, now))
 	c.logAndCount(notices)
 }
 
 // streamClosed is STREAM-CLOSED, said at a time. errorCode and errorMessage are the encoder's words, empty if it had no trouble.
 func (c *coordinator) streamClosed(e *encoder, channel, streamID string, at time.Time, errorCode, errorMessage string) {
+	if errorCode != "" || errorMessage != "" {
+		errorCode, errorMessage = c.registry.withoutKey(channel, streamID, errorCode), c.registry.withoutKey(channel, streamID, errorMessage)
+	}
 	notices, own := c.registry.streamClosed(e, channel, streamID, at, time.Now())
 	if !own {
 		c.notItsOwn("STREAM-CLOSED", encoderAttr(e.id), channel, streamID)
@@ -418,6 +438,7 @@ func (c *coordinator) streamClosed(e *encoder, channel, streamID string, at time
 	if errorCode != "" || errorMessage != "" {
 		c.log.Warn("encoder reports a failed stream", "channel", channel, "stream", streamID, encoderAttr(e.id),
 			"code", logs.Loggable(errorCode), "message", logs.Loggable(errorMessage))
+		giveWords(notices, streamID, errorCode, errorMessage)
 	}
 	c.logAndCount(notices)
 }
@@ -442,6 +463,61 @@ func (c *coordinator) undrain(id uint64) error {
 	return awaitPassing(passedOn)
 }
 
+// listEvents, retryEvents and discardEvent are about events that the application has not taken. A channel may be "": all. Errors:
+// errBadChannel, those of outbox.Discard, and others if events can't be read.
+
+func (c *coordinator) listEvents(ctx context.Context, from outbox.Place, channel string, limit int) (page []outbox.Undelivered, next outbox.Place, more bool, err error) {
+	if channel != "" && !c.validID(channel) {
+		return nil, from, false, errBadChannel
+	}
+	ctx, cancel := context.WithTimeout(ctx, commandPatience)
+	defer cancel()
+	page, next, more, err = c.events.List(ctx, from, channel, limit)
+	return page, next, more, c.unreadEvents(err)
+}
+
+func (c *coordinator) retryEvents(ctx context.Context, channel string) error {
+	if channel != "" && !c.validID(channel) {
+		return errBadChannel
+	}
+	ctx, cancel := context.WithTimeout(ctx, commandPatience)
+	defer cancel()
+	if err := c.events.TryNow(ctx, channel); err != nil {
+		return c.unreadEvents(err)
+	}
+	c.log.Info("undelivered events are tried now, on request", "channel", cmp.Or(channel, "*"))
+	return nil
+}
+
+func (c *coordinator) discardEvent(ctx context.Context, id string) error {
+	ctx, cancel := context.WithTimeout(ctx, commandPatience)
+	defer cancel()
+	err := c.events.Discard(ctx, id, func(u outbox.Undelivered) {
+		c.metrics.discarded.Inc()
+		c.timeline.Add(discardEntry(&u.Event, time.Now()))
+		about := []any{"event", u.ID(), "channel", u.Channel, "stream", u.StreamID, "since", u.At.UTC(), "tries", u.Tries, "answer", u.LastAnswer}
+		if u.Closed {
+			c.log.Warn("a stream-closed was discarded on request: the application goes on taking the stream for live", about...)
+		} else {
+			c.log.Warn("an event was discarded on request: the application will never hear of it", about...)
+		}
+	})
+	switch {
+	case errors.Is(err, outbox.ErrUnknownEvent), errors.Is(err, outbox.ErrNotFirst), errors.Is(err, outbox.ErrInFlight), errors.Is(err, outbox.ErrNotDurable):
+		return err
+	}
+	return c.unreadEvents(err)
+}
+
+// unreadEvents hides why events can't be read, which is not for everybody. A disk or a database that fails has lines of its own in the log.
+func (c *coordinator) unreadEvents(err error) error {
+	if err == nil {
+		return nil
+	}
+	c.log.Debug("a command could not read undelivered events", "error", err)
+	return errEventsUnread
+}
+
 // awaitPassing waits until gateways have what a command says, so that it outlives this process.
 func awaitPassing(passedOn <-chan struct{}) error {
 	if passedOn == nil {
@@ -455,9 +531,13 @@ func awaitPassing(passedOn <-chan struct{}) error {
 	}
 }
 
-// logAndCount writes what the registry has noted to the log and counts it.
+// logAndCount writes what the registry has noted to the log and the timeline, and counts it.
 func (c *coordinator) logAndCount(notices []notice) {
-	for _, n := range notices {
+	for i := range notices {
+		n := &notices[i]
+		if e := noticeEntry(n); e.Kind != 0 {
+			c.timeline.Add(e)
+		}
 		switch n.kind {
 		case noteStarted:
 			c.metrics.publishes.count("accepted")
@@ -506,7 +586,7 @@ func gatewayAttr(id string) slog.Attr {
 }
 
 // peerAttr is the session of a notice about one peer.
-func (n notice) peerAttr() slog.Attr {
+func (n *notice) peerAttr() slog.Attr {
 	if n.server != 0 {
 		return serverAttr(n.server)
 	}
@@ -517,17 +597,23 @@ func (c *coordinator) notItsOwn(method string, sender slog.Attr, channel, stream
 	c.log.Debug("message about a stream that is not the sender's own", "method", method, sender, "channel", logs.Loggable(channel), "stream", logs.Loggable(streamID))
 }
 
-// killPublisher is the close command: it tells the publisher to stop. streamID is an ID or "*". Errors: errBadChannel,
-// errBadStreamID; there being nothing to close is none.
-func (c *coordinator) killPublisher(channel, streamID string) error {
+// killPublisher is the close command: it tells the publisher to stop. streamID is an ID or "*". by is errByApplication or errByOperator.
+// Errors: errBadChannel, errBadStreamID; there being nothing to close is none.
+func (c *coordinator) killPublisher(channel, streamID string, by error) error {
 	if !c.validID(channel) {
 		return errBadChannel
 	}
 	if streamID != "*" && !wire.IsToken(streamID, maxStreamIDLength) {
 		return errBadStreamID
 	}
-	killed, passedOn := c.registry.kill(channel, streamID, time.Now())
+	notices, killed, passedOn := c.registry.kill(channel, streamID, time.Now())
+	for i := range notices {
+		if notices[i].kind == noteKilledBy {
+			notices[i].reason = by
+		}
+	}
 	c.log.Info("close command", "channel", channel, "stream", streamID, "killed", killed)
+	c.logAndCount(notices)
 	return awaitPassing(passedOn)
 }
 

@@ -17,6 +17,7 @@ import (
 	"coordinator/internal/door"
 	"coordinator/internal/host"
 	"coordinator/internal/logs"
+	"coordinator/internal/timeline"
 )
 
 const (
@@ -57,7 +58,7 @@ type daemon struct {
 func newDaemon(cfg *Config, log *slog.Logger) (*daemon, error) {
 	d := &daemon{shell: newShell()}
 	d.metrics = newMetrics(func() clusterState { return d.coordinator.state() })
-	around := surroundings{cfg: cfg, log: log, metrics: d.metrics, refusals: logs.NewRefusals(log), maxSockets: d.maxSockets}
+	around := surroundings{cfg: cfg, log: log, metrics: d.metrics, refusals: logs.NewRefusals(log), timeline: timeline.New(), maxSockets: d.maxSockets}
 	events, err := newCallbacks(cfg, around.observe, log)
 	if err != nil {
 		d.stopWatching()

@@ -2,8 +2,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"coordinator/internal/timeline"
 )
 
 func TestReasonsHaveLabels(t *testing.T) {
@@ -23,5 +29,70 @@ func TestReasonsHaveLabels(t *testing.T) {
 		if got := publishResult(reason); got != want {
 			t.Errorf("publish: %v is %s, want %s", reason, got, want)
 		}
+	}
+}
+
+// Two goroutines may hand out the notices of two transitions the other way round: the times are those of the transitions.
+func TestNoticesHaveTheTimeOfTheirTransition(t *testing.T) {
+	t.Parallel()
+	rig := newRegistryRig(t, limits{})
+	s := rig.server("s", kindRTMP)
+	e := rig.encoder("e", 1)
+	began := rig.now
+	id := rig.publish(s, "ch")
+	rig.pass(time.Second)
+	rig.end(s, "ch", id)
+	rig.pass(time.Second)
+	rig.closed(e, "ch", id)
+	var got []string
+	for i := range rig.noted {
+		entry := noticeEntry(&rig.noted[i])
+		got = append(got, fmt.Sprint(entry.Kind, " ", entry.At.Sub(began)))
+	}
+	if diff := cmp.Diff([]string{"accepted 0s", "started 0s", "ended 1s", "closed 2s"}, got); diff != "" {
+		t.Error("(-want +got)\n", diff)
+	}
+}
+
+// What a denial was decided by is found under the lock that it is decided under.
+func TestDenialsSayWhatTheyWereDecidedBy(t *testing.T) {
+	t.Parallel()
+	rig := newRegistryRig(t, limits{})
+	s := rig.serverAt("10.0.0.7", "s", kindRTMP)
+	rig.encoder("e1", 1)
+	rig.encoder("e2", 2)
+	rig.drain(rig.encoder("draining", 5).id, false)
+	since := rig.now.UTC().Format("2006-01-02 15:04:05 MST")
+	for _, channel := range []string{"a", "b", "c"} {
+		rig.publish(s, channel)
+	}
+	for channel, want := range map[string]string{
+		"a": "busy channel is live on streaming server 10.0.0.7:1935 since " + since,
+		"d": "no_encoder no encoder had a free slot: 3 of 3 slots taken on 2 encoders",
+	} {
+		err := rig.claim(s, channel)
+		notices := rig.r.deny(s, requestRef{}, channel, channel, err)
+		if e := noticeEntry(&notices[0]); e.Code+" "+e.Reason() != want {
+			t.Errorf("%s: %s %s", channel, e.Code, e.Reason())
+		}
+	}
+}
+
+// Each reason to end a publisher or a stream has a code of its own.
+func TestReasonsHaveCodes(t *testing.T) {
+	t.Parallel()
+	seen := map[string]error{}
+	for _, reason := range []error{
+		errByApplication, errByOperator, errEncoderFailed, errEncoderGone, errEncodersLost, errNeverStarted, errChannelTaken, errTakenOver, errNoEncoder,
+		errPeerGone, errKillIgnored, errAcceptedLate,
+	} {
+		code := reasonCode(reason, timeline.Other)
+		if code == timeline.Other || seen[code] != nil {
+			t.Errorf("%v: code %s, as %v", reason, code, seen[code])
+		}
+		seen[code] = reason
+	}
+	if code := reasonCode(errors.New("new"), timeline.Other); code != timeline.Other {
+		t.Error(code)
 	}
 }

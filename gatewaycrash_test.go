@@ -160,7 +160,7 @@ func (n noted) Write(b []byte) (int, error) {
 
 func (m *mortal) startCoordinator(dir string) {
 	cfg := m.config(map[string]string{
-		"DATA_DIR": dir, "GATEWAY_SECRET": crashSecret, "KEY_VERIFICATION_URL": "http://application/verify", "EVENT_CALLBACK_URL": "http://application/event",
+		"DATA_DIR": dir, "GATEWAY_SECRET": crashSecret, "PUBLISH_TAKEOVER": "YES", "KEY_VERIFICATION_URL": "http://application/verify", "EVENT_CALLBACK_URL": "http://application/event",
 	})
 	d, err := newDaemon(cfg, logs.New(noted{m, "coordinator"}, false, true))
 	if err != nil {
@@ -444,6 +444,7 @@ type mortalPeer struct {
 	denied  map[string]bool
 	tasks   map[string]*mortalTask
 	killed  map[string]bool // channels
+	isDeaf  bool            // to STREAM-KILL
 }
 
 type mortalTask struct {
@@ -555,7 +556,7 @@ func (p *mortalPeer) hear(c *clustertest.Connection, message wire.Message) {
 			m.faultLocked("%s is denied", channel)
 		}
 	case "STREAM-KILL":
-		if p.live[channel] != id {
+		if p.live[channel] != id || p.isDeaf {
 			return
 		}
 		if !m.closedByApp[channel] && !m.gatewayDied {
@@ -595,7 +596,7 @@ func (p *mortalPeer) hear(c *clustertest.Connection, message wire.Message) {
 func (m *mortal) isNeededLocked(channel, id string) bool {
 	live, others := false, false
 	for _, p := range m.peers {
-		live = live || p.live[channel] != ""
+		live = live || p.live[channel] != "" && !p.isDeaf
 		for other, task := range p.tasks {
 			others = others || other != id && task.channel == channel && !task.stopped
 		}
@@ -741,7 +742,7 @@ func (m *mortal) play() {
 	m.mu.Lock()
 	m.closedByApp["b"] = true
 	m.mu.Unlock()
-	m.order("close b", func(c *coordinator) error { return c.killPublisher("b", "*") })
+	m.order("close b", func(c *coordinator) error { return c.killPublisher("b", "*", errByApplication) })
 	m.await("b ends", func() bool { return s2.live["b"] == "" })
 	s2.publish("d")
 	played("a", "c", "d")
@@ -753,6 +754,48 @@ func (m *mortal) play() {
 	}
 	m.await("all tasks end", func() bool { return len(e1.tasks)+len(e2.tasks) == 0 })
 	m.checkEnd()
+}
+
+// playTakeover has a publisher at one gateway take over the channel of one at the other.
+func (m *mortal) playTakeover(isDeaf bool) {
+	s1, s2, e1, e2 := m.begin()
+	s1.publish("a")
+	m.await("a can be played", func() bool { return m.playedLocked("a") != nil || s1.live["a"] == "" })
+	m.mu.Lock()
+	old := s1.live["a"]
+	m.closedByApp["a"] = true // the first publisher may be killed
+	s1.isDeaf = isDeaf
+	m.mu.Unlock()
+	s2.publish("a")
+	if isDeaf {
+		m.await("the first publisher is off the channel", func() bool {
+			c := m.coordinator
+			return m.gatewayDied || c != nil && c.coordinator.isUp() && c.coordinator.registry.publisherOf("a") != old
+		})
+	} else {
+		m.await("the first publisher ends", func() bool { return s1.live["a"] == "" })
+	}
+	<-time.After(2 * takeoverPatience)
+	m.mu.Lock()
+	if !m.gatewayDied && (s2.live["a"] == "" || s2.killed["a"]) {
+		m.faultLocked("the publisher who took over is not live")
+	}
+	m.mu.Unlock()
+	m.await("the second publisher can be played", func() bool { return m.playedLocked("a") != nil || s2.live["a"] == "" })
+	s2.unpublish("a")
+	m.await("all tasks end", func() bool { return len(e1.tasks)+len(e2.tasks) == 0 })
+	s1.unpublish("a")
+	m.checkEnd()
+}
+
+// publisherOf is the publisher ID of a channel; "": nobody has it.
+func (r *registry) publisherOf(channel string) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if p := r.channels.Get(channel); p != nil {
+		return p.publisherID
+	}
+	return ""
 }
 
 // orUnknown takes a session that is gone for none that anything has to be done to.
@@ -837,14 +880,14 @@ func (m *mortal) cutLink(name string) {
 	}
 }
 
-// runMortal plays the story with deaths at messages of links, and returns how many messages there were.
-func runMortal(t *testing.T, seed uint64, deaths map[int]func(*mortal)) (messages int) {
+// runMortal plays a story with deaths at messages of links, and returns how many messages there were.
+func runMortal(t *testing.T, story func(*mortal), seed uint64, deaths map[int]func(*mortal)) (messages int) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMortal(t, seed)
 		m.passing.Lock()
 		m.deaths = deaths
 		m.passing.Unlock()
-		m.play()
+		story(m)
 		m.passing.Lock()
 		messages = m.passed
 		m.passing.Unlock()
@@ -853,10 +896,24 @@ func runMortal(t *testing.T, seed uint64, deaths map[int]func(*mortal)) (message
 	return messages
 }
 
-// The normal run takes a part of the messages; CRASHES=all takes each, several times.
 func TestClusterSurvivesDeathsAtEachMessageOfItsLinks(t *testing.T) {
 	t.Parallel()
-	every, rounds := 7, 1
+	survivesDeaths(t, (*mortal).play, 7)
+}
+
+func TestTakeoverSurvivesDeathsAtEachMessageOfItsLinks(t *testing.T) {
+	t.Parallel()
+	for _, isDeaf := range []bool{false, true} {
+		t.Run(fmt.Sprint("the old publisher does not end ", isDeaf), func(t *testing.T) {
+			t.Parallel()
+			survivesDeaths(t, func(m *mortal) { m.playTakeover(isDeaf) }, 23)
+		})
+	}
+}
+
+// survivesDeaths plays a story with a death at every so many messages. CRASHES=all takes each message, several times.
+func survivesDeaths(t *testing.T, story func(*mortal), every int) {
+	rounds := 1
 	if os.Getenv("CRASHES") == "all" {
 		every, rounds = 1, 3
 	}
@@ -882,7 +939,7 @@ func TestClusterSurvivesDeathsAtEachMessageOfItsLinks(t *testing.T) {
 			m.cutLink("g2")
 		}, nil},
 	}
-	messages := runMortal(t, 1, nil)
+	messages := runMortal(t, story, 1, nil)
 	for k, kind := range kinds {
 		for at := 1 + k%every; at <= rounds*messages; at += every {
 			seed := uint64(at)
@@ -891,7 +948,7 @@ func TestClusterSurvivesDeathsAtEachMessageOfItsLinks(t *testing.T) {
 				if kind.then != nil {
 					deaths[2+at%messages+rand.New(rand.NewPCG(seed, 4)).IntN(15)] = kind.then
 				}
-				runMortal(t, seed, deaths)
+				runMortal(t, story, seed, deaths)
 			})
 		}
 	}

@@ -37,6 +37,25 @@ var (
 	errApplicationError = errors.New("the application answered with an error")
 )
 
+// answerError is an answer that denies.
+type answerError struct {
+	reason error // errKeyDenied or errApplicationError
+	status int
+}
+
+func (e answerError) Error() string { return fmt.Sprintf("%v: status %d", e.reason, e.status) }
+
+func (e answerError) Unwrap() error { return e.reason }
+
+// verification is how one went.
+type verification struct {
+	channel string
+	status  int // 0: there was no answer
+	tries   int
+	took    time.Duration // in all
+	err     error         // what verify returns
+}
+
 // keyVerifier asks the application. Any number of goroutines may use it.
 type keyVerifier struct {
 	// Set once.
@@ -44,7 +63,7 @@ type keyVerifier struct {
 	log          *slog.Logger
 	requestTurns chan struct{} // holds one item for each request in flight
 
-	observe func(took time.Duration, refused bool) // told how long each verification took in all
+	observe func(verification) // told of each
 
 	mu sync.Mutex
 	// Guarded by mu.
@@ -53,7 +72,7 @@ type keyVerifier struct {
 	lastTrouble time.Time
 }
 
-func newKeyVerifier(cfg *Config, observe func(took time.Duration, refused bool), log *slog.Logger) *keyVerifier {
+func newKeyVerifier(cfg *Config, observe func(verification), log *slog.Logger) *keyVerifier {
 	v := &keyVerifier{log: log, requestTurns: make(chan struct{}, maxVerifyRequests), observe: observe}
 	if cfg.KeyVerificationURL != "" {
 		v.client = appclient.New(cfg.KeyVerificationURL, cfg.KeyVerificationAuth, maxVerifyRequests, programName+"/"+version)
@@ -69,8 +88,11 @@ func (v *keyVerifier) verify(ctx context.Context, channel, key, userIP string) (
 	if v.client == nil {
 		return profile.Profile{}, nil
 	}
-	began := time.Now()
-	defer func() { v.observe(time.Since(began), errors.Is(err, errKeyDenied)) }()
+	began, result := time.Now(), verification{channel: channel}
+	defer func() {
+		result.took, result.err = time.Since(began), err
+		v.observe(result)
+	}()
 	header := http.Header{}
 	header.Set("x-streaming-channel", appclient.HeaderValue(channel))
 	header.Set("x-streaming-key", appclient.HeaderValue(key))
@@ -81,6 +103,7 @@ func (v *keyVerifier) verify(ctx context.Context, channel, key, userIP string) (
 	for attempt := 1; ; attempt++ {
 		asked := time.Now()
 		status, reply, err := v.ask(whole, header)
+		result.status, result.tries = status, attempt
 		if err == nil {
 			return v.judge(channel, status, reply, asked)
 		}
@@ -118,13 +141,13 @@ func (v *keyVerifier) judge(channel string, status int, reply http.Header, asked
 		if v.troubled() {
 			v.log.Warn("application answers key verification with errors; denying publishers", "status", status)
 		}
-		return profile.Profile{}, fmt.Errorf("%w: status %d", errApplicationError, status)
+		return profile.Profile{}, answerError{errApplicationError, status}
 	}
 	if v.recovered(asked) {
 		v.log.Info("key verification gets answers from the application again")
 	}
 	if status != http.StatusOK {
-		return profile.Profile{}, fmt.Errorf("%w: status %d", errKeyDenied, status)
+		return profile.Profile{}, answerError{errKeyDenied, status}
 	}
 	return v.readProfile(channel, reply), nil
 }

@@ -26,7 +26,7 @@ import (
 func newTestVerifier(t *testing.T, target string) (*keyVerifier, *bytes.Buffer) {
 	var logged bytes.Buffer
 	log := slog.New(slog.NewTextHandler(&logged, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	v := newKeyVerifier(&Config{KeyVerificationURL: Secret(target), KeyVerificationAuth: "Bearer t0ken"}, func(time.Duration, bool) {}, log)
+	v := newKeyVerifier(&Config{KeyVerificationURL: Secret(target), KeyVerificationAuth: "Bearer t0ken"}, func(verification) {}, log)
 	t.Cleanup(v.close)
 	return v, &logged
 }
@@ -38,7 +38,7 @@ func bareReply(status int) string {
 
 func TestEveryKeyIsValidWithoutAURL(t *testing.T) {
 	t.Parallel()
-	v := newKeyVerifier(&Config{}, func(time.Duration, bool) {}, slog.New(slog.DiscardHandler))
+	v := newKeyVerifier(&Config{}, func(verification) {}, slog.New(slog.DiscardHandler))
 	defer v.close()
 	got, err := v.verify(t.Context(), "channel", "key", "192.0.2.1")
 	if diff := cmp.Diff(profile.Profile{}, got); diff != "" || err != nil {
@@ -214,8 +214,8 @@ func TestErrorsOfTheApplicationAreLoggedAsItsTrouble(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		v, logged := newTestVerifier(t, "http://app.example/")
 		keysRefused := 0
-		v.observe = func(_ time.Duration, refused bool) {
-			if refused {
+		v.observe = func(done verification) {
+			if errors.Is(done.err, errKeyDenied) {
 				keysRefused++
 			}
 		}

@@ -257,7 +257,7 @@ func TestLossOfAMachineOfTheApplicationHoldsUpNoEvents(t *testing.T) {
 func callbacksThrough(t *testing.T, m *twoMachines, log io.Writer) *callbacks {
 	cfg := &Config{DataDir: t.TempDir(), EventCallbackURL: "http://app.example/"}
 	for tries := 0; ; tries++ {
-		c, err := newCallbacks(cfg, func(int, error, time.Duration) {}, slog.New(slog.NewTextHandler(log, nil)))
+		c, err := newCallbacks(cfg, func(outbox.Attempt) {}, slog.New(slog.NewTextHandler(log, nil)))
 		if err == nil {
 			c.client.Transport.DialContext = m.dial
 			return c

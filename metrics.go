@@ -39,6 +39,7 @@ type metrics struct {
 	controlCounts
 	eventAttempts         tally // by result
 	gatewaysGone          tally // by reason
+	discarded             prometheus.Counter
 	replacements          prometheus.Counter
 	verifications         prometheus.Histogram
 	deliveries            prometheus.Histogram
@@ -99,6 +100,10 @@ func newMetrics(state func() clusterState) *metrics {
 		"delivered", "refused", "unanswered", "other")
 	m.gatewaysGone = m.newTally("coordinator_gateways_gone_total", "Gateways that are gone for good, with all that their peers had: those that have left, and those that were lost.", nil,
 		"reason", "left", "lost")
+	m.discarded = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "coordinator_events_discarded_total",
+		Help: "Undelivered events that an operator has given up.",
+	})
 	m.replacements = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "coordinator_stream_moves_total",
 		Help: "Streams that went on at another encoder, by failover or by moving.",
@@ -113,7 +118,7 @@ func newMetrics(state func() clusterState) *metrics {
 		Help:    "Time of each request that told the application of an event.",
 		Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 	})
-	m.registry.MustRegister(m.replacements, m.verifications, m.deliveries, newStateCollector(state))
+	m.registry.MustRegister(m.discarded, m.replacements, m.verifications, m.deliveries, newStateCollector(state))
 	return m
 }
 

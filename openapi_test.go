@@ -78,6 +78,7 @@ func TestAPIDocumentNamesTheColumnsAndLimitsOfLists(t *testing.T) {
 		"/commands/encoders": slices.Collect(maps.Keys(encoderList().Columns)),
 		"/commands/servers":  slices.Collect(maps.Keys(serverList().Columns)),
 		"/commands/gateways": slices.Collect(maps.Keys(gatewayList().Columns)),
+		"/commands/timeline": slices.Collect(maps.Keys(entryList().Columns)),
 	} {
 		want := map[string]bool{}
 		for _, column := range columns {

@@ -15,6 +15,7 @@ import (
 	"coordinator/internal/history"
 	"coordinator/internal/httpjson"
 	"coordinator/internal/paging"
+	"coordinator/internal/timeline"
 )
 
 // overviewReport is the answer to GET /commands/overview.
@@ -267,6 +268,40 @@ func gatewayList() paging.List[gatewayReport] {
 		Matches: func(g *gatewayReport, q string) bool {
 			return strings.Contains(g.ID, q) || strings.Contains(g.Address, q) || strings.Contains(g.state(), q)
 		},
+	}
+}
+
+// timeline takes what is asked for: a channel, a stream ID or a kind of entries, or several of them.
+func (a *commands) timeline(w http.ResponseWriter, r *http.Request) {
+	list := entryList()
+	q, ok := pageAsked(list, w, r)
+	if !ok {
+		return
+	}
+	asked := r.URL.Query()
+	wanted := timeline.Query{Channel: asked.Get("channel"), Stream: asked.Get("stream"), Kind: timeline.KindOf(asked.Get("kind"))}
+	switch {
+	case wanted.Kind == 0 && asked.Get("kind") != "":
+		httpjson.Error(w, http.StatusBadRequest, httpjson.MalformedQuery, "kind must be one of the kinds of entries")
+		return
+	case wanted == timeline.Query{}:
+		httpjson.Error(w, http.StatusBadRequest, httpjson.MalformedQuery, "channel, stream or kind must be given")
+		return
+	}
+	pager := list.Pager(q)
+	a.coordinator.timeline.Each(wanted, pager.Add)
+	httpjson.Write(w, http.StatusOK, list.Report(pager.Page()))
+}
+
+func entryList() paging.List[timeline.Entry] {
+	return paging.List[timeline.Entry]{
+		Name:        "entries",
+		DefaultSort: "at",
+		Columns: map[string]func(*timeline.Entry) paging.Key{
+			"at": func(e *timeline.Entry) paging.Key { return paging.Key{Number: e.At.UnixNano()} },
+		},
+		Identify: func(e *timeline.Entry) (uint64, string) { return e.Number, "" },
+		Matches:  func(*timeline.Entry, string) bool { return true },
 	}
 }
 

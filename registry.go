@@ -13,6 +13,10 @@ package main
 //	        +-- no free slot: waiting --+-- a slot is freed ---------------------> live
 //	        |                           +-- encoderWait or answerBy has passed --> denied
 //	        |
+//	        +-- channel is live on another server, and may be taken over (registry_takeover.go): a slot is reserved,
+//	        |   the live publication is killed
+//	        |                           +-- that has ended, or takeoverPatience has passed --> live
+//	        |
 //	        +-- channel is live on a session that may be dead (registry_twins.go): held
 //	        |                           +-- the channel is freed ----------------> claim again
 //	        |                           +-- that session answers its probe, or
@@ -46,6 +50,7 @@ package main
 //	      ended, the channel is free: PUBLISH-END (also from the server's newer twin) or the server left, in any
 //	             state; killPatience has passed, if killed
 //
+// One that is killed because its channel is taken over is off the channel after takeoverPatience (ousted), and ends in the same ways.
 // "Encoder lost" means here that it has left, or has ended this stream by itself. A publication that is moving can be killed, too.
 //
 // A stream (one encoding; holds a slot from start to closed):
@@ -180,6 +185,7 @@ type encoder struct {
 	away          bool                 // as of a server
 	capacity      int                  // negative: no limit
 	streams       members.Set[*stream] // live and closing: each holds one slot
+	reserved      int                  // slots, for takeovers under way
 	superseded    int                  // of the streams
 	draining      bool                 // takes no new stream
 	failures      int                  // streams in a row that it failed right after their start
@@ -205,7 +211,8 @@ type publication struct {
 	waiting     *list.Element // in registry.waiting, or nil
 	proven      bool          // an encoder has announced something of it
 	killed      bool          // told to end; since when is in registry.killed
-	ousted      bool          // killed, and another one has the channel
+	ousted      bool          // killed, and off the channel
+	tookOver    bool          // set once: the channel was taken over for it
 	changed     bool          // in registry.changes
 	failedMoves uint8
 	events      uint32 // events appended so far; the next one's position
@@ -256,6 +263,7 @@ type limits struct {
 	encoderWait  time.Duration // for a free slot; 0: not at all
 	startTimeout time.Duration // for the first announcement of a stream; 0: none
 	placement    placement     // "": leastLoad
+	takeover     bool          // a publisher may take over a channel that is live on another server
 }
 
 type registry struct {
@@ -288,6 +296,8 @@ type registry struct {
 	unprobed     map[*twinGroup]struct{} // those with sessions to probe soon
 	held         map[string][]*waiter    // publish requests, by channel: see registry_twins.go
 	heldCount    int
+	takeovers    map[string]*takeover         // under way, by channel
+	takenOver    map[string]time.Time         // when the last takeover of a channel began, for takeoversApart
 	freed        []string                     // channels with held requests that have become free
 	losses       map[*publication][]time.Time // of encoders, within the last minute
 	started      []*stream                    // in the order of their start, while startTimeout is not over
@@ -303,12 +313,22 @@ type registry struct {
 // notice is something that the operator may want to read: what happened, to whom.
 type notice struct {
 	kind            noticeKind
+	at              time.Time // zero: now
 	channel, stream string
 	previous        string // stream ID
 	server, encoder uint64
 	reason          error
 	until           time.Time // of an encoder that is set aside
+	address         string    // of the encoder of an encoding; of the streaming server that has the channel of a denied request
+	since           int64     // when that has got it, in Unix nanoseconds
+	taken           slotsTaken
+	placement       placement // by which the encoder of an encoding was chosen
+	words           string    // of the encoder of a stream that is closed
 }
+
+// slotsTaken are the slots of all encoders in service, whose number is -1 if it is unknown, when none of them could take a request; or
+// those of the one that was chosen, and of how many.
+type slotsTaken struct{ used, capacity, encoders int }
 
 type noticeKind int
 
@@ -317,9 +337,11 @@ const (
 	noteDenied                        // a publish request, whatever the reason
 	noteEnded                         // a publication
 	noteKilled                        // a publication, by the coordinator itself
+	noteKilledBy                      // a publication, by a command; whoever gives it says why
 	noteKillIgnored                   // a publication that ends here, though its streaming server never said that it ended
 	noteMoved                         // a publication, to the encoder of its successor
 	noteFailedOver                    // a publication, to another encoder
+	noteEncoding                      // a stream has begun
 	noteClosed                        // a stream
 	noteSetAside                      // an encoder
 	noteDraining                      // a streaming server, or an encoder
@@ -330,8 +352,8 @@ const (
 func (r *registry) noteLocked(n notice) { r.notices = append(r.notices, n) }
 
 // endTransitionLocked is the last step of a transition that may have appended events: they go into one commit. It returns what
-// is worth a line in the log.
-func (r *registry) endTransitionLocked() []notice {
+// is worth a line in the log or an entry in the timeline. now is zero if nothing of it has to be later than what was before.
+func (r *registry) endTransitionLocked(now time.Time) []notice {
 	r.sendMemosLocked()
 	mark := outbox.Mark{}
 	if r.passer != nil {
@@ -345,6 +367,11 @@ func (r *registry) endTransitionLocked() []notice {
 	}
 	notices := r.notices
 	r.notices = nil
+	for i := range notices {
+		if notices[i].at.IsZero() {
+			notices[i].at = now
+		}
+	}
 	return notices
 }
 
@@ -369,6 +396,8 @@ func newRegistry(firstID uint64, now time.Time, newStreamID func() string, event
 		twins:       map[twinKey]*twinGroup{},
 		unprobed:    map[*twinGroup]struct{}{},
 		held:        map[string][]*waiter{},
+		takeovers:   map[string]*takeover{},
+		takenOver:   map[string]time.Time{},
 		losses:      map[*publication][]time.Time{},
 	}
 }
@@ -412,7 +441,7 @@ func (r *registry) joinEncoder(at attachment, peer encoderPeer, address string, 
 	r.joinTwinsLocked(&e.twin, twinKey{kind: "HLS", address: address}, now)
 	r.encoderChangedLocked(e)
 	r.settleLocked(now)
-	return e, r.endTransitionLocked()
+	return e, r.endTransitionLocked(now)
 }
 
 // attachLocked fills in what a session has not been given before.
@@ -441,7 +470,7 @@ func (r *registry) resize(e *encoder, capacity int, now time.Time) (notices []no
 	e.capacity = capacity
 	r.encoderChangedLocked(e)
 	r.settleLocked(now)
-	return r.endTransitionLocked(), changed
+	return r.endTransitionLocked(now), changed
 }
 
 // leaveServer forgets a streaming server: its publications end, and its publish requests that wait or are held are dropped.
@@ -451,7 +480,7 @@ func (r *registry) leaveServer(s *server, now time.Time) []notice {
 	r.followsLocked(s.keeper)
 	r.leaveServerLocked(s)
 	r.settleLocked(now)
-	return r.endTransitionLocked()
+	return r.endTransitionLocked(now)
 }
 
 func (r *registry) leaveServerLocked(s *server) {
@@ -463,7 +492,7 @@ func (r *registry) leaveServerLocked(s *server) {
 	r.leaveTwinsLocked(&s.twin)
 	r.forgetRequestsLocked(s)
 	for _, p := range slices.Clone(s.publications) {
-		r.endLocked(p)
+		r.endLocked(p, errPeerGone)
 	}
 }
 
@@ -474,7 +503,7 @@ func (r *registry) leaveEncoder(e *encoder, now time.Time) []notice {
 	r.followsLocked(e.keeper)
 	r.leaveEncoderLocked(e, now)
 	r.settleLocked(now)
-	return r.endTransitionLocked()
+	return r.endTransitionLocked(now)
 }
 
 func (r *registry) leaveEncoderLocked(e *encoder, now time.Time) {
@@ -486,8 +515,9 @@ func (r *registry) leaveEncoderLocked(e *encoder, now time.Time) {
 	delete(r.moving, e)
 	r.leaveTwinsLocked(&e.twin)
 	r.slots.remove(e.capacity)
+	r.releaseSlotsLocked(e)
 	for _, st := range slices.Clone(e.streams) {
-		r.closeLocked(st, now)
+		r.closeLocked(st, errEncoderGone, now)
 		if !st.closing {
 			r.lostLocked(st, true, errEncoderGone, now)
 		}
@@ -501,5 +531,5 @@ func (r *registry) stop() []notice {
 	defer r.mu.Unlock()
 	r.stopping = true
 	r.denyRequestsLocked(errStopping)
-	return r.endTransitionLocked()
+	return r.endTransitionLocked(time.Time{})
 }

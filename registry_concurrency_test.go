@@ -114,7 +114,7 @@ func (c *crowd) serverLives() {
 				case o.method == "accept":
 					publishers[o.channel] = o.streamID
 				case o.method == "probe":
-					c.r.probeAnswered(o.session)
+					c.r.probeAnswered(o.session, c.now())
 				case rand.IntN(4) > 0: // one in four kills gets lost
 					c.r.end(s, o.channel, o.streamID, c.now())
 				}
@@ -138,7 +138,7 @@ func (c *crowd) encoderLives() {
 		for i := range 60 {
 			for _, o := range box.take() {
 				if o.method == "probe" {
-					c.r.probeAnswered(o.session)
+					c.r.probeAnswered(o.session, c.now())
 				} else {
 					jobs[o.streamID] = o
 				}
@@ -192,7 +192,7 @@ func TestManyPeersAtOnce(t *testing.T) {
 	lastID := 0
 	newID := func() string { lastID++; return fmt.Sprint("id", lastID) } // under the registry's lock
 	c := &crowd{histories: histories, deadline: time.Now().Add(clustertest.Patience)}
-	c.r = newRegistry(1, c.now(), newID, histories, limits{failover: true, encoderWait: 200 * time.Millisecond, startTimeout: 2 * time.Second})
+	c.r = newRegistry(1, c.now(), newID, histories, limits{failover: true, encoderWait: 200 * time.Millisecond, startTimeout: 2 * time.Second, takeover: true})
 
 	var peers sync.WaitGroup
 	for range 8 {

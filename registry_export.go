@@ -40,6 +40,7 @@ func (p *publication) memoLocked() memo.Publication {
 		Proven:      p.proven,
 		Killed:      p.killed,
 		Ousted:      p.ousted,
+		TookOver:    p.tookOver,
 		FailedMoves: p.failedMoves,
 	}
 	if m.ID == m.PublisherID {

@@ -90,8 +90,8 @@ func (p *publication) lastToldLocked() string {
 }
 
 // resumeLocked gives a publication that has lost its encoder to another one.
-func (r *registry) resumeLocked(p *publication, e *encoder, now time.Time) {
-	p.current = r.startLocked(p, e, r.newStreamID(), now)
-	r.noteLocked(notice{kind: noteFailedOver, channel: p.channel, stream: p.current.id, previous: p.id, server: p.server.id, encoder: e.id})
+func (r *registry) resumeLocked(p *publication, c choice, now time.Time) {
+	p.current = r.startLocked(p, c, r.newStreamID(), now)
+	r.noteLocked(notice{kind: noteFailedOver, channel: p.channel, stream: p.current.id, previous: p.id, server: p.server.id, encoder: c.encoder.id})
 	p.id = p.current.id
 }

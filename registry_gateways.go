@@ -5,9 +5,12 @@ package main
 // them. What happens when a gateway is gone: see leaveGateways. Part of the registry, under its rules.
 
 import (
+	"errors"
 	"slices"
 	"time"
 )
+
+var errAcceptedLate = errors.New("its gateway had denied the request already")
 
 // isAwayLocked tells whether the gateway of its server or of one of its encoders is absent. Then no time limit of the publication
 // runs.
@@ -48,7 +51,7 @@ func (r *registry) gatewayBack(gateway string, now time.Time) []notice {
 		return nil
 	}
 	r.settleLocked(now)
-	return r.endTransitionLocked()
+	return r.endTransitionLocked(now)
 }
 
 func (r *registry) setAwayLocked(gateway string, away bool) {
@@ -96,12 +99,12 @@ func (r *registry) late(s *server, publication uint64, now time.Time) []notice {
 	defer r.mu.Unlock()
 	for _, p := range s.publications {
 		if p.number == publication {
-			r.endLocked(p)
+			r.endLocked(p, errAcceptedLate)
 			r.settleLocked(now)
 			break
 		}
 	}
-	return r.endTransitionLocked()
+	return r.endTransitionLocked(now)
 }
 
 // await has a registry that nothing has happened to yet wait until restored is called: peers may join, but nobody is let in.

@@ -18,10 +18,10 @@ const replaySeed = 0
 
 func TestRandomInterleavings(t *testing.T) {
 	t.Parallel()
-	const clusters, steps = 8, 2000 // of each kind: 128,000 steps in all, and more until all stories were told
-	const most = 20 * clusters      // the rarest one comes about once in two clusters
-	for kind := range 8 {
-		rules := limits{failover: kind&1 != 0}
+	const clusters, steps = 4, 2000 // of each kind: 128,000 steps in all, and more until all stories were told
+	const most = 40 * clusters      // the rarest one comes about once in two clusters
+	for kind := range 16 {
+		rules := limits{failover: kind&1 != 0, takeover: kind&8 != 0}
 		if kind&2 != 0 {
 			rules.encoderWait = 6 * time.Second
 		}
@@ -30,9 +30,9 @@ func TestRandomInterleavings(t *testing.T) {
 		}
 		t.Run(fmt.Sprintf("%+v", rules), func(t *testing.T) {
 			t.Parallel()
-			var failovers, moves, waited, held, successes int
+			var failovers, moves, waited, held, successes, takeovers int
 			told := func() bool {
-				return moves > 0 && (failovers > 0) == rules.failover && (waited > 0) == (rules.encoderWait > 0) && (held > 0) == (rules.encoderWait == 0) && successes > 0
+				return moves > 0 && (failovers > 0) == rules.failover && (waited > 0) == (rules.encoderWait > 0) && (held > 0) == (rules.encoderWait == 0) && successes > 0 && (takeovers > 0) == rules.takeover
 			}
 			for n := 0; n < clusters || n < most && !told(); n++ {
 				seed := uint64(replaySeed)
@@ -40,9 +40,9 @@ func TestRandomInterleavings(t *testing.T) {
 					seed = rand.Uint64()
 				}
 				m := runInterleaving(t, rules, seed, steps)
-				failovers, moves, waited, held, successes = failovers+m.failovers, moves+m.moves, waited+m.waited, held+m.held, successes+m.successes
+				failovers, moves, waited, held, successes, takeovers = failovers+m.failovers, moves+m.moves, waited+m.waited, held+m.held, successes+m.successes, takeovers+m.takeovers
 			}
-			t.Logf("%d failovers, %d moves, %d requests served after a wait, %d after a probe, %d ends told by twins", failovers, moves, waited, held, successes)
+			t.Logf("%d failovers, %d moves, %d requests served after a wait, %d after a probe, %d ends told by twins, %d publishers who had to be ousted", failovers, moves, waited, held, successes, takeovers)
 			if !told() {
 				t.Error("not all stories were told")
 			}
@@ -161,7 +161,7 @@ func (m *clusterModel) claim() {
 		return
 	}
 	m.lastRequest++
-	q := &modelRequest{id: fmt.Sprint("q", m.lastRequest), server: s, channel: m.anyChannel(), answerBy: m.now.Add(time.Duration(m.rnd.IntN(8000)) * time.Millisecond)}
+	q := &modelRequest{id: fmt.Sprint("q", m.lastRequest), server: s, channel: m.anyChannel(), asked: m.now, answerBy: m.now.Add(time.Duration(m.rnd.IntN(8000)) * time.Millisecond)}
 	m.say("server %d asks %s for %s", s.id, q.id, q.channel)
 	m.requests[q.id] = q
 	m.claiming = true
@@ -180,7 +180,7 @@ func (m *clusterModel) livePublications() (list []*modelPublication) {
 			list = append(list, p)
 		}
 	}
-	return list
+	return append(list, m.ousted...)
 }
 
 func (m *clusterModel) endPublish() {
@@ -254,11 +254,11 @@ func (m *clusterModel) closeCommand() {
 	}
 	m.say("close command for %s %s", channel, id)
 	m.commanding = true
-	killed, _ := m.r.kill(channel, id, m.now)
+	notices, killed, _ := m.r.kill(channel, id, m.now)
 	m.commanding = false
 	m.hold(p != nil || !killed, "a channel that is not live was killed")
 	m.hold(p == nil || id != "*" || killed, "channel %s was not killed", channel)
-	m.done(nil)
+	m.done(notices)
 }
 
 func (m *clusterModel) drain() {
@@ -301,7 +301,7 @@ func (m *clusterModel) expire() {
 	for _, q := range m.requests {
 		m.hold(m.now.Before(q.answerBy), "request %s is not answered in time", q.id)
 	}
-	for _, p := range m.live {
+	for _, p := range m.livePublications() {
 		m.hold(p.killed.IsZero() || p.again == killsDue(m.now.Sub(p.killed)), "kill of %s was not said again, %v after the first one", p.id, m.now.Sub(p.killed))
 	}
 }
@@ -312,14 +312,14 @@ func (m *clusterModel) answerProbe() {
 		if s.probed && m.rnd.IntN(2) == 0 {
 			m.say("server %d answers", s.id)
 			s.probed = false
-			m.done(m.r.probeAnswered(s.id))
+			m.done(m.r.probeAnswered(s.id, m.now))
 		}
 	}
 	for _, e := range m.encoders {
 		if e.probed && m.rnd.IntN(2) == 0 {
 			m.say("encoder %d answers", e.encoder.id)
 			e.probed = false
-			m.done(m.r.probeAnswered(e.encoder.id))
+			m.done(m.r.probeAnswered(e.encoder.id, m.now))
 		}
 	}
 }

@@ -34,6 +34,7 @@ func invariantFaults(r *registry) []string {
 	c.waiting()
 	c.startTimes()
 	c.held()
+	c.takeovers()
 	c.twins()
 	c.hold(!r.told, "a transition has told an event and not ended")
 	return c.faults
@@ -46,8 +47,8 @@ func checkEmpty(t testing.TB, r *registry) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	left := fmt.Sprint("servers ", len(r.servers), " encoders ", len(r.encoders), " moving ", len(r.moving), " channels ", r.channels.Len(),
-		" closing ", len(r.closing), " slots ", r.slots, " waiting ", r.waiting.Len(), " requests ", r.waitingCount, " killed ", len(r.killed), " ousted ", len(r.ousted), " held ", len(r.held), " ", r.heldCount, " twins ", len(r.twins), " ", len(r.unprobed), " losses ", len(r.losses), " notices ", len(r.notices))
-	if want := "servers 0 encoders 0 moving 0 channels 0 closing 0 slots {0 0 0} waiting 0 requests 0 killed 0 ousted 0 held 0 0 twins 0 0 losses 0 notices 0"; left != want {
+		" closing ", len(r.closing), " slots ", r.slots, " waiting ", r.waiting.Len(), " requests ", r.waitingCount, " killed ", len(r.killed), " ousted ", len(r.ousted), " held ", len(r.held), " ", r.heldCount, " takeovers ", len(r.takeovers), " twins ", len(r.twins), " ", len(r.unprobed), " losses ", len(r.losses), " notices ", len(r.notices))
+	if want := "servers 0 encoders 0 moving 0 channels 0 closing 0 slots {0 0 0} waiting 0 requests 0 killed 0 ousted 0 held 0 0 takeovers 0 twins 0 0 losses 0 notices 0"; left != want {
 		t.Fatalf("left in the registry: %s", left)
 	}
 }
@@ -67,7 +68,7 @@ func (c *invariantCheck) encoders() {
 	var slots slotCount
 	for id, e := range c.r.encoders {
 		c.hold(e.id == id && !e.gone, "encoder %d is in the map as %d, gone %v", e.id, id, e.gone)
-		slots.used += len(e.streams)
+		slots.used += len(e.streams) + e.reserved
 		superseded := 0
 		for _, st := range e.streams {
 			if st.superseded {
@@ -204,11 +205,11 @@ func (c *invariantCheck) waiting() {
 
 // wouldServe returns an encoder that could take on who waits now, nil if there is none.
 func (c *invariantCheck) wouldServe(w *waiter) *encoder {
-	if c.r.stopping || w.pub == nil && (w.server.draining || w.server.away || c.r.channels.Get(w.request.channel) != nil) {
+	if c.r.stopping || w.pub == nil && (w.server.draining || w.server.away || !c.r.limits.takeover && c.r.channels.Get(w.request.channel) != nil) {
 		return nil
 	}
 	for _, e := range c.r.encoders {
-		if e != w.avoid && !e.draining && !e.away && (e.capacity < 0 || len(e.streams) < e.capacity) {
+		if e != w.avoid && !e.draining && !e.away && (e.capacity < 0 || len(e.streams)+e.reserved < e.capacity) {
 			return e
 		}
 	}
@@ -231,6 +232,27 @@ func (c *invariantCheck) held() {
 	c.hold(held == c.r.heldCount && len(c.r.freed) == 0, "held requests are counted as %d, are %d; %d channels are to be looked at", c.r.heldCount, held, len(c.r.freed))
 	for _, s := range c.r.servers {
 		c.hold(s.held == bySession[s], "server %d thinks that %d of its requests are held, %d are", s.id, s.held, bySession[s])
+	}
+}
+
+// takeovers: the publisher before is killed and still on its channel, and each slot that is reserved has a newcomer.
+func (c *invariantCheck) takeovers() {
+	reserved := map[*encoder]int{}
+	for channel, t := range c.r.takeovers {
+		s := t.request.server
+		c.hold(c.r.limits.takeover && t.request.request.channel == channel && t.from.channel == channel, "a takeover of channel %s is found as one of %s", t.request.request.channel, channel)
+		c.hold(c.r.servers[s.id] == s && t.from.server != s, "a takeover of channel %s by server %d, which is gone or has it", channel, s.id)
+		c.hold(t.from.killed && !t.from.ousted && (c.r.channels.Get(channel) == t.from || s.away), "channel %s is being taken over: killed %v, ousted %v", channel, t.from.killed, t.from.ousted)
+		c.hold(len(c.r.held[channel]) == 0, "requests are held for channel %s, which is being taken over", channel)
+		if t.encoder != nil {
+			reserved[t.encoder]++
+			c.hold(c.r.encoders[t.encoder.id] == t.encoder && !t.encoder.draining, "a slot is reserved at encoder %d, which is gone, or draining %v", t.encoder.id, t.encoder.draining)
+		} else {
+			c.hold(c.wouldServe(t.request) == nil, "no slot is reserved for channel %s, and there is one", channel)
+		}
+	}
+	for _, e := range c.r.encoders {
+		c.hold(e.reserved == reserved[e], "encoder %d counts %d reserved slots, has %d", e.id, e.reserved, reserved[e])
 	}
 }
 

@@ -28,18 +28,23 @@ type killing struct {
 }
 
 // kill tells the publisher of the channel's live publication to stop, if the ID is its current one or "*". Its encodings go
-// on until the streaming server says that it has ended, or the kill has to be repeated. It reports whether there was one.
-func (r *registry) kill(channel, streamID string, now time.Time) (found bool, passedOn <-chan struct{}) {
+// on until the streaming server says that it has ended, or the kill has to be repeated. With "*" a takeover of the channel that is
+// under way ends, too: its newcomer was allowed before the command. It reports whether there was a publication.
+func (r *registry) kill(channel, streamID string, now time.Time) (_ []notice, found bool, passedOn <-chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	p := r.channels.Get(channel)
-	if p == nil || !p.isKnownByLocked(streamID) {
-		return false, nil
+	if t := r.takeovers[channel]; t != nil && streamID == "*" {
+		r.refuseTakeoverLocked(t, errClosedUnderWay)
 	}
-	r.killLocked(p, now)
-	passedOn = r.passedOnLocked()
-	r.endTransitionLocked()
-	return true, passedOn
+	p := r.channels.Get(channel)
+	found = p != nil && p.isKnownByLocked(streamID)
+	if found {
+		r.killLocked(p, now)
+		r.noteLocked(notice{kind: noteKilledBy, channel: p.channel, stream: p.id, server: p.server.id})
+		passedOn = r.passedOnLocked()
+	}
+	r.settleLocked(now)
+	return r.endTransitionLocked(now), found, passedOn
 }
 
 func (p *publication) isKnownByLocked(streamID string) bool {

@@ -17,17 +17,18 @@ import (
 // maxOutputs bounds what is kept of a stream's outputs; real encoders have about a dozen.
 const maxOutputs = 32
 
-// channelIsBusy tells whether a publish request for the channel would be denied whatever its key is.
+// channelIsBusy tells whether a publish request for the channel is denied without a look at its key.
 func (r *registry) channelIsBusy(channel string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	p := r.channels.Get(channel)
-	return p != nil && !p.server.suspect()
+	return p != nil && !p.server.suspect() && !r.limits.takeover
 }
 
 // claim makes a channel live: it takes the channel and an encoder's slot, accepts the request and starts the
 // encoding. If there is no slot, the request waits for one up to limits.encoderWait and until answerBy at the latest;
-// if the channel is live on a session that may be dead, it is held until that is known. Then it is answered by a later
+// if the channel is live on a session that may be dead, it is held until that is known; if it may be taken over, the request waits for
+// the end of the live publisher. Then it is answered by a later
 // transition. Errors, each leaving nothing behind and nothing said: errStopping, errPeerGone, errRestoring,
 // errDraining, errChannelBusy, errNoEncoder.
 func (r *registry) claim(s *server, request claimRequest, now time.Time) ([]notice, error) {
@@ -42,11 +43,11 @@ func (r *registry) claim(s *server, request claimRequest, now time.Time) ([]noti
 		return nil, errRestoring
 	}
 	err := r.admitLocked(&waiter{server: s, request: request}, now)
-	return r.endTransitionLocked(), err
+	return r.endTransitionLocked(now), err
 }
 
 // publishLocked makes a granted request's channel live.
-func (r *registry) publishLocked(w *waiter, e *encoder, now time.Time) {
+func (r *registry) publishLocked(w *waiter, c choice, now time.Time) {
 	r.lastNumber++
 	channel, key, id := w.request.channel, w.request.key, r.newStreamID()
 	names := channel + key + id // one allocation for all three, which does not keep the message alive
@@ -58,19 +59,21 @@ func (r *registry) publishLocked(w *waiter, e *encoder, now time.Time) {
 		server:      w.server,
 		settings:    unique.Make(w.request.settings),
 		since:       now.UnixNano(),
+		tookOver:    w.tookOver,
 	}
 	r.channels.Add(p)
 	p.server.publications.Add(p)
 	p.server.peer.accept(w.request.requestRef, p.channel, p.publisherID, p.number)
-	p.current = r.startLocked(p, e, p.publisherID, now)
+	r.noteLocked(notice{kind: noteStarted, channel: p.channel, stream: p.publisherID, server: p.server.id, encoder: c.encoder.id})
+	p.current = r.startLocked(p, c, p.publisherID, now)
 	p.id = p.publisherID
 	r.publicationChangedLocked(p)
-	r.noteLocked(notice{kind: noteStarted, channel: p.channel, stream: p.id, server: p.server.id, encoder: e.id})
 }
 
-// startLocked takes a slot of the encoder and starts an encoding on it. Slots are taken here, and for streams that are found
-// after a start by restorer.addStream; nowhere else.
-func (r *registry) startLocked(p *publication, e *encoder, id string, now time.Time) *stream {
+// startLocked takes a slot of the encoder that was chosen and starts an encoding on it. Slots are taken here, reserved by
+// reserveSlotLocked, and taken for streams that are found after a start by restorer.addStream; nowhere else.
+func (r *registry) startLocked(p *publication, c choice, id string, now time.Time) *stream {
+	e := c.encoder
 	p.lastOrdinal++
 	st := &stream{id: id, pub: p, encoder: e, ordinal: p.lastOrdinal, previous: p.lastToldLocked(), started: now.Sub(r.began)}
 	e.streams.Add(st)
@@ -90,6 +93,8 @@ func (r *registry) startLocked(p *publication, e *encoder, id string, now time.T
 	if r.limits.startTimeout > 0 {
 		r.started = append(r.started, st)
 	}
+	r.noteLocked(notice{kind: noteEncoding, channel: p.channel, stream: st.id, server: p.server.id, encoder: e.id, address: e.address,
+		taken: slotsTaken{e.load(), e.capacity, c.of}, placement: r.limits.placement})
 	return st
 }
 
@@ -105,8 +110,11 @@ func (s *server) sourceURI(channel, key string) string {
 	if s.ssl {
 		scheme += "s"
 	}
-	host := net.JoinHostPort(strings.Trim(s.ip, "[]"), strconv.Itoa(s.port))
-	return scheme + "://" + host + "/" + channel + "/" + key
+	return scheme + "://" + s.address() + "/" + channel + "/" + key
+}
+
+func (s *server) address() string {
+	return net.JoinHostPort(strings.Trim(s.ip, "[]"), strconv.Itoa(s.port))
 }
 
 // end is PUBLISH-END: the channel is free at once, the slot stays busy until the encoder is done.
@@ -123,15 +131,15 @@ func (r *registry) end(s *server, channel, streamID string, now time.Time) ([]no
 		return nil, false
 	}
 	r.followsLocked(s.keeper)
-	r.endLocked(p)
+	r.endLocked(p, nil)
 	r.settleLocked(now)
-	return r.endTransitionLocked(), true
+	return r.endTransitionLocked(now), true
 }
 
-// endLocked ends a publication whose publisher has ended.
-func (r *registry) endLocked(p *publication) {
+// endLocked ends a publication whose publisher has ended; reason is nil if its streaming server has said so.
+func (r *registry) endLocked(p *publication, reason error) {
 	r.forgetLocked(p)
-	r.noteLocked(notice{kind: noteEnded, channel: p.channel, stream: p.id, server: p.server.id})
+	r.noteLocked(notice{kind: noteEnded, channel: p.channel, stream: p.id, server: p.server.id, reason: reason})
 }
 
 // forgetLocked ends a publication: the channel is free, its streams are closing.
@@ -196,7 +204,7 @@ func (r *registry) announce(e *encoder, channel, streamID string, a announcement
 		r.handOverLocked(st.pub)
 		r.settleLocked(now)
 	}
-	return r.endTransitionLocked(), true
+	return r.endTransitionLocked(now), true
 }
 
 func (r *registry) appendEventLocked(st *stream, ev outbox.Event) {
@@ -230,17 +238,30 @@ func (r *registry) streamClosed(e *encoder, channel, streamID string, at, now ti
 		return nil, false
 	}
 	r.followsLocked(e.keeper)
-	r.closeLocked(st, at)
 	switch {
 	case st.closing:
+		r.closeLocked(st, nil, at)
 	case st.encoder != e: // it was lost with the older connection, which says nothing about the stream itself
+		r.closeLocked(st, errEncoderGone, at)
 		r.lostLocked(st, true, errEncoderGone, now)
 	default:
+		r.closeLocked(st, errEncoderFailed, at)
 		r.countFailureLocked(st, now)
 		r.lostLocked(st, st.pub.proven, errEncoderFailed, now)
 	}
 	r.settleLocked(now)
-	return r.endTransitionLocked(), true
+	return r.endTransitionLocked(now), true
+}
+
+// withoutKey takes the key of a stream's publisher out of a text of its encoder, which may quote its source.
+func (r *registry) withoutKey(channel, streamID, text string) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	st := r.findStreamLocked(channel, streamID)
+	if st == nil || st.pub.key == "" {
+		return text
+	}
+	return strings.ReplaceAll(text, st.pub.key, "***")
 }
 
 // ownStreamLocked finds a live or closing stream of the encoder.
@@ -278,8 +299,8 @@ func (p *publication) liveStreamLocked(id string) *stream {
 // isLiveLocked reports whether the stream serves a live publication.
 func (st *stream) isLiveLocked() bool { return st == st.pub.current || st == st.pub.successor }
 
-// closeLocked makes a stream closed. It is the one place where a slot becomes free.
-func (r *registry) closeLocked(st *stream, now time.Time) {
+// closeLocked makes a stream closed; reason is nil if its encoder was told to stop it. It is the one place where its slot becomes free.
+func (r *registry) closeLocked(st *stream, reason error, now time.Time) {
 	if st.closing {
 		delete(r.closing, st.id)
 	}
@@ -295,5 +316,5 @@ func (r *registry) closeLocked(st *stream, now time.Time) {
 	if st.lastSeq > 0 {
 		r.appendEventLocked(st, outbox.Event{Closed: true, At: now})
 	}
-	r.noteLocked(notice{kind: noteClosed, channel: st.pub.channel, stream: st.id, encoder: st.encoder.id})
+	r.noteLocked(notice{kind: noteClosed, channel: st.pub.channel, stream: st.id, encoder: st.encoder.id, address: st.encoder.address, reason: reason})
 }

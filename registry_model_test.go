@@ -26,6 +26,7 @@ type clusterModel struct {
 	encoders []*modelEncoder
 	requests map[string]*modelRequest // not answered
 	live     map[string]*modelPublication
+	ousted   []*modelPublication // that have lost their channels and have not ended
 	all      []*modelPublication
 	tasks    []*modelTask
 	byID     map[string]*modelTask
@@ -36,6 +37,7 @@ type clusterModel struct {
 
 	begun, ended                              int // publications, as noted
 	failovers, moves, waited, held, successes int // what the run has seen; successes of twins
+	takeovers                                 int // of publishers who did not end in time
 }
 
 type modelServer struct {
@@ -55,6 +57,7 @@ type modelEncoder struct {
 type modelRequest struct {
 	id, channel string
 	server      *modelServer
+	asked       time.Time
 	answerBy    time.Time
 }
 
@@ -112,9 +115,24 @@ func (m *clusterModel) answered(request string) {
 }
 
 func (m *clusterModel) publicationEnds(p *modelPublication) {
-	m.hold(!p.ended && m.live[p.channel] == p, "publication %s ends twice", p.id)
+	m.hold(!p.ended && (m.live[p.channel] == p || slices.Contains(m.ousted, p)), "publication %s ends twice", p.id)
 	p.ended = true
+	if m.live[p.channel] == p {
+		delete(m.live, p.channel)
+	}
+	m.ousted = slices.DeleteFunc(m.ousted, func(other *modelPublication) bool { return other == p })
+}
+
+// oust is for a publication whose channel is given to a request: it was killed, and has had its time to end.
+func (m *clusterModel) oust(p *modelPublication, by *modelRequest) {
+	m.hold(m.rules.takeover && !p.killed.IsZero() && p.server != by.server, "accept for %s, which %s is live on", p.channel, p.id)
+	m.hold(m.now.Sub(by.asked) >= takeoverPatience || !m.now.Before(by.answerBy), "accept for %s, which %s has had %v to end on", p.channel, p.id, m.now.Sub(by.asked))
+	for _, k := range p.tasks {
+		m.hold(!k.live(), "stream %s of a publisher who has lost the channel goes on", k.id)
+	}
 	delete(m.live, p.channel)
+	m.ousted = append(m.ousted, p)
+	m.takeovers++
 }
 
 // killIsOver tells whether the publication may be forgotten because its server ignored a kill.
@@ -122,17 +140,23 @@ func (m *clusterModel) killIsOver(p *modelPublication) bool {
 	return !p.killed.IsZero() && m.now.Sub(p.killed) >= killPatience
 }
 
+// isForgotten tells whether it was forgotten, and not ousted, when its channel is given to another one or its stream is stopped.
+func (m *clusterModel) isForgotten(p *modelPublication) bool {
+	return m.killIsOver(p) && m.r.ousted[p.id] == nil
+}
+
 func (s *modelServer) accept(to requestRef, channel, streamID string, _ uint64) {
 	requestID := to.id
 	m := s.m
 	m.told++
 	m.say("    accept %s %s %s", requestID, channel, streamID)
-	if old := m.live[channel]; old != nil {
-		m.hold(m.killIsOver(old), "accept for %s, which %s is live on", channel, old.id)
-		m.publicationEnds(old)
-	}
 	m.hold(!m.stopping, "accept while stopping")
 	m.hold(m.requests[requestID] != nil && m.requests[requestID].server == s && m.requests[requestID].channel == channel, "accept of a request that server %d has not asked", s.id)
+	if old := m.live[channel]; old != nil && m.isForgotten(old) {
+		m.publicationEnds(old)
+	} else if old != nil {
+		m.oust(old, m.requests[requestID])
+	}
 	switch {
 	case m.claiming:
 	case m.rules.encoderWait == 0:
@@ -158,6 +182,11 @@ func (s *modelServer) kill(channel, streamID string) {
 	m.told++
 	m.say("    kill %s %s", channel, streamID)
 	p := m.live[channel]
+	for _, ousted := range m.ousted {
+		if ousted.id == streamID {
+			p = ousted
+		}
+	}
 	m.hold(p != nil && p.server == s && p.id == streamID, "server %d is to kill %s, which is not its live publisher", s.id, streamID)
 	switch {
 	case p.killed.IsZero():
@@ -244,7 +273,7 @@ func (e *modelEncoder) stop(channel, streamID string) {
 	if k.pub.ended {
 		return
 	}
-	if m.killIsOver(k.pub) {
+	if m.isForgotten(k.pub) {
 		m.publicationEnds(k.pub)
 		return
 	}
@@ -322,11 +351,18 @@ func (m *clusterModel) done(notices []notice) {
 		}
 		m.checkPublication(p)
 	}
+	for _, p := range slices.Clone(m.ousted) {
+		if m.r.ousted[p.id] == nil {
+			m.hold(m.killIsOver(p), "publisher %s is forgotten and nobody was told", p.id)
+			m.publicationEnds(p)
+		}
+	}
 	m.hold(len(m.live) == m.r.channels.Len(), "%d channels are live, peers know of %d", m.r.channels.Len(), len(m.live))
 	if m.rules.encoderWait == 0 || m.stopping {
 		for _, q := range m.requests {
 			p := m.live[q.channel]
-			m.hold(!m.stopping && p != nil && p.server.suspect(), "request %s is not answered", q.id)
+			takesOver := m.rules.takeover && p != nil && !p.killed.IsZero() && p.server != q.server
+			m.hold(!m.stopping && p != nil && (p.server.suspect() || takesOver), "request %s is not answered", q.id)
 		}
 	}
 }
@@ -344,7 +380,7 @@ func (m *clusterModel) checkNotices(notices []notice) {
 			k.noted = true
 		}
 	}
-	m.hold(m.begun-m.ended == m.r.channels.Len(), "%d publications have begun, %d ended, %d are live", m.begun, m.ended, m.r.channels.Len())
+	m.hold(m.begun-m.ended == m.r.channels.Len()+len(m.r.ousted), "%d publications have begun, %d ended, %d are live, %d have lost their channels", m.begun, m.ended, m.r.channels.Len(), len(m.r.ousted))
 }
 
 func (m *clusterModel) checkPublication(p *modelPublication) {

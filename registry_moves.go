@@ -24,7 +24,7 @@ func (r *registry) drain(id uint64, move bool, now time.Time) (_ []notice, passe
 		r.serverChangedLocked(s)
 		r.noteLocked(notice{kind: noteDraining, server: id})
 		passedOn = r.passedOnLocked()
-		return r.endTransitionLocked(), passedOn, nil
+		return r.endTransitionLocked(now), passedOn, nil
 	}
 	e := r.encoders[id]
 	if e == nil {
@@ -33,6 +33,7 @@ func (r *registry) drain(id uint64, move bool, now time.Time) (_ []notice, passe
 	e.draining = true
 	r.encoderChangedLocked(e)
 	r.noteLocked(notice{kind: noteDraining, encoder: id})
+	r.releaseSlotsLocked(e)
 	if move {
 		r.noteLocked(notice{kind: noteMoving, encoder: id})
 		r.moving[e] = struct{}{}
@@ -43,7 +44,7 @@ func (r *registry) drain(id uint64, move bool, now time.Time) (_ []notice, passe
 	}
 	r.settleLocked(now)
 	passedOn = r.passedOnLocked()
-	return r.endTransitionLocked(), passedOn, nil
+	return r.endTransitionLocked(now), passedOn, nil
 }
 
 // undrain puts a streaming server or an encoder back into service; moves that are under way are finished. Errors:
@@ -56,7 +57,7 @@ func (r *registry) undrain(id uint64, now time.Time) (_ []notice, passedOn <-cha
 		r.serverChangedLocked(s)
 		r.noteLocked(notice{kind: noteInService, server: id})
 		passedOn = r.passedOnLocked()
-		return r.endTransitionLocked(), passedOn, nil
+		return r.endTransitionLocked(now), passedOn, nil
 	}
 	e := r.encoders[id]
 	if e == nil {
@@ -68,7 +69,7 @@ func (r *registry) undrain(id uint64, now time.Time) (_ []notice, passedOn <-cha
 	r.noteLocked(notice{kind: noteInService, encoder: id})
 	r.settleLocked(now)
 	passedOn = r.passedOnLocked()
-	return r.endTransitionLocked(), passedOn, nil
+	return r.endTransitionLocked(now), passedOn, nil
 }
 
 // moveOnLocked starts as many moves as may be under way for each encoder that is drained with moving.
@@ -108,7 +109,7 @@ func (r *registry) moveSomeLocked(e *encoder, now time.Time) {
 			continue
 		}
 		other := r.chooseLocked(&waiter{pub: p}, now)
-		if other == nil {
+		if other.encoder == nil {
 			return
 		}
 		p.successor = r.startLocked(p, other, r.newStreamID(), now)

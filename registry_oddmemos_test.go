@@ -37,6 +37,7 @@ func TestOddMemosBreakNothing(t *testing.T) {
 				for range rnd.IntN(4) {
 					n++
 					p := memo.Publication{Number: n, Channel: string(rune('a' + rnd.IntN(2))), PublisherID: fmt.Sprint("p", n), Last: uint32(rnd.IntN(5)), Current: place(), Successor: place(), Proven: rnd.IntN(2) == 0, Killed: rnd.IntN(3) == 0, FailedMoves: uint8(rnd.IntN(4)), Avoid: uint64(rnd.IntN(7))}
+					p.TookOver = rnd.IntN(4) == 0
 					p.Ousted = p.Killed && rnd.IntN(2) == 0
 					if rnd.IntN(3) == 0 {
 						p.Previous = "before"

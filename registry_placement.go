@@ -103,20 +103,26 @@ func (r *registry) headroomLocked() float64 {
 	return least
 }
 
-func (e *encoder) load() int { return len(e.streams) }
+func (e *encoder) load() int { return len(e.streams) + e.reserved }
 
 func (e *encoder) hasFreeSlot() bool { return e.capacity < 0 || e.load() < e.capacity }
 
-// chooseLocked returns an encoder with a free slot, as the placement has it, nil if there is none; one that may be dead or is
+// choice is an encoder that was chosen, and of how many that could take the stream.
+type choice struct {
+	encoder *encoder
+	of      int
+}
+
+// chooseLocked chooses an encoder with a free slot, as the placement has it, none if there is none; one that may be dead or is
 // set aside only if there is no other. A publication that has lost an encoder gets a settled one if there is one.
-func (r *registry) chooseLocked(w *waiter, now time.Time) *encoder {
-	var best *encoder
+func (r *registry) chooseLocked(w *waiter, now time.Time) (best choice) {
 	for _, e := range r.encoders {
 		if e.draining || e.away || !e.hasFreeSlot() || e == w.avoid {
 			continue
 		}
-		if best == nil || r.preferredLocked(w, e, best, now) {
-			best = e
+		best.of++
+		if best.encoder == nil || r.preferredLocked(w, e, best.encoder, now) {
+			best.encoder = e
 		}
 	}
 	return best

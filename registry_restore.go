@@ -18,7 +18,8 @@ package main
 //	successor that has announced an HLS-LIVE                takes over
 //	current stream closing, no successor                    the kills start anew; but if it was superseded, lost
 //	killed                                                  the kills start anew
-//	two publications of one channel                         one keeps it; the other is killed and ousted
+//	two publications of one channel                         one keeps it, the later one if it took over or the other is killed; the
+//	                                                        other is killed and ousted
 //	announced in the store, at no encoder                   stream-closed
 //
 // The caller restores, then replays what peers have said since (see restored), and only then is anything started or killed.
@@ -118,7 +119,7 @@ func (r *registry) restore(in restoration, now time.Time) *restorer {
 	rs.addServers()
 	rs.addEncoders()
 	rs.closeForgotten()
-	r.notices = r.endTransitionLocked() // nothing else is over yet
+	r.notices = r.endTransitionLocked(now) // nothing else is over yet
 	return rs
 }
 
@@ -168,7 +169,7 @@ func (rs *restorer) restored(now time.Time) []notice {
 		r.sendMemosLocked()
 		r.passer.compare(r.exportLocked())
 	}
-	return r.endTransitionLocked()
+	return r.endTransitionLocked(now)
 }
 
 // lostByStore returns what the store has lost of streams that are not closed. It is called after restored.
@@ -241,6 +242,7 @@ func (rs *restorer) addPublication(s *server, m memo.Publication) {
 		proven:      m.Proven,
 		killed:      m.Killed,
 		ousted:      m.Ousted,
+		tookOver:    m.TookOver,
 		failedMoves: m.FailedMoves,
 		events:      rs.in.tails[m.Number],
 		lastOrdinal: m.Last,
@@ -256,8 +258,8 @@ func (rs *restorer) addPublication(s *server, m memo.Publication) {
 	rs.ousted[p.publisherID] = p // until its channel is given, it is found by its ID
 }
 
-// giveChannels enters publications into the index. Of two of one channel, the later one has taken it over from one that was
-// killed; or else the earlier one keeps it.
+// giveChannels enters publications into the index. Of two of one channel, the later one has it if it has taken it over, or if
+// the earlier one was killed; else the earlier one keeps it.
 func (rs *restorer) giveChannels(publications []*publication) {
 	holders := map[string]*publication{}
 	for _, p := range publications {
@@ -267,7 +269,7 @@ func (rs *restorer) giveChannels(publications []*publication) {
 			rs.oust(p)
 		case holder == nil:
 			holders[p.channel] = p
-		case holder.killed:
+		case holder.killed, p.tookOver: // the gateway of the holder may not have heard of its kill
 			rs.oust(holder)
 			holders[p.channel] = p
 		default:
@@ -505,7 +507,7 @@ func (r *registry) leaveGateways(gone func(gateway string) bool, now time.Time) 
 	for _, e := range left { // successors first: none may take over that is itself about to be lost
 		for _, st := range slices.Clone(e.streams) {
 			if st == st.pub.successor {
-				r.closeLocked(st, now)
+				r.closeLocked(st, errEncoderGone, now)
 				r.lostLocked(st, true, errEncoderGone, now)
 			}
 		}
@@ -514,5 +516,5 @@ func (r *registry) leaveGateways(gone func(gateway string) bool, now time.Time) 
 		r.leaveEncoderLocked(e, now)
 	}
 	r.goOnAllLocked(now)
-	return r.endTransitionLocked()
+	return r.endTransitionLocked(now)
 }

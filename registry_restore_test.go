@@ -21,10 +21,10 @@ import (
 
 func TestWhatGatewaysKeptMakesTheSameStateAgain(t *testing.T) {
 	t.Parallel()
-	const clusters, looks, stepsApart = 40, 12, 60 // of each kind: 3,840 comparisons in all
+	const clusters, looks, stepsApart = 20, 12, 60 // of each kind: 3,840 comparisons in all
 	var seen restoreStories
-	for kind := range 8 {
-		rules := limits{failover: kind&1 != 0}
+	for kind := range 16 {
+		rules := limits{failover: kind&1 != 0, takeover: kind&8 != 0}
 		if kind&2 != 0 {
 			rules.encoderWait = 6 * time.Second
 		}
@@ -41,15 +41,15 @@ func TestWhatGatewaysKeptMakesTheSameStateAgain(t *testing.T) {
 		}
 	}
 	t.Logf("%+v", seen)
-	if seen.live == 0 || seen.waiting == 0 || seen.killed == 0 || seen.moving == 0 || seen.closing == 0 || seen.strangers == 0 || seen.resumed == 0 || seen.closedEvents == 0 {
+	if seen.live == 0 || seen.waiting == 0 || seen.killed == 0 || seen.moving == 0 || seen.closing == 0 || seen.strangers == 0 || seen.resumed == 0 || seen.closedEvents == 0 || seen.ousted == 0 {
 		t.Errorf("not all stories were told: %+v", seen)
 	}
 }
 
 // restoreStories counts what was compared.
 type restoreStories struct {
-	live, waiting, killed, moving, closing int // before
-	strangers, resumed, closedEvents       int // after
+	live, waiting, killed, moving, closing, ousted int // before
+	strangers, resumed, closedEvents               int // after
 }
 
 // run takes random steps, and puts each new session at one of three gateways, or at none.
@@ -87,6 +87,9 @@ func gatewayOf(session uint64) string {
 // compareRestored makes the registry's state again from what gateways keep, and compares.
 func (m *clusterModel) compareRestored(seed uint64, seen *restoreStories) {
 	m.t.Helper()
+	if len(m.r.takeovers) > 0 && m.r.waiting.Len() > 0 {
+		return // a start knows nothing of the slots that are reserved, and who waits would get them
+	}
 	away := map[string]bool{"": true}
 	back := map[string]bool{}
 	for _, gateway := range []string{"g1", "g2", "g3"} {
@@ -154,6 +157,7 @@ func (seen *restoreStories) count(r *registry) {
 		}
 	}
 	seen.closing += len(r.closing)
+	seen.ousted += len(r.ousted)
 }
 
 func first(int) int { return 0 }
@@ -286,7 +290,11 @@ func cloneOf(m *clusterModel) *restoredCluster {
 		for _, p := range slices.SortedFunc(slices.Values(m.r.servers[id].publications), byNumber) {
 			copied := publicationOf(p)
 			s.publications.Add(copied)
-			r.channels.Add(copied)
+			if p.ousted {
+				r.ousted[p.publisherID] = copied
+			} else {
+				r.channels.Add(copied)
+			}
 			if p.killed {
 				r.killed[copied] = &killing{since: m.now}
 				c.killsBefore[fmt.Sprint(s.id, " kill ", p.channel, " ", p.publisherID)] = true
@@ -369,8 +377,8 @@ func describe(r *registry) (lines []string) {
 			if avoid != 0 && r.encoders[avoid] == nil {
 				avoid = 0
 			}
-			say("  publication %d %s %q %s %+v since %d, known as %s, current %s, successor %s, waiting %v avoiding %d, proven %v killed %v %v ousted %v, %d failed moves, %d events, %d streams",
-				p.number, p.channel, p.key, p.publisherID, p.settings.Value(), p.since, p.id, id(p.current), id(p.successor), p.waiting != nil, avoid, p.proven, p.killed, r.killed[p] != nil, p.ousted, p.failedMoves, p.events, p.lastOrdinal)
+			say("  publication %d %s %q %s %+v since %d, known as %s, current %s, successor %s, waiting %v avoiding %d, proven %v killed %v %v ousted %v took over %v, %d failed moves, %d events, %d streams",
+				p.number, p.channel, p.key, p.publisherID, p.settings.Value(), p.since, p.id, id(p.current), id(p.successor), p.waiting != nil, avoid, p.proven, p.killed, r.killed[p] != nil, p.ousted, p.tookOver, p.failedMoves, p.events, p.lastOrdinal)
 		}
 	}
 	for _, key := range slices.Sorted(maps.Keys(r.encoders)) {

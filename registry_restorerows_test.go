@@ -134,6 +134,11 @@ func TestRowsOfARestore(t *testing.T) {
 			rowPublication(func(p *memo.Publication) { p.Number, p.PublisherID, p.ID = 11, "p9", "p9" }),
 		}, at2: []keptStream{rowStream(1, nil), rowStream(1, func(st *keptStream) { st.Publication, st.ID = 11, "p9" })},
 			orders: []string{kill, stop}, state: "c live p9 at 2, ousted p1, closing p1"},
+		{name: "two of one channel, the second took over", publications: []memo.Publication{
+			rowPublication(nil),
+			rowPublication(func(p *memo.Publication) { p.Number, p.PublisherID, p.ID, p.TookOver = 11, "p9", "p9", true }),
+		}, at2: []keptStream{rowStream(1, nil), rowStream(1, func(st *keptStream) { st.Publication, st.ID = 11, "p9" })},
+			orders: []string{kill, stop}, state: "c live p9 at 2, ousted p1, closing p1"},
 		{name: "announced in the store, at no encoder", announced: []announcedStream{announced}, events: []string{closed}, state: ""},
 		{name: "store knows less than the memo", publications: []memo.Publication{rowPublication(proven)}, at2: []keptStream{rowStream(1, told(5, "HLS-LIVE"))},
 			announced: []announcedStream{announced}, state: "c live p1 at 2"},

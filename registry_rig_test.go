@@ -219,15 +219,15 @@ func (rig *registryRig) closed(e *encoder, channel, id string) bool {
 
 func (rig *registryRig) kill(channel, id string) bool {
 	rig.t.Helper()
-	killed, _ := rig.r.kill(channel, id, rig.now)
-	rig.step(nil)
+	notices, killed, _ := rig.r.kill(channel, id, rig.now)
+	rig.step(notices)
 	return killed
 }
 
 // probeAnswered is a sign of life after a probe.
 func (rig *registryRig) probeAnswered(session uint64) {
 	rig.t.Helper()
-	rig.step(rig.r.probeAnswered(session))
+	rig.step(rig.r.probeAnswered(session, rig.now))
 }
 
 func (rig *registryRig) drain(id uint64, move bool) {

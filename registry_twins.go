@@ -126,8 +126,8 @@ func (r *registry) probeGroupLocked(g *twinGroup, now time.Time) {
 	}
 }
 
-// probeAnswered ends the probe of a session: it lives, and its channels are busy.
-func (r *registry) probeAnswered(session uint64) []notice {
+// probeAnswered ends the probe of a session: it lives, and its channels are busy, unless they may be taken over.
+func (r *registry) probeAnswered(session uint64, now time.Time) []notice {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if e := r.encoders[session]; e != nil {
@@ -147,10 +147,16 @@ func (r *registry) probeAnswered(session uint64) []notice {
 			continue
 		}
 		for _, w := range r.takeHeldLocked(p.channel) {
-			r.denyLocked(w, errChannelBusy)
+			err := errChannelBusy
+			if r.limits.takeover {
+				err = r.admitLocked(w, now)
+			}
+			if err != nil {
+				r.denyLocked(w, err)
+			}
 		}
 	}
-	return r.endTransitionLocked()
+	return r.endTransitionLocked(time.Time{})
 }
 
 // holdLocked keeps a publish request until it is known whether its channel is free. errChannelBusy if there are too many.

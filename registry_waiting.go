@@ -17,8 +17,9 @@ var errWaitedInVain = errors.New("no encoder had a free slot in time")
 // waiter asks for a slot: it is a publish request, or a publication that has lost its encoder.
 type waiter struct {
 	// a publish request
-	server  *server
-	request claimRequest
+	server   *server
+	request  claimRequest
+	tookOver bool // a channel was taken over for it
 
 	// a publication
 	pub   *publication
@@ -27,7 +28,7 @@ type waiter struct {
 	due time.Time
 }
 
-// admitLocked grants a publish request a slot, lets it wait for one, or holds it. Errors: errStopping, errPeerGone, errDraining,
+// admitLocked grants a publish request a slot, lets it wait for one, or for the end of who is live on its channel, or holds it. Errors: errStopping, errPeerGone, errDraining,
 // errChannelBusy; errNoEncoder if there is nothing to wait for or the queue is full.
 func (r *registry) admitLocked(w *waiter, now time.Time) error {
 	err := errStopping
@@ -47,31 +48,34 @@ func (r *registry) admitLocked(w *waiter, now time.Time) error {
 	return err
 }
 
-// grantLocked grants w a slot. A request whose streaming server can't be told has to wait: its encoder would find no stream
+// grantLocked grants w a slot. If its channel is to be taken over, that begins. A request whose streaming server can't be told has to wait: its encoder would find no stream
 // there. Errors: errDraining, errChannelBusy, errMayBeFree, errServerAway, errNoEncoder.
 func (r *registry) grantLocked(w *waiter, now time.Time) error {
+	var live *publication // on the channel of a request
 	if w.pub == nil {
 		if w.server.draining {
 			return errDraining
 		}
-		if p := r.channels.Get(w.request.channel); p != nil {
-			if p.server.suspect() {
-				return errMayBeFree
+		if live = r.channels.Get(w.request.channel); live != nil {
+			if err := r.checkTakeoverLocked(w, live, now); err != nil {
+				return err
 			}
-			return errChannelBusy
 		}
 		if w.server.away {
 			return errServerAway
 		}
 	}
-	e := r.chooseLocked(w, now)
-	if e == nil {
+	chosen := r.chooseLocked(w, now)
+	if chosen.encoder == nil {
 		return errNoEncoder
 	}
-	if w.pub == nil {
-		r.publishLocked(w, e, now)
-	} else {
-		r.resumeLocked(w.pub, e, now)
+	switch {
+	case w.pub != nil:
+		r.resumeLocked(w.pub, chosen, now)
+	case live != nil:
+		r.takeOverFromLocked(live, w, chosen.encoder, now)
+	default:
+		r.publishLocked(w, chosen, now)
 	}
 	return nil
 }
@@ -79,7 +83,7 @@ func (r *registry) grantLocked(w *waiter, now time.Time) error {
 // waitLocked appends w to the wait queue. It fails with errNoEncoder if waiting is off, unless an absent gateway has a slot or
 // the request's server, or if the queue is full.
 func (r *registry) waitLocked(w *waiter, now time.Time) error {
-	if r.stopping || r.limits.encoderWait == 0 && !r.mayComeBackLocked(w) {
+	if r.stopping || r.limits.encoderWait == 0 && !r.mayComeBackLocked(w) || w.pub == nil && !now.Before(w.request.answerBy) {
 		return errNoEncoder
 	}
 	w.due = now.Add(r.limits.encoderWait)
@@ -141,12 +145,13 @@ func (r *registry) forgetRequestsLocked(s *server) {
 	if s.held > 0 {
 		dropped = append(dropped, r.filterHeldLocked(func(w *waiter) bool { return w.server != s })...)
 	}
+	dropped = append(dropped, r.dropTakeoversLocked(func(w *waiter) bool { return w.server == s })...)
 	for _, w := range dropped {
 		r.noteLocked(notice{kind: noteDenied, channel: w.request.channel, server: s.id, reason: errPeerGone})
 	}
 }
 
-// denyRequestsLocked denies all requests that wait or are held, but for those that a gateway asks the next coordinator.
+// denyRequestsLocked denies all requests that have no answer yet, but for those that a gateway asks the next coordinator.
 func (r *registry) denyRequestsLocked(reason error) {
 	var dropped []*waiter
 	r.eachWaiterLocked(func(el *list.Element, w *waiter) {
@@ -154,7 +159,9 @@ func (r *registry) denyRequestsLocked(reason error) {
 			dropped = append(dropped, r.removeWaiterLocked(el))
 		}
 	})
-	for _, w := range append(dropped, r.filterHeldLocked(func(*waiter) bool { return false })...) {
+	dropped = append(dropped, r.filterHeldLocked(func(*waiter) bool { return false })...)
+	dropped = append(dropped, r.dropTakeoversLocked(func(*waiter) bool { return true })...)
+	for _, w := range dropped {
 		if w.server.gateway == "" {
 			r.denyLocked(w, reason)
 		}
@@ -170,13 +177,43 @@ func (r *registry) deny(s *server, request requestRef, channel, logged string, r
 		return nil // its gateway asks the next coordinator
 	}
 	s.peer.deny(request, channel)
-	r.noteLocked(notice{kind: noteDenied, channel: logged, server: s.id, reason: reason})
-	return r.endTransitionLocked()
+	r.noteDeniedLocked(logged, s, reason)
+	return r.endTransitionLocked(time.Time{})
 }
 
 func (r *registry) denyLocked(w *waiter, reason error) {
 	w.server.peer.deny(w.request.requestRef, w.request.channel)
-	r.noteLocked(notice{kind: noteDenied, channel: w.request.channel, server: w.server.id, reason: reason})
+	r.noteDeniedLocked(w.request.channel, w.server, reason)
+}
+
+// noteDeniedLocked notes with a denial what it was decided by.
+func (r *registry) noteDeniedLocked(channel string, s *server, reason error) {
+	n := notice{kind: noteDenied, channel: channel, server: s.id, reason: reason}
+	switch reason {
+	case errChannelBusy:
+		if p := r.channels.Get(channel); p != nil {
+			n.address, n.since = p.server.address(), p.since
+		}
+	case errNoEncoder, errWaitedInVain:
+		n.taken = r.slotsTakenLocked()
+	}
+	r.noteLocked(n)
+}
+
+// slotsTakenLocked is unknown if there is a free slot by now.
+func (r *registry) slotsTakenLocked() (taken slotsTaken) {
+	for _, e := range r.encoders {
+		if e.draining || e.away {
+			continue
+		}
+		if e.hasFreeSlot() {
+			return slotsTaken{encoders: -1}
+		}
+		taken.used += e.load()
+		taken.capacity += e.capacity
+		taken.encoders++
+	}
+	return taken
 }
 
 // eachWaiterLocked calls f for each waiter in the order of arrival; f may remove it.
@@ -188,21 +225,24 @@ func (r *registry) eachWaiterLocked(f func(*list.Element, *waiter)) {
 	}
 }
 
-// settleLocked is called when slots or channels may have become free: it serves the wait queue, then goes on with moves.
+// settleLocked is called when slots or channels may have become free: it goes on with takeovers, serves the wait queue,
+// then goes on with moves.
 func (r *registry) settleLocked(now time.Time) {
 	if r.stopping || r.postponed != nil {
 		return
 	}
+	r.settleTakeoversLocked(now)
 	r.serveHeldLocked(now)
 	var refused []*encoder // to be avoided, and a waiter has found no slot at any other
 served:
 	for el := r.waiting.Front(); el != nil; {
-		next, w := el.Next(), el.Value.(*waiter)
+		w := el.Value.(*waiter)
 		if slices.Contains(refused, w.avoid) {
-			el = next
+			el = el.Next()
 			continue
 		}
 		err := r.grantLocked(w, now)
+		next := el.Next() // only now: a takeover ends the wait of the publication before it
 		switch {
 		case err == errServerAway:
 			el = next
@@ -255,6 +295,7 @@ func (r *registry) expire(now time.Time) []notice {
 	}
 	r.probeDueLocked(now)
 	r.repeatKillsLocked(now)
+	r.forgetTakeoversLocked(now)
 	for len(r.started) > 0 && r.age(r.started[0], now) >= r.limits.startTimeout {
 		st := r.started[0]
 		r.started[0] = nil
@@ -264,5 +305,5 @@ func (r *registry) expire(now time.Time) []notice {
 		}
 	}
 	r.settleLocked(now)
-	return r.endTransitionLocked()
+	return r.endTransitionLocked(now)
 }

@@ -18,6 +18,7 @@ import (
 
 	"coordinator/internal/clustertest"
 	"coordinator/internal/control"
+	"coordinator/internal/timeline"
 )
 
 const (
@@ -229,6 +230,9 @@ func (c *soakCluster) wantAtRest() {
 func TestADayLeavesTheDaemonAsItWas(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newSoakCluster(t)
+		for range timeline.Entries { // it has a bound of its own: from here on it takes all of it
+			c.coordinator.timeline.Add(timeline.Entry{Text: strings.Repeat("x", 512)})
+		}
 		c.live(time.Hour)
 		c.wantAtRest()
 		c.logs.Forget()

@@ -18,6 +18,7 @@ import (
 	"coordinator/internal/logs"
 	"coordinator/internal/outbox"
 	"coordinator/internal/pgstore"
+	"coordinator/internal/timeline"
 )
 
 // answeredLately is how long ago the database may have answered, for a coordinator that stands by to be ready.
@@ -48,7 +49,7 @@ type replica struct {
 // newReplica asks the database nothing yet: it may be away at the start.
 func newReplica(cfg *Config, log *slog.Logger) (*replica, error) {
 	r := &replica{shell: newShell(), endLeading: func() {}}
-	r.around = surroundings{cfg: cfg, log: log, metrics: newMetrics(r.state), refusals: logs.NewRefusals(log), maxSockets: r.maxSockets}
+	r.around = surroundings{cfg: cfg, log: log, metrics: newMetrics(r.state), refusals: logs.NewRefusals(log), timeline: timeline.New(), maxSockets: r.maxSockets}
 	commits := r.around.metrics.newCommits()
 	database, err := pgstore.New(cfg.DatabaseURL, commits.observe)
 	if err != nil {

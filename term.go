@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net/http"
 	"sync"
@@ -13,6 +14,8 @@ import (
 	"coordinator/internal/control"
 	"coordinator/internal/door"
 	"coordinator/internal/logs"
+	"coordinator/internal/outbox"
+	"coordinator/internal/timeline"
 )
 
 // surroundings are what terms have in common: what belongs to the process.
@@ -22,11 +25,18 @@ type surroundings struct {
 	log        *slog.Logger
 	metrics    *metrics
 	refusals   *logs.Refusals
-	maxSockets int // connections that the process may have
+	timeline   *timeline.Timeline // goes on when another term begins
+	maxSockets int                // connections that the process may have
 }
 
-func (s surroundings) observe(status int, err error, took time.Duration) {
-	s.metrics.eventAttempted(sendResult(status, err), took)
+func (s surroundings) observe(a outbox.Attempt) {
+	s.metrics.eventAttempted(sendResult(a.Status, a.Err), a.Took)
+	s.timeline.Add(attemptEntry(a, time.Now()))
+}
+
+func (s surroundings) verified(v verification) {
+	s.metrics.keyVerified(v.took, errors.Is(v.err, errKeyDenied))
+	s.timeline.Add(verificationEntry(v, time.Now()))
 }
 
 // newSockets leaves room for visitors.
@@ -57,8 +67,8 @@ type term struct {
 // newTerm takes over the events. Nothing is delivered before start. It ends with leaveGateways, leavePeers and finish, in this order.
 func newTerm(s surroundings, events *callbacks, m mandate) *term {
 	t := &term{events: events, endKeeping: func() {}}
-	t.verifier = newKeyVerifier(s.cfg, s.metrics.keyVerified, s.log)
-	t.coordinator = newCoordinator(s.cfg, s.log, s.metrics, t.verifier, t.events, m)
+	t.verifier = newKeyVerifier(s.cfg, s.verified, s.log)
+	t.coordinator = newCoordinator(s.cfg, s.log, s.metrics, s.timeline, t.verifier, t.events, m)
 	if s.cfg.GatewaySecret != "" {
 		t.gateways = newGateways(t.coordinator, s.cfg, s.refusals, s.log)
 	} else {

@@ -5,7 +5,7 @@ import { get, Refused, signedIn, signIn, signOut, Unauthorized } from './api.js'
 import { createCharts } from './charts.js';
 import { byId, setText } from './dom.js';
 import { clock, count, duration, join } from './format.js';
-import { lists } from './lists.js';
+import { listOf, lists } from './lists.js';
 import { createOrders } from './orders.js';
 import { showOverview } from './overview.js';
 import { Table } from './table.js';
@@ -57,9 +57,16 @@ async function poll() {
 // getList forgets the page or the order in the address if the coordinator does not know it.
 async function getList(signal) {
   try {
-    return await get(view.list, { q: view.q, sort: view.sort, limit: pageSize, after: view.cursors.at(-1) }, signal);
+    const { path = view.list, rows, sort = '', parameter = 'q', ask = (q) => ({ [parameter]: q }) } = lists[view.list];
+    const asked = ask(view.q);
+    if (!asked) return { [rows]: [], matched: 0, after: '' };
+    return await get(path, { ...asked, sort: view.sort || sort, limit: pageSize, after: view.cursors.at(-1) }, signal);
   } catch (error) {
-    if (!(error instanceof Refused && error.status === 400) || (view.cursors.length === 1 && view.sort === '')) throw error;
+    if (!(error instanceof Refused && error.status === 400)) throw error;
+    if (view.cursors.length === 1 && view.sort === '') {
+      if (view.list === 'events' && view.q) return { events: [], after: '' }; // no channel has such a name
+      throw error;
+    }
     Object.assign(view, { sort: '', cursors: [''] });
     return getList(signal);
   }
@@ -81,8 +88,10 @@ function showAll(overview, list) {
   setText(byId('count-streams'), count(overview.streams.live + overview.streams.closing + overview.streams.waiting + overview.streams.ending));
   setText(byId('count-encoders'), count(overview.encoders.total));
   setText(byId('count-servers'), count(overview.streamingServers.rtmp + overview.streamingServers.ws));
+  setText(byId('count-events'), count(overview.events.pending));
+  byId('try-all').hidden = view.list !== 'events' || !overview.events.pending;
   showGateways(overview.gateways);
-  return showList(list);
+  return showList(list, view.list === 'events' && !view.q ? overview.events.pending : list.matched);
 }
 
 // showGateways shows nothing of gateways where there are none.
@@ -92,19 +101,31 @@ function showGateways({ total, absent }) {
   setText(byId('count-gateways'), join(count(total), absent > 0 && `${count(absent)} absent`));
 }
 
-function showList(list) {
-  const rows = list[view.list];
+// showList is given how many rows there are on all pages, if anybody knows.
+function showList(list, matched) {
+  const { rows: name = view.list, sort, columns, empty } = lists[view.list];
+  const rows = list[name];
   const before = (view.cursors.length - 1) * pageSize;
   if (!rows.length && before) {
     view.cursors.pop();
     return false;
   }
-  table.show(rows, view.sort || lists[view.list].columns[0].sort, view.q ? `Nothing matches “${view.q}”.` : lists[view.list].empty, cx);
+  table.show(rows, view.sort || sort || columns[0].sort || '', view.q ? `Nothing matches “${view.q}”.` : empty, cx);
+  showWayToTimeline();
   nextCursor = list.after;
-  setText(byId('shown'), rows.length ? `${count(before + 1)}–${count(before + rows.length)} of ${count(list.matched)}` : '');
+  const last = before + rows.length;
+  setText(byId('shown'), rows.length ? `${count(before + 1)}–${count(last)}${matched === undefined ? '' : ` of ${count(Math.max(matched, last))}`}` : '');
   enable(byId('previous'), before > 0);
   enable(byId('next'), nextCursor !== '');
   return true;
+}
+
+// showWayToTimeline leads from a search for a stream that is not live to what is known of it.
+function showWayToTimeline() {
+  const way = byId('to-timeline');
+  way.hidden = view.list !== 'streams' || !view.q;
+  way.firstElementChild.setAttribute('href', listOf('timeline', view.q));
+  setText(way.firstElementChild, `Timeline of “${view.q}”`);
 }
 
 // enable uses aria-disabled, for a disabled button would lose the focus.
@@ -230,6 +251,7 @@ byId('sign-out').addEventListener('click', () => {
   clearTimeout(timer);
   leave();
 });
+byId('try-all').addEventListener('click', () => askFor('retryAll', {}));
 byId('previous').addEventListener('click', (event) => {
   if (!isEnabled(event.target)) return;
   view.cursors.pop();

@@ -22,6 +22,9 @@ export function duration(seconds) {
 
 export const clock = (date) => date.toLocaleTimeString([], { hour: '2-digit', minute: '2-digit', second: '2-digit', hourCycle: 'h23' });
 
+// moment leaves out the day if it is today.
+export const moment = (date, today) => (date.toDateString() === today.toDateString() ? clock(date) : `${date.toLocaleDateString()} ${clock(date)}`);
+
 export function bytes(n) {
   const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];
   let unit = 0;

@@ -1,10 +1,15 @@
 // What the lists show: their columns, in the order of the screen, and what can be done with a row.
 // A column's sort is the server's name for it; flip marks one whose figures grow as the server's values fall.
+// A list whose answer or search has other names than its own says so with path, rows and ask; ask gives nothing if there is nothing
+// to ask for. Its sort is the one to begin with, if that is not the first column's.
 
 import { append, only, setBar, setText } from './dom.js';
-import { announced, bytes, count, duration, join, plural } from './format.js';
+import { announced, bytes, count, duration, join, moment, plural } from './format.js';
 
 const connectedFor = { title: 'Connected for', sort: 'since', flip: true, cell: (td, row, { now }) => setText(td, age(row, now)) };
+
+const when = { title: 'When', sort: 'at', cell: (td, row, { now }) => setText(td, moment(new Date(row.at), new Date(now))) };
+const why = { title: 'Why', class: 'why', cell: (td, row) => setText(td, row.reason) };
 
 // Shown while there are gateways.
 const gateway = { title: 'Gateway', sort: 'gateway', class: 'id gateway', cell: (td, row) => setLink(td, row.gateway.slice(0, 8), listOf('gateways', row.gateway), 'none') };
@@ -16,7 +21,7 @@ export const lists = {
     empty: 'No streams are live.',
     key: (row) => row.streamId,
     columns: [
-      { title: 'Channel', sort: 'channel', class: 'name', cell: (td, row) => setText(td, row.channel) },
+      { title: 'Channel', sort: 'channel', class: 'name', cell: (td, row) => setLink(td, row.channel, listOf('timeline', row.channel)) },
       { title: 'State', sort: 'state', cell: (td, row) => setBadge(td, row.state) },
       { title: 'Live for', class: 'age', sort: 'since', flip: true, cell: (td, row, { now }) => setText(td, age(row, now)) },
       { title: 'Encoder', sort: 'encoder', class: 'id', cell: (td, row) => setLink(td, row.encoder, listOf('encoders', row.encoder)) },
@@ -70,6 +75,28 @@ export const lists = {
         : [{ order: 'drainServer', label: 'Drain', about: `server ${row.id}` }],
   },
 
+  // In the order of the server, which counts nothing and searches for whole names only.
+  events: {
+    caption: 'Undelivered events',
+    search: 'Search by whole channel',
+    parameter: 'channel',
+    empty: 'The application has taken all events.',
+    key: (row) => row.id,
+    columns: [
+      { title: 'Channel', class: 'name', cell: (td, row) => setText(td, row.channel) },
+      { title: 'State', cell: (td, row) => setBadge(td, row.state) },
+      { title: 'Type', cell: (td, row) => setText(td, row.type) },
+      { title: 'Output', cell: (td, row) => setText(td, [row.streamType, row.resolution].filter(Boolean).join(' ')) },
+      { title: 'Undelivered for', cell: (td, row, { now }) => setText(td, age(row, now)) },
+      { title: 'Tries', class: 'number', cell: (td, row) => setText(td, count(row.tries)) },
+      { title: 'Last answer', cell: (td, row) => setText(td, row.lastAnswer || '–') },
+      { title: 'Next try', cell: (td, row, { now }) => setText(td, row.nextTry ? `in ${duration((Date.parse(row.nextTry) - now) / 1000)}` : '–') },
+      { title: 'Event ID', class: 'id whole', cell: (td, row) => setText(td, row.id) },
+    ],
+    actions: (row) =>
+      row.state === 'queued' ? [] : [{ order: 'retry', label: 'Try now', about: row.id }, { order: 'discard', label: 'Discard', about: row.id }],
+  },
+
   gateways: {
     caption: 'Gateways',
     search: 'Search by ID, address or state',
@@ -86,6 +113,44 @@ export const lists = {
       { title: 'Not acknowledged', sort: 'unacknowledged', class: 'number', cell: (td, row) => setText(td, bytes(row.unacknowledgedBytes)) },
       { title: 'From it', class: 'number', cell: (td, row) => setText(td, traffic(row.framesIn, row.bytesIn)) },
       { title: 'To it', class: 'number', cell: (td, row) => setText(td, traffic(row.framesOut, row.bytesOut)) },
+    ],
+    actions: () => [],
+  },
+
+  timeline: {
+    caption: 'Timeline',
+    search: 'Channel or stream ID, live or not',
+    empty: 'Search for a channel or a stream ID: what was decided about it, and why.',
+    path: 'timeline',
+    rows: 'entries',
+    sort: '-at',
+    ask: (q) => q && (/^[A-Z2-7]{26}$/.test(q) ? { stream: q } : { channel: q }),
+    key: (row) => row.id,
+    columns: [
+      when,
+      { title: 'What', cell: (td, row) => setBadge(td, row.kind) },
+      why,
+      { title: 'Encoder', class: 'id', cell: (td, row) => setLink(td, row.encoder, listOf('encoders', row.encoder)) },
+      { title: 'Server', class: 'id', cell: (td, row) => setLink(td, row.streamServer, listOf('servers', row.streamServer)) },
+      { title: 'Stream ID', class: 'id whole', cell: (td, row) => setText(td, row.streamId || '–') },
+    ],
+    actions: () => [],
+  },
+
+  denials: {
+    caption: 'Denials',
+    search: 'Whole name of a channel',
+    empty: 'No publish request was denied lately.',
+    path: 'timeline',
+    rows: 'entries',
+    sort: '-at',
+    ask: (q) => ({ kind: 'denied', channel: q }),
+    key: (row) => row.id,
+    columns: [
+      when,
+      { title: 'Channel', class: 'name', cell: (td, row) => setLink(td, row.channel, listOf('timeline', row.channel)) },
+      why,
+      { title: 'Server', class: 'id', cell: (td, row) => setLink(td, row.streamServer, listOf('servers', row.streamServer)) },
     ],
     actions: () => [],
   },

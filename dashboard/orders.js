@@ -10,7 +10,7 @@ const orders = {
     text: 'Its publisher is disconnected and viewers see the end of the stream.',
     yes: 'Close stream',
     dangerous: true,
-    send: () => post('close', { 'x-streaming-channel': row.channel, 'x-streaming-id': row.streamId }),
+    send: () => post('close', { 'x-streaming-channel': row.channel, 'x-streaming-id': row.streamId, 'x-requested-by': 'dashboard' }),
   }),
   drainEncoder: (row) => ({
     title: `Drain encoder ${row.id}?`,
@@ -30,6 +30,27 @@ const orders = {
     text: `New publishers on it are refused${row.streams ? `; the ${plural(row.streams, 'stream')} it has go on until they end` : ''}.`,
     yes: 'Drain',
     send: () => drain(row, false),
+  }),
+  retry: (row) => ({
+    title: `Try the events of ${row.channel} now?`,
+    text: 'Those that wait for their next try are sent to the application at once.',
+    yes: 'Try events',
+    send: () => post('events/retry', { 'x-streaming-channel': row.channel }),
+  }),
+  retryAll: () => ({
+    title: 'Try all undelivered events now?',
+    text: 'Those that wait for their next try are sent to the application at once, or one every 10 ms while it takes nothing.',
+    yes: 'Try all',
+    send: () => post('events/retry', { 'x-streaming-channel': '*' }),
+  }),
+  discard: (row) => ({
+    title: `Discard this ${row.type} of ${row.channel}?`,
+    text: row.type === 'stream-closed'
+      ? `The application will never hear that stream ${row.streamId} has ended: it will go on taking the stream for live. The events behind it are sent.`
+      : `The application will never hear of it: ${[row.streamType, row.resolution].filter(Boolean).join(' ')} of stream ${row.streamId}. The events behind it are sent.`,
+    yes: 'Discard event',
+    dangerous: true,
+    send: () => post('events/discard', { 'x-event-id': row.id }),
   }),
   undrain: (row) => ({
     title: `Undrain ${row.id}?`,

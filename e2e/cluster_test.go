@@ -30,9 +30,10 @@ func TestRandomCluster(t *testing.T) {
 	}
 	for i, failover := range []string{"YES", "NO"} {
 		for j, wait := range []string{"0", "1"} {
-			t.Run(fmt.Sprintf("failover=%s,wait=%s", failover, wait), func(t *testing.T) {
+			takeover := []string{"YES", "NO"}[(i+j)%2]
+			t.Run(fmt.Sprintf("failover=%s,wait=%s,takeover=%s", failover, wait, takeover), func(t *testing.T) {
 				t.Parallel()
-				randomCluster(t, seed+uint64(2*i+j), *simSteps/4, "ENCODER_FAILOVER="+failover, "ENCODER_WAIT_SECONDS="+wait)
+				randomCluster(t, seed+uint64(2*i+j), *simSteps/4, "ENCODER_FAILOVER="+failover, "ENCODER_WAIT_SECONDS="+wait, "PUBLISH_TAKEOVER="+takeover)
 			})
 		}
 	}
@@ -82,7 +83,11 @@ func randomCluster(t *testing.T, seed uint64, steps int, variables ...string) {
 	for _, e := range entries {
 		count[e.what]++
 	}
-	t.Logf("%d failovers and %d moves were told; %v", failovers, moves, count)
+	takeovers := d.Logs.Count("takes over the channel")
+	if wanted := slices.Contains(variables, "PUBLISH_TAKEOVER=YES"); wanted != (takeovers > 0) {
+		t.Errorf("%d takeovers, and they are allowed: %v", takeovers, wanted)
+	}
+	t.Logf("%d failovers, %d moves and %d takeovers were told; %v", failovers, moves, takeovers, count)
 }
 
 // operate closes streams, drains and undrains as an operator and an application might.

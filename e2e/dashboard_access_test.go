@@ -147,13 +147,13 @@ func accessibleStory(t *testing.T, browser context.Context) {
 			where := scheme + " " + size + " "
 			tb.scheme(scheme)
 			tb.size(width, phoneHeight)
-			for list, rows := range map[string]int{"gateways": 3, "streams": 50, "encoders": 12, "servers": 8} {
+			for list, rows := range map[string]int{"gateways": 3, "denials": 4, "events": 4, "streams": 50, "encoders": 12, "servers": 8} {
 				act(tb, chromedp.Navigate(cluster.url+"/dashboard#"+list))
 				tb.awaitRows(rows)
 				tb.await(`document.querySelector('nav [aria-current]').hash === '#` + list + `'`)
 				tb.check(where + list)
 			}
-			if value[string](tb, `location.hash`) == "#gateways" { // whose rows have no button
+			if value[bool](tb, `['#gateways', '#denials'].includes(location.hash)`) { // whose rows have no button
 				act(tb, chromedp.Navigate(cluster.url+"/dashboard#streams"))
 				tb.awaitRows(50)
 			}

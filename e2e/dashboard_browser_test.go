@@ -29,8 +29,10 @@ func TestDashboardInBrowser(t *testing.T) {
 		{"Bearer token by the form", bearerStory},
 		{"Basic by the browser, and a foreign page that can't use it", basicStory},
 		{"streams come and go before the eyes, and one is closed", closeStory},
+		{"why a publisher was denied, and what became of a stream", timelineStory},
 		{"an encoder is drained, its streams are moved", drainStory},
 		{"the coordinator is lost and comes back", lossStory},
+		{"events are stuck, are tried and given up", undeliveredStory},
 		{"gateways hold sessions, and one is lost", gatewaysStory},
 		{"a coordinator stands by, and takes over", standbyStory},
 		{"a hundred thousand streams", manyStreamsStory},
@@ -145,6 +147,58 @@ func (tb *tab) answerDialogue(answer fetch.AuthChallengeResponse) (stop func()) 
 		cancel()
 		<-done
 	}
+}
+
+func timelineStory(t *testing.T, browser context.Context) {
+	d := startDaemon(t)
+	server, encoder := d.DialPeer("rtmp", "x-external-ip", "10.1.2.3"), d.DialPeer("hls")
+	encoder.Send("REGISTER", "Capacity", "1")
+	d.Logs.Await(t, "encoder registered")
+	id := clustertest.Publish(server, encoder, "chan")
+	server.Request("full", "key")
+	server.ExpectDenied("full")
+
+	tb := openTab(t, browser)
+	tb.open("http://" + d.Addr + "/dashboard")
+	tb.awaitRows(1)
+	value[any](tb, `document.querySelector('tbody [data-title="Channel"] a').focus()`)
+	tb.press(kb.Enter)
+	tb.await(`location.hash === '#timeline?q=chan'`)
+	tb.awaitRows(3)
+	tb.awaitText("tbody", "was told to start: the only one that could take it")
+
+	// It goes on before the eyes, the newest entry first.
+	server.End("chan", id)
+	tb.awaitText("tbody tr:first-child", "the streaming server said that the publisher has ended")
+	encoder.Closed("chan", id)
+	tb.awaitText("tbody tr:first-child", "the encoder closed the stream")
+	tb.awaitRows(5)
+
+	// A search among streams leads to a channel that is not live; so does a stream ID.
+	tb.click(`nav a[href="#streams"]`)
+	tb.awaitText(".empty", "No streams are live.")
+	tb.typeInto("#search", "full")
+	tb.awaitText("#to-timeline", "Timeline of “full”")
+	tb.click("#to-timeline a")
+	tb.awaitRows(2)
+	tb.awaitText("tbody tr:first-child", "no encoder had a free slot: 1 of 1 slots taken on 1 encoder")
+	tb.await(`!document.querySelector('#to-timeline').checkVisibility()`)
+	value[any](tb, `document.querySelector('#search').select()`)
+	tb.typeInto("#search", id)
+	tb.awaitRows(4)
+
+	tb.click(`nav a[href="#denials"]`)
+	tb.awaitRows(1)
+	tb.awaitText("tbody", "no encoder had a free slot")
+	tb.click(`tbody [data-title="Channel"] a`)
+	tb.await(`location.hash === '#timeline?q=full'`)
+	tb.click(`nav a[href="#timeline"]`)
+	tb.awaitText(".empty", "Search for a channel or a stream ID")
+	tb.size(phoneWidth, phoneHeight)
+	tb.typeInto("#search", "chan")
+	tb.awaitRows(5)
+	tb.check("timeline on a phone")
+	tb.faultless()
 }
 
 func closeStory(t *testing.T, browser context.Context) {

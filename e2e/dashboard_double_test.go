@@ -35,6 +35,8 @@ type clusterDouble struct {
 	encoders []clustertest.Encoder
 	servers  []clustertest.Server
 	gateways []clustertest.Gateway
+	entries  []clustertest.Entry
+	events   []clustertest.EventRow
 	fault    http.HandlerFunc // answers everything of the commands API, if set
 	hold     chan struct{}    // answers wait until it is closed, if set
 	asked    int
@@ -65,10 +67,14 @@ func newClusterDouble(t testing.TB) *clusterDouble {
 		found := find(c.servers, r, func(s clustertest.Server) string { return s.IP })
 		return clustertest.ServerPage{Servers: found, Matched: len(found)}
 	}))
+	mux.HandleFunc("GET /commands/events", c.answer(func(*http.Request) any {
+		return clustertest.EventPage{Events: append([]clustertest.EventRow{}, c.events...)}
+	}))
 	mux.HandleFunc("GET /commands/gateways", c.answer(func(r *http.Request) any {
 		found := find(c.gateways, r, func(g clustertest.Gateway) string { return g.ID })
 		return clustertest.GatewayPage{Gateways: found, Matched: len(found)}
 	}))
+	mux.HandleFunc("GET /commands/timeline", c.answer(func(*http.Request) any { return clustertest.EntryPage{Entries: c.entries, Matched: len(c.entries)} }))
 	mux.HandleFunc("POST /commands/", c.answer(func(*http.Request) any { return struct{}{} }))
 	server := httptest.NewServer(mux)
 	t.Cleanup(server.Close)
@@ -168,6 +174,12 @@ func pageOfStreams(rows []clustertest.StreamRow, query url.Values) any {
 // fill makes up an evening: load that climbs, a burst of denials, a delay in the delivery of events.
 func (c *clusterDouble) fill(now time.Time) {
 	const firstID = 1_795_375_000_000_000
+	for i := range 4 {
+		c.entries = append(c.entries, clustertest.Entry{
+			ID: uint64(9 - i), At: now.Add(-time.Duration(i*i) * time.Hour), Kind: "denied", Code: "no_encoder", Channel: fmt.Sprint("evening-show-of-the-season-", i),
+			Reason: "no encoder had a free slot: 8 of 8 slots taken on 2 encoders", StreamServer: firstID,
+		})
+	}
 	for i := range 6 {
 		c.servers = append(c.servers, clustertest.Server{
 			ID: firstID + uint64(i), IP: fmt.Sprintf("10.20.1.%d", 11+i), Port: 1935, SSL: i%2 == 1, ServerType: "RTMP",
@@ -210,6 +222,20 @@ func (c *clusterDouble) fill(now time.Time) {
 		e.Serving++
 		s.Streams++
 		c.streams = append(c.streams, row)
+	}
+	for i, state := range []string{"waiting", "queued", "sending", "due"} {
+		row := c.streams[10*i]
+		event := clustertest.EventRow{
+			ID: row.StreamID + "-1", Channel: row.Channel, StreamID: row.StreamID, Type: "stream-available", StreamType: "HLS-LIVE",
+			Resolution: "1280x720-30", Since: now.Add(-time.Duration(17*i+2) * time.Minute), State: state, Tries: 7 * i, LastAnswer: "connection closed without an answer",
+		}
+		if i == 0 {
+			event.NextTry = now.Add(time.Minute).UTC().Format(time.RFC3339)
+		}
+		if i == 1 {
+			event.ID, event.Type, event.StreamType, event.Resolution, event.LastAnswer = row.StreamID+"-closed", "stream-closed", "", "", ""
+		}
+		c.events = append(c.events, event)
 	}
 	const points = 360
 	history := clustertest.History{StepSeconds: 10}

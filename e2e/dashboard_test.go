@@ -123,8 +123,8 @@ func TestForeignPagesCanNotGiveOrders(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t, "COMMANDS_API_AUTH=Basic", "COMMANDS_API_AUTH_USER=op", "COMMANDS_API_AUTH_PASSWORD=pw")
 	const credentials = "Basic b3A6cHc="
-	for _, path := range []string{"/commands/close", "/commands/drain", "/commands/undrain"} {
-		query := "?x-streaming-channel=chan&x-streaming-id=*&x-session-id=1"
+	for _, path := range []string{"/commands/close", "/commands/drain", "/commands/undrain", "/commands/events/retry", "/commands/events/discard"} {
+		query := "?x-event-id=s-1&x-streaming-channel=chan&x-streaming-id=*&x-session-id=1"
 		for _, kind := range []string{"application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "text/plain"} {
 			status, _ := d.Call("POST", path+query, "Authorization", credentials, "Origin", "https://foreign.example", "Content-Type", kind)
 			if status != 400 {

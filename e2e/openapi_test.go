@@ -5,6 +5,7 @@ package e2e
 
 import (
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 
@@ -53,6 +54,15 @@ func checkOpenDaemon(doc *apidoc.Document) {
 	}
 	a.Ask(200, "GET", "/metrics", "Accept", "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited")
 	checkLists(a)
+	for _, query := range []string{"channel=live", "stream=" + id, "kind=event&sort=-at", "channel=live&kind=started&limit=1", "channel=nobody"} {
+		a.Ask(200, "GET", "/commands/timeline?"+query)
+	}
+	for _, query := range []string{"channel=a&channel=b", "channel=live&limit=0", "channel=live&sort=channel", "kind=nothing"} {
+		a.Ask(400, "GET", "/commands/timeline?"+query)
+	}
+	for _, query := range []string{"", "channel=", "channel=live&after=foreign"} {
+		a.Ask(-400, "GET", "/commands/timeline?"+query)
+	}
 	checkFile(a, "/dashboard")
 	for _, file := range []string{"index.html", "app.js", "style.css"} {
 		checkFile(a, "/dashboard/"+file)
@@ -80,10 +90,48 @@ func checkOpenDaemon(doc *apidoc.Document) {
 	a.Ask(400, "POST", "/commands/close", "x-streaming-channel", "live", "x-streaming-id", "**")
 	a.Ask(400, "POST", "/commands/close", "x-streaming-channel", "live", "x-streaming-id", strings.Repeat("i", 129))
 
+	checkUndelivered(a, app, id)
+
 	res, body := a.Request("GET", "/nothing")
 	if err := doc.At("/components/responses/NotFound").Holds(res, body); err != nil || res.StatusCode != 404 {
 		doc.T.Errorf("a path that is not listed: %d %v", res.StatusCode, err)
 	}
+}
+
+// checkUndelivered has events of the stream "live" undelivered, and gives one up.
+func checkUndelivered(a apidoc.Caller, app *clustertest.Application, id string) {
+	a.T.Helper()
+	app.AnswerEvents(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Retry-After", "200")
+		w.WriteHeader(http.StatusTeapot)
+	})
+	encoder, _ := a.Register(9)
+	encoder.Expect("ENCODE-START", "Stream-Channel", "fourth") // which has waited for it
+	server := a.DialPeer("rtmp")
+	stuck := clustertest.Publish(server, encoder, "stuck")
+	encoder.Available("stuck", stuck, "HLS-LIVE", "1280x720-30", "stuck/index.m3u8")
+	clustertest.EndPublish(server, encoder, "stuck", stuck)
+	encoder.Closed("stuck", stuck)
+	first := awaitEvents(a.Daemon, "?channel=stuck", func(p clustertest.EventPage) bool {
+		return len(p.Events) == 2 && p.Events[0].State == "waiting"
+	}).Events[0]
+	a.Ask(200, "GET", "/commands/events?channel=stuck")
+	a.Ask(200, "GET", "/commands/events?limit=1")
+	for _, query := range []string{"limit=0", "limit=501", "channel=a&channel=b", "channel=%20", "after=%25"} {
+		a.Ask(400, "GET", "/commands/events?"+query)
+	}
+	a.Ask(-400, "GET", "/commands/events?after=foreign")
+	a.Ask(200, "POST", "/commands/events/retry", "x-streaming-channel", "stuck")
+	a.Ask(200, "POST", "/commands/events/retry", "x-streaming-channel", "*")
+	a.Ask(400, "POST", "/commands/events/retry")
+	a.Ask(400, "POST", "/commands/events/retry", "x-streaming-channel", "stu ck")
+	a.Ask(400, "POST", "/commands/events/discard")
+	a.Ask(404, "POST", "/commands/events/discard", "x-event-id", id+"-1")
+	a.Ask(409, "POST", "/commands/events/discard", "x-event-id", stuck+"-closed")
+	awaitEvents(a.Daemon, "?channel=stuck", func(p clustertest.EventPage) bool {
+		return p.Events[0].State == "waiting" && p.Events[0].Tries > first.Tries
+	})
+	a.Ask(200, "POST", "/commands/events/discard", "x-event-id", first.ID)
 }
 
 func checkLists(a apidoc.Caller) {

@@ -175,6 +175,51 @@ func TestOneOfManyRequestsForAChannelGetsIt(t *testing.T) {
 	d.AwaitLoad(1)
 }
 
+// A publisher comes back through another streaming server while its old session still counts as live.
+func TestPublisherTakesOverItsChannelThroughAnotherServer(t *testing.T) {
+	t.Parallel()
+	app := clustertest.NewApplication(t)
+	app.AnswerKeys(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("x-streaming-key") != "key" {
+			w.WriteHeader(http.StatusForbidden)
+		}
+	})
+	d := startDaemon(t, app.Variables("PUBLISH_TAKEOVER=YES")...)
+	dead, other, rival := d.DialPeer("rtmp"), d.DialPeer("rtmp", "x-custom-port", "2935"), d.DialPeer("wss")
+	encoder, _ := d.Register(2)
+	first := clustertest.Publish(dead, encoder, "show")
+	encoder.Available("show", first, "HLS-LIVE", "640x360", "index.m3u8")
+	told := []string{"stream-available show " + first + " HLS-LIVE 640x360 index.m3u8"}
+	app.AwaitStream(first, told...)
+
+	other.Request("show", "wrong")
+	other.ExpectDenied("show")
+	dead.Quiet()
+
+	other.Request("show", "key")
+	dead.Expect("STREAM-KILL", "Stream-ID", first)
+	d.AwaitLoad(2) // the newcomer's slot is reserved
+	rival.Request("show", "key")
+	rival.ExpectDenied("show")
+
+	// Nobody answers the kill. It is repeated, and the encoding is stopped meanwhile.
+	encoder.Expect("ENCODE-STOP", "Stream-ID", first)
+	second := other.Expect("PUBLISH-ACCEPT", "Stream-Channel", "show").Get("Stream-ID")
+	encoder.Expect("ENCODE-START", "Stream-ID", second, "Stream-Source-URI", "rtmp://127.0.0.1:2935/show/key")
+	encoder.Closed("show", first)
+	app.AwaitStream(first, append(told, "stream-closed show "+first)...)
+	d.AwaitLive(map[string]string{"show": second})
+
+	// What the old session says now changes nothing.
+	dead.End("show", first)
+	clustertest.EndPublish(other, encoder, "show", second)
+	encoder.Closed("show", second)
+	d.AwaitLoad(0)
+	if keys, _, _ := app.Snapshot(); len(keys) != 4 {
+		t.Errorf("the application was asked %d times, want once for each request", len(keys))
+	}
+}
+
 func TestPublisherWhoseSocketClosesDuringVerificationLeavesNothingBehind(t *testing.T) {
 	t.Parallel()
 	app := clustertest.NewApplication(t)

@@ -143,6 +143,36 @@ type StreamRow struct {
 	Announced    []string  `json:"announced"`
 }
 
+// Entry is one of GET /commands/timeline.
+type Entry struct {
+	ID           uint64    `json:"id"`
+	At           time.Time `json:"at"`
+	Kind         string    `json:"kind"`
+	Code         string    `json:"code"`
+	Reason       string    `json:"reason"`
+	Channel      string    `json:"channel"`
+	StreamID     string    `json:"streamId"`
+	StreamServer uint64    `json:"streamServer"`
+	Encoder      uint64    `json:"encoder"`
+	Status       int       `json:"status"`
+	Tries        int       `json:"tries"`
+}
+
+// EventRow is a row of GET /commands/events.
+type EventRow struct {
+	ID         string    `json:"id"`
+	Channel    string    `json:"channel"`
+	StreamID   string    `json:"streamId"`
+	Type       string    `json:"type"`
+	StreamType string    `json:"streamType"`
+	Resolution string    `json:"resolution"`
+	Since      time.Time `json:"since"`
+	State      string    `json:"state"`
+	Tries      int       `json:"tries"`
+	LastAnswer string    `json:"lastAnswer"`
+	NextTry    string    `json:"nextTry"`
+}
+
 // Pages of the lists.
 type (
 	StreamPage struct {
@@ -159,6 +189,15 @@ type (
 		Servers []Server `json:"servers"`
 		Matched int      `json:"matched"`
 		After   string   `json:"after"`
+	}
+	EntryPage struct {
+		Entries []Entry `json:"entries"`
+		Matched int     `json:"matched"`
+		After   string  `json:"after"`
+	}
+	EventPage struct {
+		Events []EventRow `json:"events"`
+		After  string     `json:"after"`
 	}
 	GatewayPage struct {
 		Gateways []Gateway `json:"gateways"`

@@ -68,6 +68,16 @@ func mutations() []mutation {
 			"TestEventsOfATransitionAreCommittedTogether", "events of a transition are committed apart",
 		},
 		{
+			"durability", "internal/outbox/undelivered.go",
+			"	q.held = true\n", "	q.held = true\n	if q.head < q.end {\n		d.fresh.push(q)\n		d.launchLocked(d.clock.at(d.now()))\n	}\n",
+			"TestDiscardIsDurableBeforeItIsAnsweredAndTheNextEventIsSent", "an event behind a discarded one is sent before the discard is durable",
+		},
+		{
+			"durability", "internal/outbox/undelivered.go",
+			"	case q.flying:\n		return ErrInFlight\n", "",
+			"TestEventInFlightIsNotDiscarded", "an event that is being sent is discarded",
+		},
+		{
 			"durability", "internal/outbox/retry.go",
 			"err == nil && status == http.StatusOK", "err == nil && status < 300",
 			"TestOnlyAnAnswer200Delivers", "an answer other than 200 counts as taken",
@@ -140,7 +150,7 @@ func mutations() []mutation {
 		},
 		{
 			"kills", "registry_kills.go",
-			"	r.letGoLocked(p)\n", "	r.letGoLocked(p)\n	r.endLocked(p)\n",
+			"	r.letGoLocked(p)\n", "	r.letGoLocked(p)\n	r.endLocked(p, nil)\n",
 			"TestOnlyTheChannelWaitsForTheEndOfAKilledPublisher", "a channel is free before its killed publisher has ended",
 		},
 		{
@@ -154,8 +164,8 @@ func mutations() []mutation {
 			"TestAnyByteIsASignOfLife", "half a message is no sign of life",
 		},
 		{
-			"sessions", "registry_waiting.go",
-			"if p.server.suspect() {", "if false {",
+			"sessions", "registry_takeover.go",
+			"	case p.server.suspect():", "	case false:",
 			"TestRequestForAChannelOfASuspectSessionIsHeld", "a request for the channel of a session that may be dead is denied",
 		},
 		{
@@ -215,7 +225,7 @@ func mutations() []mutation {
 		},
 		{
 			"restore", "registry_restore.go",
-			"		case holder.killed:\n", "		case !holder.killed:\n",
+			"		case holder.killed, p.tookOver:", "		case !holder.killed, p.tookOver:",
 			"TestRowsOfARestore", "of two publications of a channel the wrong one is killed",
 		},
 		{
@@ -260,7 +270,7 @@ func mutations() []mutation {
 		},
 		{
 			"gateways", "registry_gateways.go",
-			"			r.endLocked(p)\n", "",
+			"			r.endLocked(p, errAcceptedLate)\n", "",
 			"TestAcceptThatComesAfterTheGatewaysOwnDenialLeavesNoGhost", "a publisher who was denied stays live",
 		},
 		{
@@ -297,6 +307,31 @@ func mutations() []mutation {
 			"moves", "registry_moves.go",
 			"	st.encoder.superseded++\n", "",
 			"TestDrainedEncoderMayBeStoppedWhenServingIs0", "an encoding that was moved away counts as served",
+		},
+		{
+			"takeover", "registry_takeover.go",
+			"	r.reserveSlotLocked(t, e)\n	if !p.killed {\n", "	if !p.killed {\n",
+			"TestTakeoverEndsWithOnePublisher", "a publisher is killed for one who has no slot",
+		},
+		{
+			"takeover", "registry_takeover.go",
+			"		r.oustLocked(t.from)\n", "",
+			"TestTakeoverEndsWithOnePublisher", "a channel has two publishers",
+		},
+		{
+			"takeover", "registry_takeover.go",
+			"now.Sub(last) < takeoversApart:", "now.Sub(last) < 0:",
+			"TestTakeoverEndsWithOnePublisher", "two publishers take a channel from each other all the time",
+		},
+		{
+			"takeover", "registry_kills.go",
+			"		r.refuseTakeoverLocked(t, errClosedUnderWay)\n", "",
+			"TestTakeoverEndsWithOnePublisher", "a close command lets a new publisher in",
+		},
+		{
+			"takeover", "registry_restore.go",
+			"		case holder.killed, p.tookOver:", "		case holder.killed:",
+			"TestRowsOfARestore", "a restart gives a channel back to the publisher before",
 		},
 		{
 			"leaders", "internal/lease/machine.go",

@@ -34,6 +34,10 @@ const (
 	OriginRefused      Code = "origin_refused" // the page of another host asks
 	UnknownPath        Code = "unknown_path"
 	UnknownSession     Code = "unknown_session"
+	UnknownEvent       Code = "unknown_event"      // it was taken or discarded, or there never was one
+	EventNotFirst      Code = "event_not_first"    // others of its publication come before it
+	EventInFlight      Code = "event_in_flight"    // it is being sent; ask again
+	EventsUnavailable  Code = "events_unavailable" // they can't be read or written now; ask again
 	MethodNotAllowed   Code = "method_not_allowed"
 	Restoring          Code = "restoring"      // the cluster is not there yet after a start; ask again
 	Standby            Code = "standby"        // another coordinator leads; ask there

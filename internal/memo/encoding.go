@@ -40,6 +40,7 @@ func (m *Publication) Fields(c *tagged.Coder) {
 	c.Bool(16, &m.Killed)
 	c.Bool(17, &m.Ousted)
 	tagged.Uint(c, 18, &m.FailedMoves)
+	c.Bool(19, &m.TookOver)
 }
 
 func (m *Stream) Fields(c *tagged.Coder) {

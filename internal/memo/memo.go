@@ -32,6 +32,7 @@ type Publication struct {
 	Avoid              uint64 // session of the encoder that has failed it, while it waits for another; 0: any will do
 
 	Proven, Killed, Ousted bool
+	TookOver               bool // the channel was taken over for it
 	FailedMoves            uint8
 }
 

@@ -50,6 +50,7 @@ type delivery struct {
 	waiting        queueHeap         // it was, and has to wait
 	aged           queueHeap         // all queues with undelivered events
 	changed        []*queue          // their head has moved on from what the writer knows
+	discarding     map[uint64]func() // by queue: to be called when its discard, which the writer does not know yet, is durable
 	cached         int
 	inFlight       int
 	retrying       int // of those in flight
@@ -62,7 +63,7 @@ type delivery struct {
 func newDelivery(send Send, observe Observe, delivered func(), read func(uint64, uint32) (Event, error), now func() time.Time, log *slog.Logger) *delivery {
 	return &delivery{
 		send: send, observe: observe, delivered: delivered, read: read, log: log, kick: make(chan struct{}, 1), now: now,
-		clock: newEventClock(now()), queues: map[uint64]*queue{},
+		clock: newEventClock(now()), queues: map[uint64]*queue{}, discarding: map[uint64]func(){},
 		waiting: queueHeap{which: byDue}, aged: queueHeap{which: byAge},
 	}
 }
@@ -98,6 +99,9 @@ func (d *delivery) committed(events []Event) {
 			continue
 		}
 		d.aged.set(q, d.clock.at(ev.At))
+		if q.held {
+			continue
+		}
 		d.fresh.push(q)
 		if d.cached < maxCached {
 			d.cached++
@@ -118,13 +122,18 @@ func (d *delivery) takeDelivered(limit int) (delivered []DeliveredUpTo, more boo
 		n := min(q.head-q.given, uint32(limit))
 		q.given += n
 		limit -= int(n)
-		delivered = append(delivered, DeliveredUpTo{Queue: q.number, Head: q.given})
+		upTo := DeliveredUpTo{Queue: q.number, Head: q.given}
 		if q.given == q.head {
+			if q.held {
+				upTo.durable = d.discarding[q.number]
+				delete(d.discarding, q.number)
+			}
 			d.changed = d.changed[:len(d.changed)-1]
 			if q.head == q.end {
 				delete(d.queues, q.number)
 			}
 		}
+		delivered = append(delivered, upTo)
 	}
 	return delivered, len(d.changed) > 0
 }
@@ -244,6 +253,7 @@ func (d *delivery) nextLocked(now time.Duration) (try, bool) {
 		q = d.fresh.pop()
 	}
 	d.inFlight++
+	q.flying = true
 	t := try{queue: q, position: q.head, cached: q.cached, attempt: int(q.failed) + 1}
 	if q.cached != nil {
 		q.cached = nil
@@ -281,11 +291,11 @@ func (d *delivery) attempt(ctx context.Context, t try) (try, bool) {
 	}
 	now := d.now()
 	delivered, wait := outcome(status, reply, err, t.attempt, now, rand.Float64())
-	next, more, news := d.endTry(t, ev.At, delivered, wait, now)
+	next, more, news := d.endTry(t, ev.At, delivered, answerOf(status, err), wait, now)
 	if delivered {
 		d.delivered()
 	}
-	d.observe(status, err, now.Sub(began))
+	d.observe(Attempt{Event: ev, Number: t.attempt, Status: status, Err: err, Took: now.Sub(began)})
 	d.report(news, ev, status, err)
 	return next, more
 }
@@ -298,7 +308,7 @@ func (d *delivery) eventOf(t try) (Event, error) {
 }
 
 // endTry notes how a try ended and takes the next one.
-func (d *delivery) endTry(t try, at time.Time, delivered bool, wait time.Duration, now time.Time) (try, bool, healthNews) {
+func (d *delivery) endTry(t try, at time.Time, delivered bool, got answer, wait time.Duration, now time.Time) (try, bool, healthNews) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	q, by := t.queue, d.clock.at(now)
@@ -312,7 +322,7 @@ func (d *delivery) endTry(t try, at time.Time, delivered bool, wait time.Duratio
 		d.passHeadLocked(q)
 	} else {
 		news = d.health.failed(q.number, t.attempt, now)
-		d.waitLocked(q, by+wait)
+		d.waitLocked(q, got, by+wait)
 	}
 	next, more := d.releaseLocked(t, delivered, by)
 	return next, more, news
@@ -343,7 +353,7 @@ func (d *delivery) endUnreadTry(t try, lost bool, wait time.Duration, now time.T
 		if first = now.Sub(d.readReportedAt) >= reportEvery; first {
 			d.readReportedAt = now
 		}
-		d.waitLocked(t.queue, d.clock.at(now)+wait)
+		d.waitLocked(t.queue, answer{failure: failureUnread}, d.clock.at(now)+wait)
 	}
 	next, more = d.releaseLocked(t, lost, d.clock.at(now))
 	return next, more, first
@@ -355,14 +365,15 @@ func (d *delivery) passHeadLocked(q *queue) {
 		d.changed = append(d.changed, q)
 	}
 	q.head++
-	q.failed = 0
+	q.failed, q.last = 0, answer{}
 	if q.unseen = q.head < q.end; !q.unseen {
 		d.aged.remove(q)
 	}
 }
 
-func (d *delivery) waitLocked(q *queue, until time.Duration) {
+func (d *delivery) waitLocked(q *queue, got answer, until time.Duration) {
 	q.failed++
+	q.last = got
 	d.waiting.set(q, until)
 	if d.waiting.list[0] == q {
 		poke(d.kick)
@@ -377,9 +388,11 @@ func (d *delivery) releaseLocked(t try, passed bool, now time.Duration) (try, bo
 		d.retrying--
 	}
 	q := t.queue
+	q.flying = false
 	if passed && q.head < q.end {
 		if t.streak < maxStreak && d.runningLocked() {
 			d.inFlight++
+			q.flying = true
 			d.launchLocked(now)
 			return try{queue: q, position: q.head, attempt: 1, streak: t.streak + 1}, true
 		}

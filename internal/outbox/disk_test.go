@@ -317,7 +317,7 @@ func TestRoomForManyLiveStreamsCostsLittle(t *testing.T) {
 		var announced, taken Group
 		for k := i; k < i+part; k++ {
 			announced.Appended = append(announced.Appended, stream(k, availableEvent, 1))
-			taken.Delivered = append(taken.Delivered, DeliveredUpTo{uint64(k + 1), 1})
+			taken.Delivered = append(taken.Delivered, DeliveredUpTo{Queue: uint64(k + 1), Head: 1})
 		}
 		commit(announced)
 		commit(taken)
@@ -353,7 +353,7 @@ func TestRoomForManyLiveStreamsCostsLittle(t *testing.T) {
 	for i := range streams / part {
 		var g Group
 		for k := i * part; k < (i+1)*part; k++ {
-			g.Delivered = append(g.Delivered, DeliveredUpTo{uint64(k + 1), 2})
+			g.Delivered = append(g.Delivered, DeliveredUpTo{Queue: uint64(k + 1), Head: 2})
 		}
 		if left, err := o.Commit(g); err != nil || !left.empty() {
 			t.Fatalf("after %d removals: %v, %d left", i*part, err, len(left.Delivered))
@@ -413,7 +413,7 @@ func damagedFile(t *testing.T) (content []byte, pageSize int) {
 			g.Appended = g.Appended[:3] // announced
 		}
 		if i > 20 {
-			g.Delivered = []DeliveredUpTo{{queueOf(fmt.Sprint("ended", i-20)), 2}}
+			g.Delivered = []DeliveredUpTo{{Queue: queueOf(fmt.Sprint("ended", i-20)), Head: 2}}
 		}
 		if _, err := o.Commit(g); err != nil {
 			t.Fatal(err)

@@ -3,6 +3,7 @@ package outbox
 // Stores and an application for the tests of events.
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -146,6 +147,27 @@ func (s *memoryStore) Read(queue uint64, position uint32) (Event, error) {
 		return Event{}, ErrUnreadable
 	}
 	return ev, nil
+}
+
+func (s *memoryStore) Scan(from Place, text string, look int) (found []Event, next Place, more bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var places []Place
+	for key := range s.events {
+		if at := (Place{key[0], uint32(key[1])}); at.compare(from) >= 0 {
+			places = append(places, at)
+		}
+	}
+	slices.SortFunc(places, Place.compare)
+	if len(places) > look {
+		next, more, places = places[look], true, places[:look]
+	}
+	for _, at := range places {
+		if ev := s.events[[2]uint64{at.Queue, uint64(at.Position)}]; bytes.Contains(EncodeEvent(&ev), []byte(text)) {
+			found = append(found, ev)
+		}
+	}
+	return found, next, more, nil
 }
 
 func (s *memoryStore) Close() error { return nil }
@@ -354,4 +376,4 @@ func resume(store Store, send Send, log *slog.Logger) (*Outbox, error) {
 	return newOutbox(time.Now, store, send, unobserved, nil, log)
 }
 
-func unobserved(int, error, time.Duration) {}
+func unobserved(Attempt) {}

@@ -1,6 +1,7 @@
 package outbox
 
 import (
+	"cmp"
 	"strconv"
 	"time"
 )
@@ -23,6 +24,18 @@ type Event struct {
 
 	more bool // events of the same transition follow
 }
+
+// Place is where an event stands among all: by its queue, and by its position in it.
+type Place struct {
+	Queue    uint64
+	Position uint32
+}
+
+func (p Place) compare(other Place) int {
+	return cmp.Or(cmp.Compare(p.Queue, other.Queue), cmp.Compare(p.Position, other.Position))
+}
+
+func (ev *Event) place() Place { return Place{ev.Queue, ev.Position} }
 
 // Mark is what the commit of a transition's events brings with it.
 type Mark struct {

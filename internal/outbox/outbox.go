@@ -4,7 +4,8 @@
 // other.
 //
 // At least once: an event is sent only after its commit, and removed with a commit after its 200. So a crash loses no event
-// that was committed. One whose removal was not committed is sent again after the next start, with the same ID. A stream that
+// that was committed. One whose removal was not committed is sent again after the next start, with the same ID. An event is given up only
+// by Discard, which is durable before the next one of its queue is sent. A stream that
 // was announced and whose stream-closed was never appended gets one at the next start.
 //
 // An event goes AppendPart and End -> memory -> the writer goroutine -> store -> delivery -> 200 -> removed with the writer's
@@ -43,6 +44,11 @@ type Store interface {
 	Cluster() (Cluster, error)            // without what comes from Load
 	Commit(Group) (left Group, err error) // of one goroutine only; what is left may be given again after an error
 	Read(queue uint64, position uint32) (Event, error)
+
+	// Scan looks at so many events, in the order of their places and from one on, and returns with their places at least those whose
+	// record holds text. If there are more, they begin at next. Events whose removal is on its way may be among them.
+	Scan(from Place, text string, look int) (found []Event, next Place, more bool, err error)
+
 	Trouble() error // why no stream may begin
 	Close() error
 }
@@ -52,8 +58,17 @@ type Store interface {
 // goroutines at a time.
 type Send func(ctx context.Context, ev Event) (status int, reply http.Header, err error)
 
-// Observe is told how each try went: what Send returned, and how long it took. It is called by several goroutines.
-type Observe func(status int, err error, took time.Duration)
+// Attempt is how a try went: what Send returned, and how long it took.
+type Attempt struct {
+	Event  Event
+	Number int // 1: the first one of this process
+	Status int
+	Err    error
+	Took   time.Duration
+}
+
+// Observe is told of each try. It is called by several goroutines.
+type Observe func(Attempt)
 
 // Outbox takes events and sees to it that the application gets them. A nil Outbox drops them.
 type Outbox struct {
@@ -421,26 +436,36 @@ func (o *Outbox) pause(d time.Duration, early <-chan struct{}) {
 // goes with the next one.
 func (o *Outbox) writeGroup() error {
 	o.unwritten.Appended = append(o.unwritten.Appended, o.takeAppended(maxGroup-len(o.unwritten.Appended))...)
-	delivered, more := o.delivery.takeDelivered(maxGroup - len(o.unwritten.Delivered))
+	taken, more := o.delivery.takeDelivered(maxGroup - len(o.unwritten.Delivered))
 	if more {
 		poke(o.wakeRemoval)
 	}
-	o.unwritten.Delivered = append(o.unwritten.Delivered, delivered...)
+	o.unwritten.Delivered = append(o.unwritten.Delivered, taken...)
 	o.unwritten.Changes = append(o.unwritten.Changes, o.takeChanges()...)
 	if o.unwritten.empty() && o.store.Trouble() == nil {
 		return nil
 	}
 	o.setCommitting(time.Now())
 	defer o.setCommitting(time.Time{})
-	appended, changes := o.unwritten.Appended, o.unwritten.Changes
+	appended, delivered, changes := o.unwritten.Appended, o.unwritten.Delivered, o.unwritten.Changes
 	left, err := o.store.Commit(o.unwritten)
 	o.unwritten = left
 	o.committed(appended[:len(appended)-len(left.Appended)])
+	announceRemovals(delivered[:len(delivered)-len(left.Delivered)])
 	announceDurable(changes[:len(changes)-len(left.Changes)])
 	if err == nil {
 		o.allCommitted()
 	}
 	return err
+}
+
+// announceRemovals tells those who wait for removals that they are durable.
+func announceRemovals(delivered []DeliveredUpTo) {
+	for _, upTo := range delivered {
+		if upTo.durable != nil {
+			upTo.durable()
+		}
+	}
 }
 
 // committed passes on events that are durable now.

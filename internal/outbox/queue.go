@@ -19,6 +19,9 @@ type queue struct {
 	given     uint32 // takeDelivered has told the writer that all before this position is delivered
 	head, end uint32
 	failed    int32  // tries of the event at head that failed
+	flying    bool   // a try of the event at head is in flight
+	held      bool   // the event before head was discarded, and that is not durable yet: nothing of the queue is sent
+	last      answer // to the event at head
 	unseen    bool   // the event at head: when it happened is not known until it is read; till then its byAge is that of the one before
 	cached    *Event // the event at head, if it need not be read from disk
 	next      *queue // in the queueList that it stands in
@@ -62,6 +65,26 @@ func (l *queueList) pop() *queue {
 		l.last = nil
 	}
 	return q
+}
+
+// remove takes a queue out, wherever it stands; it need not be there.
+func (l *queueList) remove(q *queue) {
+	var before *queue
+	for at := l.first; at != nil; before, at = at, at.next {
+		if at != q {
+			continue
+		}
+		if before == nil {
+			l.first = q.next
+		} else {
+			before.next = q.next
+		}
+		if l.last == q {
+			l.last = before
+		}
+		q.next = nil
+		return
+	}
 }
 
 func (l *queueList) empty() bool { return l.first == nil }

@@ -14,6 +14,7 @@ package outbox
 // go on, and no stream begins. The next start sets it aside.
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -46,10 +47,12 @@ func (g Group) empty() bool {
 	return len(g.Appended) == 0 && len(g.Delivered) == 0 && len(g.Changes) == 0
 }
 
-// DeliveredUpTo says that the events of a queue before position head are delivered.
+// DeliveredUpTo says that the events of a queue before position head are delivered, or discarded.
 type DeliveredUpTo struct {
 	Queue uint64
 	Head  uint32
+
+	durable func() // called once that is so on disk, by a goroutine that holds no lock; nil: nobody asks
 }
 
 type boltStore struct {
@@ -349,25 +352,69 @@ func (s *boltStore) Read(queue uint64, position uint32) (Event, error) {
 	if ev, found := s.readFromMemory(queue, position); found {
 		return ev, nil
 	}
+	var found Event
+	err := s.view(func(tx *bbolt.Tx) (err error) {
+		value := tx.Bucket([]byte(eventsBucket)).Get(eventKey(queue, position))
+		if value == nil {
+			return fmt.Errorf("%w: event %d of queue %d is missing", errDamaged, position, queue)
+		}
+		if found, err = DecodeEvent(value); err != nil {
+			return fmt.Errorf("%w: event %d of queue %d", errDamaged, position, queue)
+		}
+		return nil
+	})
+	return found, err
+}
+
+// Scan implements Store. What a damaged file holds no more than memory does comes with it.
+func (s *boltStore) Scan(from Place, text string, look int) (found []Event, next Place, more bool, err error) {
+	if s.db.Load() == nil {
+		return nil, from, false, nil // there was no room to create it
+	}
+	err = s.view(func(tx *bbolt.Tx) error {
+		cursor, looked := tx.Bucket([]byte(eventsBucket)).Cursor(), 0
+		for key, value := cursor.Seek(eventKey(from.Queue, from.Position)); key != nil; key, value = cursor.Next() {
+			if len(key) != 12 {
+				return fmt.Errorf("%w: event %x", errDamaged, key)
+			}
+			at := Place{binary.BigEndian.Uint64(key), binary.BigEndian.Uint32(key[8:])}
+			if looked++; looked > look {
+				next, more = at, true
+				return nil
+			}
+			if !bytes.Contains(value, []byte(text)) {
+				continue
+			}
+			ev, err := DecodeEvent(value)
+			if err != nil {
+				return fmt.Errorf("%w: event %d of queue %d", errDamaged, at.Position, at.Queue)
+			}
+			ev.Queue, ev.Position = at.Queue, at.Position
+			found = append(found, ev)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, from, false, err
+	}
+	found = append(found, s.scanMemory(from, next, more)...)
+	slices.SortFunc(found, func(a, b Event) int { return a.place().compare(b.place()) })
+	return found, next, more, nil
+}
+
+// view runs f on the file. An error that is ErrUnreadable will not go away.
+func (s *boltStore) view(f func(tx *bbolt.Tx) error) error {
 	s.reading.Lock()
 	defer s.reading.Unlock()
 	db := s.db.Load()
 	if db == nil || s.stuck {
-		return Event{}, ErrUnreadable
+		return ErrUnreadable
 	}
-	var found Event
 	s.stuck = true // until View has begun: a fault in Begin leaves bbolt locked
 	err := guarded(func() error {
-		return db.View(func(tx *bbolt.Tx) (err error) {
+		return db.View(func(tx *bbolt.Tx) error {
 			s.stuck = false
-			value := tx.Bucket([]byte(eventsBucket)).Get(eventKey(queue, position))
-			if value == nil {
-				return fmt.Errorf("%w: event %d of queue %d is missing", errDamaged, position, queue)
-			}
-			if found, err = DecodeEvent(value); err != nil {
-				return fmt.Errorf("%w: event %d of queue %d", errDamaged, position, queue)
-			}
-			return nil
+			return f(tx)
 		})
 	})
 	switch {
@@ -376,9 +423,9 @@ func (s *boltStore) Read(queue uint64, position uint32) (Event, error) {
 		s.stuck = false
 	default:
 		s.foundDamage(err)
-		return Event{}, fmt.Errorf("%w: %w", ErrUnreadable, err)
+		return fmt.Errorf("%w: %w", ErrUnreadable, err)
 	}
-	return found, err
+	return err
 }
 
 func (s *boltStore) setTrouble(err error) {
@@ -431,6 +478,20 @@ func (s *boltStore) readFromMemory(queue uint64, position uint32) (Event, bool) 
 		}
 	}
 	return Event{}, false
+}
+
+// scanMemory gives what is kept in memory since the file was found damaged, from a place on, and up to next if there is more in the file.
+func (s *boltStore) scanMemory(from, next Place, more bool) (found []Event) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, events := range s.inMemory {
+		for i := range events {
+			if at := events[i].place(); at.compare(from) >= 0 && (!more || at.compare(next) < 0) {
+				found = append(found, events[i])
+			}
+		}
+	}
+	return found
 }
 
 // Close does not Close a damaged file: bbolt could block for ever.

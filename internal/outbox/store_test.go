@@ -197,8 +197,8 @@ func TestAgeOfTheOldestEventIsKeptOnDisk(t *testing.T) {
 	}{
 		{Group{Appended: []Event{old}}, old.At},
 		{Group{Appended: []Event{next}}, old.At},
-		{Group{Delivered: []DeliveredUpTo{{queueOf("s"), 1}}}, next.At},
-		{Group{Delivered: []DeliveredUpTo{{queueOf("s"), 2}}}, next.At}, // there is none now
+		{Group{Delivered: []DeliveredUpTo{{Queue: queueOf("s"), Head: 1}}}, next.At},
+		{Group{Delivered: []DeliveredUpTo{{Queue: queueOf("s"), Head: 2}}}, next.At}, // there is none now
 		{Group{Appended: []Event{last}}, last.At},
 	} {
 		if _, err := o.Commit(step.g); err != nil {

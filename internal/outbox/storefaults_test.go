@@ -35,10 +35,10 @@ func TestPublishersAreAdmittedOnADiskThatOthersHaveFilled(t *testing.T) {
 	for i := range 500 {
 		name := fmt.Sprint("s", i)
 		mustCommit(t, s, Group{Appended: lifeOf(name, 3)})
-		mustCommit(t, s, Group{Delivered: []DeliveredUpTo{{queueOf(name), 4}}})
+		mustCommit(t, s, Group{Delivered: []DeliveredUpTo{{Queue: queueOf(name), Head: 4}}})
 		if i%10 == 0 {
 			mustCommit(t, s, Group{Appended: []Event{availableEvent(fmt.Sprint("stays", i), 1)}})
-			mustCommit(t, s, Group{Delivered: []DeliveredUpTo{{queueOf(fmt.Sprint("stays", i)), 1}}})
+			mustCommit(t, s, Group{Delivered: []DeliveredUpTo{{Queue: queueOf(fmt.Sprint("stays", i)), Head: 1}}})
 		}
 	}
 	mustCommit(t, s, Group{})
@@ -271,14 +271,14 @@ func TestRemovalNeedsNoPagesInARow(t *testing.T) {
 	dir := t.TempDir()
 	s := openedStore(t, dir)
 	mustCommit(t, s, Group{Appended: lifeOf("s", 3)})
-	if err := s.writeWithoutFreeList(s.db.Load(), Group{Delivered: []DeliveredUpTo{{queueOf("s"), 2}}}); err != nil {
+	if err := s.writeWithoutFreeList(s.db.Load(), Group{Delivered: []DeliveredUpTo{{Queue: queueOf("s"), Head: 2}}}); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Close(); err != nil { // as it is
 		t.Fatal(err)
 	}
 	s = openedStore(t, dir)
-	mustCommit(t, s, Group{Delivered: []DeliveredUpTo{{queueOf("s"), 3}}})
+	mustCommit(t, s, Group{Delivered: []DeliveredUpTo{{Queue: queueOf("s"), Head: 3}}})
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}

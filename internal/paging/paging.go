@@ -78,44 +78,87 @@ func (c cursor) encode() string {
 // Parse reads the query of a request: q, sort, limit and after. Its errors say what is wrong with it, and may be shown to
 // whoever asked.
 func (l *List[T]) Parse(rawQuery string) (Query, error) {
-	values, err := url.ParseQuery(rawQuery)
+	values, err := parseOnce(rawQuery)
 	if err != nil {
-		return Query{}, errBadQuery
+		return Query{}, err
 	}
-	for _, given := range values {
-		if len(given) > 1 {
-			return Query{}, errBadQuery
-		}
-	}
-	q := Query{search: values.Get("q"), sort: cmp.Or(values.Get("sort"), l.DefaultSort), limit: DefaultLimit}
+	q := Query{search: values.Get("q"), sort: cmp.Or(values.Get("sort"), l.DefaultSort)}
 	q.column, q.descending = strings.CutPrefix(q.sort, "-")
 	if l.Columns[q.column] == nil {
 		return Query{}, errBadSort
 	}
-	if limit := values.Get("limit"); limit != "" {
-		q.limit, err = strconv.Atoi(limit)
-		if err != nil || q.limit < 1 || q.limit > MaxLimit {
-			return Query{}, errBadLimit
+	q.limit, q.after, err = parsePage(values, l.Name, q.sort)
+	return q, err
+}
+
+// parseOnce reads a query that names no parameter twice.
+func parseOnce(rawQuery string) (url.Values, error) {
+	values, err := url.ParseQuery(rawQuery)
+	if err != nil {
+		return nil, errBadQuery
+	}
+	for _, given := range values {
+		if len(given) > 1 {
+			return nil, errBadQuery
 		}
 	}
-	if after := values.Get("after"); after != "" {
-		c, ok := l.decode(after, q.sort)
+	return values, nil
+}
+
+// parsePage reads limit and after.
+func parsePage(values url.Values, list, sort string) (limit int, after *Key, err error) {
+	limit = DefaultLimit
+	if given := values.Get("limit"); given != "" {
+		limit, err = strconv.Atoi(given)
+		if err != nil || limit < 1 || limit > MaxLimit {
+			return 0, nil, errBadLimit
+		}
+	}
+	if given := values.Get("after"); given != "" {
+		c, ok := decode(given, list, sort)
 		if !ok {
-			return Query{}, errBadCursor
+			return 0, nil, errBadCursor
 		}
-		q.after = &c.Key
+		after = &c.Key
 	}
-	return q, nil
+	return limit, after, nil
 }
 
 // decode takes exactly what encode gives for the list and the sort.
-func (l *List[T]) decode(after, sort string) (c cursor, ok bool) {
+func decode(after, list, sort string) (c cursor, ok bool) {
 	text, err := base64.RawURLEncoding.DecodeString(after)
 	if err != nil || json.Unmarshal(text, &c) != nil {
 		return cursor{}, false
 	}
-	return c, c.List == l.Name && c.Sort == sort && c.encode() == after
+	return c, c.List == list && c.Sort == sort && c.encode() == after
 }
+
+// Stored is a list that a store pages through in its one order. It has no sort, and nobody knows how many rows a search finds.
+type Stored struct {
+	Name string // of the rows in JSON
+}
+
+// StoredQuery says which page of a Stored is asked for.
+type StoredQuery struct {
+	Limit  int
+	From   Key        // the first row of the page; the zero Key: from the start
+	Values url.Values // all parameters, each once
+}
+
+// Parse reads limit and after. Its errors may be shown to whoever asked.
+func (s Stored) Parse(rawQuery string) (q StoredQuery, err error) {
+	if q.Values, err = parseOnce(rawQuery); err != nil {
+		return StoredQuery{}, err
+	}
+	limit, after, err := parsePage(q.Values, s.Name, "")
+	if q.Limit = limit; after != nil {
+		q.From = *after
+	}
+	return q, err
+}
+
+// After makes the cursor of the page that begins with a row.
+func (s Stored) After(next Key) string { return cursor{List: s.Name, Key: next}.encode() }
 
 // Pager picks the rows of one page out of all rows, which it is given in parts. It keeps no more than some pages of them.
 type Pager[T any] struct {

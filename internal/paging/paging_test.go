@@ -156,6 +156,30 @@ func TestQueriesThatCannotBeReadAreNamed(t *testing.T) {
 	}
 }
 
+func TestStoredListGoesOnWhereItsPageEnded(t *testing.T) {
+	t.Parallel()
+	events := Stored{Name: "events"}
+	q, err := events.Parse("channel=c&limit=7&after=" + events.After(Key{ID: 1 << 60, Number: 3}))
+	if err != nil || q.Limit != 7 || q.From != (Key{ID: 1 << 60, Number: 3}) || q.Values.Get("channel") != "c" {
+		t.Errorf("%+v %v", q, err)
+	}
+	if q, err = events.Parse(""); err != nil || q.Limit != DefaultLimit || q.From != (Key{}) {
+		t.Errorf("of nothing: %+v %v", q, err)
+	}
+	for query, want := range map[string]error{
+		"limit=0":             errBadLimit,
+		"limit=501":           errBadLimit,
+		"channel=a&channel=b": errBadQuery,
+		"after=nonsense":      errBadCursor,
+		"after=" + cursor{List: "streams", Key: Key{ID: 1}}.encode():            errBadCursor,
+		"after=" + cursor{List: "events", Sort: "id", Key: Key{ID: 1}}.encode(): errBadCursor,
+	} {
+		if _, err := events.Parse(query); !errors.Is(err, want) {
+			t.Errorf("%s: %v, want %v", query, err, want)
+		}
+	}
+}
+
 func FuzzQueryOfAList(f *testing.F) {
 	f.Add("q=a&sort=-since&limit=7&after=" + cursor{"streams", "-since", Key{Number: 1, Name: "s1"}}.encode())
 	f.Add("after=" + cursor{"streams", "channel", Key{Text: "c", Name: "s1"}}.encode())
@@ -171,7 +195,7 @@ func FuzzQueryOfAList(f *testing.F) {
 		if len(page) > q.limit || len(page) > matched || matched > len(rows) {
 			t.Fatalf("%d rows of %d matched, limit %d", len(page), matched, q.limit)
 		}
-		if _, ok := streams.decode(after, q.sort); after != "" && !ok {
+		if _, ok := decode(after, streams.Name, q.sort); after != "" && !ok {
 			t.Fatalf("own cursor %q is refused", after)
 		}
 	})

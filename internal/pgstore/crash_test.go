@@ -56,7 +56,7 @@ func TestNoCrashOfTheDatabaseLosesOrReordersEvents(t *testing.T) {
 	for term := range 4 {
 		d := open(t, url)
 		s := d.Store(lead(t, d, fmt.Sprint("leader", term)), notDeposed(t))
-		o, c, err := outbox.OpenShared(s, app.send, func(int, error, time.Duration) {}, slog.New(slog.DiscardHandler))
+		o, c, err := outbox.OpenShared(s, app.send, func(outbox.Attempt) {}, slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -88,7 +88,7 @@ func TestNoCrashOfTheDatabaseLosesOrReordersEvents(t *testing.T) {
 		}
 	}
 	d := open(t, url)
-	o, _, err := outbox.OpenShared(d.Store(lead(t, d, "last"), notDeposed(t)), app.send, func(int, error, time.Duration) {}, slog.New(slog.DiscardHandler))
+	o, _, err := outbox.OpenShared(d.Store(lead(t, d, "last"), notDeposed(t)), app.send, func(outbox.Attempt) {}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

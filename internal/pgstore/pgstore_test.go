@@ -424,7 +424,7 @@ func TestOutboxOfADirectoryIsTakenOver(t *testing.T) {
 	dir := t.TempDir()
 	log := slog.New(slog.DiscardHandler)
 	send := func(context.Context, outbox.Event) (int, http.Header, error) { return 503, nil, nil }
-	o, before, err := outbox.OpenCluster(dir, send, func(int, error, time.Duration) {}, log)
+	o, before, err := outbox.OpenCluster(dir, send, func(outbox.Attempt) {}, log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -478,7 +478,7 @@ func TestOutboxOfADirectoryIsTakenOver(t *testing.T) {
 		t.Errorf("the last event is %+v %v", ev, err)
 	}
 	other := t.TempDir()
-	o, _, err = outbox.OpenCluster(other, send, func(int, error, time.Duration) {}, log)
+	o, _, err = outbox.OpenCluster(other, send, func(outbox.Attempt) {}, log)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -108,6 +108,47 @@ func (s *Store) readTogether(batch []*read) {
 	}
 }
 
+// Scan implements outbox.Store. The database looks for the text itself: only what holds it is sent, and the place after all that was
+// looked at.
+func (s *Store) Scan(from outbox.Place, text string, look int) (found []outbox.Event, next outbox.Place, more bool, err error) {
+	if s.over.Load() {
+		return nil, from, false, errOver
+	}
+	err = s.d.reading.use(context.Background(), func(ctx context.Context, conn *pgx.Conn) error {
+		found, more = nil, false
+		rows, err := conn.Query(ctx, `
+			SELECT queue, position, body, n FROM (
+				SELECT queue, position, body, row_number() OVER (ORDER BY queue, position) AS n
+				FROM coordinator_event WHERE (queue, position) >= ($1, $2) ORDER BY queue, position LIMIT $3
+			) AS looked WHERE n = $3 OR position($4::bytea IN body) > 0 ORDER BY queue, position`,
+			int64(from.Queue), int64(from.Position), int64(look)+1, []byte(text))
+		if err != nil {
+			return err
+		}
+		var at outbox.Place
+		var body []byte
+		var n int
+		_, err = pgx.ForEachRow(rows, []any{&at.Queue, &at.Position, &body, &n}, func() error {
+			if n > look {
+				next, more = at, true
+				return nil
+			}
+			ev, err := outbox.DecodeEvent(body)
+			if err != nil {
+				return fmt.Errorf("%w: event %d of queue %d", err, at.Position, at.Queue)
+			}
+			ev.Queue, ev.Position = at.Queue, at.Position
+			found = append(found, ev)
+			return nil
+		})
+		return err
+	})
+	if err != nil {
+		return nil, from, false, err
+	}
+	return found, next, more, nil
+}
+
 // readWhereItIsWritten is for an event that was not found: before it counts as lost, whoever commits has to miss it, too. The connection for
 // reading may be at a primary that was replaced and can still be read, or another leader may have delivered the event.
 func (s *Store) readWhereItIsWritten(at place) (body []byte, err error) {

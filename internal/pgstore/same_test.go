@@ -23,7 +23,7 @@ func fileStore(t *testing.T) outbox.Store {
 	t.Helper()
 	dir := t.TempDir()
 	send := func(context.Context, outbox.Event) (int, http.Header, error) { return 503, nil, nil }
-	o, _, err := outbox.OpenCluster(dir, send, func(int, error, time.Duration) {}, slog.New(slog.DiscardHandler))
+	o, _, err := outbox.OpenCluster(dir, send, func(outbox.Attempt) {}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -45,9 +45,10 @@ type whole struct {
 	Queues  map[uint64]outbox.QueueRecord
 	Events  map[string]outbox.Event
 	Cluster outbox.Cluster
+	Scanned []string // places of events whose records hold a text
 }
 
-func wholeOf(t *testing.T, s outbox.Store) whole {
+func wholeOf(t *testing.T, s outbox.Store, text string) whole {
 	t.Helper()
 	w := whole{Queues: map[uint64]outbox.QueueRecord{}, Events: map[string]outbox.Event{}}
 	last := uint64(0)
@@ -74,11 +75,40 @@ func wholeOf(t *testing.T, s outbox.Store) whole {
 			w.Events[fmt.Sprint(number, "/", position)] = ev
 		}
 	}
+	w.Scanned = scanned(t, s, w, text)
 	if w.Cluster, err = s.Cluster(); err != nil {
 		t.Fatal(err)
 	}
 	slices.Sort(w.Cluster.Gateways)
 	return w
+}
+
+// scanned walks through a store in steps of any size. What a step finds is what Read finds there.
+func scanned(t *testing.T, s outbox.Store, w whole, text string) (places []string) {
+	t.Helper()
+	for from, more := (outbox.Place{}), true; more; {
+		var found []outbox.Event
+		var err error
+		look := 1 + rand.IntN(40)
+		if found, from, more, err = s.Scan(from, text, look); err != nil || len(found) > look {
+			t.Fatalf("%d found of %d: %v", len(found), look, err)
+		}
+		for _, ev := range found {
+			at := fmt.Sprint(ev.Queue, "/", ev.Position)
+			places = append(places, at)
+			if !strings.Contains(string(outbox.EncodeEvent(&ev)), text) {
+				t.Errorf("%s does not hold %q", at, text)
+			}
+			ev.Queue, ev.Position = 0, 0
+			if diff := cmp.Diff(w.Events[at], ev, cmpopts.IgnoreUnexported(outbox.Event{})); diff != "" {
+				t.Errorf("%s: %s", at, diff)
+			}
+		}
+	}
+	if text == "" && len(places) != len(w.Events) {
+		t.Errorf("%d of %d events were found", len(places), len(w.Events))
+	}
+	return places
 }
 
 // history makes groups as an outbox does.
@@ -175,7 +205,8 @@ func TestStoreIsLikeTheOneOnDisk(t *testing.T) {
 				}
 			}
 		}
-		diff := cmp.Diff(wholeOf(t, disk), wholeOf(t, database), cmpopts.EquateEmpty(), cmpopts.IgnoreUnexported(outbox.Event{}))
+		text := []string{"", "channel ä", "stream1.", "i\x00i\x00", "nobody"}[rand.IntN(5)]
+		diff := cmp.Diff(wholeOf(t, disk, text), wholeOf(t, database, text), cmpopts.EquateEmpty(), cmpopts.IgnoreUnexported(outbox.Event{}))
 		if diff != "" {
 			t.Fatalf("after group %d, %+v: on disk (-), in the database (+)\n%s", round, g, diff)
 		}

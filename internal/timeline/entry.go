@@ -1,0 +1,86 @@
+package timeline
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// Kind is what has happened.
+type Kind uint8
+
+const (
+	_         Kind = iota
+	Asked          // a publisher to publish
+	Verified       // the application was asked about a key
+	Denied         // a publish request
+	Accepted       // a publish request
+	Started        // an encoding, at an encoder that was chosen
+	Announced      // an output of a stream
+	Moved          // a channel, to the stream of another encoder
+	Killed         // a publisher was told to end
+	Ended          // a publisher
+	Closed         // a stream
+	Event          // that the application was told of
+	Discarded      // an event, by an operator
+)
+
+// names are those in JSON.
+var names = [...]string{
+	Asked: "asked", Verified: "verified", Denied: "denied", Accepted: "accepted", Started: "started", Announced: "announced",
+	Moved: "moved", Killed: "killed", Ended: "ended", Closed: "closed", Event: "event", Discarded: "discarded",
+}
+
+func (k Kind) String() string { return names[k] }
+
+// isTry tells whether the application was asked.
+func (k Kind) isTry() bool { return k == Verified || k == Event }
+
+// KindOf reads a name of JSON; 0: it is none.
+func KindOf(name string) Kind {
+	for k := Asked; int(k) < len(names); k++ {
+		if names[k] == name {
+			return k
+		}
+	}
+	return 0
+}
+
+// Entry is a decision and what it was made by. What does not belong to its kind is zero.
+type Entry struct {
+	Number  uint64 // given by the timeline, in the order of Add
+	At      time.Time
+	Kind    Kind
+	Code    string // why, for programs; of Event it follows from the status
+	Channel string
+	Stream  string // ID
+	Server  uint64 // as in the report
+	Encoder uint64
+	Address string // of the streaming server; of Started and Closed: of the encoder
+	Text    string // Asked: address of the publisher. Denied, Killed: the reason as the log has it. Announced, Event: the output. Moved: the stream before. Closed: the encoder's words.
+
+	// of Verified and Event
+	Took          time.Duration
+	Status, Tries int // the status is also of Denied; 0: no answer
+	Event         int // which one of its stream
+
+	// of Denied: of all encoders in service, whose number is -1 if it is not known; of Started: of the one chosen, and from how many
+	Used, Capacity, Encoders int       // a negative capacity is no limit
+	Since                    time.Time // Denied: the channel is live
+}
+
+// MarshalJSON puts the reason into words.
+func (e *Entry) MarshalJSON() ([]byte, error) {
+	return json.Marshal(struct {
+		ID           uint64    `json:"id"`
+		At           time.Time `json:"at"`
+		Kind         string    `json:"kind"`
+		Code         string    `json:"code"`
+		Reason       string    `json:"reason"`
+		Channel      string    `json:"channel"`
+		StreamID     string    `json:"streamId"`
+		StreamServer uint64    `json:"streamServer"`
+		Encoder      uint64    `json:"encoder"`
+		Status       int       `json:"status"`
+		Tries        int       `json:"tries"`
+	}{e.Number, e.At, e.Kind.String(), e.Code, e.Reason(), e.Channel, e.Stream, e.Server, e.Encoder, e.Status, e.Tries})
+}

@@ -1,0 +1,180 @@
+package main
+
+// Takeover: a publisher whose key is valid gets a channel that is live on another streaming server. (It can't be the same one: a
+// server refuses a second publisher of a channel that is live on it before it asks.) A slot is reserved for the newcomer
+// first; without one nothing happens to the live publisher. Then that one is killed. The newcomer gets the channel when it has ended, or
+// takeoverPatience later: then the old publication is ousted, which means that it is off the channel, and its kills go on as
+// any others. Part of the registry, under its rules.
+
+import (
+	"errors"
+	"maps"
+	"slices"
+	"time"
+)
+
+const (
+	// takeoverPatience is how long a newcomer waits for the PUBLISH-END of the publisher before it.
+	takeoverPatience = 5 * time.Second
+
+	// takeoversApart is the least time between two takeovers of a channel, so that two encoders with one key do not take it from each
+	// other all the time.
+	takeoversApart = 10 * time.Second
+)
+
+var (
+	errTakenOver      = errors.New("another publisher with a valid key takes over the channel")
+	errClosedUnderWay = errors.New("close command for the channel while it was being taken over")
+)
+
+// takeover is one that is under way.
+type takeover struct {
+	request *waiter
+	from    *publication // killed
+	encoder *encoder     // with a slot reserved for the newcomer; nil: that was lost, and no other encoder has one
+	due     time.Time
+}
+
+// checkTakeoverLocked tells whether w may take the channel over from p, which holds it. Errors: errChannelBusy, errMayBeFree.
+func (r *registry) checkTakeoverLocked(w *waiter, p *publication, now time.Time) error {
+	last, found := r.takenOver[p.channel]
+	switch {
+	case r.takeovers[p.channel] != nil:
+		return errChannelBusy
+	case p.server.suspect():
+		return errMayBeFree
+	case !r.limits.takeover || w.server == p.server || found && now.Sub(last) < takeoversApart:
+		return errChannelBusy
+	}
+	return nil
+}
+
+// takeOverFromLocked begins a takeover, with a slot of the encoder.
+func (r *registry) takeOverFromLocked(p *publication, w *waiter, e *encoder, now time.Time) {
+	t := &takeover{request: w, from: p, due: now.Add(takeoverPatience)}
+	if w.request.answerBy.Before(t.due) {
+		t.due = w.request.answerBy
+	}
+	r.takeovers[p.channel], r.takenOver[p.channel] = t, now
+	r.reserveSlotLocked(t, e)
+	if !p.killed {
+		r.killLocked(p, now)
+		r.noteLocked(notice{kind: noteKilled, channel: p.channel, stream: p.id, server: p.server.id, reason: errTakenOver})
+	}
+}
+
+func (r *registry) reserveSlotLocked(t *takeover, e *encoder) {
+	t.encoder = e
+	e.reserved++
+	r.slots.used++
+}
+
+func (r *registry) releaseSlotLocked(t *takeover) {
+	if t.encoder != nil {
+		t.encoder.reserved--
+		r.slots.used--
+		t.encoder = nil
+	}
+}
+
+// releaseSlotsLocked is for an encoder that is gone or draining. The next settleLocked reserves others.
+func (r *registry) releaseSlotsLocked(e *encoder) {
+	for _, t := range r.takeovers {
+		if t.encoder == e {
+			r.releaseSlotLocked(t)
+		}
+	}
+}
+
+// settleTakeoversLocked goes on with takeovers, when slots or channels may have become free or time has passed.
+func (r *registry) settleTakeoversLocked(now time.Time) {
+	if len(r.takeovers) == 0 {
+		return
+	}
+	for _, channel := range slices.Sorted(maps.Keys(r.takeovers)) {
+		r.settleTakeoverLocked(r.takeovers[channel], now)
+	}
+	for _, channel := range slices.Sorted(maps.Keys(r.takeovers)) {
+		r.isReservedLocked(r.takeovers[channel], now) // the end of another one may have freed a slot
+	}
+}
+
+func (r *registry) settleTakeoverLocked(t *takeover, now time.Time) {
+	w := t.request
+	isLate := !now.Before(w.request.answerBy)
+	switch {
+	case w.server.away: // it can't be told: its encoder would find no stream there
+		if isLate {
+			r.refuseTakeoverLocked(t, errServerAway)
+		}
+	case r.channels.Get(w.request.channel) != t.from:
+		r.dropTakeoverLocked(t)
+		w.tookOver = true
+		if err := r.admitLocked(w, now); err != nil {
+			r.denyLocked(w, err)
+		}
+	case w.server.draining:
+		r.refuseTakeoverLocked(t, errDraining)
+	case !r.isReservedLocked(t, now):
+		if mayWait := r.limits.encoderWait > 0 || r.mayComeBackLocked(w); isLate || !now.Before(t.due) && !mayWait {
+			r.refuseTakeoverLocked(t, errNoEncoder)
+		}
+	case !now.Before(t.due):
+		r.dropTakeoverLocked(t)
+		r.oustLocked(t.from)
+		w.tookOver = true
+		r.publishLocked(w, r.chooseLocked(w, now), now)
+	}
+}
+
+// isReservedLocked tells whether there is a slot for the newcomer. If its slot was lost it is given another one, as far as there
+// is one: its encoder may be gone or draining, away, or smaller than it was.
+func (r *registry) isReservedLocked(t *takeover, now time.Time) bool {
+	if e := t.encoder; e != nil && !e.away && (e.capacity < 0 || e.load() <= e.capacity) {
+		return true
+	}
+	r.releaseSlotLocked(t)
+	if chosen := r.chooseLocked(t.request, now); chosen.encoder != nil {
+		r.reserveSlotLocked(t, chosen.encoder)
+	}
+	return t.encoder != nil
+}
+
+// refuseTakeoverLocked ends a takeover without its newcomer. Its publication stays on the channel, and its kill holds as any other.
+func (r *registry) refuseTakeoverLocked(t *takeover, reason error) {
+	r.dropTakeoverLocked(t)
+	r.denyLocked(t.request, reason)
+}
+
+func (r *registry) dropTakeoverLocked(t *takeover) {
+	delete(r.takeovers, t.from.channel)
+	r.releaseSlotLocked(t)
+}
+
+// dropTakeoversLocked drops and returns the requests of takeovers under way for which drop is true.
+func (r *registry) dropTakeoversLocked(drop func(*waiter) bool) (dropped []*waiter) {
+	for _, t := range r.takeovers {
+		if drop(t.request) {
+			r.dropTakeoverLocked(t)
+			dropped = append(dropped, t.request)
+		}
+	}
+	return dropped
+}
+
+// oustLocked takes a killed publication off its channel.
+func (r *registry) oustLocked(p *publication) {
+	r.channels.Remove(p)
+	p.ousted = true
+	r.ousted[p.publisherID] = p
+	r.letGoLocked(p)
+}
+
+// forgetTakeoversLocked forgets takeovers that keep nobody from another one any more.
+func (r *registry) forgetTakeoversLocked(now time.Time) {
+	for channel, at := range r.takenOver {
+		if now.Sub(at) >= takeoversApart {
+			delete(r.takenOver, channel)
+		}
+	}
+}
