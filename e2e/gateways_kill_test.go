@@ -48,9 +48,9 @@ func TestCoordinatorEndsUnderLoad(t *testing.T) {
 
 func endsUnderLoad(t *testing.T, newCluster func(*testing.T, ...string) *gatewayCluster, times int, failures, operate, inParts bool, end func(*gatewayCluster)) {
 	underLoad{newCluster, times, failures, operate, inParts, func(c *gatewayCluster, s *simulation, r *rand.Rand, i int) {
-		if c.standby != nil && i%2 == 0 { // a take-over takes 7 s, and who asks waits for 18: for two of them
+		if slow := len(buildArguments) > 0; c.standby != nil && (i%2 == 0 || slow) { // a take-over takes 7 s, and who asks waits for 18: for two of them
 			c.awaitThere()
-			<-time.After(time.Second)
+			s.awaitAnswered()
 		}
 		awaitMoment(r, s.history)
 		end(c)

@@ -7,6 +7,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -208,6 +209,35 @@ func (s *simulation) addServer(endpoint string, publishers int) {
 		}
 		s.workers.Go(func() { server.publishers(r, channel) })
 	}
+}
+
+// awaitAnswered waits until all who ask now have their answers.
+func (s *simulation) awaitAnswered() {
+	s.t.Helper()
+	timeout := time.After(clustertest.Patience)
+	for _, server := range s.servers {
+		for _, request := range server.asking() {
+			for server.asks(request) {
+				select {
+				case <-time.After(5 * time.Millisecond):
+				case <-timeout:
+					s.t.Fatalf("%s has no answer to %s", server.name, request)
+				}
+			}
+		}
+	}
+}
+
+func (p *simServer) asking() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Collect(maps.Keys(p.asked))
+}
+
+func (p *simServer) asks(request string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.asked[request] != nil
 }
 
 func (p *simServer) run() {
