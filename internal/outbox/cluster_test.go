@@ -35,7 +35,7 @@ func openCluster(t *testing.T, dir string) (*Outbox, Cluster) {
 
 func closeOutbox(t *testing.T, o *Outbox) {
 	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second) // for a machine that is slow to commit
 	cancel()
 	if err := o.Finish(ctx); err != nil {
 		t.Fatal(err)
