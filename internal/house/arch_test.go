@@ -38,7 +38,7 @@ func layers() [][][]string {
 		{{"gateways.go", "gatewaysession.go", "passing.go"}},
 		{{"peers.go"}},
 		{{"commands.go"}},
-		{{"coordinator.go", "figures.go", "timeline.go"}},
+		{{"coordinator.go", "figures.go", "notices.go"}},
 		{{"keyverify.go"}, {"callbacks.go"}, {"metrics.go", "gatewaymetrics.go", "databasemetrics.go"}},
 		{
 			registry,
@@ -147,7 +147,7 @@ func TestTimesAreKeptAsNumbersOnlyWhereTheyAreNoDeadlines(t *testing.T) {
 		"registry_lives.go":             "shown",
 		"metrics.go":                    "shown",
 		"operator.go":                   "order of lists",
-		"timeline.go":                   "shown",
+		"notices.go":                    "shown",
 		"registry_snapshot.go":          "shown",
 		"gateways.go":                   "shown",
 		"internal/gateway/peers.go":     "shown",

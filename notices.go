@@ -1,11 +1,12 @@
 package main
 
-// What the timeline is told, and by which codes: of publish requests, key verifications, what the registry has noted, and events.
-// Part of the use cases.
+// What becomes of what was decided: lines of the log, counts, and entries of the timeline with their codes. Of publish requests, key
+// verifications, what the registry has noted, and events. Part of the use cases.
 
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net/netip"
 	"strings"
 	"time"
@@ -14,6 +15,68 @@ import (
 	"coordinator/internal/outbox"
 	"coordinator/internal/timeline"
 )
+
+// logAndCount writes what the registry has noted to the log and the timeline, and counts it.
+func (c *coordinator) logAndCount(notices []notice) {
+	for i := range notices {
+		n := &notices[i]
+		if e := noticeEntry(n); e.Kind != 0 {
+			c.timeline.Add(e)
+		}
+		switch n.kind {
+		case noteStarted:
+			c.metrics.publishes.count("accepted")
+			c.log.Info("stream started", "channel", n.channel, "stream", n.stream, serverAttr(n.server), encoderAttr(n.encoder))
+		case noteDenied:
+			c.metrics.publishes.count(publishResult(n.reason))
+			c.log.Info("publish denied", "channel", n.channel, serverAttr(n.server), "reason", n.reason.Error())
+		case noteEnded:
+			c.log.Info("publisher ended", "channel", n.channel, "stream", n.stream, serverAttr(n.server))
+		case noteKilled:
+			c.log.Warn("publisher killed", "channel", n.channel, "stream", n.stream, serverAttr(n.server), "reason", n.reason.Error())
+		case noteKillIgnored:
+			c.log.Warn("publisher forgotten, but it may still be publishing: look at its streaming server", "channel", n.channel, "stream", n.stream, serverAttr(n.server), "reason", n.reason.Error())
+		case noteFailedOver:
+			c.metrics.replacements.Inc()
+			c.log.Info("stream goes on at another encoder", "channel", n.channel, "stream", n.stream, "previous", n.previous, encoderAttr(n.encoder))
+		case noteMoved:
+			c.metrics.replacements.Inc()
+			c.log.Info("stream moved to another encoder", "channel", n.channel, "stream", n.stream, "previous", n.previous, encoderAttr(n.encoder))
+		case noteClosed:
+			c.log.Info("stream closed", "channel", n.channel, "stream", n.stream, encoderAttr(n.encoder))
+		case noteSetAside:
+			c.log.Warn("encoder set aside: it gets a stream only if no other encoder has a free slot; repair it", encoderAttr(n.encoder), "until", n.until, "reason", n.reason.Error())
+		case noteDraining:
+			c.log.Info("draining: it gets nothing new", n.peerAttr())
+		case noteMoving:
+			c.log.Info("draining: its streams are moved to other encoders", encoderAttr(n.encoder))
+		case noteInService:
+			c.log.Info("back in service", n.peerAttr())
+		}
+	}
+}
+
+// serverAttr and encoderAttr name sessions in the log as the report of the commands API does.
+
+func serverAttr(id uint64) slog.Attr { return slog.Uint64("streamServer", id) }
+
+func encoderAttr(id uint64) slog.Attr { return slog.Uint64("encoder", id) }
+
+// gatewayAttr is left out of a line about a session that no gateway holds.
+func gatewayAttr(id string) slog.Attr {
+	if id == "" {
+		return slog.Attr{}
+	}
+	return slog.String("gateway", id)
+}
+
+// peerAttr is the session of a notice about one peer.
+func (n *notice) peerAttr() slog.Attr {
+	if n.server != 0 {
+		return serverAttr(n.server)
+	}
+	return encoderAttr(n.encoder)
+}
 
 // requestEntry is a publisher that asks. s is nil while the cluster is not there. The address of the publisher is what its streaming
 // server says, and left out if it is none.
