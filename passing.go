@@ -24,16 +24,16 @@ import (
 // doneEvery is how long a DONE is held back, so that one is enough for several messages of a session. Nobody waits for it.
 const doneEvery = 50 * time.Millisecond
 
-// settlesAfter is how long a commit to a database may still be lost: the database may go on at a standby that does not have it. If the
+// mayBeLostFor is how long a commit to a database may still be lost: the database may go on at a standby that does not have it. If the
 // leader lives through that, it commits again (pgstore). If not, gateways have to say again to the next one what was in the commit.
 // Time in which the database does not answer does not count: it may be failing over.
-const settlesAfter = 3 * time.Second
+const mayBeLostFor = 3 * time.Second
 
 // passing implements passer. Its lock is taken under the registry's, and never the other way round.
 type passing struct {
 	// set once
 	keepsEvents bool
-	mandate     mandate       // one for good: commits stay, and nothing settles
+	mandate     mandate       // one for good: commits stay, and none is unsure
 	wake        chan struct{} // has room for one
 
 	// guarded by registry.mu, of the transition under way
@@ -46,8 +46,8 @@ type passing struct {
 
 	mu sync.Mutex
 	// guarded by mu
-	dirty    []*gatewaySession // with messages that are done with
-	settling []settling        // by their time
+	dirty  []*gatewaySession // with messages that are done with
+	unsure []unsureCommit    // by their time
 }
 
 // inTransition is what a transition says to a session.
@@ -82,15 +82,15 @@ type transition struct {
 	cause *gatewaySession // nil: it follows from no message
 
 	// guarded by passing.mu
-	open     int // commits and acknowledgements that it waits for
-	settling int // commits among them that were made, and may be lost still
-	memos    []sessionMemos
-	ends     []ending
-	passed   chan struct{} // closed when commits were made and gateways have what was said; nil: nobody asks, or it is closed
+	open   int // commits and acknowledgements that it waits for
+	unsure int // commits among them that were made, and may be lost still
+	memos  []sessionMemos
+	ends   []ending
+	passed chan struct{} // closed when commits were made and gateways have what was said; nil: nobody asks, or it is closed
 }
 
-// settling is a transition whose commit was made, and until when it may be lost.
-type settling struct {
+// unsureCommit is a transition whose commit was made, and until when it may be lost.
+type unsureCommit struct {
 	transition *transition
 	until      time.Time
 }
@@ -184,7 +184,7 @@ func (x *passing) pass(t *transition, cause *gatewaySession, told bool) outbox.M
 	}
 	if x.starting != nil && !x.mandate.IsForGood() { // what was in the store at the start may be lost as well
 		t.open++
-		x.settleLocked(t)
+		x.beUnsureLocked(t)
 	}
 	x.starting = nil
 	var own []link.Memo
@@ -274,16 +274,16 @@ func (x *passing) committed(t *transition) func() {
 	return func() {
 		x.mu.Lock()
 		defer x.mu.Unlock()
-		x.settleLocked(t)
+		x.beUnsureLocked(t)
 		if t != x.starting {
 			x.goOnLocked(t)
 		}
 	}
 }
 
-func (x *passing) settleLocked(t *transition) {
-	t.settling++
-	if x.settling = append(x.settling, settling{t, time.Now().Add(settlesAfter)}); len(x.settling) == 1 {
+func (x *passing) beUnsureLocked(t *transition) {
+	t.unsure++
+	if x.unsure = append(x.unsure, unsureCommit{t, time.Now().Add(mayBeLostFor)}); len(x.unsure) == 1 {
 		poke(x.wake)
 	}
 }
@@ -291,7 +291,7 @@ func (x *passing) settleLocked(t *transition) {
 // goOnLocked is called when a transition waits for less. When nothing is left its memos for other sessions go out, and when their gateways
 // have those, its messages are done with.
 func (x *passing) goOnLocked(t *transition) {
-	if t.passed != nil && t.open == t.settling {
+	if t.passed != nil && t.open == t.unsure {
 		close(t.passed)
 		t.passed = nil
 	}
@@ -339,13 +339,13 @@ func (x *passing) nothingFollows(s *gatewaySession) {
 
 // run sends DONE for messages that are done with.
 func (x *passing) run(closing <-chan struct{}) {
-	pause, settled := time.NewTimer(0), time.NewTimer(0)
+	pause, sure := time.NewTimer(0), time.NewTimer(0)
 	defer pause.Stop()
-	defer settled.Stop()
+	defer sure.Stop()
 	for {
 		select {
 		case <-x.wake:
-		case <-settled.C:
+		case <-sure.C:
 		case <-closing:
 			return
 		}
@@ -355,28 +355,28 @@ func (x *passing) run(closing <-chan struct{}) {
 		case <-closing:
 			return
 		}
-		if next, more := x.settle(time.Now().Add(-x.mandate.Unconfirmed())); more {
-			settled.Reset(max(time.Until(next), doneEvery))
+		if next, more := x.makeSure(time.Now().Add(-x.mandate.Unconfirmed())); more {
+			sure.Reset(max(time.Until(next), doneEvery))
 		}
 		x.sendDone()
 	}
 }
 
-// settle has transitions go on whose commits stay, and tells when the next one will at the earliest. confirmed is when this process was
+// makeSure has transitions go on whose commits stay, and tells when the next one will at the earliest. confirmed is when this process was
 // last known to lead, which the database that has the commits told.
-func (x *passing) settle(confirmed time.Time) (next time.Time, more bool) {
+func (x *passing) makeSure(confirmed time.Time) (next time.Time, more bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	n := 0
-	for ; n < len(x.settling) && !confirmed.Before(x.settling[n].until); n++ {
-		t := x.settling[n].transition
-		t.settling--
+	for ; n < len(x.unsure) && !confirmed.Before(x.unsure[n].until); n++ {
+		t := x.unsure[n].transition
+		t.unsure--
 		x.stepLocked(t)
 	}
-	if x.settling = slices.Delete(x.settling, 0, n); len(x.settling) == 0 {
+	if x.unsure = slices.Delete(x.unsure, 0, n); len(x.unsure) == 0 {
 		return time.Time{}, false
 	}
-	return x.settling[0].until, true
+	return x.unsure[0].until, true
 }
 
 func (x *passing) sendDone() {

@@ -224,10 +224,10 @@ func TestMessagesAreDoneWithOnceTheirCommitsStay(t *testing.T) {
 	default:
 		t.Error("a command waits for more than the commit")
 	}
-	if next, more := x.settle(began.Add(settlesAfter - time.Second)); !more || next.Before(began.Add(settlesAfter-time.Second)) || s.following[0].done || s.dirty || other.dirty {
+	if next, more := x.makeSure(began.Add(mayBeLostFor - time.Second)); !more || next.Before(began.Add(mayBeLostFor-time.Second)) || s.following[0].done || s.dirty || other.dirty {
 		t.Error("a message is done with while its commit may be lost")
 	}
-	if _, more := x.settle(time.Now().Add(settlesAfter)); more || !s.following[0].done || !s.following[1].done || !s.dirty || !other.dirty {
+	if _, more := x.makeSure(time.Now().Add(mayBeLostFor)); more || !s.following[0].done || !s.following[1].done || !s.dirty || !other.dirty {
 		t.Error("a message is not done with though its commit stays")
 	}
 	if len(s.following[0].memos) != 1 {
@@ -251,8 +251,8 @@ func (e *elected) Unconfirmed() time.Duration {
 }
 
 // A database that does not answer may be failing over to a standby that does not have the last commits: until it answers again, gateways
-// keep what led to them, also if that takes longer than commits need to settle.
-func TestNothingSettlesWhileTheDatabaseDoesNotAnswer(t *testing.T) {
+// keep what led to them, also if that takes longer than commits may be lost for.
+func TestCommitsAreUnsureWhileTheDatabaseDoesNotAnswer(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		m := &elected{}
@@ -264,21 +264,21 @@ func TestNothingSettlesWhileTheDatabaseDoesNotAnswer(t *testing.T) {
 		}()
 		x.passedOn() // somebody waits
 		x.endTransition(nil, true).Durable()
-		isSettled := func() bool {
+		isSure := func() bool {
 			x.mu.Lock()
 			defer x.mu.Unlock()
-			return len(x.settling) == 0
+			return len(x.unsure) == 0
 		}
 		time.Sleep(time.Second)
 		answered := time.Now()
 		m.answered.Store(&answered)
 		time.Sleep(time.Minute)
-		if isSettled() {
+		if isSure() {
 			t.Error("a commit counts as one that stays, though the database has not answered since")
 		}
 		m.answered.Store(nil)
 		time.Sleep(time.Second)
-		if !isSettled() {
+		if !isSure() {
 			t.Error("a commit does not count as one that stays, though the database answers")
 		}
 		close(closing)

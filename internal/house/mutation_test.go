@@ -260,8 +260,8 @@ func mutations() []mutation {
 		},
 		{
 			"gateways", "passing.go",
-			"x.settle(time.Now().Add(-x.mandate.Unconfirmed()))", "x.settle(time.Now())",
-			"TestNothingSettlesWhileTheDatabaseDoesNotAnswer", "a message is forgotten while the database fails over",
+			"x.makeSure(time.Now().Add(-x.mandate.Unconfirmed()))", "x.makeSure(time.Now())",
+			"TestCommitsAreUnsureWhileTheDatabaseDoesNotAnswer", "a message is forgotten while the database fails over",
 		},
 		{
 			"gateways", "gatewaysession.go",
