@@ -6,6 +6,8 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"strconv"
+	"time"
 
 	"coordinator/internal/appclient"
 	"coordinator/internal/outbox"
@@ -110,32 +112,41 @@ func sendResult(status int, err error) string {
 	return "refused"
 }
 
-func eventType(ev outbox.Event) string {
-	if ev.Closed {
-		return "stream-closed"
-	}
-	return "stream-available"
-}
-
 const eventTimeStyle = "2006-01-02T15:04:05.000Z07:00"
 
 // eventHeader is what the application reads. The event ID is the same whenever the event is sent.
 func eventHeader(ev outbox.Event) http.Header {
-	const most = 12
+	const most = 14
 	header, values := make(http.Header, most), make([]string, 0, most) // one array for the values of all
 	set := func(canonicalName, value string) {
 		values = append(values, appclient.HeaderValue(value))
 		header[canonicalName] = values[len(values)-1 : len(values) : len(values)]
 	}
 	set("X-Streaming-Channel", ev.Channel)
-	set("X-Streaming-Id", ev.StreamID)
+	if ev.Type != outbox.PublishRefused {
+		set("X-Streaming-Id", ev.StreamID)
+	}
 	set("X-Event-Id", ev.ID())
 	set("X-Event-Time", ev.At.UTC().Format(eventTimeStyle))
 	if ev.Previous != "" {
 		set("X-Previous-Streaming-Id", ev.Previous)
 	}
-	set("X-Event-Type", eventType(ev))
-	if ev.Closed {
+	set("X-Event-Type", ev.Type.String())
+	if ev.Passthrough != "" {
+		set("X-Passthrough", ev.Passthrough)
+	}
+	switch {
+	case ev.Type == outbox.StreamAvailable:
+	case ev.Type != outbox.StreamClosed && ev.Reason != "":
+		set("X-Reason", ev.Reason)
+		return header
+	case ev.Reason != "": // an event of an earlier version has none
+		set("X-Close-Reason", ev.Reason)
+		if ev.Duration >= 0 {
+			set("X-Duration", strconv.FormatInt(int64(ev.Duration/time.Second), 10))
+		}
+		return header
+	default:
 		return header
 	}
 	set("X-Stream-Type", ev.StreamType)

@@ -50,7 +50,7 @@ func TestEachEventSaysWhatTheContractAsksFor(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
-	got = eventHeader(outbox.Event{Channel: "c", StreamID: "s", Seq: 13, Closed: true, At: at})
+	got = eventHeader(outbox.Event{Channel: "c", StreamID: "s", Seq: 13, Type: outbox.StreamClosed, At: at})
 	want = http.Header{
 		"X-Streaming-Channel": {"c"}, "X-Streaming-Id": {"s"}, "X-Event-Id": {"s-closed"}, "X-Event-Type": {"stream-closed"},
 		"X-Event-Time": {"2026-03-01T12:04:05.678Z"},
@@ -111,10 +111,11 @@ func TestTenThousandEventsOpenNoMoreConnectionsThanAreInFlight(t *testing.T) {
 	c.Start()
 	for i := range events {
 		seq, stream := i/1000, i%1000
-		c.Append(outbox.Event{
-			Queue: uint64(stream), Position: uint32(seq), Channel: "c", StreamID: fmt.Sprint("s", stream), Seq: uint64(seq + 1),
-			Closed: seq == events/1000-1, At: time.Now(),
-		})
+		ev := outbox.Event{Queue: uint64(stream), Position: uint32(seq), Channel: "c", StreamID: fmt.Sprint("s", stream), Seq: uint64(seq + 1), At: time.Now()}
+		if seq == events/1000-1 {
+			ev.Type = outbox.StreamClosed
+		}
+		c.Append(ev)
 	}
 	<-done
 	if err := c.Finish(t.Context()); err != nil {

@@ -154,6 +154,7 @@ func (i invocation) check() error {
 		{"ENCODER_FAILOVER", either(cfg.EncoderFailover, "YES", "NO")},
 		{"STREAM_START_TIMEOUT", cfg.StreamStartTimeout.Seconds()},
 		{"PLACEMENT", cfg.Placement},
+		{"EVENT_CALLBACK_EXTRA", either(cfg.EventCallbackExtra, "YES", "NO")},
 		{"PUBLISH_TAKEOVER", either(cfg.PublishTakeover, "YES", "NO")},
 	} {
 		if !cfg.isGateway() || usedByGateway(setting.name) {

@@ -68,7 +68,7 @@ func (a *commands) close(w http.ResponseWriter, r *http.Request) {
 }
 
 // report writes streams and streaming servers itself: there may be 100,000 and 10,000 of them, and all they hold is
-// numbers, times and names that need no escaping. Streams come in no particular order.
+// numbers, times and names, few of which need escaping. Streams come in no particular order.
 func (a *commands) report(w http.ResponseWriter, _ *http.Request) {
 	report := a.coordinator.registry.report(time.Now())
 	slices.SortFunc(report.StreamingServers, func(x, y serverReport) int { return cmp.Compare(x.ID, y.ID) })
@@ -81,6 +81,7 @@ func (a *commands) report(w http.ResponseWriter, _ *http.Request) {
 	a.coordinator.registry.liveStreams(func(streams []streamReport) {
 		for i := range streams {
 			out.WriteString(separator)
+			streams[i].describeAnnounced()
 			out.Write(streams[i].appendJSON(out.AvailableBuffer()))
 			separator = ","
 		}
@@ -100,7 +101,34 @@ func (s *streamReport) appendJSON(b []byte) []byte {
 	b = append(append(append(b, `{"channel":"`...), s.Channel...), `","streamId":"`...)
 	b = strconv.AppendUint(append(append(b, s.StreamID...), `","streamServer":`...), s.StreamServer, 10)
 	b = strconv.AppendUint(append(b, `,"encoder":`...), s.Encoder, 10)
-	return append(b, '}')
+	b = s.Since.AppendFormat(append(b, `,"since":"`...), time.RFC3339Nano)
+	b = appendText(append(b, `","passthrough":`...), s.Passthrough)
+	b = append(b, `,"announced":[`...)
+	for i := range s.Announced {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = s.Announced[i].appendJSON(b)
+	}
+	return append(b, "]}"...)
+}
+
+func (o *announcedOutput) appendJSON(b []byte) []byte {
+	b = appendText(append(b, `{"streamType":`...), o.StreamType)
+	b = appendText(append(b, `,"resolution":`...), o.Resolution)
+	b = appendText(append(b, `,"indexFile":`...), o.IndexFile)
+	return append(appendText(append(b, `,"startTime":`...), o.StartTime), '}')
+}
+
+// appendText appends a string of JSON.
+func appendText(b []byte, text string) []byte {
+	for _, c := range []byte(text) {
+		if c < ' ' || c > '~' || c == '"' || c == '\\' || c == '<' || c == '>' || c == '&' {
+			quoted, _ := json.Marshal(text) // of a string: no error
+			return append(b, quoted...)
+		}
+	}
+	return append(append(append(b, '"'), text...), '"')
 }
 
 func (s *serverReport) appendJSON(b []byte) []byte {

@@ -19,8 +19,17 @@ func TestReportIsWhatTheLibraryWouldWrite(t *testing.T) {
 	now := time.Now()
 	r := registryWith(t, 2500) // in parts
 	s := r.joinServer(attachment{}, nowhere{}, serverInfo{kind: kindWS, ip: "2001:db8::1", port: 8443, ssl: true}, now)
+	s2 := r.joinServer(attachment{}, nowhere{}, serverInfo{kind: kindRTMP, ip: "odd.example", port: 1}, now)
 	if _, _, err := r.drain(s.id, false, now); err != nil {
 		t.Fatal(err)
+	}
+	odd := claimRequest{channel: "odd", key: "k", passthrough: `"quoted" \ <b>&</b>`}
+	if _, err := r.claim(s2, odd, now); err != nil {
+		t.Fatal(err)
+	}
+	st := r.channels.Get("odd").current
+	for _, index := range []string{"hls/odd/" + st.id + "/live.m3u8", "hls/odd/\x02/ü\n.m3u8", "\x00"} {
+		r.announce(st.encoder, "odd", st.id, announcement{streamType: "HLS-VOD", resolution: "1x1", indexFile: index, startTime: "12.5"}, now)
 	}
 	answer := httptest.NewRecorder()
 	(&commands{&coordinator{registry: r}}).report(answer, nil)
@@ -36,10 +45,11 @@ func TestReportIsWhatTheLibraryWouldWrite(t *testing.T) {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 	want := wholeReport(r, now)
+	sameTime := cmp.Comparer(func(x, y time.Time) bool { return x.Equal(y) })
 	byChannel := cmpopts.SortSlices(func(x, y streamReport) bool { return x.Channel < y.Channel })
 	byID := cmpopts.SortSlices(func(x, y serverReport) bool { return x.ID < y.ID })
 	encodersByID := cmpopts.SortSlices(func(x, y encoderReport) bool { return x.ID < y.ID })
-	if diff := cmp.Diff(want, report, byChannel, byID, encodersByID); diff != "" || len(report.ActiveStreams) != 2500 {
+	if diff := cmp.Diff(want, report, cmpopts.IgnoreUnexported(streamReport{}), sameTime, byChannel, byID, encodersByID); diff != "" || len(report.ActiveStreams) != 2501 {
 		t.Errorf("%d streams (-want +got):\n%s", len(report.ActiveStreams), diff)
 	}
 }
@@ -48,11 +58,11 @@ func TestListOfStreamsIsSortedByEachColumnAndSearched(t *testing.T) {
 	t.Parallel()
 	at := func(hours int) time.Time { return time.Unix(1_700_000_000, 0).Add(time.Duration(hours) * time.Hour) }
 	rows := []streamRow{
-		{Channel: "c", StreamID: "s0", State: "live", Encoder: 9, StreamServer: 30, Since: at(0)},
-		{Channel: "a", StreamID: "s1", State: "live", Encoder: 10, StreamServer: 4, Since: at(-2)},
-		{Channel: "b", StreamID: "s2", State: "closing", Encoder: 1, StreamServer: 30, Since: at(-2)},
-		{Channel: "a", StreamID: "s3", State: "live", Encoder: 0, StreamServer: 200, Since: at(0)},
-		{Channel: "d", StreamID: "s4", State: "live", Encoder: 0, StreamServer: 5, Since: at(4)},
+		{streamReport{Channel: "c", StreamID: "s0", Encoder: 9, StreamServer: 30, Since: at(0)}, "live"},
+		{streamReport{Channel: "a", StreamID: "s1", Encoder: 10, StreamServer: 4, Since: at(-2)}, "live"},
+		{streamReport{Channel: "b", StreamID: "s2", Encoder: 1, StreamServer: 30, Since: at(-2)}, "closing"},
+		{streamReport{Channel: "a", StreamID: "s3", Encoder: 0, StreamServer: 200, Since: at(0)}, "live"},
+		{streamReport{Channel: "d", StreamID: "s4", Encoder: 0, StreamServer: 5, Since: at(4)}, "live"},
 	}
 	streams := streamList()
 	sorted := map[string]bool{}

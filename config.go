@@ -83,6 +83,7 @@ type Config struct {
 	EncoderFailover    bool          // move the streams of a lost encoder to another
 	StreamStartTimeout time.Duration // until a stream announces something; 0: no limit
 	Placement          string        // which encoder gets a stream: see placement in registry_placement.go
+	EventCallbackExtra bool          // tell the application of publishers and interruptions, too
 	PublishTakeover    bool          // let a publisher with a valid key take over a channel that is live on another server
 }
 
@@ -139,6 +140,7 @@ func loadConfig(getenv func(string) string) (*Config, error) {
 		EncoderFailover:    env.yesNo("ENCODER_FAILOVER", true),
 		StreamStartTimeout: env.seconds("STREAM_START_TIMEOUT", 0, 0, maxStartTimeout),
 		Placement:          env.choice("PLACEMENT", "least-load", "least-share", "pack"),
+		EventCallbackExtra: env.yesNo("EVENT_CALLBACK_EXTRA", false),
 		PublishTakeover:    env.yesNo("PUBLISH_TAKEOVER", false),
 	}
 

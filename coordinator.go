@@ -56,9 +56,6 @@ var (
 	errTooLate      = errors.New("its time is over")
 	errEventsUnread = errors.New("undelivered events can't be read now: ask again")
 	errStandby      = errors.New("standby")
-
-	errByApplication = errors.New("closed by the application")
-	errByOperator    = errors.New("closed by an operator")
 )
 
 // publishRequest is what a streaming server asks for a publisher. key is a secret.
@@ -123,6 +120,7 @@ func newCoordinator(cfg *Config, log *slog.Logger, m *metrics, decisions *timeli
 			startTimeout: cfg.StreamStartTimeout,
 			placement:    placement(cfg.Placement),
 			takeover:     cfg.PublishTakeover,
+			extraEvents:  cfg.EventCallbackExtra,
 		}),
 		verifier:  verifier,
 		events:    events,
@@ -309,7 +307,9 @@ func (c *coordinator) verifyAndClaim(s *serverSession, req publishRequest, answe
 			record:      profile.FormatRecord(allowed.Record),
 			previews:    allowed.Previews.String(),
 		},
-		answerBy: answerBy,
+		passthrough: allowed.Passthrough,
+		asked:       answerBy.Add(-answerWithin),
+		answerBy:    answerBy,
 	}, time.Now())
 	c.logAndCount(notices)
 	return err
@@ -496,7 +496,7 @@ func (c *coordinator) discardEvent(ctx context.Context, id string) error {
 		c.metrics.discarded.Inc()
 		c.timeline.Add(discardEntry(&u.Event, time.Now()))
 		about := []any{"event", u.ID(), "channel", u.Channel, "stream", u.StreamID, "since", u.At.UTC(), "tries", u.Tries, "answer", u.LastAnswer}
-		if u.Closed {
+		if u.Type == outbox.StreamClosed {
 			c.log.Warn("a stream-closed was discarded on request: the application goes on taking the stream for live", about...)
 		} else {
 			c.log.Warn("an event was discarded on request: the application will never hear of it", about...)
@@ -544,12 +544,7 @@ func (c *coordinator) killPublisher(channel, streamID string, by error) error {
 	if streamID != "*" && !wire.IsToken(streamID, maxStreamIDLength) {
 		return errBadStreamID
 	}
-	notices, killed, passedOn := c.registry.kill(channel, streamID, time.Now())
-	for i := range notices {
-		if notices[i].kind == noteKilledBy {
-			notices[i].reason = by
-		}
-	}
+	notices, killed, passedOn := c.registry.kill(channel, streamID, by, time.Now())
 	c.log.Info("close command", "channel", channel, "stream", streamID, "killed", killed)
 	c.logAndCount(notices)
 	return awaitPassing(passedOn)

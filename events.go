@@ -16,7 +16,7 @@ import (
 type eventRow struct {
 	ID         string    `json:"id"` // x-event-id
 	Channel    string    `json:"channel"`
-	StreamID   string    `json:"streamId"`
+	StreamID   string    `json:"streamId"` // "": of a publisher that was not accepted
 	Type       string    `json:"type"`
 	StreamType string    `json:"streamType"` // of stream-available, as the next one; else ""
 	Resolution string    `json:"resolution"`
@@ -32,12 +32,15 @@ func rowOfEvent(u outbox.Undelivered) eventRow {
 		ID:         u.ID(),
 		Channel:    u.Channel,
 		StreamID:   u.StreamID,
-		Type:       eventType(u.Event),
+		Type:       u.Event.Type.String(),
 		StreamType: u.StreamType,
 		Resolution: u.Resolution,
 		Since:      u.At.UTC(),
 		Tries:      u.Tries,
 		LastAnswer: u.LastAnswer,
+	}
+	if u.Event.Type == outbox.PublishRefused {
+		row.StreamID = ""
 	}
 	switch u.Standing {
 	case outbox.Queued:

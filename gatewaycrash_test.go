@@ -814,7 +814,7 @@ func encoderOf(r *registry, channel string) uint64 {
 	if p == nil {
 		return 0
 	}
-	return p.encoderIDLocked()
+	return p.reportLocked().Encoder
 }
 
 // checkEnd looks at what is left, and at what the application was told.

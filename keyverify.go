@@ -212,7 +212,11 @@ func (v *keyVerifier) readProfile(channel string, reply http.Header) profile.Pro
 	if !profile.ParseRecord(record) && record != "" && !strings.EqualFold(record, "false") {
 		v.log.Warn("x-record is neither true nor false, there is no recording", "channel", channel, "value", profile.Shortened(record))
 	}
-	return profile.Profile{Resolutions: resolutions, Record: profile.ParseRecord(record), Previews: images}
+	passthrough, ok := profile.ParsePassthrough(reply.Get("x-passthrough"))
+	if !ok {
+		v.log.Warn("x-passthrough cannot be used and is left out: it must be printable ASCII of up to 256 bytes", "channel", channel)
+	}
+	return profile.Profile{Resolutions: resolutions, Record: profile.ParseRecord(record), Previews: images, Passthrough: passthrough}
 }
 
 // close gives up the idle connections to the application.

@@ -100,7 +100,7 @@ func TestOnlyTheChannelWaitsForTheEndOfAKilledPublisher(t *testing.T) {
 	rig.available(e, "ch", "id1", "HLS-LIVE")
 	rig.forget()
 	rig.closed(e, "ch", "id1")
-	rig.expect("event id1 2 closed", "s kill ch id1")
+	rig.expect("s kill ch id1", "event id1 2 closed")
 	if err := rig.claim(s, "ch"); err != errChannelBusy {
 		t.Errorf("claim of the channel: %v", err)
 	}

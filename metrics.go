@@ -39,6 +39,9 @@ type metrics struct {
 	controlCounts
 	eventAttempts         tally // by result
 	gatewaysGone          tally // by reason
+	publicationsEnded     tally // by reason
+	accepts, firstLives   prometheus.Histogram
+	failoverGaps          prometheus.Histogram
 	discarded             prometheus.Counter
 	replacements          prometheus.Counter
 	verifications         prometheus.Histogram
@@ -100,6 +103,23 @@ func newMetrics(state func() clusterState) *metrics {
 		"delivered", "refused", "unanswered", "other")
 	m.gatewaysGone = m.newTally("coordinator_gateways_gone_total", "Gateways that are gone for good, with all that their peers had: those that have left, and those that were lost.", nil,
 		"reason", "left", "lost")
+	m.publicationsEnded = m.newTally("coordinator_publications_ended_total", "Publishers that were accepted and are not live any more, by why.", nil,
+		"reason", endReasonNames[1:]...)
+	m.accepts = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name:    "coordinator_publish_accept_duration_seconds",
+		Help:    "Time from a publish request to its accept, of those that were accepted: the application's answer and the wait for a slot included.",
+		Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 20},
+	})
+	m.firstLives = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name:    "coordinator_publish_first_live_duration_seconds",
+		Help:    "Time from a publish request to the first HLS-LIVE of its stream: what a publisher waits until viewers can see it.",
+		Buckets: []float64{.25, .5, 1, 2, 3, 5, 7.5, 10, 15, 20, 30, 60},
+	})
+	m.failoverGaps = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name:    "coordinator_failover_gap_seconds",
+		Help:    "Time from the loss of a live stream's encoder to the first HLS-LIVE of another one: what viewers miss.",
+		Buckets: []float64{.25, .5, 1, 2, 3, 5, 7.5, 10, 15, 20, 30, 60},
+	})
 	m.discarded = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "coordinator_events_discarded_total",
 		Help: "Undelivered events that an operator has given up.",
@@ -118,7 +138,7 @@ func newMetrics(state func() clusterState) *metrics {
 		Help:    "Time of each request that told the application of an event.",
 		Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 	})
-	m.registry.MustRegister(m.discarded, m.replacements, m.verifications, m.deliveries, newStateCollector(state))
+	m.registry.MustRegister(m.discarded, m.replacements, m.verifications, m.deliveries, m.accepts, m.firstLives, m.failoverGaps, newStateCollector(state))
 	return m
 }
 

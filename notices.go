@@ -20,12 +20,16 @@ import (
 func (c *coordinator) logAndCount(notices []notice) {
 	for i := range notices {
 		n := &notices[i]
+		if n.why != notEnded {
+			c.metrics.publicationsEnded.count(n.why.String())
+		}
 		if e := noticeEntry(n); e.Kind != 0 {
 			c.timeline.Add(e)
 		}
 		switch n.kind {
 		case noteStarted:
 			c.metrics.publishes.count("accepted")
+			c.metrics.accepts.Observe(n.took.Seconds())
 			c.log.Info("stream started", "channel", n.channel, "stream", n.stream, serverAttr(n.server), encoderAttr(n.encoder))
 		case noteDenied:
 			c.metrics.publishes.count(publishResult(n.reason))
@@ -50,6 +54,10 @@ func (c *coordinator) logAndCount(notices []notice) {
 			c.log.Info("draining: it gets nothing new", n.peerAttr())
 		case noteMoving:
 			c.log.Info("draining: its streams are moved to other encoders", encoderAttr(n.encoder))
+		case noteFirstLive:
+			c.metrics.firstLives.Observe(n.took.Seconds())
+		case noteLiveAgain:
+			c.metrics.failoverGaps.Observe(n.took.Seconds())
 		case noteInService:
 			c.log.Info("back in service", n.peerAttr())
 		}
@@ -111,10 +119,22 @@ func announcementEntry(e *encoder, channel, streamID string, a announcement, now
 
 func discardEntry(ev *outbox.Event, now time.Time) timeline.Entry {
 	e := timeline.Entry{At: now, Kind: timeline.Discarded, Code: timeline.Done, Channel: ev.Channel, Stream: ev.StreamID}
-	if !ev.Closed {
-		e.Text = ev.StreamType + " " + logs.Loggable(ev.Resolution)
-	}
+	describeEvent(&e, ev)
 	return e
+}
+
+// describeEvent says which event it is.
+func describeEvent(e *timeline.Entry, ev *outbox.Event) {
+	switch ev.Type {
+	case outbox.StreamAvailable:
+		e.Event, e.Text = int(ev.Seq), ev.StreamType+" "+logs.Loggable(ev.Resolution)
+	case outbox.StreamClosed: // there is one
+	case outbox.PublishRefused:
+		e.Stream = "" // it has none
+		fallthrough
+	default:
+		e.Event, e.Text = timeline.OtherEvent, ev.Type.String()
+	}
 }
 
 func attemptEntry(a outbox.Attempt, now time.Time) timeline.Entry {
@@ -123,9 +143,7 @@ func attemptEntry(a outbox.Attempt, now time.Time) timeline.Entry {
 		At: now, Kind: timeline.Event, Channel: ev.Channel, Stream: ev.StreamID,
 		Status: a.Status, Tries: a.Number, Took: a.Took,
 	}
-	if !ev.Closed { // the number of a stream-closed is not asked for: there is one
-		e.Event, e.Text = int(ev.Seq), ev.StreamType+" "+logs.Loggable(ev.Resolution)
-	}
+	describeEvent(&e, ev)
 	return e
 }
 
@@ -137,7 +155,13 @@ func noticeEntry(n *notice) timeline.Entry {
 	}
 	switch n.kind {
 	case noteStarted:
-		e.Kind = timeline.Accepted
+		e.Kind, e.Text = timeline.Accepted, n.words
+	case noteWaiting:
+		e.Kind, e.Code = timeline.Waiting, timeline.NoEncoder
+		e.Used, e.Capacity, e.Encoders = n.taken.used, n.taken.capacity, n.taken.encoders
+		if n.reason == errServerAway {
+			e.Code = timeline.GatewayAbsent
+		}
 	case noteDenied:
 		n.denied(&e)
 	case noteEncoding:

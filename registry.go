@@ -137,6 +137,8 @@ type claimRequest struct {
 	requestRef
 	channel, key string
 	settings     encodeSettings
+	passthrough  string    // the application's own words, printable ASCII
+	asked        time.Time // when the streaming server asked
 	answerBy     time.Time
 }
 
@@ -200,9 +202,11 @@ type publication struct {
 	channel     string
 	key         string // a secret
 	publisherID string // the first stream ID: what the streaming server knows the publisher by
+	passthrough string // the application's own words
 	server      *server
 	settings    unique.Handle[encodeSettings]
-	since       int64 // Unix nanoseconds
+	since       int64         // Unix nanoseconds
+	accepted    time.Duration // the same, by the registry's clock
 
 	// guarded by registry.mu
 	id          string        // stream ID towards the application: of current, or of the last one while there is none
@@ -214,7 +218,12 @@ type publication struct {
 	ousted      bool          // killed, and off the channel
 	tookOver    bool          // set once: the channel was taken over for it
 	changed     bool          // in registry.changes
+	owesEnd     bool          // the application was told that it was accepted, and neither that a stream is available nor that it failed
+	wasLive     bool          // an encoder has announced its HLS-LIVE
+	why         endReason     // of its end, which has begun
 	failedMoves uint8
+	askedBefore uint16 // milliseconds that its request waited for the accept; set once
+	atEncoders  uint32 // streams that are not closed
 	events      uint32 // events appended so far; the next one's position
 	lastOrdinal uint32 // of its streams
 	inServer    uint32 // index in server.publications
@@ -236,12 +245,12 @@ type stream struct {
 	// guarded by registry.mu
 	previous   string // stream ID that it took over from; fixed with its first event
 	closing    bool
-	superseded bool   // closing because its publication goes on at another encoder
-	changed    bool   // in registry.changes
-	isOver     bool   // its stream-closed was in the store at the start: nothing is told of it any more
-	inEncoder  uint32 // index in encoder.streams
-	ordinal    uint32 // 1, 2, 3 ... of its publication's streams; set once
-	lastSeq    uint32 // of its events; 0: nothing was announced
+	superseded endReason // why it is closing although its publication goes on at another encoder; notEnded: it is not
+	changed    bool      // in registry.changes
+	isOver     bool      // its stream-closed was in the store at the start: nothing is told of it any more
+	inEncoder  uint32    // index in encoder.streams
+	ordinal    uint32    // 1, 2, 3 ... of its publication's streams; set once
+	lastSeq    uint32    // of its events; 0: nothing was announced
 	outputs    []unique.Handle[output]
 }
 
@@ -254,9 +263,6 @@ type announcement struct {
 	at time.Time // when it was said
 }
 
-// output is a kind of output that an encoder has announced for a stream.
-type output struct{ streamType, resolution string }
-
 // limits are the registry's rules that an operator can set.
 type limits struct {
 	failover     bool          // a publication whose encoder is lost goes on at another one
@@ -264,6 +270,7 @@ type limits struct {
 	startTimeout time.Duration // for the first announcement of a stream; 0: none
 	placement    placement     // "": leastLoad
 	takeover     bool          // a publisher may take over a channel that is live on another server
+	extraEvents  bool          // the application also hears of publishers and interruptions
 }
 
 type registry struct {
@@ -300,6 +307,7 @@ type registry struct {
 	takenOver    map[string]time.Time         // when the last takeover of a channel began, for takeoversApart
 	freed        []string                     // channels with held requests that have become free
 	losses       map[*publication][]time.Time // of encoders, within the last minute
+	interrupted  map[*publication]time.Time   // since when a publication has no HLS-LIVE any more, which has lost an encoder
 	started      []*stream                    // in the order of their start, while startTimeout is not over
 	postponed    map[*publication]loss        // in a restore and in leaveGateways, until goOnAllLocked: losses to be dealt with then; else nil
 	replay       *replay                      // from await until restored; else nil
@@ -323,7 +331,9 @@ type notice struct {
 	since           int64     // when that has got it, in Unix nanoseconds
 	taken           slotsTaken
 	placement       placement // by which the encoder of an encoding was chosen
-	words           string    // of the encoder of a stream that is closed
+	words           string    // of the encoder of a stream that is closed; of a publication that has begun: the application's
+	why             endReason // of a publication that has ended
+	took            time.Duration
 }
 
 // slotsTaken are the slots of all encoders in service, whose number is -1 if it is unknown, when none of them could take a request; or
@@ -337,7 +347,7 @@ const (
 	noteDenied                        // a publish request, whatever the reason
 	noteEnded                         // a publication
 	noteKilled                        // a publication, by the coordinator itself
-	noteKilledBy                      // a publication, by a command; whoever gives it says why
+	noteKilledBy                      // a publication, by a command
 	noteKillIgnored                   // a publication that ends here, though its streaming server never said that it ended
 	noteMoved                         // a publication, to the encoder of its successor
 	noteFailedOver                    // a publication, to another encoder
@@ -347,6 +357,9 @@ const (
 	noteDraining                      // a streaming server, or an encoder
 	noteMoving                        // an encoder that drains: its streams are taken to others
 	noteInService                     // a streaming server or an encoder, again
+	noteWaiting                       // a publish request, or a publication, for a slot
+	noteFirstLive                     // a publication has its first HLS-LIVE: how long after the request
+	noteLiveAgain                     // a publication that lost an encoder has its HLS-LIVE again: how long after that
 )
 
 func (r *registry) noteLocked(n notice) { r.notices = append(r.notices, n) }
@@ -399,6 +412,7 @@ func newRegistry(firstID uint64, now time.Time, newStreamID func() string, event
 		takeovers:   map[string]*takeover{},
 		takenOver:   map[string]time.Time{},
 		losses:      map[*publication][]time.Time{},
+		interrupted: map[*publication]time.Time{},
 	}
 }
 
@@ -478,12 +492,12 @@ func (r *registry) leaveServer(s *server, now time.Time) []notice {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.followsLocked(s.keeper)
-	r.leaveServerLocked(s)
+	r.leaveServerLocked(s, now)
 	r.settleLocked(now)
 	return r.endTransitionLocked(now)
 }
 
-func (r *registry) leaveServerLocked(s *server) {
+func (r *registry) leaveServerLocked(s *server, now time.Time) {
 	if s.gone {
 		return
 	}
@@ -492,7 +506,7 @@ func (r *registry) leaveServerLocked(s *server) {
 	r.leaveTwinsLocked(&s.twin)
 	r.forgetRequestsLocked(s)
 	for _, p := range slices.Clone(s.publications) {
-		r.endLocked(p, errPeerGone)
+		r.endLocked(p, errPeerGone, now)
 	}
 }
 
@@ -517,9 +531,10 @@ func (r *registry) leaveEncoderLocked(e *encoder, now time.Time) {
 	r.slots.remove(e.capacity)
 	r.releaseSlotsLocked(e)
 	for _, st := range slices.Clone(e.streams) {
-		r.closeLocked(st, errEncoderGone, now)
-		if !st.closing {
-			r.lostLocked(st, true, errEncoderGone, now)
+		if st.closing {
+			r.closeLocked(st, errEncoderGone, now)
+		} else {
+			r.loseLocked(st, true, errEncoderGone, now, now)
 		}
 	}
 }

@@ -95,7 +95,7 @@ func BenchmarkPageOf100000(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	_, _, middle := streams.Page([]streamRow{{Channel: "channel-00050000"}, {Channel: "channel-00050001"}}, first)
+	_, _, middle := streams.Page([]streamRow{{streamReport: streamReport{Channel: "channel-00050000"}}, {streamReport: streamReport{Channel: "channel-00050001"}}}, first)
 	for _, query := range []string{"", "sort=-since&limit=500", "q=0042", "after=" + middle} {
 		q, err := streams.Parse(query)
 		if err != nil {

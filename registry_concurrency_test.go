@@ -64,12 +64,19 @@ type streamHistories struct {
 
 	lastSeq map[string]uint64
 	closed  map[string]bool
+	judge   toldJudge
 	faults  []string
 }
 
 func (*streamHistories) End(outbox.Mark) {}
 
 func (h *streamHistories) AppendPart(ev outbox.Event) {
+	if fault := h.judge.take(ev); fault != "" {
+		h.faults = append(h.faults, shortEvent(ev)+": "+fault)
+	}
+	if ev.Type != outbox.StreamAvailable && ev.Type != outbox.StreamClosed {
+		return
+	}
 	if h.closed[ev.StreamID] || ev.Seq != h.lastSeq[ev.StreamID]+1 {
 		h.faults = append(h.faults, fmt.Sprintf("%+v after %d, closed %v", ev, h.lastSeq[ev.StreamID], h.closed[ev.StreamID]))
 	}
@@ -77,7 +84,7 @@ func (h *streamHistories) AppendPart(ev outbox.Event) {
 		h.announced.Add(1)
 	}
 	h.lastSeq[ev.StreamID] = ev.Seq
-	h.closed[ev.StreamID] = ev.Closed
+	h.closed[ev.StreamID] = ev.Type == outbox.StreamClosed
 }
 
 // crowd is a registry under fire. Its clock goes on by a few milliseconds with each look at it.
@@ -171,7 +178,7 @@ func (c *crowd) operate() {
 		}
 		for _, s := range report.ActiveStreams {
 			if rand.IntN(10) == 0 {
-				c.r.kill(s.Channel, s.StreamID, c.now())
+				c.r.kill(s.Channel, s.StreamID, errByApplication, c.now())
 			}
 		}
 		c.r.streamRows(func(rows []streamRow) {
@@ -192,7 +199,7 @@ func TestManyPeersAtOnce(t *testing.T) {
 	lastID := 0
 	newID := func() string { lastID++; return fmt.Sprint("id", lastID) } // under the registry's lock
 	c := &crowd{histories: histories, deadline: time.Now().Add(clustertest.Patience)}
-	c.r = newRegistry(1, c.now(), newID, histories, limits{failover: true, encoderWait: 200 * time.Millisecond, startTimeout: 2 * time.Second, takeover: true})
+	c.r = newRegistry(1, c.now(), newID, histories, limits{failover: true, encoderWait: 200 * time.Millisecond, startTimeout: 2 * time.Second, takeover: true, extraEvents: true})
 
 	var peers sync.WaitGroup
 	for range 8 {

@@ -41,6 +41,8 @@ func (p *publication) memoLocked() memo.Publication {
 		Killed:      p.killed,
 		Ousted:      p.ousted,
 		TookOver:    p.tookOver,
+		Why:         uint8(p.why),
+		Passthrough: p.passthrough,
 		FailedMoves: p.failedMoves,
 	}
 	if m.ID == m.PublisherID {
@@ -65,10 +67,13 @@ func (st *stream) placeMemo() *memo.Place {
 }
 
 func (st *stream) memoLocked() memo.Stream {
-	role := memo.Current
+	role, why := memo.Current, notEnded
+	if st.closing {
+		why = st.pub.why
+	}
 	switch {
-	case st.superseded:
-		role = memo.Superseded
+	case st.superseded != notEnded:
+		role, why = memo.Superseded, st.superseded
 	case st == st.pub.successor:
 		role = memo.Successor
 	}
@@ -83,14 +88,27 @@ func (st *stream) memoLocked() memo.Stream {
 		Previous:      st.previous,
 		Role:          role,
 		Closing:       st.closing,
+		Why:           uint8(why),
+		Passthrough:   st.pub.passthrough,
 	}
 }
 
+// roomForOutputs keeps a memo below 1.5 KiB: what does not fit is not known any more after a restart.
+const roomForOutputs = 1200
+
 func (st *stream) toldMemoLocked() memo.Told {
 	told := memo.Told{LastSeq: st.lastSeq}
+	room := roomForOutputs
 	for _, h := range st.outputs {
 		o := h.Value()
-		told.Outputs = append(told.Outputs, memo.Output{StreamType: o.streamType, Resolution: o.resolution})
+		m := memo.Output{StreamType: o.streamType, Resolution: o.resolution, IndexFile: o.indexFile, StartTime: o.startTime}
+		if m.Size() > room {
+			m.IndexFile, m.StartTime = "", ""
+		}
+		if room -= m.Size(); room < 0 {
+			break
+		}
+		told.Outputs = append(told.Outputs, m)
 	}
 	return told
 }

@@ -22,6 +22,9 @@ func (r *registry) lostLocked(st *stream, mayFailOver bool, reason error, now ti
 	p := st.pub
 	l := loss{from: st.encoder, reason: reason, mayFailOver: mayFailOver}
 	if r.replay != nil {
+		if p.atEncoders == 0 && r.mayGoOnLocked(p, l) && p.server.publications.Has(p) {
+			r.interruptedLocked(st, reason, now) // else another stream of it is there, of a move
+		}
 		r.replay.lose(st, l)
 		return
 	}
@@ -32,6 +35,7 @@ func (r *registry) lostLocked(st *stream, mayFailOver bool, reason error, now ti
 		p.failedMoves++
 		return
 	case p.successor != nil: // it takes over before its time
+		r.interruptedLocked(st, reason, now)
 		r.takeOverLocked(p)
 		return
 	}
@@ -40,9 +44,13 @@ func (r *registry) lostLocked(st *stream, mayFailOver bool, reason error, now ti
 		p.id = st.previous // the application has not heard of a later one
 	}
 	if r.postponed != nil {
+		if r.mayGoOnLocked(p, l) {
+			r.interruptedLocked(st, reason, now)
+		}
 		r.postponed[p] = l
 		return
 	}
+	l.untold = st
 	r.goOnLocked(p, l, now)
 }
 
@@ -51,12 +59,14 @@ type loss struct {
 	from        *encoder // nil: not its fault
 	reason      error
 	mayFailOver bool // another encoder may fare better
+
+	untold *stream // it is still to be told as interrupted, if the publication goes on; else nil
 }
 
 // goOnLocked has another encoder take on a publication that has lost its own, or kills it.
 func (r *registry) goOnLocked(p *publication, l loss, now time.Time) {
 	switch {
-	case r.stopping || !l.mayFailOver || !r.limits.failover || !p.movable():
+	case !r.mayGoOnLocked(p, l):
 		r.giveUpLocked(p, l.reason, now)
 		return
 	case r.countLossLocked(p, now) >= maxLosses:
@@ -67,17 +77,26 @@ func (r *registry) goOnLocked(p *publication, l loss, now time.Time) {
 	if l.from != nil && !l.from.gone {
 		w.avoid = l.from
 	}
-	r.placeLostLocked(w, now)
+	if r.placeLostLocked(w, now) && l.untold != nil {
+		r.interruptedLocked(l.untold, l.reason, now)
+	}
 }
 
-// placeLostLocked grants a publication a slot, lets it wait for one, or kills it.
-func (r *registry) placeLostLocked(w *waiter, now time.Time) {
+// mayGoOnLocked tells whether another encoder may take on a publication, as far as that does not depend on encoders.
+func (r *registry) mayGoOnLocked(p *publication, l loss) bool {
+	return !r.stopping && l.mayFailOver && r.limits.failover && p.movable()
+}
+
+// placeLostLocked grants a publication a slot, lets it wait for one, or kills it. It reports false if it is killed.
+func (r *registry) placeLostLocked(w *waiter, now time.Time) bool {
 	if r.grantLocked(w, now) == nil {
-		return
+		return true
 	}
-	if err := r.waitLocked(w, now); err != nil {
+	err := r.waitLocked(w, now)
+	if err != nil {
 		r.giveUpLocked(w.pub, err, now)
 	}
+	return err == nil
 }
 
 // lastToldLocked is the stream ID that a new encoding takes over from in the eyes of the application, which has not heard

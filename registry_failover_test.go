@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
 // failoverRig has channel ch live as id1 on encoder a and announced, and an idle encoder b.
@@ -29,7 +30,7 @@ func TestFailoverWhenTheEncoderIsGone(t *testing.T) {
 	t.Parallel()
 	rig, s, a, b := failoverRig(t, failoverOn, "RTMP")
 	rig.loseEncoder(a)
-	rig.expect("event id1 2 closed", "b start ch id2")
+	rig.expect("b start ch id2", "event id1 2 closed")
 	rig.available(b, "ch", "id2", "HLS-LIVE")
 	rig.available(b, "ch", "id2", "IMG-PREVIEW")
 	rig.expect("event id2 1 HLS-LIVE after id1", "event id2 2 IMG-PREVIEW after id1")
@@ -76,7 +77,7 @@ func TestFailoverWhenTheEncoderClosesAnAnnouncedStream(t *testing.T) {
 	t.Parallel()
 	rig, _, a, _ := failoverRig(t, failoverOn, "RTMP")
 	rig.closed(a, "ch", "id1")
-	rig.expect("event id1 2 closed", "b start ch id2")
+	rig.expect("b start ch id2", "event id1 2 closed")
 }
 
 func TestFailoverOfAClosedStreamNeverGoesBackToWhoClosedIt(t *testing.T) {
@@ -84,7 +85,7 @@ func TestFailoverOfAClosedStreamNeverGoesBackToWhoClosedIt(t *testing.T) {
 	rig, _, a, b := failoverRig(t, failoverOn, "RTMP")
 	rig.loseEncoder(b)
 	rig.closed(a, "ch", "id1")
-	rig.expect("event id1 2 closed", "s kill ch id1")
+	rig.expect("s kill ch id1", "event id1 2 closed")
 }
 
 func TestNoFailover(t *testing.T) {
@@ -119,7 +120,7 @@ func TestNoFailover(t *testing.T) {
 				if test.name == "the application has closed it" { // and was killed then
 					rig.expect("event id1 2 closed")
 				} else {
-					rig.expect("event id1 2 closed", "s kill ch id1")
+					rig.expect("s kill ch id1", "event id1 2 closed")
 				}
 				if !rig.r.channelIsBusy("ch") || rig.live("ch") != "" {
 					t.Error("the channel is free before its publisher has ended, or counts as live")
@@ -222,8 +223,8 @@ func TestReportAndRowsNameTheCurrentStream(t *testing.T) {
 	t.Parallel()
 	rig, s, a, b := failoverRig(t, failoverOn, "RTMP")
 	rig.loseEncoder(a)
-	want := []streamReport{{"ch", "id2", s.id, b.id}}
-	if diff := cmp.Diff(want, wholeReport(rig.r, rig.now).ActiveStreams); diff != "" {
+	want := []streamReport{{Channel: "ch", StreamID: "id2", StreamServer: s.id, Encoder: b.id, Since: rig.now, Announced: []announcedOutput{}}}
+	if diff := cmp.Diff(want, wholeReport(rig.r, rig.now).ActiveStreams, cmpopts.IgnoreUnexported(streamReport{})); diff != "" {
 		t.Error("report (-want +got):\n", diff)
 	}
 	rows := rowsOf(rig.r)
@@ -267,7 +268,7 @@ func TestEncoderThatClosesAtOnceCostsAMovedPublicationNothing(t *testing.T) {
 	good := rig.encoder("good", 1)
 	rig.loseEncoder(a)
 	rig.closed(b, "ch", "id2")
-	rig.expect("event id1 2 closed", "b start ch id2", "good start ch id3")
+	rig.expect("b start ch id2", "event id1 2 closed", "good start ch id3")
 	rig.available(good, "ch", "id3", "HLS-LIVE")
 	rig.expect("event id3 1 HLS-LIVE after id1")
 }
@@ -278,7 +279,7 @@ func TestNewEncoderDiesToo(t *testing.T) {
 	c := rig.encoder("c", 1)
 	rig.loseEncoder(a)
 	rig.loseEncoder(b)
-	rig.expect("event id1 2 closed", "b start ch id2", "c start ch id3")
+	rig.expect("b start ch id2", "event id1 2 closed", "c start ch id3")
 	// Nothing was announced as id2: the application never heard of it.
 	rig.available(c, "ch", "id3", "HLS-LIVE")
 	rig.expect("event id3 1 HLS-LIVE after id1")

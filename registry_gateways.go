@@ -99,7 +99,7 @@ func (r *registry) late(s *server, publication uint64, now time.Time) []notice {
 	defer r.mu.Unlock()
 	for _, p := range s.publications {
 		if p.number == publication {
-			r.endLocked(p, errAcceptedLate)
+			r.endLocked(p, errAcceptedLate, now)
 			r.settleLocked(now)
 			break
 		}

@@ -21,7 +21,7 @@ func TestRandomInterleavings(t *testing.T) {
 	const clusters, steps = 4, 2000 // of each kind: 128,000 steps in all, and more until all stories were told
 	const most = 40 * clusters      // the rarest one comes about once in two clusters
 	for kind := range 16 {
-		rules := limits{failover: kind&1 != 0, takeover: kind&8 != 0}
+		rules := limits{failover: kind&1 != 0, takeover: kind&8 != 0, extraEvents: kind != 3}
 		if kind&2 != 0 {
 			rules.encoderWait = 6 * time.Second
 		}
@@ -254,7 +254,7 @@ func (m *clusterModel) closeCommand() {
 	}
 	m.say("close command for %s %s", channel, id)
 	m.commanding = true
-	notices, killed, _ := m.r.kill(channel, id, m.now)
+	notices, killed, _ := m.r.kill(channel, id, errByApplication, m.now)
 	m.commanding = false
 	m.hold(p != nil || !killed, "a channel that is not live was killed")
 	m.hold(p == nil || id != "*" || killed, "channel %s was not killed", channel)

@@ -47,8 +47,8 @@ func checkEmpty(t testing.TB, r *registry) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	left := fmt.Sprint("servers ", len(r.servers), " encoders ", len(r.encoders), " moving ", len(r.moving), " channels ", r.channels.Len(),
-		" closing ", len(r.closing), " slots ", r.slots, " waiting ", r.waiting.Len(), " requests ", r.waitingCount, " killed ", len(r.killed), " ousted ", len(r.ousted), " held ", len(r.held), " ", r.heldCount, " takeovers ", len(r.takeovers), " twins ", len(r.twins), " ", len(r.unprobed), " losses ", len(r.losses), " notices ", len(r.notices))
-	if want := "servers 0 encoders 0 moving 0 channels 0 closing 0 slots {0 0 0} waiting 0 requests 0 killed 0 ousted 0 held 0 0 takeovers 0 twins 0 0 losses 0 notices 0"; left != want {
+		" closing ", len(r.closing), " slots ", r.slots, " waiting ", r.waiting.Len(), " requests ", r.waitingCount, " killed ", len(r.killed), " ousted ", len(r.ousted), " held ", len(r.held), " ", r.heldCount, " takeovers ", len(r.takeovers), " twins ", len(r.twins), " ", len(r.unprobed), " losses ", len(r.losses), " interrupted ", len(r.interrupted), " notices ", len(r.notices))
+	if want := "servers 0 encoders 0 moving 0 channels 0 closing 0 slots {0 0 0} waiting 0 requests 0 killed 0 ousted 0 held 0 0 takeovers 0 twins 0 0 losses 0 interrupted 0 notices 0"; left != want {
 		t.Fatalf("left in the registry: %s", left)
 	}
 }
@@ -71,7 +71,7 @@ func (c *invariantCheck) encoders() {
 		slots.used += len(e.streams) + e.reserved
 		superseded := 0
 		for _, st := range e.streams {
-			if st.superseded {
+			if st.superseded != notEnded {
 				superseded++
 				c.hold(st.closing, "stream %s is superseded and not closing", st.id)
 			}
@@ -108,8 +108,9 @@ func (c *invariantCheck) servers() {
 }
 
 func (c *invariantCheck) streams() {
-	closing, ids := 0, map[string]bool{}
+	closing, ids, atEncoders := 0, map[string]bool{}, map[*publication]uint32{}
 	for st := range c.allStreams() {
+		atEncoders[st.pub]++
 		c.hold(!ids[st.id], "stream %s is there twice", st.id)
 		ids[st.id] = true
 		p := st.pub
@@ -120,6 +121,13 @@ func (c *invariantCheck) streams() {
 		if st.closing {
 			closing++
 		}
+	}
+	for p := range livePublications(c.r) {
+		atEncoders[p] += 0
+	}
+	for p, n := range atEncoders {
+		c.hold(p.atEncoders == n, "publication %s counts %d streams at encoders, has %d", p.publisherID, p.atEncoders, n)
+		c.hold(!p.owesEnd || p.atEncoders > 0 || p.server.publications.Has(p), "publication %s is over, and still owes its end", p.publisherID)
 	}
 	c.hold(len(c.r.closing) == closing, "%d are found as closing, %d are", len(c.r.closing), closing)
 }
@@ -178,6 +186,9 @@ func (c *invariantCheck) publications() {
 	}
 	for p := range c.r.killed {
 		c.hold(c.r.channels.Get(p.channel) == p || c.r.ousted[p.publisherID] == p, "killed publication %s is not live", p.publisherID)
+	}
+	for p := range c.r.interrupted {
+		c.hold(c.r.channels.Get(p.channel) == p, "publication %s, which was interrupted, is not live", p.publisherID)
 	}
 	for p := range c.r.losses {
 		c.hold(c.r.channels.Get(p.channel) == p, "publication %s, which lost an encoder, is not live", p.publisherID)

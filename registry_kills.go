@@ -19,7 +19,11 @@ const (
 	killPatience = 30 * time.Second
 )
 
-var errKillIgnored = errors.New("streaming server did not answer STREAM-KILL for 30 s")
+var (
+	errKillIgnored   = errors.New("streaming server did not answer STREAM-KILL for 30 s")
+	errByApplication = errors.New("closed by the application")
+	errByOperator    = errors.New("closed by an operator")
+)
 
 // killing is a kill that was not answered yet.
 type killing struct {
@@ -29,18 +33,18 @@ type killing struct {
 
 // kill tells the publisher of the channel's live publication to stop, if the ID is its current one or "*". Its encodings go
 // on until the streaming server says that it has ended, or the kill has to be repeated. With "*" a takeover of the channel that is
-// under way ends, too: its newcomer was allowed before the command. It reports whether there was a publication.
-func (r *registry) kill(channel, streamID string, now time.Time) (_ []notice, found bool, passedOn <-chan struct{}) {
+// under way ends, too: its newcomer was allowed before the command. by is errByApplication or errByOperator. It reports whether there was a publication.
+func (r *registry) kill(channel, streamID string, by error, now time.Time) (_ []notice, found bool, passedOn <-chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if t := r.takeovers[channel]; t != nil && streamID == "*" {
-		r.refuseTakeoverLocked(t, errClosedUnderWay)
+		r.refuseTakeoverLocked(t, errClosedUnderWay, now)
 	}
 	p := r.channels.Get(channel)
 	found = p != nil && p.isKnownByLocked(streamID)
 	if found {
-		r.killLocked(p, now)
-		r.noteLocked(notice{kind: noteKilledBy, channel: p.channel, stream: p.id, server: p.server.id})
+		r.killLocked(p, by, now)
+		r.noteLocked(notice{kind: noteKilledBy, channel: p.channel, stream: p.id, server: p.server.id, reason: by})
 		passedOn = r.passedOnLocked()
 	}
 	r.settleLocked(now)
@@ -51,7 +55,9 @@ func (p *publication) isKnownByLocked(streamID string) bool {
 	return streamID == "*" || streamID == p.id || p.successor != nil && streamID == p.successor.id
 }
 
-func (r *registry) killLocked(p *publication, now time.Time) {
+// killLocked tells a publisher to stop. The first reason counts.
+func (r *registry) killLocked(p *publication, reason error, now time.Time) {
+	r.endsLocked(p, reason)
 	p.server.peer.kill(p.channel, p.publisherID)
 	if !p.killed {
 		p.killed = true
@@ -64,7 +70,7 @@ func (r *registry) killLocked(p *publication, now time.Time) {
 // giveUpLocked kills a publication on the coordinator's own initiative: no encoder can have it.
 func (r *registry) giveUpLocked(p *publication, reason error, now time.Time) {
 	if !p.killed {
-		r.killLocked(p, now)
+		r.killLocked(p, reason, now)
 		r.noteLocked(notice{kind: noteKilled, channel: p.channel, stream: p.id, server: p.server.id, reason: reason})
 	}
 	r.letGoLocked(p)
@@ -79,8 +85,8 @@ func (r *registry) repeatKillsLocked(now time.Time) {
 		}
 		age := now.Sub(k.since)
 		if age >= killPatience {
-			r.noteLocked(notice{kind: noteKillIgnored, channel: p.channel, stream: p.id, server: p.server.id, reason: errKillIgnored})
-			r.forgetLocked(p)
+			r.noteLocked(notice{kind: noteKillIgnored, channel: p.channel, stream: p.id, server: p.server.id, reason: errKillIgnored, why: p.why})
+			r.forgetLocked(p, now)
 			continue
 		}
 		due := k.again

@@ -4,8 +4,8 @@ package main
 // rules.
 
 import (
+	"math"
 	"net"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -13,9 +13,6 @@ import (
 
 	"coordinator/internal/outbox"
 )
-
-// maxOutputs bounds what is kept of a stream's outputs; real encoders have about a dozen.
-const maxOutputs = 32
 
 // channelIsBusy tells whether a publish request for the channel is denied without a look at its key.
 func (r *registry) channelIsBusy(channel string) bool {
@@ -43,6 +40,9 @@ func (r *registry) claim(s *server, request claimRequest, now time.Time) ([]noti
 		return nil, errRestoring
 	}
 	err := r.admitLocked(&waiter{server: s, request: request}, now)
+	if isForWantOfEncoder(err) {
+		r.tellRefusedLocked(&request, now)
+	}
 	return r.endTransitionLocked(now), err
 }
 
@@ -50,21 +50,29 @@ func (r *registry) claim(s *server, request claimRequest, now time.Time) ([]noti
 func (r *registry) publishLocked(w *waiter, c choice, now time.Time) {
 	r.lastNumber++
 	channel, key, id := w.request.channel, w.request.key, r.newStreamID()
-	names := channel + key + id // one allocation for all three, which does not keep the message alive
+	names := channel + key + id + w.request.passthrough // one allocation for all, which does not keep the message alive
+	waited := time.Duration(0)
+	if !w.request.asked.IsZero() {
+		waited = now.Sub(w.request.asked)
+	}
 	p := &publication{
 		number:      r.lastNumber,
 		channel:     names[:len(channel)],
 		key:         names[len(channel) : len(channel)+len(key)],
-		publisherID: names[len(channel)+len(key):],
+		publisherID: names[len(channel)+len(key) : len(channel)+len(key)+len(id)],
+		passthrough: names[len(channel)+len(key)+len(id):],
 		server:      w.server,
 		settings:    unique.Make(w.request.settings),
 		since:       now.UnixNano(),
+		accepted:    now.Sub(r.began),
+		askedBefore: uint16(min(max(waited.Milliseconds(), 0), math.MaxUint16)),
 		tookOver:    w.tookOver,
 	}
 	r.channels.Add(p)
 	p.server.publications.Add(p)
 	p.server.peer.accept(w.request.requestRef, p.channel, p.publisherID, p.number)
-	r.noteLocked(notice{kind: noteStarted, channel: p.channel, stream: p.publisherID, server: p.server.id, encoder: c.encoder.id})
+	r.noteLocked(notice{kind: noteStarted, channel: p.channel, stream: p.publisherID, server: p.server.id, encoder: c.encoder.id, words: p.passthrough, took: waited})
+	r.tellAcceptedLocked(p, now)
 	p.current = r.startLocked(p, c, p.publisherID, now)
 	p.id = p.publisherID
 	r.publicationChangedLocked(p)
@@ -77,6 +85,7 @@ func (r *registry) startLocked(p *publication, c choice, id string, now time.Tim
 	p.lastOrdinal++
 	st := &stream{id: id, pub: p, encoder: e, ordinal: p.lastOrdinal, previous: p.lastToldLocked(), started: now.Sub(r.began)}
 	e.streams.Add(st)
+	p.atEncoders++
 	r.slots.used++
 	r.streamChangedLocked(st)
 	r.publicationChangedLocked(p)
@@ -131,19 +140,20 @@ func (r *registry) end(s *server, channel, streamID string, now time.Time) ([]no
 		return nil, false
 	}
 	r.followsLocked(s.keeper)
-	r.endLocked(p, nil)
+	r.endLocked(p, nil, now)
 	r.settleLocked(now)
 	return r.endTransitionLocked(now), true
 }
 
 // endLocked ends a publication whose publisher has ended; reason is nil if its streaming server has said so.
-func (r *registry) endLocked(p *publication, reason error) {
-	r.forgetLocked(p)
-	r.noteLocked(notice{kind: noteEnded, channel: p.channel, stream: p.id, server: p.server.id, reason: reason})
+func (r *registry) endLocked(p *publication, reason error, now time.Time) {
+	r.endsLocked(p, reason)
+	r.forgetLocked(p, now)
+	r.noteLocked(notice{kind: noteEnded, channel: p.channel, stream: p.id, server: p.server.id, reason: reason, why: p.why})
 }
 
 // forgetLocked ends a publication: the channel is free, its streams are closing.
-func (r *registry) forgetLocked(p *publication) {
+func (r *registry) forgetLocked(p *publication, now time.Time) {
 	r.channels.Remove(p)
 	delete(r.ousted, p.publisherID)
 	p.server.publications.Remove(p)
@@ -154,11 +164,13 @@ func (r *registry) forgetLocked(p *publication) {
 	if len(r.held[p.channel]) > 0 && !p.ousted {
 		r.freed = append(r.freed, p.channel)
 	}
+	r.settleAcceptanceLocked(p, now)
 }
 
 // letGoLocked takes a publication off its encoders, or out of the queue for one.
 func (r *registry) letGoLocked(p *publication) {
 	delete(r.losses, p)
+	delete(r.interrupted, p)
 	r.stopWaitingLocked(p)
 	if p.current != nil {
 		r.stopLocked(p.current)
@@ -198,33 +210,16 @@ func (r *registry) announce(e *encoder, channel, streamID string, a announcement
 		next.previous = st.id
 		r.streamChangedLocked(next)
 	}
-	st.addOutputLocked(output{a.streamType, a.resolution})
-	r.appendEventLocked(st, outbox.Event{StreamType: a.streamType, Resolution: a.resolution, IndexFile: a.indexFile, StartTime: a.startTime, At: a.at})
+	st.addOutputLocked(output{a.streamType, a.resolution, st.formOf(a.indexFile), a.startTime})
+	r.tellOfStreamLocked(st, outbox.Event{StreamType: a.streamType, Resolution: a.resolution, IndexFile: a.indexFile, StartTime: a.startTime, At: a.at})
 	if st == st.pub.successor && a.streamType == "HLS-LIVE" {
 		r.handOverLocked(st.pub)
 		r.settleLocked(now)
 	}
+	if a.streamType == "HLS-LIVE" && !st.closing {
+		r.noteLiveLocked(st.pub, now)
+	}
 	return r.endTransitionLocked(now), true
-}
-
-func (r *registry) appendEventLocked(st *stream, ev outbox.Event) {
-	r.streamToldLocked(st)
-	if r.silent || st.isOver {
-		return
-	}
-	p := st.pub
-	st.lastSeq++
-	ev.Queue, ev.Position, ev.Channel, ev.StreamID, ev.Seq, ev.Previous = p.number, p.events, p.channel, st.id, uint64(st.lastSeq), st.previous
-	p.events++
-	r.told = true
-	r.events.AppendPart(ev)
-}
-
-// addOutputLocked keeps each kind of output once, for lists of streams.
-func (st *stream) addOutputLocked(o output) {
-	if h := unique.Make(o); len(st.outputs) < maxOutputs && !slices.Contains(st.outputs, h) {
-		st.outputs = append(st.outputs, h)
-	}
 }
 
 // streamClosed is STREAM-CLOSED: the stream is closed, its slot free. If the encoder ended a live stream by itself, the
@@ -242,12 +237,10 @@ func (r *registry) streamClosed(e *encoder, channel, streamID string, at, now ti
 	case st.closing:
 		r.closeLocked(st, nil, at)
 	case st.encoder != e: // it was lost with the older connection, which says nothing about the stream itself
-		r.closeLocked(st, errEncoderGone, at)
-		r.lostLocked(st, true, errEncoderGone, now)
+		r.loseLocked(st, true, errEncoderGone, at, now)
 	default:
-		r.closeLocked(st, errEncoderFailed, at)
 		r.countFailureLocked(st, now)
-		r.lostLocked(st, st.pub.proven, errEncoderFailed, now)
+		r.loseLocked(st, st.pub.proven, errEncoderFailed, at, now)
 	}
 	r.settleLocked(now)
 	return r.endTransitionLocked(now), true
@@ -299,8 +292,22 @@ func (p *publication) liveStreamLocked(id string) *stream {
 // isLiveLocked reports whether the stream serves a live publication.
 func (st *stream) isLiveLocked() bool { return st == st.pub.current || st == st.pub.successor }
 
-// closeLocked makes a stream closed; reason is nil if its encoder was told to stop it. It is the one place where its slot becomes free.
-func (r *registry) closeLocked(st *stream, reason error, now time.Time) {
+// closeLocked makes a closing stream closed; reason is nil if its encoder was told to stop it.
+func (r *registry) closeLocked(st *stream, reason error, at time.Time) {
+	r.freeLocked(st, reason)
+	r.tellClosedLocked(st, r.whyClosedLocked(st, reason), at)
+}
+
+// loseLocked makes a live stream closed, and has its publication go on or end. mayFailOver tells whether another encoder may fare better.
+func (r *registry) loseLocked(st *stream, mayFailOver bool, reason error, at, now time.Time) {
+	why := r.whyClosedLocked(st, reason)
+	r.freeLocked(st, reason)
+	r.lostLocked(st, mayFailOver, reason, now)
+	r.tellClosedLocked(st, why, at)
+}
+
+// freeLocked takes a stream off its encoder. It is the one place where its slot becomes free.
+func (r *registry) freeLocked(st *stream, reason error) {
 	if st.closing {
 		delete(r.closing, st.id)
 	}
@@ -308,13 +315,11 @@ func (r *registry) closeLocked(st *stream, reason error, now time.Time) {
 		delete(r.replay.streams, st.id)
 	}
 	st.encoder.streams.Remove(st)
+	st.pub.atEncoders--
 	r.streamChangedLocked(st)
-	if st.superseded {
+	if st.superseded != notEnded {
 		st.encoder.superseded--
 	}
 	r.slots.used--
-	if st.lastSeq > 0 {
-		r.appendEventLocked(st, outbox.Event{Closed: true, At: now})
-	}
 	r.noteLocked(notice{kind: noteClosed, channel: st.pub.channel, stream: st.id, encoder: st.encoder.id, address: st.encoder.address, reason: reason})
 }

@@ -31,6 +31,7 @@ type clusterModel struct {
 	tasks    []*modelTask
 	byID     map[string]*modelTask
 	queues   map[uint64]bool // that have had events
+	judge    toldJudge
 
 	lastID, lastRequest            int
 	claiming, commanding, stopping bool
@@ -295,16 +296,17 @@ func (*clusterModel) End(outbox.Mark) {}
 
 func (m *clusterModel) AppendPart(ev outbox.Event) {
 	m.told++
-	m.say("    event %s %d closed %v %s", ev.StreamID, ev.Seq, ev.Closed, ev.StreamType)
+	m.say("    event %s %d closed %v %s", ev.StreamID, ev.Seq, ev.Type == outbox.StreamClosed, ev.StreamType)
+	if fault := m.judge.take(ev); fault != "" {
+		m.hold(false, "event %s: %s", shortEvent(ev), fault)
+	}
+	if ev.Type != outbox.StreamAvailable && ev.Type != outbox.StreamClosed {
+		m.takeExtra(ev)
+		return
+	}
 	k := m.byID[ev.StreamID]
 	m.hold(k != nil && ev.Channel == k.channel, "event of an unknown stream: %+v", ev)
-	if k.pub.queue == 0 {
-		m.hold(!m.queues[ev.Queue], "event %+v is in another publication's queue", ev)
-		m.queues[ev.Queue] = true
-		k.pub.queue = ev.Queue
-	}
-	m.hold(ev.Queue == k.pub.queue && ev.Position == k.pub.events, "event %+v is not number %d of queue %d", ev, k.pub.events, k.pub.queue)
-	k.pub.events++
+	m.takeInOrder(k.pub, ev)
 	m.hold(!k.closed, "event %+v after stream-closed", ev)
 	k.lastSeq++
 	m.hold(ev.Seq == k.lastSeq, "event %+v: want seq %d", ev, k.lastSeq)
@@ -314,7 +316,7 @@ func (m *clusterModel) AppendPart(ev outbox.Event) {
 		before := m.byID[ev.Previous]
 		m.hold(before != nil && before.pub == k.pub && before != k, "event %+v has a wrong previous stream", ev)
 	}
-	if ev.Closed {
+	if ev.Type == outbox.StreamClosed {
 		m.hold(k.announced && k.over, "event %+v of a stream that is not over or was never announced", ev)
 		k.closed = true
 		return
@@ -323,6 +325,51 @@ func (m *clusterModel) AppendPart(ev outbox.Event) {
 		k.announced = true
 		m.checkFirstAnnouncement(k)
 	}
+}
+
+// takeExtra is for events that are not of a stream's own.
+func (m *clusterModel) takeExtra(ev outbox.Event) {
+	m.hold(m.rules.extraEvents, "%s, which nobody wants to hear", shortEvent(ev))
+	if ev.Type == outbox.PublishRefused {
+		m.hold(!m.queues[ev.Queue] && ev.Position == 0, "event %+v is in a publication's queue", ev)
+		m.queues[ev.Queue] = true
+		return
+	}
+	p := m.publication(ev.StreamID)
+	m.hold(p != nil && ev.Channel == p.channel, "event of an unknown publisher: %+v", ev)
+	m.takeInOrder(p, ev)
+	switch ev.Type {
+	case outbox.StreamInterrupted:
+		k := m.byID[ev.StreamID]
+		m.hold(k.over && !k.closed, "event %+v of a stream that is not over, or after its end", ev)
+	case outbox.PublishFailed:
+		for _, k := range p.tasks {
+			m.hold(k.over, "event %+v, and stream %s is not over", ev, k.id)
+		}
+	}
+}
+
+// publication is the one of a stream, or that was accepted under an ID.
+func (m *clusterModel) publication(id string) *modelPublication {
+	if k := m.byID[id]; k != nil {
+		return k.pub
+	}
+	for _, p := range m.all {
+		if p.id == id {
+			return p
+		}
+	}
+	return nil
+}
+
+func (m *clusterModel) takeInOrder(p *modelPublication, ev outbox.Event) {
+	if p.queue == 0 {
+		m.hold(!m.queues[ev.Queue], "event %+v is in another publication's queue", ev)
+		m.queues[ev.Queue] = true
+		p.queue = ev.Queue
+	}
+	m.hold(ev.Queue == p.queue && ev.Position == p.events, "event %+v is not number %d of queue %d", ev, p.events, p.queue)
+	p.events++
 }
 
 // checkFirstAnnouncement: on failover stream-closed of the old ID comes before stream-available of the new one; only
@@ -444,5 +491,6 @@ func (m *clusterModel) checkHistory() {
 		m.hold(k.over && k.noted && k.announced == k.closed, "stream %s: over %v, noted %v, announced %v, closed %v", k.id, k.over, k.noted, k.announced, k.closed)
 	}
 	m.hold(m.begun == len(m.all) && m.ended == m.begun, "%d publications, noted %d begun, %d ended", len(m.all), m.begun, m.ended)
+	m.hold(len(m.judge.unended()) == 0, "%v have no end", m.judge.unended())
 	m.hold(len(m.requests) == 0, "%d requests are not answered", len(m.requests))
 }

@@ -126,12 +126,12 @@ func (r *registry) moveSomeLocked(e *encoder, now time.Time) {
 func (r *registry) handOverLocked(p *publication) {
 	old := p.current
 	r.takeOverLocked(p)
-	r.supersedeLocked(old)
+	r.supersedeLocked(old, moved)
 }
 
 // supersedeLocked stops an encoding of a publication that goes on at another encoder.
-func (r *registry) supersedeLocked(st *stream) {
-	st.superseded = true
+func (r *registry) supersedeLocked(st *stream, why endReason) {
+	st.superseded = why
 	st.encoder.superseded++
 	r.stopLocked(st)
 }
@@ -150,5 +150,5 @@ func (r *registry) giveUpMoveLocked(p *publication) {
 	p.successor = nil
 	p.failedMoves++
 	r.publicationChangedLocked(p)
-	r.supersedeLocked(st)
+	r.supersedeLocked(st, neverStarted)
 }

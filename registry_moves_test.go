@@ -393,7 +393,7 @@ func TestMovedStreamNamesThePredecessorThatTheApplicationHasHeardOf(t *testing.T
 			rig.loseEncoder(a)
 			c := rig.encoder("c", 2)
 			rig.drain(b.id, true)
-			rig.expect("event id1 2 closed", "b start ch id2", "c start ch id3")
+			rig.expect("b start ch id2", "event id1 2 closed", "c start ch id3")
 			test.between(rig, b)
 			rig.available(c, "ch", "id3", "HLS-LIVE")
 			rig.expect(test.want...)

@@ -34,7 +34,6 @@ import (
 	"unique"
 
 	"coordinator/internal/memo"
-	"coordinator/internal/outbox"
 )
 
 var (
@@ -57,7 +56,8 @@ type restoration struct {
 type announcedStream struct {
 	queue                 uint64
 	channel, id, previous string
-	lastSeq               uint32
+	passthrough           string
+	lastSeq               uint32 // 0: it is a publisher who was accepted, and not told to have failed; no stream of it was announced
 }
 
 // restorer is a restore under way.
@@ -70,6 +70,7 @@ type restorer struct {
 	strangers    map[uint64]*publication
 	memos        map[*publication]memo.Publication
 	announced    map[string]announcedStream // streams in the store that no encoder here has
+	accepted     []announcedStream          // publishers in the store that are to have an end
 	unstored     []*stream                  // that the application knows by their memos, and the store does not, or not as far
 }
 
@@ -112,12 +113,17 @@ func (r *registry) restore(in restoration, now time.Time) *restorer {
 		announced:    make(map[string]announcedStream, len(in.announced)),
 	}
 	for _, a := range in.announced {
-		rs.announced[a.id] = a
+		if a.lastSeq > 0 {
+			rs.announced[a.id] = a
+		} else {
+			rs.accepted = append(rs.accepted, a)
+		}
 	}
 	r.replay = newReplay()
 	r.postponed = map[*publication]loss{}
 	rs.addServers()
 	rs.addEncoders()
+	rs.owe()
 	rs.closeForgotten()
 	r.notices = r.endTransitionLocked(now) // nothing else is over yet
 	return rs
@@ -152,7 +158,7 @@ func (rs *restorer) restored(now time.Time) []notice {
 		}
 		if p.killed {
 			p.killed = false
-			r.killLocked(p, now)
+			r.killLocked(p, errEncoderAsked, now) // in the memos of an earlier version is no reason
 		}
 		if p.ousted {
 			r.letGoLocked(p)
@@ -178,7 +184,7 @@ func (rs *restorer) lostByStore() (lost []announcedStream) {
 	defer rs.mu.Unlock()
 	for _, st := range rs.unstored {
 		if st.encoder.streams.Has(st) {
-			lost = append(lost, announcedStream{st.pub.number, st.pub.channel, st.id, st.previous, st.lastSeq})
+			lost = append(lost, announcedStream{st.pub.number, st.pub.channel, st.id, st.previous, st.pub.passthrough, st.lastSeq})
 		}
 	}
 	return lost
@@ -235,9 +241,13 @@ func (rs *restorer) addPublication(s *server, m memo.Publication) {
 		channel:     m.Channel,
 		key:         m.Key,
 		publisherID: m.PublisherID,
+		passthrough: m.Passthrough,
 		server:      s,
 		settings:    unique.Make(encodeSettings{m.Resolutions, m.Record, m.Previews}),
 		since:       m.Since,
+		accepted:    rs.byOurClock(m.Since),
+		why:         endReason(m.Why),
+		wasLive:     m.Proven,
 		id:          cmp.Or(m.ID, m.PublisherID),
 		proven:      m.Proven,
 		killed:      m.Killed,
@@ -288,6 +298,7 @@ func (rs *restorer) oust(p *publication) {
 	if !p.killed {
 		rs.noteLocked(notice{kind: noteKilled, channel: p.channel, stream: p.id, server: p.server.id, reason: errChannelTaken})
 	}
+	rs.endsLocked(p, errChannelTaken)
 	p.killed, p.ousted = true, true
 	rs.ousted[p.publisherID] = p
 	rs.killed[p] = &killing{since: rs.now}
@@ -316,20 +327,25 @@ func (rs *restorer) addStream(e *encoder, m keptStream) {
 	rs.lastNumber, rs.lastID = max(rs.lastNumber, m.Publication), max(rs.lastID, m.Server)
 	p := rs.publications[m.Publication]
 	if p == nil {
-		p = rs.stranger(m.Publication, m.Channel)
-		p.server.id, p.server.gateway, p.since = m.Server, m.ServerGateway, m.Since
+		p = rs.stranger(m.Publication, m.Channel, m.Passthrough)
+		p.server.id, p.server.gateway, p.since, p.accepted = m.Server, m.ServerGateway, m.Since, rs.byOurClock(m.Since)
+		if superseded := m.Role == memo.Superseded; !superseded && m.Why != 0 {
+			p.why = endReason(m.Why)
+		}
 	}
 	st := &stream{
-		id:         m.ID,
-		pub:        p,
-		encoder:    e,
-		ordinal:    m.Ordinal,
-		previous:   m.Previous,
-		started:    rs.now.Sub(rs.began),
-		closing:    m.Closing,
-		superseded: m.Role == memo.Superseded && m.Closing,
-		lastSeq:    m.told.LastSeq,
-		isOver:     m.told.LastSeq > 0 && !rs.in.lossy,
+		id:       m.ID,
+		pub:      p,
+		encoder:  e,
+		ordinal:  m.Ordinal,
+		previous: m.Previous,
+		started:  rs.now.Sub(rs.began),
+		closing:  m.Closing,
+		lastSeq:  m.told.LastSeq,
+		isOver:   m.told.LastSeq > 0 && !rs.in.lossy,
+	}
+	if m.Role == memo.Superseded && m.Closing {
+		st.superseded = cmp.Or(endReason(m.Why), moved) // in the memos of an earlier version is no reason
 	}
 	told, found := rs.announced[m.ID]
 	if found {
@@ -339,16 +355,18 @@ func (rs *restorer) addStream(e *encoder, m keptStream) {
 		rs.unstored = append(rs.unstored, st)
 	}
 	for _, o := range m.told.Outputs {
-		st.addOutputLocked(output{o.StreamType, o.Resolution})
+		st.addOutputLocked(output{o.StreamType, o.Resolution, o.IndexFile, o.StartTime})
 	}
 	delete(rs.announced, st.id)
 	e.streams.Add(st)
+	p.atEncoders++
 	rs.slots.used++
-	if st.superseded {
+	if st.superseded != notEnded {
 		e.superseded++
 	}
 	p.lastOrdinal = max(p.lastOrdinal, st.ordinal)
 	p.proven = p.proven || st.lastSeq > 0
+	p.wasLive = p.proven
 	if st.closing {
 		rs.closing[st.id] = st
 	} else {
@@ -356,10 +374,11 @@ func (rs *restorer) addStream(e *encoder, m keptStream) {
 	}
 }
 
-func (rs *restorer) stranger(number uint64, channel string) *publication {
+// stranger is a publication whose publisher was connected to the earlier process, or to a gateway that is not here.
+func (rs *restorer) stranger(number uint64, channel, passthrough string) *publication {
 	p := rs.strangers[number]
 	if p == nil {
-		p = &publication{number: number, channel: channel, server: &server{gone: true}, events: rs.in.tails[number]}
+		p = &publication{number: number, channel: channel, passthrough: passthrough, server: &server{gone: true}, events: rs.in.tails[number], why: coordinatorLost}
 		rs.strangers[number] = p
 	}
 	return p
@@ -386,7 +405,7 @@ func (rs *restorer) joinStreams(p *publication, streams []*stream, lost lostStre
 	}
 	for _, st := range streams {
 		if !st.closing && st != p.current && st != p.successor {
-			rs.supersedeLocked(st)
+			rs.supersedeLocked(st, moved)
 		}
 	}
 	switch {
@@ -404,7 +423,7 @@ func (rs *restorer) joinStreams(p *publication, streams []*stream, lost lostStre
 	case m.Current == nil:
 	case named == nil:
 		rs.loseCurrent(p, m)
-	case named.superseded: // by one that is lost
+	case named.superseded != notEnded: // by one that is lost
 		rs.postponed[p] = loss{reason: errEncoderGone, mayFailOver: true}
 	default:
 		rs.postponed[p] = loss{reason: errEncoderAsked}
@@ -447,7 +466,8 @@ func (rs *restorer) loseCurrent(p *publication, m memo.Publication) {
 	if e == nil {
 		e = &encoder{attachment: attachment{id: m.Current.Encoder, gateway: m.Current.Gateway}, gone: true}
 	}
-	rs.lostLocked(&stream{id: p.id, pub: p, encoder: e, previous: m.Previous, lastSeq: told.lastSeq}, true, errEncoderGone, rs.now)
+	// If anything of the publication was announced, the end of the stream may be told already: no interruption may come behind it.
+	rs.lostLocked(&stream{id: p.id, pub: p, encoder: e, previous: m.Previous, lastSeq: told.lastSeq, isOver: !p.owesEnd}, true, errEncoderGone, rs.now)
 }
 
 func (st *stream) hasTold(streamType string) bool {
@@ -462,10 +482,38 @@ func (rs *restorer) closeForgotten() {
 	for _, a := range slices.SortedFunc(maps.Values(rs.announced), byStart) {
 		p := rs.publications[a.queue]
 		if p == nil {
-			p = rs.stranger(a.queue, a.channel)
+			p = rs.stranger(a.queue, a.channel, a.passthrough)
 		}
-		rs.appendEventLocked(&stream{id: a.id, pub: p, previous: a.previous, lastSeq: a.lastSeq}, outbox.Event{Closed: true, At: rs.now})
+		st := &stream{id: a.id, pub: p, previous: a.previous, lastSeq: a.lastSeq}
+		if a.id == p.id && p.atEncoders == 0 && rs.memos[p].Current != nil && rs.mayGoOnLocked(p, loss{mayFailOver: true}) {
+			rs.interruptedLocked(st, errEncoderGone, rs.now)
+		}
+		rs.tellClosedLocked(st, coordinatorLost, rs.now)
 	}
+}
+
+// owe finds the publishers that were told to be accepted, and are to have an end. Whether the store knows that of one who is here depends on
+// how far the last process came: it is told again if nothing of the publication is there.
+func (rs *restorer) owe() {
+	for _, a := range rs.accepted {
+		p := rs.publications[a.queue]
+		if p == nil {
+			p = rs.stranger(a.queue, a.channel, a.passthrough)
+			p.publisherID = a.id
+		}
+		p.owesEnd = true
+		rs.settleAcceptanceLocked(p, rs.now)
+	}
+	for _, p := range inOrder(rs.publications) {
+		if _, stored := rs.in.tails[p.number]; !stored && !p.proven {
+			rs.tellAcceptedLocked(p, rs.began.Add(p.accepted))
+		}
+	}
+}
+
+// byOurClock is a time of an earlier process, in Unix nanoseconds. Only the wall clock tells how long ago it was.
+func (rs *restorer) byOurClock(at int64) time.Duration {
+	return rs.now.Sub(rs.began) - max(0, rs.now.Sub(time.Unix(0, at)))
 }
 
 // startTimeouts has the streams watched that have announced nothing.
@@ -495,7 +543,7 @@ func (r *registry) leaveGateways(gone func(gateway string) bool, now time.Time) 
 	r.postponed = map[*publication]loss{}
 	for _, id := range slices.Sorted(maps.Keys(r.servers)) {
 		if s := r.servers[id]; gone(s.gateway) {
-			r.leaveServerLocked(s)
+			r.leaveServerLocked(s, now)
 		}
 	}
 	var left []*encoder
@@ -507,8 +555,7 @@ func (r *registry) leaveGateways(gone func(gateway string) bool, now time.Time) 
 	for _, e := range left { // successors first: none may take over that is itself about to be lost
 		for _, st := range slices.Clone(e.streams) {
 			if st == st.pub.successor {
-				r.closeLocked(st, errEncoderGone, now)
-				r.lostLocked(st, true, errEncoderGone, now)
+				r.loseLocked(st, true, errEncoderGone, now, now)
 			}
 		}
 	}

@@ -194,7 +194,7 @@ func (c *restoredCluster) AppendPart(ev outbox.Event) { c.told = append(c.told, 
 // events are what was told, of each stream; in which order the ends of several streams of a publication are told is free.
 func (c *restoredCluster) events() (list []string) {
 	for _, ev := range c.told {
-		list = append(list, fmt.Sprint(ev.Queue, " ", ev.Channel, " ", ev.StreamID, " ", ev.Seq, " closed ", ev.Closed, " after ", ev.Previous))
+		list = append(list, fmt.Sprint(ev.Queue, " ", ev.Channel, " ", ev.StreamID, " ", ev.Seq, " closed ", ev.Type == outbox.StreamClosed, " after ", ev.Previous))
 	}
 	slices.Sort(list)
 	return list
@@ -330,7 +330,7 @@ func cloneOf(m *clusterModel) *restoredCluster {
 			again := &stream{id: st.id, pub: p, encoder: copied, previous: st.previous, closing: st.closing, superseded: st.superseded, ordinal: st.ordinal, lastSeq: st.lastSeq, outputs: slices.Clone(st.outputs)}
 			copied.streams.Add(again)
 			r.slots.used++
-			if st.superseded {
+			if st.superseded != notEnded {
 				copied.superseded++
 			}
 			switch st {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"coordinator/internal/memo"
+	"coordinator/internal/outbox"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -266,7 +267,7 @@ func (c *restoredCluster) shortOrders() (list []string) {
 func (c *restoredCluster) shortEvents() (list []string) {
 	for _, ev := range c.told {
 		what := ev.StreamType
-		if ev.Closed {
+		if ev.Type == outbox.StreamClosed {
 			what = "closed"
 		}
 		list = append(list, fmt.Sprint(ev.StreamID, " ", ev.Seq, " ", what))

@@ -546,7 +546,7 @@ func (m *sim) step() {
 		} else if m.rnd.IntN(6) == 0 {
 			ch := []string{"a", "b", "c", "d"}[m.rnd.IntN(4)]
 			m.say("kill %s", ch)
-			m.transition(0, 0, func() { m.r.kill(ch, "*", m.now) })
+			m.transition(0, 0, func() { m.r.kill(ch, "*", errByApplication, m.now) })
 		}
 	case 6:
 		m.now = m.now.Add(time.Duration(m.rnd.IntN(400)) * time.Millisecond)
@@ -603,8 +603,15 @@ func (m *sim) crash() {
 	in := restoration{gateways: map[string]bool{"g1": away != "g1", "g2": away != "g2", "g3": away != "g3"}, tails: map[uint64]uint32{}}
 	ann := map[string]*announcedStream{}
 	for _, ev := range m.events {
+		if ev.Type == outbox.PublishRefused {
+			continue
+		}
 		in.tails[ev.Queue] = ev.Position + 1
-		if ev.Closed {
+		delete(ann, ev.Settles)
+		if ev.Type == outbox.StreamInterrupted {
+			continue
+		}
+		if ev.Type == outbox.StreamClosed || ev.Type == outbox.PublishFailed {
 			delete(ann, ev.StreamID)
 		} else if a := ann[ev.StreamID]; a != nil {
 			a.lastSeq = uint32(ev.Seq)
@@ -866,11 +873,19 @@ func (m *sim) checkEvents() {
 	pos := map[uint64]uint32{}
 	told := map[string][]string{}
 	prev := map[string]string{}
+	judge := toldJudge{mayRepeat: true}
 	for _, ev := range m.events {
 		if ev.Position != pos[ev.Queue] {
 			m.fail("event %+v is at %d, want %d", ev, ev.Position, pos[ev.Queue])
 		}
 		pos[ev.Queue]++
+		if fault := judge.take(ev); fault != "" {
+			m.fail("event %s: %s", shortEvent(ev), fault)
+		}
+		if ev.Type != outbox.StreamAvailable && ev.Type != outbox.StreamClosed {
+			m.seen[ev.Type.String()]++
+			continue
+		}
 		if closed[ev.StreamID] {
 			m.fail("event after the end: %+v", ev)
 		}
@@ -882,12 +897,32 @@ func (m *sim) checkEvents() {
 			m.fail("event %+v: previous was %s", ev, p)
 		}
 		prev[ev.StreamID] = ev.Previous
-		if ev.Previous != "" && !known[ev.Previous] && !m.killedBy[ev.Previous] {
+		if ev.Previous != "" && !known[ev.Previous] && !m.killedBy[ev.Previous] && !m.lossy[ev.Previous] {
 			m.fail("event %+v follows a stream that the application does not know", ev)
 		}
-		closed[ev.StreamID] = ev.Closed
-		if !ev.Closed {
+		closed[ev.StreamID] = ev.Type == outbox.StreamClosed
+		if ev.Type != outbox.StreamClosed {
 			told[ev.StreamID] = append(told[ev.StreamID], ev.Resolution)
+		}
+	}
+	isLive := map[string]bool{}
+	for p := range livePublications(m.r) {
+		isLive[p.publisherID] = true
+	}
+	for _, p := range m.r.ousted {
+		isLive[p.publisherID] = true
+	}
+	for _, st := range m.r.closing {
+		isLive[st.pub.publisherID], isLive[st.id] = true, true
+	}
+	for _, id := range judge.unended() {
+		if !isLive[id] && !isRunning(m, id) {
+			m.fail("%s has no end", id)
+		}
+	}
+	for _, q := range judge.queues {
+		if q.accepted != "" && q.failed != "" && isLive[q.accepted] {
+			m.fail("%s has failed, and is live", q.accepted)
 		}
 	}
 	for id, want := range m.truth {
@@ -906,6 +941,16 @@ func (m *sim) checkEvents() {
 			m.fail("stream %s: closed %v, running %v", id, closed[id], running[id])
 		}
 	}
+}
+
+// isRunning tells whether an encoder works on a stream.
+func isRunning(m *sim, id string) bool {
+	for _, s := range m.sess {
+		if s.tasks[id] != nil {
+			return true
+		}
+	}
+	return false
 }
 
 // settings are what differs from cluster to cluster.
@@ -931,14 +976,14 @@ func TestClusterSurvivesCrashesAtAnyFrame(t *testing.T) {
 		}
 	}
 	t.Log(seen)
-	if seen["crashes"] < clusters || seen["alive"] < clusters || seen["took over"] < clusters {
+	if seen["crashes"] < clusters || seen["alive"] < clusters || seen["took over"] < clusters || seen["publish-failed"] < clusters || seen["stream-interrupted"] < clusters {
 		t.Errorf("not all stories were told: %v", seen)
 	}
 }
 
 func simulateCrashes(t *testing.T, settings simSettings, seed uint64, seen map[string]int) {
 	m := &sim{
-		t: t, rnd: rand.New(rand.NewPCG(seed, 7)), settings: settings, rules: limits{failover: true, encoderWait: settings.wait, takeover: settings.takeover}, now: time.Unix(1_700_000_000, 0),
+		t: t, rnd: rand.New(rand.NewPCG(seed, 7)), settings: settings, rules: limits{failover: true, encoderWait: settings.wait, takeover: settings.takeover, extraEvents: seed%4 != 0}, now: time.Unix(1_700_000_000, 0),
 		sess: map[uint64]*simSession{}, queues: map[string][]*simFrame{}, orders: map[uint64][]simOrder{}, last: map[uint64]*simFrame{}, applied: map[uint64]int{},
 		truth: map[string][]string{}, seen: seen, lossy: map[string]bool{}, ends: map[int]bool{},
 	}

@@ -46,8 +46,12 @@ func (*registryRig) End(outbox.Mark) {}
 
 func (rig *registryRig) AppendPart(ev outbox.Event) {
 	rig.events = append(rig.events, ev)
+	if ev.Type != outbox.StreamAvailable && ev.Type != outbox.StreamClosed {
+		rig.record("event %s", shortEvent(ev))
+		return
+	}
 	what := ev.StreamType
-	if ev.Closed {
+	if ev.Type == outbox.StreamClosed {
 		what = "closed"
 	}
 	previous := ""
@@ -219,7 +223,7 @@ func (rig *registryRig) closed(e *encoder, channel, id string) bool {
 
 func (rig *registryRig) kill(channel, id string) bool {
 	rig.t.Helper()
-	notices, killed, _ := rig.r.kill(channel, id, rig.now)
+	notices, killed, _ := rig.r.kill(channel, id, errByApplication, rig.now)
 	rig.step(notices)
 	return killed
 }
@@ -274,7 +278,13 @@ func rowsOf(r *registry) (rows []streamRow) {
 // wholeReport is the report with its streams.
 func wholeReport(r *registry, now time.Time) clusterReport {
 	report := r.report(now)
-	r.liveStreams(func(streams []streamReport) { report.ActiveStreams = append(report.ActiveStreams, streams...) })
+	r.liveStreams(func(streams []streamReport) {
+		for _, s := range streams {
+			s.describeAnnounced()
+			s.outputs = nil
+			report.ActiveStreams = append(report.ActiveStreams, s)
+		}
+	})
 	return report
 }
 

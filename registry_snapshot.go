@@ -43,10 +43,38 @@ type clusterReport struct {
 
 // streamReport is a live publication under its current stream ID. Encoder is 0 while it waits for one.
 type streamReport struct {
-	Channel      string `json:"channel"`
-	StreamID     string `json:"streamId"`
-	StreamServer uint64 `json:"streamServer"`
-	Encoder      uint64 `json:"encoder"`
+	Channel      string            `json:"channel"`
+	StreamID     string            `json:"streamId"`
+	StreamServer uint64            `json:"streamServer"`
+	Encoder      uint64            `json:"encoder"`
+	Since        time.Time         `json:"since"` // the publisher is live
+	Passthrough  string            `json:"passthrough"`
+	Announced    []announcedOutput `json:"announced"`
+
+	outputs []unique.Handle[output] // what Announced is made of: describeAnnounced
+}
+
+// announcedOutput is what the application was told of an output. IndexFile and StartTime are "" if they are not known any more: a restart keeps
+// only as much as fits in a memo.
+type announcedOutput struct {
+	StreamType string `json:"streamType"`
+	Resolution string `json:"resolution"`
+	IndexFile  string `json:"indexFile"`
+	StartTime  string `json:"startTime"` // as x-start-time
+}
+
+func describeOutputs(outputs []unique.Handle[output], channel, streamID string) []announcedOutput {
+	described := make([]announcedOutput, len(outputs))
+	for i, h := range outputs {
+		o := h.Value()
+		described[i] = announcedOutput{o.streamType, o.resolution, indexFileOf(o.indexFile, channel, streamID), o.startTime}
+	}
+	return described
+}
+
+// describeAnnounced fills in Announced, which need not be done under the registry's lock.
+func (s *streamReport) describeAnnounced() {
+	s.Announced = describeOutputs(s.outputs, s.Channel, s.StreamID)
 }
 
 type serverReport struct {
@@ -157,17 +185,18 @@ func (r *registry) appendStreamReports(rows []streamReport, from int, newest uin
 	publications, more := r.channels.Part(from, rowsAtOnce)
 	for _, p := range publications {
 		if p != nil && p.number <= newest && !p.isEndingLocked() {
-			rows = append(rows, streamReport{p.channel, p.id, p.server.id, p.encoderIDLocked()})
+			rows = append(rows, p.reportLocked())
 		}
 	}
 	return rows, more
 }
 
-func (p *publication) encoderIDLocked() uint64 {
-	if p.current == nil {
-		return 0
+func (p *publication) reportLocked() streamReport {
+	row := streamReport{Channel: p.channel, StreamID: p.id, StreamServer: p.server.id, Since: time.Unix(0, p.since), Passthrough: p.passthrough}
+	if p.current != nil {
+		row.Encoder, row.outputs = p.current.encoder.id, p.current.outputs
 	}
-	return p.current.encoder.id
+	return row
 }
 
 // The states of an encoder, of which the first that fits counts.
@@ -282,15 +311,8 @@ func (r *registry) totals(now time.Time) totals {
 
 // streamRow is a stream as the dashboard lists it. A publication that waits for an encoder has a row, too.
 type streamRow struct {
-	Channel      string    `json:"channel"`
-	StreamID     string    `json:"streamId"`
-	State        string    `json:"state"` // live, starting (a successor that has not taken over), waiting, ending, closing
-	StreamServer uint64    `json:"streamServer"`
-	Encoder      uint64    `json:"encoder"`
-	Since        time.Time `json:"since"`     // the publisher is live
-	Announced    []string  `json:"announced"` // "HLS-LIVE 1280x720-30"
-
-	announced []unique.Handle[output]
+	streamReport
+	State string `json:"state"` // live, starting (a successor that has not taken over), waiting, ending, closing
 }
 
 // streamRows passes the rows of all streams to each, as liveStreams does. The closing ones come first, so a stream that begins
@@ -332,11 +354,11 @@ func (r *registry) appendRows(rows []streamRow, from int, newest uint64) (_ []st
 		case p == nil || p.number > newest:
 			continue
 		case p.waiting != nil:
-			rows = append(rows, streamRow{p.channel, p.id, "waiting", p.server.id, 0, time.Unix(0, p.since), nil, nil})
+			rows = append(rows, p.rowLocked("waiting"))
 		case p.current != nil:
 			rows = append(rows, p.current.rowLocked("live"))
 		default:
-			rows = append(rows, streamRow{p.channel, p.id, "ending", p.server.id, 0, time.Unix(0, p.since), nil, nil})
+			rows = append(rows, p.rowLocked("ending"))
 		}
 		if p.successor != nil {
 			rows = append(rows, p.successor.rowLocked("starting"))
@@ -345,8 +367,13 @@ func (r *registry) appendRows(rows []streamRow, from int, newest uint64) (_ []st
 	return rows, more
 }
 
+// rowLocked is for a publication without a stream.
+func (p *publication) rowLocked(state string) streamRow { return streamRow{p.reportLocked(), state} }
+
 func (st *stream) rowLocked(state string) streamRow {
-	return streamRow{st.pub.channel, st.id, state, st.pub.server.id, st.encoder.id, time.Unix(0, st.pub.since), nil, st.outputs}
+	row := st.pub.rowLocked(state)
+	row.StreamID, row.Encoder, row.outputs = st.id, st.encoder.id, st.outputs
+	return row
 }
 
 // matches tells whether a search for q finds the row: by a part of its names, or by the id of its encoder or server.
@@ -358,13 +385,4 @@ func (row *streamRow) matches(q string) bool {
 func isNumber(text string, n uint64) bool {
 	var digits [20]byte
 	return text == string(strconv.AppendUint(digits[:0], n, 10))
-}
-
-// describeAnnounced fills in Announced, which is left out while rows are searched and sorted.
-func (row *streamRow) describeAnnounced() {
-	row.Announced = make([]string, len(row.announced))
-	for i, h := range row.announced {
-		a := h.Value()
-		row.Announced[i] = a.streamType + " " + a.resolution
-	}
 }

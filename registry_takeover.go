@@ -58,7 +58,7 @@ func (r *registry) takeOverFromLocked(p *publication, w *waiter, e *encoder, now
 	r.takeovers[p.channel], r.takenOver[p.channel] = t, now
 	r.reserveSlotLocked(t, e)
 	if !p.killed {
-		r.killLocked(p, now)
+		r.killLocked(p, errTakenOver, now)
 		r.noteLocked(notice{kind: noteKilled, channel: p.channel, stream: p.id, server: p.server.id, reason: errTakenOver})
 	}
 }
@@ -105,19 +105,19 @@ func (r *registry) settleTakeoverLocked(t *takeover, now time.Time) {
 	switch {
 	case w.server.away: // it can't be told: its encoder would find no stream there
 		if isLate {
-			r.refuseTakeoverLocked(t, errServerAway)
+			r.refuseTakeoverLocked(t, errServerAway, now)
 		}
 	case r.channels.Get(w.request.channel) != t.from:
 		r.dropTakeoverLocked(t)
 		w.tookOver = true
 		if err := r.admitLocked(w, now); err != nil {
-			r.denyLocked(w, err)
+			r.denyLocked(w, err, now)
 		}
 	case w.server.draining:
-		r.refuseTakeoverLocked(t, errDraining)
+		r.refuseTakeoverLocked(t, errDraining, now)
 	case !r.isReservedLocked(t, now):
 		if mayWait := r.limits.encoderWait > 0 || r.mayComeBackLocked(w); isLate || !now.Before(t.due) && !mayWait {
-			r.refuseTakeoverLocked(t, errNoEncoder)
+			r.refuseTakeoverLocked(t, errNoEncoder, now)
 		}
 	case !now.Before(t.due):
 		r.dropTakeoverLocked(t)
@@ -141,9 +141,9 @@ func (r *registry) isReservedLocked(t *takeover, now time.Time) bool {
 }
 
 // refuseTakeoverLocked ends a takeover without its newcomer. Its publication stays on the channel, and its kill holds as any other.
-func (r *registry) refuseTakeoverLocked(t *takeover, reason error) {
+func (r *registry) refuseTakeoverLocked(t *takeover, reason error, now time.Time) {
 	r.dropTakeoverLocked(t)
-	r.denyLocked(t.request, reason)
+	r.denyLocked(t.request, reason, now)
 }
 
 func (r *registry) dropTakeoverLocked(t *takeover) {

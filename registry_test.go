@@ -365,7 +365,7 @@ func TestEncoderGoneItsPublishersAreKilled(t *testing.T) {
 	rig.available(e, "ch", "id1", "HLS-LIVE")
 	rig.forget()
 	rig.loseEncoder(e)
-	rig.expect("event id1 2 closed", "s kill ch id1")
+	rig.expect("s kill ch id1", "event id1 2 closed")
 	rig.loseEncoder(e) // a second time
 	rig.resize(e, 7)
 	if rig.available(e, "ch", "id1", "HLS-VOD") || rig.closed(e, "ch", "id1") {
@@ -476,7 +476,7 @@ func TestAnnouncementsAreRememberedOnceAndBounded(t *testing.T) {
 	}
 	row := rowsOf(rig.r)[0]
 	row.describeAnnounced()
-	if diff := cmp.Diff([]string{"HLS-LIVE 640x360"}, row.Announced); diff != "" {
+	if diff := cmp.Diff([]announcedOutput{{"HLS-LIVE", "640x360", "i.m3u8", ""}}, row.Announced); diff != "" {
 		t.Error("announced (-want +got):\n", diff)
 	}
 	for i := range 3 * maxOutputs {
@@ -484,9 +484,9 @@ func TestAnnouncementsAreRememberedOnceAndBounded(t *testing.T) {
 	}
 	row = rowsOf(rig.r)[0]
 	row.describeAnnounced()
-	want := []string{"HLS-LIVE 640x360"}
+	want := []announcedOutput{{"HLS-LIVE", "640x360", "i.m3u8", ""}}
 	for i := range maxOutputs - 1 {
-		want = append(want, fmt.Sprintf("TYPE-%d 640x360", i))
+		want = append(want, announcedOutput{fmt.Sprint("TYPE-", i), "640x360", "i.m3u8", ""})
 	}
 	if diff := cmp.Diff(want, row.Announced); diff != "" {
 		t.Error("announced (-want +got):\n", diff)

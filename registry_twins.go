@@ -152,7 +152,7 @@ func (r *registry) probeAnswered(session uint64, now time.Time) []notice {
 				err = r.admitLocked(w, now)
 			}
 			if err != nil {
-				r.denyLocked(w, err)
+				r.denyLocked(w, err, now)
 			}
 		}
 	}
@@ -211,7 +211,7 @@ func (r *registry) serveHeldLocked(now time.Time) {
 		slices.SortStableFunc(held, func(a, b *waiter) int { return compareBools(a.server.suspect(), b.server.suspect()) })
 		for _, w := range held {
 			if err := r.admitLocked(w, now); err != nil {
-				r.denyLocked(w, err)
+				r.denyLocked(w, err, now)
 			}
 		}
 	}

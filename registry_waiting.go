@@ -90,6 +90,7 @@ func (r *registry) waitLocked(w *waiter, now time.Time) error {
 	if w.pub != nil {
 		w.pub.waiting = r.waiting.PushBack(w)
 		r.publicationChangedLocked(w.pub) // its memo names the encoder to avoid
+		r.noteLocked(notice{kind: noteWaiting, channel: w.pub.channel, stream: w.pub.id, server: w.pub.server.id, taken: r.slotsTakenLocked(), reason: r.waitsForLocked(w)})
 		return nil
 	}
 	if r.waitingCount == maxWaitingRequests {
@@ -100,7 +101,16 @@ func (r *registry) waitLocked(w *waiter, now time.Time) error {
 	}
 	r.waitingCount++
 	r.waiting.PushBack(w)
+	r.noteLocked(notice{kind: noteWaiting, channel: w.request.channel, server: w.server.id, taken: r.slotsTakenLocked(), reason: r.waitsForLocked(w)})
 	return nil
+}
+
+// waitsForLocked is what a waiter lacks.
+func (r *registry) waitsForLocked(w *waiter) error {
+	if r.mayComeBackLocked(w) {
+		return errServerAway
+	}
+	return errNoEncoder
 }
 
 // mayComeBackLocked tells whether an absent gateway has the server of a request, or an encoder that would take w. That is known
@@ -163,7 +173,7 @@ func (r *registry) denyRequestsLocked(reason error) {
 	dropped = append(dropped, r.dropTakeoversLocked(func(*waiter) bool { return true })...)
 	for _, w := range dropped {
 		if w.server.gateway == "" {
-			r.denyLocked(w, reason)
+			r.denyLocked(w, reason, time.Time{})
 		}
 	}
 }
@@ -181,9 +191,13 @@ func (r *registry) deny(s *server, request requestRef, channel, logged string, r
 	return r.endTransitionLocked(time.Time{})
 }
 
-func (r *registry) denyLocked(w *waiter, reason error) {
+// denyLocked denies a request that the application has allowed.
+func (r *registry) denyLocked(w *waiter, reason error, now time.Time) {
 	w.server.peer.deny(w.request.requestRef, w.request.channel)
 	r.noteDeniedLocked(w.request.channel, w.server, reason)
+	if isForWantOfEncoder(reason) {
+		r.tellRefusedLocked(&w.request, now)
+	}
 }
 
 // noteDeniedLocked notes with a denial what it was decided by.
@@ -258,7 +272,7 @@ served:
 				err = r.holdLocked(w)
 			}
 			if err != nil {
-				r.denyLocked(w, err)
+				r.denyLocked(w, err, now)
 			}
 		}
 		el = next
@@ -280,17 +294,17 @@ func (r *registry) expire(now time.Time) []notice {
 		}
 		switch {
 		case w.pub == nil && !now.Before(w.request.answerBy):
-			r.denyLocked(r.removeWaiterLocked(el), errWaitedInVain)
+			r.denyLocked(r.removeWaiterLocked(el), errWaitedInVain, now)
 		case r.mayComeBackLocked(w):
 		case w.pub == nil:
-			r.denyLocked(r.removeWaiterLocked(el), errWaitedInVain)
+			r.denyLocked(r.removeWaiterLocked(el), errWaitedInVain, now)
 		case !w.pub.server.away:
 			r.giveUpLocked(w.pub, errWaitedInVain, now)
 		}
 	})
 	if r.heldCount > 0 {
 		for _, w := range r.filterHeldLocked(func(w *waiter) bool { return now.Before(w.due) }) {
-			r.denyLocked(w, errChannelBusy)
+			r.denyLocked(w, errChannelBusy, now)
 		}
 	}
 	r.probeDueLocked(now)

@@ -35,12 +35,12 @@ export function bytes(n) {
 // join leaves out what is empty.
 export const join = (...parts) => parts.filter(Boolean).join(' · ');
 
-// announced groups "HLS-LIVE 1280x720-30" by the type: "HLS-LIVE 1280x720-30, 640x360".
+// announced groups outputs by their type: HLS-LIVE with 1280x720-30, 640x360.
 export function announced(outputs) {
   const byType = new Map();
   for (const output of outputs ?? []) {
-    const [type, ...resolution] = output.split(' ');
-    byType.set(type, [...(byType.get(type) ?? []), resolution.join(' ')]);
+    if (!byType.has(output.streamType)) byType.set(output.streamType, new Set());
+    byType.get(output.streamType).add(output.resolution);
   }
-  return [...byType].map(([type, resolutions]) => ({ type, resolutions: resolutions.join(', ') }));
+  return [...byType].map(([type, resolutions]) => ({ type, resolutions: [...resolutions].join(', ') }));
 }

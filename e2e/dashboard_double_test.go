@@ -208,15 +208,15 @@ func (c *clusterDouble) fill(now time.Time) {
 		row := clustertest.StreamRow{
 			Channel: first[i%13] + "-" + second[(i/13+i)%15], StreamID: madeUpStreamID(i),
 			State: "live", StreamServer: s.ID, Encoder: e.ID, Since: now.Add(-time.Duration(i*i*7+95) * time.Second),
-			Announced: []string{"HLS-LIVE 1920x1080-30", "HLS-LIVE 1280x720-30", "HLS-LIVE 854x480-30", "IMG-PREVIEW 256x144"},
+			Announced: madeUpOutputs("HLS-LIVE 1920x1080-30", "HLS-LIVE 1280x720-30", "HLS-LIVE 854x480-30", "IMG-PREVIEW 256x144"),
 		}
 		switch {
 		case i%41 == 7:
-			row.State, row.Announced = "closing", append(row.Announced, "HLS-VOD 1920x1080-30")
+			row.State, row.Announced = "closing", append(row.Announced, madeUpOutputs("HLS-VOD 1920x1080-30")...)
 		case i == 33:
 			row.State, row.Announced = "starting", nil
 		case i%3 == 1:
-			row.Announced = []string{"HLS-LIVE 1280x720-30", "HLS-LIVE 640x360-30"}
+			row.Announced = madeUpOutputs("HLS-LIVE 1280x720-30", "HLS-LIVE 640x360-30")
 		}
 		e.Load++
 		e.Serving++
@@ -288,6 +288,14 @@ func boolToInt(b bool) int {
 }
 
 // madeUpStreamID looks like those of crypto/rand.Text.
+func madeUpOutputs(outputs ...string) (list []clustertest.Output) {
+	for _, text := range outputs {
+		kind, resolution, _ := strings.Cut(text, " ")
+		list = append(list, clustertest.Output{StreamType: kind, Resolution: resolution, IndexFile: "hls/" + resolution + "/live.m3u8"})
+	}
+	return list
+}
+
 func madeUpStreamID(i int) string {
 	sum := sha256.Sum256(fmt.Append(nil, i))
 	return base32.StdEncoding.EncodeToString(sum[:])[:26]

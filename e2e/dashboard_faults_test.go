@@ -109,7 +109,7 @@ func hostileNamesStory(t *testing.T, browser context.Context) {
 	const hostile = `<img src=x onerror="window.owned=1"><script>window.owned=1</script>"'&javascript:alert(1)`
 	cluster := newClusterDouble(t)
 	cluster.change(func() {
-		cluster.streams = []clustertest.StreamRow{{Channel: hostile, StreamID: hostile, State: hostile, Since: time.Now(), Encoder: 1, StreamServer: 2, Announced: []string{hostile + " " + hostile}}}
+		cluster.streams = []clustertest.StreamRow{{Channel: hostile, StreamID: hostile, State: hostile, Since: time.Now(), Encoder: 1, StreamServer: 2, Announced: []clustertest.Output{{StreamType: hostile, Resolution: hostile, IndexFile: hostile}}}}
 		cluster.servers = []clustertest.Server{{ID: 1, IP: hostile, ServerType: hostile}}
 		cluster.overview.Version = hostile
 		cluster.overview.Ready, cluster.overview.NotReady = false, []string{hostile}

@@ -11,6 +11,7 @@ import (
 	"coordinator/internal/wire"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
 func TestStreamLifeEndToEnd(t *testing.T) {
@@ -47,8 +48,12 @@ func TestStreamLifeEndToEnd(t *testing.T) {
 	encoder.Available("chan", id, "HLS-LIVE", "1280x720-30", "hls/chan/live.m3u8")
 	app.AwaitEvents(1)
 	report := d.Report()
-	if len(report.ActiveStreams) != 1 || report.ActiveStreams[0] != (clustertest.ActiveStream{Channel: "chan", StreamID: id, StreamServer: report.StreamingServers[0].ID, Encoder: encoderID}) {
-		t.Errorf("report: %+v", report)
+	streams := []clustertest.ActiveStream{{
+		Channel: "chan", StreamID: id, StreamServer: report.StreamingServers[0].ID, Encoder: encoderID,
+		Announced: []clustertest.Output{{StreamType: "HLS-LIVE", Resolution: "1280x720-30", IndexFile: "hls/chan/live.m3u8"}},
+	}}
+	if diff := cmp.Diff(streams, report.ActiveStreams, cmpopts.IgnoreFields(clustertest.ActiveStream{}, "Since")); diff != "" {
+		t.Errorf("report (-want +got):\n%s", diff)
 	}
 	if _, body := d.Call("GET", "/commands/capacity"); strings.TrimSpace(body) != `{"load":1,"capacity":2,"encoderCount":1}` {
 		t.Errorf("capacity: %s", body)

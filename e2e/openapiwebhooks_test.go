@@ -14,13 +14,13 @@ import (
 	"coordinator/internal/clustertest"
 )
 
-// TestRequestsToTheApplicationAreAsTheAPIDocumentSays has a stream with all kinds of announcements lose its encoder, go on
-// at another one, and end.
+// TestRequestsToTheApplicationAreAsTheAPIDocumentSays has a stream with all kinds of announcements lose two encoders, go on at a third
+// one, and end; beside it a publisher finds no room, and another one fails.
 func TestRequestsToTheApplicationAreAsTheAPIDocumentSays(t *testing.T) {
 	t.Parallel()
 	app := clustertest.NewApplication(t)
 	d := startDaemon(t, app.Variables("KEY_VERIFICATION_AUTH=Bearer", "KEY_VERIFICATION_AUTH_TOKEN=token",
-		"EVENT_CALLBACK_AUTH=Basic", "EVENT_CALLBACK_AUTH_USER=u", "EVENT_CALLBACK_PASSWORD=p")...)
+		"EVENT_CALLBACK_EXTRA=YES", "EVENT_CALLBACK_AUTH=Basic", "EVENT_CALLBACK_AUTH_USER=u", "EVENT_CALLBACK_PASSWORD=p")...)
 	doc := apidoc.Read(t, "../api/openapi.yaml")
 	answer := doc.Operation("webhooks", "keyVerification", "POST").Child("responses").Child("200").Child("headers")
 	app.AnswerKeys(func(w http.ResponseWriter, r *http.Request) {
@@ -41,13 +41,20 @@ func TestRequestsToTheApplicationAreAsTheAPIDocumentSays(t *testing.T) {
 	first.Expect("ENCODE-START", "Resolutions", "ORIGINAL,1280x720-30~2500,640x360", "Record", "True", "Previews", "256x144,3")
 	first.Available("ch", id, "HLS-LIVE", "1280x720-30", "hls/ch/\u00fc\x01/live.m3u8")
 	first.Available("ch", id, "IMG-PREVIEW", "256x144", "img/ch/index.json")
-	app.AwaitEvents(2)
+	app.AwaitEvents(3)
 	second, _ := d.Register(1)
 	first.Conn.Close()
 	successor := second.Expect("ENCODE-START").Get("Stream-ID")
 	second.Send("STREAM-AVAILABLE", "Stream-Channel", "ch", "Stream-ID", successor, "Stream-Type", "HLS-VOD",
 		"Resolution", "ORIGINAL", "Index-file", "vod/ch/index.m3u8", "Start-Time", "1.5")
-	app.AwaitEvents(4)
+	app.AwaitEvents(6)
+	third, _ := d.Register(1)
+	second.Conn.Close()
+	last := third.Expect("ENCODE-START").Get("Stream-ID")
+	third.Available("ch", last, "HLS-LIVE", "1280x720-30", "hls/ch/live.m3u8")
+	server.Request("nobody", "key")
+	server.ExpectDenied("nobody")
+	app.AwaitEvents(10)
 	var refused http.Header
 	app.AnswerEvents(func(w http.ResponseWriter, r *http.Request) { // called by one request at a time: one stream is left
 		if refused == nil {
@@ -56,18 +63,31 @@ func TestRequestsToTheApplicationAreAsTheAPIDocumentSays(t *testing.T) {
 		}
 	})
 	server.End("ch", id)
-	second.Expect("ENCODE-STOP")
-	second.Closed("ch", successor)
-	events := app.AwaitEvents(5)
-	if !maps.EqualFunc(refused, events[4], slices.Equal) {
-		t.Errorf("sent %v, and then %v", refused, events[4])
+	third.Expect("ENCODE-STOP")
+	third.Closed("ch", last)
+	events := app.AwaitEvents(11)
+	if !maps.EqualFunc(refused, events[10], slices.Equal) {
+		t.Errorf("sent %v, and then %v", refused, events[10])
 	}
+	server.Request("fails", "key")
+	failing := server.Expect("PUBLISH-ACCEPT").Get("Stream-ID")
+	third.Expect("ENCODE-START")
+	third.Closed("fails", failing)
+	server.Expect("STREAM-KILL")
+	server.End("fails", failing)
+	events = app.AwaitEvents(13)
 
-	for _, header := range app.AwaitKeys(2) {
+	for _, header := range app.AwaitKeys(4) {
 		wantWebhook(doc, "keyVerification", "Bearer token", header)
 	}
 	for _, header := range events {
-		name := map[string]string{"stream-available": "streamAvailable", "stream-closed": "streamClosed"}[header.Get("x-event-type")]
+		name := map[string]string{
+			"stream-available": "streamAvailable", "stream-closed": "streamClosed", "publish-accepted": "publishAccepted",
+			"stream-interrupted": "streamInterrupted", "publish-failed": "publishFailed",
+		}[header.Get("x-event-type")]
+		if got := header.Get("x-passthrough"); got != "tenant=7" {
+			t.Errorf("%s: x-passthrough is %q", name, got)
+		}
 		wantWebhook(doc, name, "Basic dTpw", header)
 	}
 	hooks, all := doc.Root().Children("webhooks")

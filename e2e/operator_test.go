@@ -110,7 +110,7 @@ func TestStreamListTellsWhereAStreamIs(t *testing.T) {
 	got.Since = time.Time{}
 	want := clustertest.StreamRow{
 		Channel: "sport", StreamID: id, State: "live", StreamServer: serverID, Encoder: encoderID,
-		Announced: []string{"HLS-LIVE 1280x720-30", "IMG-PREVIEW 256x144"},
+		Announced: []clustertest.Output{{StreamType: "HLS-LIVE", Resolution: "1280x720-30", IndexFile: "live.m3u8"}, {StreamType: "IMG-PREVIEW", Resolution: "256x144", IndexFile: "p.json"}},
 	}
 	if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(clustertest.StreamRow{})); diff != "" {
 		t.Error("(-want +got):\n", diff)

@@ -1,6 +1,9 @@
 package clustertest
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // Report is the answer to GET /commands/report.
 type Report struct {
@@ -12,11 +15,17 @@ type Report struct {
 
 // ActiveStream is a live stream.
 type ActiveStream struct {
-	Channel      string `json:"channel"`
-	StreamID     string `json:"streamId"`
-	StreamServer uint64 `json:"streamServer"`
-	Encoder      uint64 `json:"encoder"`
+	Channel      string    `json:"channel"`
+	StreamID     string    `json:"streamId"`
+	StreamServer uint64    `json:"streamServer"`
+	Encoder      uint64    `json:"encoder"`
+	Since        time.Time `json:"since"`
+	Passthrough  string    `json:"passthrough"`
+	Announced    []Output  `json:"announced"`
 }
+
+// ByChannel is an order for the streams of a report, which has none.
+func ByChannel(a, b ActiveStream) int { return strings.Compare(a.Channel, b.Channel) }
 
 // Server is a connected streaming server.
 type Server struct {
@@ -140,7 +149,16 @@ type StreamRow struct {
 	StreamServer uint64    `json:"streamServer"`
 	Encoder      uint64    `json:"encoder"`
 	Since        time.Time `json:"since"`
-	Announced    []string  `json:"announced"`
+	Passthrough  string    `json:"passthrough"`
+	Announced    []Output  `json:"announced"`
+}
+
+// Output is one of a stream that was announced.
+type Output struct {
+	StreamType string `json:"streamType"`
+	Resolution string `json:"resolution"`
+	IndexFile  string `json:"indexFile"`
+	StartTime  string `json:"startTime"`
 }
 
 // Entry is one of GET /commands/timeline.
@@ -156,6 +174,7 @@ type Entry struct {
 	Encoder      uint64    `json:"encoder"`
 	Status       int       `json:"status"`
 	Tries        int       `json:"tries"`
+	Passthrough  string    `json:"passthrough"`
 }
 
 // EventRow is a row of GET /commands/events.

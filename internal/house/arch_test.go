@@ -149,6 +149,7 @@ func TestTimesAreKeptAsNumbersOnlyWhereTheyAreNoDeadlines(t *testing.T) {
 		"operator.go":                   "order of lists",
 		"notices.go":                    "shown",
 		"registry_snapshot.go":          "shown",
+		"registry_restore.go":           "in memos of an earlier process: told as a duration",
 		"gateways.go":                   "shown",
 		"internal/gateway/peers.go":     "shown",
 		"internal/timeline/timeline.go": "shown",

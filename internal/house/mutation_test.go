@@ -205,8 +205,33 @@ func mutations() []mutation {
 		},
 		{
 			"restore", "registry_restore.go",
-			"			rs.supersedeLocked(st)\n", "",
+			"			rs.supersedeLocked(st, moved)\n", "",
 			"TestRowsOfARestore", "a stream that its publication does not name goes on",
+		},
+		{
+			"told", "registry_told.go",
+			"	case st.pub.why != notEnded:\n		return st.pub.why\n", "",
+			"TestApplicationHearsWhyThingsEnded", "what follows from a close command is blamed on the encoder",
+		},
+		{
+			"told", "registry_told.go",
+			"p.owesEnd && p.atEncoders == 0 && ", "p.owesEnd && ",
+			"TestApplicationHearsWhyThingsEnded", "a publisher fails whose encoder still announces something",
+		},
+		{
+			"told", "registry_restore.go",
+			"		p.owesEnd = true\n", "",
+			"TestClusterSurvivesCrashesAtAnyFrame", "a publisher that was accepted has no end after a restart",
+		},
+		{
+			"told", "registry_restore.go",
+			"!stored && !p.proven", "stored && !p.proven",
+			"TestClusterSurvivesCrashesAtAnyFrame", "a publisher whose accept was not durable is never told",
+		},
+		{
+			"told", "internal/outbox/record.go",
+			"	case PublishAccepted:\n		r.announce(ev)\n", "",
+			"TestRecordKnowsWhatIsOwed", "a crash leaves a publisher that was accepted without an end",
 		},
 		{
 			"restore", "registry_restore.go",
@@ -220,7 +245,7 @@ func mutations() []mutation {
 		},
 		{
 			"restore", "registry_restore.go",
-			"			r.killLocked(p, now)\n", "			p.killed = true\n",
+			"			r.killLocked(p, errEncoderAsked, now) // in the memos of an earlier version is no reason\n", "			p.killed = true\n",
 			"TestRowsOfARestore", "a kill is not said again after a start",
 		},
 		{
@@ -270,7 +295,7 @@ func mutations() []mutation {
 		},
 		{
 			"gateways", "registry_gateways.go",
-			"			r.endLocked(p, errAcceptedLate)\n", "",
+			"			r.endLocked(p, errAcceptedLate, now)\n", "",
 			"TestAcceptThatComesAfterTheGatewaysOwnDenialLeavesNoGhost", "a publisher who was denied stays live",
 		},
 		{
@@ -325,7 +350,7 @@ func mutations() []mutation {
 		},
 		{
 			"takeover", "registry_kills.go",
-			"		r.refuseTakeoverLocked(t, errClosedUnderWay)\n", "",
+			"		r.refuseTakeoverLocked(t, errClosedUnderWay, now)\n", "",
 			"TestTakeoverEndsWithOnePublisher", "a close command lets a new publisher in",
 		},
 		{

@@ -41,6 +41,8 @@ func (m *Publication) Fields(c *tagged.Coder) {
 	c.Bool(17, &m.Ousted)
 	tagged.Uint(c, 18, &m.FailedMoves)
 	c.Bool(19, &m.TookOver)
+	c.String(20, &m.Passthrough)
+	tagged.Uint(c, 21, &m.Why)
 }
 
 func (m *Stream) Fields(c *tagged.Coder) {
@@ -54,6 +56,8 @@ func (m *Stream) Fields(c *tagged.Coder) {
 	c.String(8, &m.Previous)
 	tagged.Uint(c, 9, &m.Role)
 	c.Bool(10, &m.Closing)
+	c.String(11, &m.Passthrough)
+	tagged.Uint(c, 12, &m.Why)
 }
 
 func (m *Told) Fields(c *tagged.Coder) {
@@ -70,6 +74,8 @@ func (m *Output) Fields(c *tagged.Coder) {
 		c.String(2, &m.StreamType)
 	}
 	c.String(3, &m.Resolution)
+	c.String(4, &m.IndexFile)
+	c.String(5, &m.StartTime)
 }
 
 var streamTypes = []string{"HLS-LIVE", "HLS-VOD", "IMG-PREVIEW"}

@@ -34,6 +34,9 @@ type Publication struct {
 	Proven, Killed, Ousted bool
 	TookOver               bool // the channel was taken over for it
 	FailedMoves            uint8
+
+	Passthrough string // the application's own words
+	Why         uint8  // it ends; 0: it does not. The values are the coordinator's.
 }
 
 // Role is what a stream is to its publication.
@@ -56,10 +59,19 @@ type Stream struct {
 	Previous      string // stream ID that it took over from
 	Role          Role
 	Closing       bool
+	Passthrough   string // of the publication
+	Why           uint8  // it is closing; 0: it is not. The values are the coordinator's.
 }
 
-// Output is a kind of output that an encoder has announced.
-type Output struct{ StreamType, Resolution string }
+// Output is one that an encoder has announced.
+type Output struct {
+	StreamType, Resolution string
+	IndexFile              string // in the coordinator's short form; "": it was too long to be kept
+	StartTime              string
+}
+
+// Size is about how many bytes an output takes.
+func (m *Output) Size() int { return len(m.Resolution) + len(m.IndexFile) + len(m.StartTime) + 16 }
 
 // Told is the memo of what the application is told of a stream. It travels when the events are durable, so that it is never
 // ahead of the store.

@@ -250,7 +250,7 @@ func (a *eventRecorder) isClosed(stream string) bool {
 	defer a.mu.Unlock()
 	for i := len(a.taken) - 1; i >= 0; i-- {
 		if strings.HasPrefix(a.taken[i], stream+"-") {
-			return a.told[a.taken[i]].Closed
+			return a.told[a.taken[i]].Type == StreamClosed
 		}
 	}
 	return false

@@ -321,7 +321,7 @@ func availableEvent(stream string, seq int) Event {
 }
 
 func closedEvent(stream string, seq int) Event {
-	return Event{Channel: "channel-" + stream, StreamID: stream, Queue: queueOf(stream), Position: uint32(seq - 1), Seq: uint64(seq), Closed: true, At: time.Now()}
+	return Event{Channel: "channel-" + stream, StreamID: stream, Queue: queueOf(stream), Position: uint32(seq - 1), Seq: uint64(seq), Type: StreamClosed, At: time.Now()}
 }
 
 // queueOf gives each stream a queue of its own.

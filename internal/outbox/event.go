@@ -6,24 +6,61 @@ import (
 	"time"
 )
 
-// Event is something that the application is told: that an output of a stream can be played, or that the stream is closed.
+// Event is something that the application is told of a stream or of a publisher.
 type Event struct {
+	Type              Type
 	Queue             uint64 // number of the publication; never used again while there are events of it
 	Position          uint32 // in the queue: 0, 1, 2 ... without gaps
-	Channel, StreamID string
-	Seq               uint64 // 1, 2, 3 ... per stream, without gaps
-	Closed            bool   // stream-closed; else stream-available
+	Channel, StreamID string // of PublishRefused the ID is random, and no stream has it
+	Seq               uint64 // of StreamAvailable and StreamClosed: 1, 2, 3 ... per stream, without gaps
 	Previous          string // the stream that this one took over from, "" if none
+	Passthrough       string // the application's own words about the publication, printable ASCII
 
-	// of stream-available
+	// of StreamAvailable
 	StreamType, Resolution, IndexFile, StartTime string
+
+	// Reason is why the stream was closed or interrupted, or the publisher failed. Duration is that of the publication at the end of
+	// the stream, since its publisher was accepted; it is kept in whole seconds.
+	Reason   string
+	Duration time.Duration
 
 	At time.Time // when it happened; its monotonic reading is used as long as the process lives
 
 	Mark // of the last event of a transition
 
+	// Settles is the ID of the PublishAccepted that needs no PublishFailed any more, because this is the first StreamAvailable of its
+	// publication; "" if there is none. It is not kept.
+	Settles string
+
 	more bool // events of the same transition follow
 }
+
+// UnknownDuration is that of a publication whose process has died.
+const UnknownDuration = -time.Second
+
+// Type is what an event says.
+type Type uint8
+
+const (
+	StreamAvailable   Type = iota // an output of the stream can be played
+	StreamClosed                  // the last one of a stream that was available
+	PublishAccepted               // the publisher may publish; the ID is that of its first stream
+	StreamInterrupted             // the stream has lost its encoder, and the publication goes on at another one
+	PublishFailed                 // the publication that was accepted under the ID is over, and no stream of it was ever available
+	PublishRefused                // a publisher that the application has allowed was not accepted
+	types
+)
+
+// names are those that the application reads. A publisher that failed was accepted, or was not: that shows by its stream ID.
+var names = [types]string{"stream-available", "stream-closed", "publish-accepted", "stream-interrupted", "publish-failed", "publish-failed"}
+
+func (t Type) String() string { return names[t] }
+
+// Reasons of events for what was live when a process died.
+const (
+	closedByCrash = "coordinator-lost"
+	failedByCrash = "coordinator_lost"
+)
 
 // Place is where an event stands among all: by its queue, and by its position in it.
 type Place struct {
@@ -44,10 +81,17 @@ type Mark struct {
 }
 
 // ID is the same whenever the event is sent, and no other event has it. A stream has one end, whoever tells it, and however
-// many events were told before.
+// many events were told before; a publisher is accepted once, and fails once.
 func (ev *Event) ID() string {
-	if ev.Closed {
+	switch ev.Type {
+	case StreamClosed:
 		return ev.StreamID + "-closed"
+	case PublishAccepted:
+		return ev.StreamID + "-accepted"
+	case StreamInterrupted:
+		return ev.StreamID + "-interrupted"
+	case PublishFailed, PublishRefused:
+		return ev.StreamID + "-failed"
 	}
 	return ev.StreamID + "-" + strconv.FormatUint(ev.Seq, 10)
 }

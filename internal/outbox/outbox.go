@@ -6,7 +6,8 @@
 // At least once: an event is sent only after its commit, and removed with a commit after its 200. So a crash loses no event
 // that was committed. One whose removal was not committed is sent again after the next start, with the same ID. An event is given up only
 // by Discard, which is durable before the next one of its queue is sent. A stream that
-// was announced and whose stream-closed was never appended gets one at the next start.
+// was announced and whose stream-closed was never appended gets one at the next start, and a publisher that was accepted its
+// publish-failed.
 //
 // An event goes AppendPart and End -> memory -> the writer goroutine -> store -> delivery -> 200 -> removed with the writer's
 // next commit. The writer is the only one that waits for the disk. What cannot be written stays in memory and is tried again
@@ -207,10 +208,7 @@ func (o *Outbox) resume(cluster *Cluster) error {
 				cluster.Announced = append(cluster.Announced, Announced{number, s})
 				continue
 			}
-			lost = append(lost, Event{
-				Channel: s.Channel, StreamID: s.StreamID, Queue: number, Position: record.Tail + uint32(i), Previous: s.Previous,
-				Seq: s.LastSeq + 1, Closed: true, At: now,
-			})
+			lost = append(lost, s.lost(number, record.Tail+uint32(i), now))
 		}
 	})
 	if err != nil {

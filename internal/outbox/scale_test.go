@@ -108,7 +108,9 @@ func appendOutage(c *Outbox, events, streams int, committed <-chan struct{}) {
 		for seq := 1; seq <= perStream; seq++ {
 			for s := first; s < min(first+live, streams); s++ {
 				ev := availableEvent(fmt.Sprintf("01234567-89ab-cdef-0123-%012d", s), seq)
-				ev.Closed = seq == perStream
+				if seq == perStream {
+					ev.Type = StreamClosed
+				}
 				ev.Queue = uint64(s) // new ones behind the others, as in life
 				c.Append(ev)
 			}

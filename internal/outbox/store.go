@@ -64,7 +64,8 @@ type boltStore struct {
 	db atomic.Pointer[bbolt.DB] // replaced by the writer, under reading; nil: there was no room to create it
 
 	// owned by the writer
-	announced      int  // streams that are announced and not closed
+	announced      int  // streams that are announced and not closed, and publishers that are to have an end
+	isOld          bool // the file has an older version
 	pages          int  // of the file
 	ballast        int  // chunks
 	retryCompactAt int  // free pages; 0: compacting did not fail
@@ -140,6 +141,7 @@ func (s *boltStore) Load(each func(number uint64, record QueueRecord)) error {
 	return guarded(func() error {
 		return db.View(func(tx *bbolt.Tx) error {
 			s.ballast = countChunks(tx)
+			s.isOld = !bytes.Equal(tx.Bucket([]byte(metaBucket)).Get([]byte(versionKey)), []byte{outboxVersion})
 			return tx.Bucket([]byte(queuesBucket)).ForEach(func(key, value []byte) error {
 				record, err := decodeQueueRecord(value)
 				if err != nil || len(key) != 8 {
@@ -277,6 +279,11 @@ func (s *boltStore) write(db *bbolt.DB, g Group) error {
 		s.pages = int(tx.Size()) / db.Info().PageSize
 		queues, events := tx.Bucket([]byte(queuesBucket)), tx.Bucket([]byte(eventsBucket))
 		queues.FillPercent, events.FillPercent = 0.9, 0.9
+		if s.isOld {
+			if err := tx.Bucket([]byte(metaBucket)).Put([]byte(versionKey), []byte{outboxVersion}); err != nil {
+				return err
+			}
+		}
 		for i := range g.Appended {
 			more, err := putEvent(queues, events, &g.Appended[i])
 			if err != nil {
@@ -292,7 +299,7 @@ func (s *boltStore) write(db *bbolt.DB, g Group) error {
 		return applyChanges(tx, g.Changes, g.Appended)
 	})
 	if err == nil {
-		s.announced = announced
+		s.announced, s.isOld = announced, false
 	}
 	return err
 }

@@ -3,6 +3,7 @@ package outbox
 import (
 	"compress/gzip"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -98,20 +99,22 @@ func TestEventsAndRecordsComeBackAsTheyWere(t *testing.T) {
 	t.Parallel()
 	ev := availableEvent("s", 300)
 	ev.Previous, ev.IndexFile, ev.At = "r", strings.Repeat("\x00\xff long ", 9000), time.UnixMilli(-5)
-	got, err := DecodeEvent(EncodeEvent(&ev))
+	ev.Passthrough, ev.Reason, ev.Duration = "tenant=7", "moved", UnknownDuration
 	ev.Queue, ev.Position = 0, 0
-	if diff := cmp.Diff(ev, got, cmp.AllowUnexported(Event{})); diff != "" || err != nil {
-		t.Error(err, diff)
+	for ev.Type = range types {
+		got, err := DecodeEvent(EncodeEvent(&ev))
+		if diff := cmp.Diff(ev, got, cmp.AllowUnexported(Event{})); diff != "" || err != nil {
+			t.Error(err, diff)
+		}
+	}
+	ev.Type = types
+	if _, err := DecodeEvent(EncodeEvent(&ev)); err == nil {
+		t.Error("a type that there is none of is taken for one")
 	}
 	record := QueueRecord{Head: 3, Tail: 1 << 31, HeadAt: ev.At, Announced: []AnnouncedStream{
-		{Channel: "c", StreamID: "s", Previous: "r", LastSeq: 1 << 60}, {Channel: "c", StreamID: "t"},
+		{Channel: "c", StreamID: "s", Previous: "r", LastSeq: 1 << 60, Passthrough: "tenant=7"}, {Channel: "c", StreamID: "t"},
 	}}
 	gotRecord, err := decodeQueueRecord(record.encode())
-	if diff := cmp.Diff(record, gotRecord, cmp.AllowUnexported(QueueRecord{}, AnnouncedStream{})); diff != "" || err != nil {
-		t.Error(err, diff)
-	}
-	named := append(appendString(nil, "HVMAFYBAIQJYKQGXRLT3L3DYOR"), record.encode()[1:]...) // as earlier versions wrote it
-	gotRecord, err = decodeQueueRecord(named)
 	if diff := cmp.Diff(record, gotRecord, cmp.AllowUnexported(QueueRecord{}, AnnouncedStream{})); diff != "" || err != nil {
 		t.Error(err, diff)
 	}
@@ -165,7 +168,7 @@ func TestFileOfAnEarlierVersionIsTakenUp(t *testing.T) {
 	app.check(t)
 	finished(t, c)
 	for id, closed := range map[string]bool{"live-2": false, "live-closed": true, "ended-1": false, "ended-closed": true, "taken-closed": true} {
-		if ev := app.told[id]; ev.Closed != closed || ev.At.IsZero() {
+		if ev := app.told[id]; (ev.Type == StreamClosed) != closed || ev.At.IsZero() {
 			t.Errorf("%s was told as %+v", id, ev)
 		}
 	}
@@ -210,6 +213,79 @@ func TestAgeOfTheOldestEventIsKeptOnDisk(t *testing.T) {
 	}
 }
 
+// encodeEvent1 and encodeRecord1 write as version 1 did; a record had a name at first, which was empty later.
+
+func encodeEvent1(ev *Event) []byte {
+	b := appendTime(binary.AppendUvarint(nil, uint64(ev.Type)), ev.At)
+	b = binary.AppendUvarint(b, ev.Seq)
+	for _, s := range []string{ev.Channel, ev.StreamID, ev.Previous, ev.StreamType, ev.Resolution, ev.IndexFile, ev.StartTime} {
+		b = appendString(b, s)
+	}
+	return b
+}
+
+func encodeRecord1(r QueueRecord, name string) []byte {
+	b := binary.AppendUvarint(binary.AppendUvarint(appendString(nil, name), uint64(r.Head)), uint64(r.Tail))
+	b = binary.AppendUvarint(appendTime(b, r.HeadAt), uint64(len(r.Announced)))
+	for _, s := range r.Announced {
+		b = appendString(appendString(appendString(b, s.Channel), s.StreamID), s.Previous)
+		b = binary.AppendUvarint(b, s.LastSeq)
+	}
+	return b
+}
+
+func TestVersion1IsRead(t *testing.T) {
+	t.Parallel()
+	for _, ev := range lifeOf("s", 1) {
+		got, err := DecodeEvent(encodeEvent1(&ev))
+		ev.Queue, ev.Position, ev.At, ev.Duration = 0, 0, time.UnixMilli(ev.At.UnixMilli()), UnknownDuration
+		if diff := cmp.Diff(ev, got, cmp.AllowUnexported(Event{})); diff != "" || err != nil {
+			t.Error(err, diff)
+		}
+	}
+	record := QueueRecord{Head: 3, Tail: 1 << 31, HeadAt: time.UnixMilli(-5), Announced: []AnnouncedStream{{Channel: "c", StreamID: "s", LastSeq: 2}, {Channel: "c", StreamID: "t", Previous: "s", LastSeq: 1}}}
+	for _, name := range []string{"", "HVMAFYBAIQJYKQGXRLT3L3DYOR"} {
+		got, err := decodeQueueRecord(encodeRecord1(record, name))
+		if diff := cmp.Diff(record, got); diff != "" || err != nil {
+			t.Error(err, diff)
+		}
+	}
+}
+
+// An earlier program must not read what it would take for damage, and one that was started by mistake may go back.
+func TestFileBecomesVersion2WithTheFirstCommit(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	openedStore(t, dir).Close()
+	if err := withVersion(dir, 1); err != nil {
+		t.Fatal(err)
+	}
+	version := func() (v byte) {
+		db, err := bbolt.Open(filepath.Join(dir, outboxFile), 0o600, &bbolt.Options{ReadOnly: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer db.Close()
+		db.View(func(tx *bbolt.Tx) error {
+			v = tx.Bucket([]byte(metaBucket)).Get([]byte(versionKey))[0]
+			return nil
+		})
+		return v
+	}
+	app := newEventRecorder()
+	finished(t, started(t, openedStore(t, dir), app.send))
+	if v := version(); v != 1 {
+		t.Errorf("a start alone leaves version %d", v)
+	}
+	o := started(t, openedStore(t, dir), app.send)
+	appendAll(o, lifeOf("s", 1)...)
+	app.await(t, 2)
+	finished(t, o)
+	if v := version(); v != outboxVersion {
+		t.Errorf("after a commit it is version %d", v)
+	}
+}
+
 func FuzzDecodingDamagedRecords(f *testing.F) {
 	record := QueueRecord{Head: 3, Tail: 9, Announced: []AnnouncedStream{{Channel: "c", StreamID: "s", LastSeq: 1}}}
 	f.Add(record.encode())
@@ -245,8 +321,8 @@ func TestAnnouncedStreamsAreClosedAtTheNextStart(t *testing.T) {
 	app.check(t)
 	finished(t, c)
 	for id, closed := range map[string]bool{"told-closed": true, "moved-closed": true, "waits-1": false, "waits-closed": true} {
-		if got, told := app.told[id]; !told || got.Closed != closed {
-			t.Errorf("%s: told %t, closed %t; want closed %t", id, told, got.Closed, closed)
+		if got, told := app.told[id]; !told || (got.Type == StreamClosed) != closed {
+			t.Errorf("%s: told %t, closed %t; want closed %t", id, told, got.Type == StreamClosed, closed)
 		}
 	}
 	if got := app.told["moved-closed"].Previous; got != "told" {
@@ -254,6 +330,85 @@ func TestAnnouncedStreamsAreClosedAtTheNextStart(t *testing.T) {
 	}
 	if got := app.tries("over-closed"); got != 1 {
 		t.Errorf("the end of a stream that was closed was told %d times", got)
+	}
+}
+
+func TestRecordKnowsWhatIsOwed(t *testing.T) {
+	t.Parallel()
+	var r QueueRecord
+	for i, step := range []struct {
+		ty     Type
+		stream string
+		seq    uint64
+		want   string
+	}{
+		{PublishAccepted, "a", 0, "a 0"},
+		{StreamInterrupted, "a", 0, "a 0"},
+		{StreamAvailable, "b", 1, "b 1"},
+		{StreamAvailable, "b", 2, "b 2"},
+		{StreamAvailable, "a", 1, "b 2, a 1"},
+		{StreamClosed, "b", 3, "a 1"},
+		{StreamClosed, "a", 2, ""},
+		{PublishAccepted, "c", 0, "c 0"},
+		{PublishFailed, "c", 0, ""},
+		{PublishRefused, "d", 0, ""},
+	} {
+		r.note(&Event{Type: step.ty, StreamID: step.stream, Seq: step.seq})
+		var owed []string
+		for _, a := range r.Announced {
+			owed = append(owed, fmt.Sprint(a.StreamID, " ", a.LastSeq))
+		}
+		if got := strings.Join(owed, ", "); got != step.want {
+			t.Errorf("after event %d (%v): %q is owed, want %q", i, step.ty, got, step.want)
+		}
+	}
+}
+
+// Each publisher that was accepted has one end, in whatever process: a stream-closed if a stream of it was available, else a
+// publish-failed.
+func TestAcceptedPublishersHaveTheirEndAtTheNextStart(t *testing.T) {
+	t.Parallel()
+	dir, app := t.TempDir(), newEventRecorder()
+	o := started(t, openedStore(t, dir), app.send)
+	next := map[string]uint32{}
+	add := func(queue, stream string, ty Type, seq uint64) {
+		o.Append(Event{Type: ty, Queue: queueOf(queue), Position: next[queue], Channel: "c", StreamID: stream, Seq: seq, Passthrough: "p-" + queue, At: time.Now()})
+		next[queue]++
+	}
+	add("waits", "waits", PublishAccepted, 0)
+	add("live", "live", PublishAccepted, 0)
+	add("live", "live", StreamAvailable, 1)
+	add("second", "second", PublishAccepted, 0)
+	add("second", "second", StreamInterrupted, 0)
+	add("second", "other", StreamAvailable, 1)
+	add("failed", "failed", PublishAccepted, 0)
+	add("failed", "failed", PublishFailed, 0)
+	add("over", "over", PublishAccepted, 0)
+	add("over", "over", StreamAvailable, 1)
+	add("over", "over", StreamClosed, 2)
+	add("refused", "nobody", PublishRefused, 0)
+	app.await(t, 12)
+	if err := o.Finish(stopped()); err != nil {
+		t.Fatal(err)
+	}
+	o = started(t, openedStore(t, dir), app.send)
+	app.await(t, 15)
+	finished(t, o)
+	for id, want := range map[string]Event{
+		"waits-failed": {Type: PublishFailed, Channel: "c", StreamID: "waits", Reason: "coordinator_lost", Passthrough: "p-waits", Duration: UnknownDuration},
+		"live-closed":  {Type: StreamClosed, Channel: "c", StreamID: "live", Seq: 2, Reason: "coordinator-lost", Passthrough: "p-live", Duration: UnknownDuration},
+		"other-closed": {Type: StreamClosed, Channel: "c", StreamID: "other", Seq: 2, Reason: "coordinator-lost", Passthrough: "p-second", Duration: UnknownDuration},
+	} {
+		got, told := app.told[id]
+		got.Queue, got.Position, got.At = 0, 0, time.Time{}
+		if diff := cmp.Diff(want, got, cmp.AllowUnexported(Event{})); !told || diff != "" {
+			t.Errorf("%s: told %t\n%s", id, told, diff)
+		}
+	}
+	o = started(t, openedStore(t, dir), app.send)
+	finished(t, o)
+	if len(app.taken) != 15 {
+		t.Errorf("%d events are told, want 15", len(app.taken))
 	}
 }
 
@@ -388,7 +543,7 @@ func crashAndResume(t *testing.T, lives int, store Store, atCrash func(Store) St
 		closedWith[stream] = id
 	}
 	for stream, id := range closedWith {
-		if !app.told[id].Closed {
+		if app.told[id].Type != StreamClosed {
 			t.Errorf("the last event of stream %s is %s", stream, id)
 		}
 	}

@@ -27,7 +27,7 @@ const (
 	outboxFile     = "outbox.db"
 	unfinished     = ".new"     // suffix of a file under construction
 	condemned      = ".damaged" // suffix of a marker: the file was found damaged while it was in use
-	outboxVersion  = 1
+	outboxVersion  = 2          // 1 knew no reasons and no passthrough; it is read, and becomes 2 with the first commit
 	outboxLockWait = time.Second
 
 	metaBucket   = "meta"
@@ -306,8 +306,8 @@ func checkBuckets(tx *bbolt.Tx) error {
 	switch version := meta.Get([]byte(versionKey)); {
 	case len(version) != 1:
 		return fmt.Errorf("%w: it has no version", errDamaged)
-	case version[0] != outboxVersion:
-		return fmt.Errorf("%w: its format has version %d, this program reads version %d", errNewer, version[0], outboxVersion)
+	case version[0] < 1 || version[0] > outboxVersion:
+		return fmt.Errorf("%w: its format has version %d, this program reads versions 1 to %d", errNewer, version[0], outboxVersion)
 	}
 	undelivered := uint64(0)
 	err := queues.ForEach(func(key, value []byte) error {

@@ -22,7 +22,7 @@ const (
 	readLimit   = 5 * time.Second
 	loadLimit   = time.Minute
 
-	formatVersion = 1
+	formatVersion = 2 // 1 is brought up to it
 )
 
 //go:embed schema.sql
@@ -69,10 +69,10 @@ func (d *Database) Close() {
 	}
 }
 
-// prepare makes what is missing in the database, and refuses one that a newer version has made.
+// prepare makes what is missing in the database, also if an earlier version has made it, and refuses one that a newer version has made.
 func prepare(ctx context.Context, conn *pgx.Conn) error {
 	version, err := formatOf(ctx, conn)
-	if codeOf(err) == tableMissing {
+	if codeOf(err) == tableMissing || err == nil && version < formatVersion {
 		_, failed := conn.PgConn().Exec(ctx, schema).ReadAll()
 		if version, err = formatOf(ctx, conn); err != nil && failed != nil { // else another coordinator has made them meanwhile
 			err = fmt.Errorf("make the tables: %w", failed)
@@ -81,6 +81,8 @@ func prepare(ctx context.Context, conn *pgx.Conn) error {
 	switch {
 	case err != nil:
 		return err
+	case version < formatVersion:
+		return fmt.Errorf("the database has format %d, and it could not be brought up to %d", version, formatVersion)
 	case version > formatVersion:
 		return fmt.Errorf("the database has format %d, and this version knows up to %d: update this coordinator", version, formatVersion)
 	}

@@ -118,7 +118,7 @@ func TestCommitsThatADatabaseHasLostAreMadeAgain(t *testing.T) {
 	old.Crash()
 	next.Promote(t)
 	ev, err := s.Read(2, 1)
-	if err != nil || !ev.Closed {
+	if err != nil || ev.Type != outbox.StreamClosed {
 		t.Errorf("an event that the database has lost, and nobody has committed again yet: %+v %v", ev, err)
 	}
 	for err := errors.New("not tried"); err != nil; _, err = s.Commit(outbox.Group{}) { // the first one may find its connection gone

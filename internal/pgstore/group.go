@@ -11,7 +11,7 @@ import (
 	"coordinator/internal/outbox"
 )
 
-const commitSQL = `SELECT coordinator_commit($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25)`
+const commitSQL = `SELECT coordinator_commit($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26)`
 
 // announcement is what becomes of a stream in a group.
 type announcement struct {
@@ -35,21 +35,37 @@ func arguments(epoch uint64, writer int64, g outbox.Group, progress map[uint64]u
 		return a
 	}
 	applied, ends := appliedBy(g), map[int64]int64{} // by session; by queue: the next position
+	closed, closedQueues := []string{}, []int64{}
 	c := clusterChanges(g.Changes, stream)
 	for i := range g.Appended {
 		ev := &g.Appended[i]
 		queues, positions = append(queues, int64(ev.Queue)), append(positions, int64(ev.Position))
 		at, bodies = append(at, ev.At.UnixMilli()), append(bodies, outbox.EncodeEvent(ev))
-		a := stream(ev.StreamID)
-		if a.LastSeq == 0 {
-			a.Channel, a.Previous, a.queue = ev.Channel, ev.Previous, int64(ev.Queue)
+		queue, tail := int64(ev.Queue), int64(ev.Position)+1
+		ends[queue] = max(ends[queue], tail)
+		switch {
+		case ev.Type == outbox.StreamInterrupted:
+			closed, closedQueues = append(closed, ""), append(closedQueues, queue) // no row has this name: it moves on the tail of the others
+			continue
+		case ev.Type == outbox.PublishRefused:
+			continue
+		case ev.Settles != "":
+			a := stream(ev.Settles)
+			a.queue, a.closed = queue, true
 		}
-		a.LastSeq, a.tail, a.closed = ev.Seq, int64(ev.Position)+1, ev.Closed
-		ends[a.queue] = max(ends[a.queue], a.tail)
+		a := stream(ev.StreamID)
+		if a.queue == 0 || a.closed {
+			a.Channel, a.Previous, a.Passthrough, a.queue = ev.Channel, ev.Previous, ev.Passthrough, queue
+		}
+		a.LastSeq, a.tail, a.closed = ev.Seq, tail, ev.Type == outbox.StreamClosed || ev.Type == outbox.PublishFailed
 	}
-	ids, announcedQueues, channels, previous := make([]string, 0, n), make([]int64, 0, n), make([]string, 0, n), make([]string, 0, n)
+	ids, announcedQueues := make([]string, 0, n), make([]int64, 0, n)
+	channels, previous, passthrough := make([]string, 0, n), make([]string, 0, n), make([]string, 0, n)
 	lastSeqs, tails := make([]int64, 0, n), make([]int64, 0, n)
-	closed, closedQueues, closedTails := []string{}, []int64{}, []int64{}
+	closedTails := make([]int64, 0, len(closed))
+	for _, queue := range closedQueues {
+		closedTails = append(closedTails, ends[queue])
+	}
 	for _, id := range order {
 		a := streams[id]
 		if a.closed {
@@ -57,7 +73,7 @@ func arguments(epoch uint64, writer int64, g outbox.Group, progress map[uint64]u
 			continue
 		}
 		ids, announcedQueues = append(ids, id), append(announcedQueues, a.queue)
-		channels, previous = append(channels, a.Channel), append(previous, a.Previous)
+		channels, previous, passthrough = append(channels, a.Channel), append(previous, a.Previous), append(passthrough, a.Passthrough)
 		lastSeqs, tails = append(lastSeqs, int64(a.LastSeq)), append(tails, a.tail)
 	}
 	sessions, messages, from := make([]int64, 0, len(applied)), make([]int64, 0, len(applied)), make([]int64, 0, len(applied))
@@ -70,7 +86,7 @@ func arguments(epoch uint64, writer int64, g outbox.Group, progress map[uint64]u
 	}
 	return []any{
 		int64(epoch), writer, queues, positions, at, bodies,
-		ids, announcedQueues, channels, previous, lastSeqs, tails, closedQueues, closed, closedTails,
+		ids, announcedQueues, channels, previous, passthrough, lastSeqs, tails, closedQueues, closed, closedTails,
 		sessions, messages, from, delivered, heads,
 		c.added, c.removed, c.forgotten, c.numbers, c.store,
 	}

@@ -59,7 +59,7 @@ func event(queue uint64, position uint32, stream string, seq uint64) outbox.Even
 }
 
 func closed(queue uint64, position uint32, stream string, seq uint64) outbox.Event {
-	return outbox.Event{Queue: queue, Position: position, Channel: "channel", StreamID: stream, Seq: seq, At: time.UnixMilli(1e12 + int64(position)), Closed: true}
+	return outbox.Event{Queue: queue, Position: position, Channel: "channel", StreamID: stream, Seq: seq, At: time.UnixMilli(1e12 + int64(position)), Type: outbox.StreamClosed}
 }
 
 func commit(t testing.TB, s *Store, g outbox.Group) {
@@ -474,7 +474,7 @@ func TestOutboxOfADirectoryIsTakenOver(t *testing.T) {
 	if q := c.Queues[7]; q.Head != 0 || q.Tail != 2 || len(q.Announced) != 1 || q.Announced[0].LastSeq != 2 || len(c.Queues) != 3001 {
 		t.Errorf("%d queues, among them %+v", len(c.Queues), q)
 	}
-	if ev, err := s.Read(3099, 1); err != nil || !ev.Closed || ev.StreamID != "2999" {
+	if ev, err := s.Read(3099, 1); err != nil || ev.Type != outbox.StreamClosed || ev.StreamID != "2999" {
 		t.Errorf("the last event is %+v %v", ev, err)
 	}
 	other := t.TempDir()

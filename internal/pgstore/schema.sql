@@ -47,7 +47,8 @@ CREATE TABLE IF NOT EXISTS coordinator_event (
     PRIMARY KEY (queue, position)
 ) WITH (autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0);
 
--- Streams that the application was, or will be, told of, and whose end is not here.
+-- Streams that the application was, or will be, told of, and whose end is not here; with a last_seq of 0: a publisher that was accepted, none
+-- of whose streams was available yet.
 CREATE TABLE IF NOT EXISTS coordinator_announced (
     queue       bigint NOT NULL,
     stream      text NOT NULL,
@@ -59,11 +60,13 @@ CREATE TABLE IF NOT EXISTS coordinator_announced (
     PRIMARY KEY (queue, stream)
 ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0);
 
-INSERT INTO coordinator_format (version) VALUES (1) ON CONFLICT DO NOTHING;
+INSERT INTO coordinator_format AS f (version) VALUES (2) ON CONFLICT (one) DO UPDATE SET version = excluded.version WHERE f.version < excluded.version;
 INSERT INTO coordinator_leader (epoch, beat, holder) VALUES (0, 0, '') ON CONFLICT DO NOTHING;
 INSERT INTO coordinator_fence (epoch) VALUES (0) ON CONFLICT DO NOTHING;
 INSERT INTO coordinator_numbers (last) VALUES (0) ON CONFLICT DO NOTHING;
 
+-- Format 1 has a coordinator_commit without a_passthrough. It stays where it was made: a leader of the version before may still use it.
+--
 -- Writes a group of what belongs together, if its epoch is that of the leader. Doing it twice leaves the same as doing it once. It is one
 -- statement for its caller, so that no caller can hold the fence for longer than it takes. p_from is for sessions whose last row is known:
 -- only rows from there on are looked at.
@@ -74,7 +77,7 @@ INSERT INTO coordinator_numbers (last) VALUES (0) ON CONFLICT DO NOTHING;
 CREATE OR REPLACE FUNCTION coordinator_commit(
     my_epoch bigint, my_writer bigint,
     e_queue bigint[], e_position bigint[], e_at bigint[], e_body bytea[],
-    a_stream text[], a_queue bigint[], a_channel text[], a_previous text[], a_last_seq bigint[], a_tail bigint[],
+    a_stream text[], a_queue bigint[], a_channel text[], a_previous text[], a_passthrough text[], a_last_seq bigint[], a_tail bigint[],
     c_queue bigint[], c_stream text[], c_tail bigint[],
     p_session bigint[], p_applied bigint[], p_from bigint[],
     d_queue bigint[], d_head bigint[],
@@ -117,8 +120,8 @@ BEGIN
             SELECT e_queue[i], e_position[i], e_at[i], e_body[i] FROM generate_subscripts(e_queue, 1) AS i ON CONFLICT DO NOTHING;
     END IF;
     IF cardinality(a_stream) > 0 THEN
-        INSERT INTO coordinator_announced AS a (stream, queue, channel, previous, last_seq, tail)
-            SELECT a_stream[i], a_queue[i], a_channel[i], a_previous[i], a_last_seq[i], a_tail[i] FROM generate_subscripts(a_stream, 1) AS i
+        INSERT INTO coordinator_announced AS a (stream, queue, channel, previous, passthrough, last_seq, tail)
+            SELECT a_stream[i], a_queue[i], a_channel[i], a_previous[i], a_passthrough[i], a_last_seq[i], a_tail[i] FROM generate_subscripts(a_stream, 1) AS i
             ON CONFLICT (queue, stream) DO UPDATE SET last_seq = greatest(a.last_seq, excluded.last_seq), tail = greatest(a.tail, excluded.tail);
     END IF;
     IF cardinality(c_stream) > 0 THEN

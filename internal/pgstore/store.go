@@ -64,11 +64,11 @@ func (s *Store) Load(each func(number uint64, record outbox.QueueRecord)) error 
 			return err
 		}
 		var a outbox.AnnouncedStream
-		rows, err = conn.Query(ctx, "SELECT queue, channel, stream, previous, last_seq, tail FROM coordinator_announced ORDER BY queue, stream")
+		rows, err = conn.Query(ctx, "SELECT queue, channel, stream, previous, passthrough, last_seq, tail FROM coordinator_announced ORDER BY queue, stream")
 		if err != nil {
 			return err
 		}
-		_, err = pgx.ForEachRow(rows, []any{&queue, &a.Channel, &a.StreamID, &a.Previous, &a.LastSeq, &tail}, func() error {
+		_, err = pgx.ForEachRow(rows, []any{&queue, &a.Channel, &a.StreamID, &a.Previous, &a.Passthrough, &a.LastSeq, &tail}, func() error {
 			r, known := records[queue]
 			if !known {
 				order = append(order, queue)

@@ -63,7 +63,7 @@ func (d *Database) takeIn(ctx context.Context, tx pgx.Tx, epoch uint64, f *outbo
 		g = outbox.Group{}
 		return err
 	}
-	var streams, channels, previous []string
+	var streams, channels, previous, passthrough []string
 	var queues, lastSeqs, tails []int64
 	err = f.Each(func(ev outbox.Event) error {
 		events++
@@ -72,7 +72,8 @@ func (d *Database) takeIn(ctx context.Context, tx pgx.Tx, epoch uint64, f *outbo
 		}
 		return write()
 	}, func(a outbox.Announced, tail uint32) {
-		streams, channels, previous = append(streams, a.StreamID), append(channels, a.Channel), append(previous, a.Previous)
+		streams, channels = append(streams, a.StreamID), append(channels, a.Channel)
+		previous, passthrough = append(previous, a.Previous), append(passthrough, a.Passthrough)
 		queues, lastSeqs, tails = append(queues, int64(a.Queue)), append(lastSeqs, int64(a.LastSeq)), append(tails, int64(tail))
 	})
 	if err != nil {
@@ -85,9 +86,9 @@ func (d *Database) takeIn(ctx context.Context, tx pgx.Tx, epoch uint64, f *outbo
 		return 0, err
 	}
 	_, err = tx.Exec(ctx, `
-		INSERT INTO coordinator_announced (stream, queue, channel, previous, last_seq, tail)
-		SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::bigint[], $6::bigint[])`,
-		streams, queues, channels, previous, lastSeqs, tails)
+		INSERT INTO coordinator_announced (stream, queue, channel, previous, passthrough, last_seq, tail)
+		SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::bigint[])`,
+		streams, queues, channels, previous, passthrough, lastSeqs, tails)
 	if err != nil {
 		return 0, err
 	}

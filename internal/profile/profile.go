@@ -24,6 +24,7 @@ type Profile struct {
 	Resolutions []Resolution
 	Record      bool
 	Previews    Previews
+	Passthrough string // words of the application's own, which come back with each event
 }
 
 // Resolution is one encoding of a stream. The zero value is ORIGINAL: the video as it comes.
@@ -140,6 +141,19 @@ func (p Previews) String() string {
 		return "False"
 	}
 	return fmt.Sprintf("%dx%d,%d", p.Width, p.Height, p.Seconds)
+}
+
+// maxPassthrough is in bytes.
+const maxPassthrough = 256
+
+// ParsePassthrough reads the x-passthrough header: up to 256 bytes of printable ASCII. Anything else counts as nothing, and ok tells that it
+// could not be used.
+func ParsePassthrough(header string) (words string, ok bool) {
+	isPrintable := func(c rune) bool { return c >= ' ' && c <= '~' }
+	if len(header) > maxPassthrough || strings.ContainsFunc(header, func(c rune) bool { return !isPrintable(c) }) {
+		return "", false
+	}
+	return header, true
 }
 
 // ParseRecord reads the x-record header: only true, in any case, asks for a recording.

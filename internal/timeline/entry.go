@@ -22,12 +22,13 @@ const (
 	Closed         // a stream
 	Event          // that the application was told of
 	Discarded      // an event, by an operator
+	Waiting        // a publisher for an encoder, also one whose encoder was lost
 )
 
 // names are those in JSON.
 var names = [...]string{
 	Asked: "asked", Verified: "verified", Denied: "denied", Accepted: "accepted", Started: "started", Announced: "announced",
-	Moved: "moved", Killed: "killed", Ended: "ended", Closed: "closed", Event: "event", Discarded: "discarded",
+	Moved: "moved", Killed: "killed", Ended: "ended", Closed: "closed", Event: "event", Discarded: "discarded", Waiting: "waiting",
 }
 
 func (k Kind) String() string { return names[k] }
@@ -56,17 +57,20 @@ type Entry struct {
 	Server  uint64 // as in the report
 	Encoder uint64
 	Address string // of the streaming server; of Started and Closed: of the encoder
-	Text    string // Asked: address of the publisher. Denied, Killed: the reason as the log has it. Announced, Event: the output. Moved: the stream before. Closed: the encoder's words.
+	Text    string // Asked: address of the publisher. Denied, Killed: the reason as the log has it. Accepted: the passthrough. Announced, Event: the output, or the type of another event. Moved: the stream before. Closed: the encoder's words.
 
 	// of Verified and Event
 	Took          time.Duration
 	Status, Tries int // the status is also of Denied; 0: no answer
-	Event         int // which one of its stream
+	Event         int // which one of its stream; OtherEvent: neither stream-available nor stream-closed
 
-	// of Denied: of all encoders in service, whose number is -1 if it is not known; of Started: of the one chosen, and from how many
+	// of Denied and Waiting: of all encoders in service, whose number is -1 if it is not known; of Started: of the one chosen, and from how many
 	Used, Capacity, Encoders int       // a negative capacity is no limit
 	Since                    time.Time // Denied: the channel is live
 }
+
+// OtherEvent is the number of an event that is not counted among those of its stream.
+const OtherEvent = -1
 
 // MarshalJSON puts the reason into words.
 func (e *Entry) MarshalJSON() ([]byte, error) {
@@ -82,5 +86,6 @@ func (e *Entry) MarshalJSON() ([]byte, error) {
 		Encoder      uint64    `json:"encoder"`
 		Status       int       `json:"status"`
 		Tries        int       `json:"tries"`
-	}{e.Number, e.At, e.Kind.String(), e.Code, e.Reason(), e.Channel, e.Stream, e.Server, e.Encoder, e.Status, e.Tries})
+		Passthrough  string    `json:"passthrough"`
+	}{e.Number, e.At, e.Kind.String(), e.Code, e.Reason(), e.Channel, e.Stream, e.Server, e.Encoder, e.Status, e.Tries, e.passthrough()})
 }

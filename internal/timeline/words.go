@@ -15,7 +15,8 @@ const (
 	NoAnswer         = "no_answer"         // Verified, Denied, Event
 	PeerGone         = "peer_gone"         // Verified, Denied
 	Busy             = "busy"              // Denied
-	NoEncoder        = "no_encoder"        // Denied, Killed
+	NoEncoder        = "no_encoder"        // Denied, Killed, Waiting
+	GatewayAbsent    = "gateway_absent"    // Waiting
 	Failover         = "failover"          // Moved
 	Drained          = "drained"           // Moved
 	ByApplication    = "by_application"    // Killed
@@ -55,7 +56,9 @@ func (e *Entry) Reason() string {
 	case Denied:
 		return e.denied()
 	case Accepted:
-		return "publisher accepted"
+		return "publisher accepted" + given("; the application's words: ", e.Text)
+	case Waiting:
+		return e.waiting()
 	case Started:
 		return e.started()
 	case Announced:
@@ -140,6 +143,28 @@ func (e *Entry) denied() string {
 	return e.Text
 }
 
+func (e *Entry) waiting() string {
+	who := "the publisher waits for one"
+	if e.Stream != "" {
+		who = "the encoder was lost, and the channel waits for another one"
+	}
+	switch {
+	case e.Code == GatewayAbsent:
+		return "a gateway is absent: " + who + " until it is back"
+	case e.Encoders > 0:
+		return "no encoder had a free slot: " + who + "; " + e.slots()
+	}
+	return "no encoder was in service: " + who
+}
+
+// passthrough is of Accepted only.
+func (e *Entry) passthrough() string {
+	if e.Kind == Accepted {
+		return e.Text
+	}
+	return ""
+}
+
 func (e *Entry) slots() string {
 	on := fmt.Sprintf("%d encoders", e.Encoders)
 	if e.Encoders == 1 {
@@ -206,7 +231,10 @@ func (e *Entry) closed() string {
 }
 
 func (e *Entry) aboutEvent() string {
-	if e.Text == "" {
+	switch {
+	case e.Event == OtherEvent:
+		return e.Text
+	case e.Text == "":
 		return "stream-closed"
 	}
 	return "stream-available (" + e.Text + ")"

@@ -62,7 +62,7 @@ func TestEntryInJSON(t *testing.T) {
 		t.Fatal(err)
 	}
 	const want = `{"id":9,"at":"2023-11-14T22:13:20Z","kind":"denied","code":"denied_key","reason":"the application answered 403",` +
-		`"channel":"c","streamId":"","streamServer":5,"encoder":0,"status":403,"tries":0}`
+		`"channel":"c","streamId":"","streamServer":5,"encoder":0,"status":403,"tries":0,"passthrough":""}`
 	if diff := cmp.Diff(want, string(got)); diff != "" {
 		t.Error(diff)
 	}

@@ -1,0 +1,246 @@
+package main
+
+// What the application is told, and why things ended. Of a publication and of a stream the first cause of its end counts: what
+// follows from a close command is closed by it, whoever is faster then.
+//
+// With limits.extraEvents the application also hears of publishers: each publish-accepted has exactly one end, which is a stream-closed
+// if any stream of the publication was announced, else a publish-failed. Until one of these is sure, the publication owes an end, and so
+// does its record in the store. Part of the registry, under its rules.
+
+import (
+	"slices"
+	"strings"
+	"time"
+	"unique"
+
+	"coordinator/internal/outbox"
+)
+
+// endReason is why a publication or a stream has ended. The values are in memos on gateways: none changes its meaning.
+type endReason uint8
+
+const (
+	notEnded endReason = iota
+	publisherEnded
+	closedByApplication
+	closedByOperator
+	takenOver
+	serverLost
+	encoderLost
+	encoderFailed
+	moved
+	neverStarted
+	coordinatorStopped
+	coordinatorLost
+	endReasons
+)
+
+// endReasonNames are those of x-close-reason.
+var endReasonNames = [endReasons]string{
+	"", "publisher-ended", "closed-by-application", "closed-by-operator", "taken-over", "server-lost", "encoder-lost", "encoder-failed",
+	"moved", "never-started", "coordinator-stopped", "coordinator-lost",
+}
+
+func (e endReason) String() string { return endReasonNames[min(e, endReasons-1)] }
+
+// failReason is that of x-reason: why a publisher has failed that was accepted.
+func (e endReason) failReason() string {
+	switch e {
+	case encoderFailed:
+		return "source_failed"
+	case encoderLost:
+		return failNoEncoder
+	}
+	return strings.ReplaceAll(e.String(), "-", "_")
+}
+
+const failNoEncoder = "no_encoder"
+
+// endReasonLocked is what an error comes to for the application. Once the coordinator stops, peers are gone because it lets go of them.
+func (r *registry) endReasonLocked(reason error) endReason {
+	switch reason {
+	case nil, errAcceptedLate:
+		return publisherEnded
+	case errByApplication:
+		return closedByApplication
+	case errByOperator:
+		return closedByOperator
+	case errTakenOver, errChannelTaken:
+		return takenOver
+	case errEncoderFailed:
+		return encoderFailed
+	case errNeverStarted:
+		return neverStarted
+	case errEncoderAsked:
+		return coordinatorLost
+	}
+	switch {
+	case r.stopping:
+		return coordinatorStopped
+	case reason == errPeerGone:
+		return serverLost
+	}
+	return encoderLost
+}
+
+// endsLocked notes why a publication ends, if it has not been ending before.
+func (r *registry) endsLocked(p *publication, reason error) {
+	if p.why == notEnded {
+		p.why = r.endReasonLocked(reason)
+	}
+}
+
+// whyClosedLocked is why a stream is closed now. reason is nil if its encoder was told to stop it.
+func (r *registry) whyClosedLocked(st *stream, reason error) endReason {
+	switch {
+	case st.superseded != notEnded:
+		return st.superseded
+	case st.pub.why != notEnded:
+		return st.pub.why
+	}
+	return r.endReasonLocked(reason)
+}
+
+// tellLocked appends an event of a publication.
+func (r *registry) tellLocked(p *publication, ev outbox.Event) {
+	ev.Queue, ev.Position, ev.Channel, ev.Passthrough = p.number, p.events, p.channel, p.passthrough
+	p.events++
+	r.told = true
+	r.events.AppendPart(ev)
+}
+
+// tellOfStreamLocked appends an event of a stream that the application counts: one of stream-available and stream-closed.
+func (r *registry) tellOfStreamLocked(st *stream, ev outbox.Event) {
+	r.streamToldLocked(st)
+	if r.silent || st.isOver {
+		return
+	}
+	st.lastSeq++
+	ev.StreamID, ev.Seq, ev.Previous = st.id, uint64(st.lastSeq), st.previous
+	if p := st.pub; p.owesEnd {
+		p.owesEnd = false
+		ev.Settles = p.publisherID
+	}
+	r.tellLocked(st.pub, ev)
+}
+
+// tellClosedLocked tells of the end of a stream, if the application knows it.
+func (r *registry) tellClosedLocked(st *stream, why endReason, at time.Time) {
+	if st.lastSeq > 0 {
+		ev := outbox.Event{Type: outbox.StreamClosed, Reason: why.String(), Duration: outbox.UnknownDuration, At: at}
+		if why != coordinatorLost {
+			ev.Duration = max(0, at.Sub(r.began)-st.pub.accepted)
+		}
+		r.tellOfStreamLocked(st, ev)
+	}
+	r.settleAcceptanceLocked(st.pub, at)
+}
+
+func (r *registry) tellAcceptedLocked(p *publication, at time.Time) {
+	if r.limits.extraEvents {
+		p.owesEnd = true
+		r.tellLocked(p, outbox.Event{Type: outbox.PublishAccepted, StreamID: p.publisherID, At: at})
+	}
+}
+
+// settleAcceptanceLocked tells that a publisher has failed, if it is over and no encoder can announce anything of it any more. That may follow
+// from the messages of two sessions, so it does not matter whether all is in the store that followed from this one before: if the end were there,
+// it would not be owed.
+func (r *registry) settleAcceptanceLocked(p *publication, at time.Time) {
+	if p.owesEnd && p.atEncoders == 0 && !p.server.publications.Has(p) {
+		p.owesEnd = false
+		r.tellLocked(p, outbox.Event{Type: outbox.PublishFailed, StreamID: p.publisherID, Reason: p.why.failReason(), At: at})
+	}
+}
+
+// tellRefusedLocked is for a publisher that the application has allowed and no encoder had room for.
+func (r *registry) tellRefusedLocked(request *claimRequest, at time.Time) {
+	if !r.limits.extraEvents {
+		return
+	}
+	r.lastNumber++
+	p := &publication{number: r.lastNumber, channel: request.channel, passthrough: request.passthrough}
+	r.tellLocked(p, outbox.Event{Type: outbox.PublishRefused, StreamID: r.newStreamID(), Reason: failNoEncoder, At: at})
+}
+
+func isForWantOfEncoder(reason error) bool {
+	return reason == errNoEncoder || reason == errWaitedInVain
+}
+
+// interruptedLocked is called when a publication goes on although it has lost a stream: before that is told to be closed.
+func (r *registry) interruptedLocked(st *stream, reason error, now time.Time) {
+	p := st.pub
+	if _, already := r.interrupted[p]; !already {
+		r.interrupted[p] = now
+	}
+	if r.limits.extraEvents && !st.isOver && !r.silent {
+		why := strings.ReplaceAll(r.endReasonLocked(reason).String(), "-", "_")
+		r.tellLocked(p, outbox.Event{Type: outbox.StreamInterrupted, StreamID: st.id, Previous: st.previous, Reason: why, At: now})
+	}
+}
+
+// noteLiveLocked notes how long viewers had to wait for a HLS-LIVE: for the first one, or after an interruption.
+func (r *registry) noteLiveLocked(p *publication, now time.Time) {
+	if !p.wasLive {
+		p.wasLive = true
+		took := now.Sub(r.began) - p.accepted + time.Duration(p.askedBefore)*time.Millisecond
+		r.noteLocked(notice{kind: noteFirstLive, took: took})
+	}
+	if since, was := r.interrupted[p]; was {
+		delete(r.interrupted, p)
+		r.noteLocked(notice{kind: noteLiveAgain, took: now.Sub(since)})
+	}
+}
+
+// maxOutputs bounds what is kept of a stream's outputs; real encoders have about a dozen.
+const maxOutputs = 64
+
+// output is one that an encoder has announced for a stream.
+type output struct {
+	streamType, resolution string
+	indexFile              string // its form; "": it was not kept over a restart
+	startTime              string
+}
+
+// The form of an index file has these in place of the names that differ from stream to stream, so that many streams have the same outputs,
+// which are kept once for all of them.
+const (
+	itsChannel = "\x01"
+	itsID      = "\x02"
+	asItIs     = "\x00" // begins a form that is the index file itself
+)
+
+func (st *stream) formOf(indexFile string) string {
+	if strings.ContainsAny(indexFile, itsChannel+itsID+asItIs) {
+		return asItIs + indexFile
+	}
+	form := strings.ReplaceAll(indexFile, "/"+st.id+"/", "/"+itsID+"/")
+	return strings.ReplaceAll(form, "/"+st.pub.channel+"/", "/"+itsChannel+"/")
+}
+
+// indexFileOf undoes formOf.
+func indexFileOf(form, channel, streamID string) string {
+	if itself, ok := strings.CutPrefix(form, asItIs); ok {
+		return itself
+	}
+	return strings.ReplaceAll(strings.ReplaceAll(form, itsChannel, channel), itsID, streamID)
+}
+
+// addOutputLocked keeps each index file once, with what was said of it last. Whoever has a copy of the list may go on reading it.
+func (st *stream) addOutputLocked(o output) {
+	h := unique.Make(o)
+	if slices.Contains(st.outputs, h) {
+		return
+	}
+	same := func(other unique.Handle[output]) bool {
+		before := other.Value()
+		return before.streamType == o.streamType && before.resolution == o.resolution && before.indexFile == o.indexFile
+	}
+	switch i := slices.IndexFunc(st.outputs, same); {
+	case i >= 0:
+		st.outputs = slices.Clone(st.outputs)
+		st.outputs[i] = h
+	case len(st.outputs) < maxOutputs:
+		st.outputs = append(st.outputs, h)
+	}
+}
