@@ -170,6 +170,9 @@ func isForWantOfEncoder(reason error) bool {
 // interruptedLocked is called when a publication goes on although it has lost a stream: before that is told to be closed.
 func (r *registry) interruptedLocked(st *stream, reason error, now time.Time) {
 	p := st.pub
+	if r.stopping {
+		return // nothing goes on
+	}
 	if _, already := r.interrupted[p]; !already {
 		r.interrupted[p] = now
 	}
