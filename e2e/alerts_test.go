@@ -17,8 +17,8 @@ import (
 )
 
 const (
-	alertRules       = "../deploy/prometheus-alerts.yml"
-	grafanaDashboard = "../deploy/grafana-dashboard.json"
+	alertRules       = "../deploy/helm/coordinator/files/prometheus-alerts.yml"
+	grafanaDashboard = "../deploy/helm/coordinator/files/grafana-dashboard.json"
 )
 
 // promtool runs Prometheus' own checker. It may be missing, but not where CI=true.

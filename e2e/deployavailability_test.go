@@ -86,11 +86,7 @@ func TestKubernetesManifestStartsTwoCoordinatorsAndTwoGateways(t *testing.T) {
 	t.Parallel()
 	const file = "../deploy/kubernetes-high-availability.yaml"
 	manifest := clustertest.ReadText(t, file)
-	coordinators, rest, _ := strings.Cut(manifest, "name: gateway\n")
-	checkManifest(t, coordinators, map[string]string{"DATABASE_URL": "postgres://c@database/c", "GATEWAY_SECRET": gatewaySecret})
-	if rest == "" {
-		t.Fatal("there are no gateways")
-	}
+	checkManifest(t, coordinatorPart(t, file), map[string]string{"DATABASE_URL": "postgres://c@database/c", "GATEWAY_SECRET": gatewaySecret})
 	objects := readKubernetes(t, file)
 	set := objects["StatefulSet coordinator"]
 	of := set.Spec.Template.Spec.Containers[0]
@@ -119,9 +115,10 @@ func TestKubernetesManifestStartsTwoCoordinatorsAndTwoGateways(t *testing.T) {
 	if gateways.Image != of.Image {
 		t.Errorf("gateways run %s, and coordinators %s", gateways.Image, of.Image)
 	}
+	keys := set.secretKeys()
 	for name, path := range names {
-		if secret, mounted := strings.CutPrefix(path, "/secrets/"); mounted && !strings.Contains(manifest, "--from-literal="+secret+"=") {
-			t.Errorf("%s: the file does not say how the secret %s is made", name, secret)
+		if file, mounted := strings.CutPrefix(path, "/secrets/"); mounted && (keys[file] == "" || !strings.Contains(manifest, "--from-literal="+keys[file]+"=")) {
+			t.Errorf("%s: the file does not say how the secret %q of %s is made", name, keys[file], path)
 		}
 	}
 	for _, name := range []string{"coordinator", "gateway"} {
@@ -135,7 +132,13 @@ func TestKubernetesManifestStartsTwoCoordinatorsAndTwoGateways(t *testing.T) {
 
 	// Gateways are those of kubernetes-gateways.yaml, but for whom they ask.
 	alone, together := anyObjects(t, "../deploy/kubernetes-gateways.yaml"), anyObjects(t, file)
+	if _, there := alone["StatefulSet gateway"]; !there {
+		t.Error("there are no gateways before the one coordinator")
+	}
 	for name, object := range alone {
+		if !strings.Contains(name, " gateway") {
+			continue // of the coordinator
+		}
 		want, err := yaml.Marshal(object)
 		if err != nil {
 			t.Fatal(err)

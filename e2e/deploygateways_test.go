@@ -85,9 +85,32 @@ type kubernetesObject struct {
 					ReadinessProbe kubernetesProbe `yaml:"readinessProbe"`
 					LivenessProbe  kubernetesProbe `yaml:"livenessProbe"`
 				}
+				Volumes []struct {
+					Projected struct {
+						Sources []struct {
+							Secret struct {
+								Name  string
+								Items []struct{ Key, Path string }
+							}
+						}
+					}
+				}
 			}
 		}
 	}
+}
+
+// secretKeys are the keys of Secrets, by the files below /secrets/ that they are mounted as.
+func (o kubernetesObject) secretKeys() map[string]string {
+	keys := map[string]string{}
+	for _, volume := range o.Spec.Template.Spec.Volumes {
+		for _, source := range volume.Projected.Sources {
+			for _, item := range source.Secret.Items {
+				keys[item.Path] = item.Key
+			}
+		}
+	}
+	return keys
 }
 
 type kubernetesProbe struct {
@@ -124,6 +147,11 @@ func TestKubernetesManifestPutsGatewaysBeforeTheCoordinator(t *testing.T) {
 	if set.Spec.UpdateStrategy.Type != "OnDelete" {
 		t.Error("gateways are replaced, and what is live on them ended, when nobody has asked for it")
 	}
+	checkManifest(t, coordinatorPart(t, "../deploy/kubernetes-gateways.yaml"), map[string]string{"GATEWAY_SECRET": gatewaySecret})
+	one := gateways["Deployment coordinator"]
+	if one.secretKeys()["gateway-secret"] == "" || variables(one.Spec.Template.Spec.Containers[0].Env)["GATEWAY_SECRET_FILE"] != "/secrets/gateway-secret" {
+		t.Error("the coordinator lets no gateway link")
+	}
 	if image := coordinator["Deployment coordinator"].Spec.Template.Spec.Containers[0].Image; container.Image != image {
 		t.Errorf("gateways run %s, and the coordinator %s", container.Image, image)
 	}
@@ -136,6 +164,16 @@ func TestKubernetesManifestPutsGatewaysBeforeTheCoordinator(t *testing.T) {
 	if _, there := gateways["Service "+set.Spec.ServiceName]; !there {
 		t.Errorf("there is no Service %s", set.Spec.ServiceName)
 	}
+}
+
+// coordinatorPart is what stands in a manifest before its gateways.
+func coordinatorPart(t *testing.T, file string) string {
+	t.Helper()
+	part, rest, _ := strings.Cut(clustertest.ReadText(t, file), "name: gateway\n")
+	if rest == "" {
+		t.Fatalf("%s has no gateways", file)
+	}
+	return part
 }
 
 // The units differ in what the roles differ in, and in no protection.

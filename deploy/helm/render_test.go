@@ -1,0 +1,295 @@
+package helm
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	monitoringv1 "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
+	"helm.sh/helm/v3/pkg/chart"
+	"helm.sh/helm/v3/pkg/chart/loader"
+	"helm.sh/helm/v3/pkg/chartutil"
+	"helm.sh/helm/v3/pkg/engine"
+	"helm.sh/helm/v3/pkg/lint"
+	"helm.sh/helm/v3/pkg/lint/support"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/yaml"
+)
+
+const chartDir = "coordinator"
+
+type values = map[string]any
+
+// modes are the ways to run the chart, by name: those that are shipped as manifests, the default, and the odd ones.
+func modes(t *testing.T) map[string]values {
+	t.Helper()
+	all := map[string]values{}
+	files, err := os.ReadDir("testdata")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		all[strings.TrimSuffix(file.Name(), ".yaml")] = readValues(t, path.Join("testdata", file.Name()))
+	}
+	for _, name := range manifests {
+		all[name] = readValues(t, path.Join("values", name+".yaml"))
+	}
+	return all
+}
+
+func readValues(t *testing.T, file string) values {
+	t.Helper()
+	given, err := chartutil.ReadValuesFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return given.AsMap()
+}
+
+func eachMode(t *testing.T, check func(t *testing.T, given values)) {
+	t.Helper()
+	all := modes(t)
+	if len(all) < 8 {
+		t.Fatalf("only %d modes: %v", len(all), slices.Collect(maps.Keys(all)))
+	}
+	for name, given := range all {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			check(t, given)
+		})
+	}
+}
+
+var loadChart = sync.OnceValues(func() (*chart.Chart, error) { return loader.Load(chartDir) })
+
+// render returns the objects of the chart as YAML, those of its files in their order, and the notes.
+func render(given values, release, service string) (objects, notes string, err error) {
+	loaded, err := loadChart()
+	if err != nil {
+		return "", "", err
+	}
+	return renderChart(loaded, given, release, service, 1)
+}
+
+func renderChart(loaded *chart.Chart, given values, release, service string, revision int) (objects, notes string, err error) {
+	options := chartutil.ReleaseOptions{Name: release, Namespace: "live", Revision: revision, IsInstall: revision == 1, IsUpgrade: revision > 1}
+	top, err := chartutil.ToRenderValues(loaded, given, options, nil)
+	if err != nil {
+		return "", "", err
+	}
+	top["Release"].(map[string]any)["Service"] = service
+	files, err := engine.Render(loaded, top)
+	if err != nil {
+		return "", "", err
+	}
+	var parts []string
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		text := strings.TrimPrefix(strings.TrimSpace(files[name]), "---\n")
+		switch {
+		case path.Base(name) == "NOTES.txt":
+			notes = text
+		case text != "":
+			parts = append(parts, text+"\n")
+		}
+	}
+	return strings.Join(parts, "---\n"), notes, nil
+}
+
+func mustRender(t *testing.T, given values) string {
+	t.Helper()
+	text, _, err := render(given, "coordinator", "Helm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+// objects are all that a mode makes, decoded into the types of Kubernetes: an unknown or misspelled field is a fault.
+type objects struct {
+	deployments  map[string]*appsv1.Deployment
+	statefulSets map[string]*appsv1.StatefulSet
+	services     map[string]*corev1.Service
+	claims       map[string]*corev1.PersistentVolumeClaim
+	configMaps   map[string]*corev1.ConfigMap
+	budgets      map[string]*policyv1.PodDisruptionBudget
+	policies     map[string]*networkingv1.NetworkPolicy
+	monitors     map[string]*monitoringv1.ServiceMonitor
+	rules        map[string]*monitoringv1.PrometheusRule
+}
+
+func decode(t *testing.T, text string) *objects {
+	t.Helper()
+	o := &objects{
+		map[string]*appsv1.Deployment{}, map[string]*appsv1.StatefulSet{}, map[string]*corev1.Service{},
+		map[string]*corev1.PersistentVolumeClaim{}, map[string]*corev1.ConfigMap{}, map[string]*policyv1.PodDisruptionBudget{},
+		map[string]*networkingv1.NetworkPolicy{}, map[string]*monitoringv1.ServiceMonitor{}, map[string]*monitoringv1.PrometheusRule{},
+	}
+	for document := range strings.SplitSeq(text, "\n---\n") {
+		var head metav1.TypeMeta
+		if err := yaml.Unmarshal([]byte(document), &head); err != nil {
+			t.Fatalf("%v in\n%s", err, document)
+		}
+		switch head.APIVersion + " " + head.Kind {
+		case "apps/v1 Deployment":
+			add(t, document, o.deployments)
+		case "apps/v1 StatefulSet":
+			add(t, document, o.statefulSets)
+		case "v1 Service":
+			add(t, document, o.services)
+		case "v1 PersistentVolumeClaim":
+			add(t, document, o.claims)
+		case "v1 ConfigMap":
+			add(t, document, o.configMaps)
+		case "policy/v1 PodDisruptionBudget":
+			add(t, document, o.budgets)
+		case "networking.k8s.io/v1 NetworkPolicy":
+			add(t, document, o.policies)
+		case "monitoring.coreos.com/v1 ServiceMonitor":
+			add(t, document, o.monitors)
+		case "monitoring.coreos.com/v1 PrometheusRule":
+			add(t, document, o.rules)
+		default:
+			t.Errorf("no test knows a %s %s:\n%s", head.APIVersion, head.Kind, document)
+		}
+	}
+	return o
+}
+
+func add[T any, P interface {
+	*T
+	metav1.Object
+}](t *testing.T, document string, to map[string]P) {
+	t.Helper()
+	object := P(new(T))
+	if err := yaml.UnmarshalStrict([]byte(document), object); err != nil {
+		t.Fatalf("%v in\n%s", err, document)
+	}
+	if to[object.GetName()] != nil {
+		t.Errorf("%s is there twice", object.GetName())
+	}
+	to[object.GetName()] = object
+}
+
+// pods are the templates of all pods, by the name of what makes them.
+func (o *objects) pods() map[string]corev1.PodTemplateSpec {
+	all := map[string]corev1.PodTemplateSpec{}
+	for name, d := range o.deployments {
+		all["Deployment "+name] = d.Spec.Template
+	}
+	for name, s := range o.statefulSets {
+		all["StatefulSet "+name] = s.Spec.Template
+	}
+	return all
+}
+
+func TestChartIsFreeOfLint(t *testing.T) {
+	t.Parallel()
+	all := modes(t)
+	for name, given := range all {
+		for _, m := range lint.All(chartDir, given, "live", true).Messages {
+			if m.Severity != support.InfoSev { // that there is no icon
+				t.Errorf("%s: %v", name, m)
+			}
+		}
+	}
+}
+
+func TestNotesWarnOfOpenDoors(t *testing.T) {
+	t.Parallel()
+	all := modes(t)
+	for _, row := range []struct {
+		mode  string
+		says  []string
+		quiet []string
+	}{
+		{"default", []string{"One coordinator.", "ws://coordinator.live/", "every key may publish"}, []string{"every peer may connect", "restarts a gateway"}},
+		{"open", []string{"every key may publish", "every peer may connect", "everybody may use the commands"}, []string{"networkPolicy"}},
+		{"kubernetes-gateways", []string{"ws://gateway.live/", "No upgrade restarts a gateway"}, []string{"WARNING"}},
+		{"kubernetes-high-availability", []string{"2 coordinators, of which one leads, with 2 gateways"}, []string{"WARNING", "Nobody stands by"}},
+		{"database-takes-over", []string{"Nobody stands by"}, nil},
+	} {
+		_, notes, err := render(all[row.mode], "coordinator", "Helm")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, part := range row.says {
+			if !strings.Contains(notes, part) {
+				t.Errorf("%s: the notes do not say %q:\n%s", row.mode, part, notes)
+			}
+		}
+		for _, part := range row.quiet {
+			if strings.Contains(notes, part) {
+				t.Errorf("%s: the notes say %q:\n%s", row.mode, part, notes)
+			}
+		}
+	}
+}
+
+// TestReleasesDoNotMeet: two releases in one namespace share no name and select nothing of each other.
+func TestReleasesDoNotMeet(t *testing.T) {
+	t.Parallel()
+	given := modes(t)["everything"]
+	delete(given, "fullnameOverride")
+	seen := map[string]string{}
+	for _, release := range []string{"live", "test-coordinator", strings.Repeat("long", 13)} {
+		text, _, err := render(given, release, "Helm")
+		if err != nil {
+			t.Fatal(err)
+		}
+		o := decode(t, text)
+		checkObjects(t, o)
+		for name := range o.pods() {
+			if seen[name] != "" {
+				t.Errorf("%s is of %s and of %s", name, seen[name], release)
+			}
+			seen[name] = release
+		}
+		for name, service := range o.services {
+			if got := service.Spec.Selector["app.kubernetes.io/instance"]; got != release {
+				t.Errorf("Service %s of %s selects pods of %q", name, release, got)
+			}
+		}
+	}
+}
+
+func TestChartHasTheVersionOfTheProgram(t *testing.T) {
+	t.Parallel()
+	loaded, err := loadChart()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := fmt.Sprintln("coordinator", loaded.Metadata.AppVersion), run(t, "-version"); got != want {
+		t.Errorf("the chart is of %q, and the program says %q", got, want)
+	}
+}
+
+func TestChartIsPackagedWithWhatItReads(t *testing.T) {
+	t.Parallel()
+	loaded, err := loadChart()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if loaded.Schema == nil {
+		t.Error("there is no schema")
+	}
+	var files []string
+	for _, file := range loaded.Files {
+		if len(file.Data) == 0 {
+			t.Errorf("%s is empty", file.Name)
+		}
+		files = append(files, file.Name)
+	}
+	if diff := cmp.Diff([]string{".helmignore", "files/grafana-dashboard.json", "files/prometheus-alerts.yml"}, files); diff != "" {
+		t.Error(diff)
+	}
+}
