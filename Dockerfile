@@ -3,7 +3,9 @@ WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
-RUN CGO_ENABLED=0 go build -trimpath -ldflags='-s -w' -o /out/coordinator . && mkdir /out/data
+# docker build --build-arg VERSION=1.2.3 --build-arg COMMIT=$(git rev-parse HEAD) .
+ARG VERSION= COMMIT= DATE=
+RUN CGO_ENABLED=0 go build -trimpath -ldflags="-s -w -X coordinator/internal/buildinfo.version=$VERSION -X coordinator/internal/buildinfo.commit=$COMMIT -X coordinator/internal/buildinfo.date=$DATE" -o /out/coordinator . && mkdir /out/data
 
 FROM scratch
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt

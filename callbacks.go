@@ -50,7 +50,7 @@ func (c *callbacks) sender(cfg *Config, m mandate) outbox.Send {
 	if cfg.EventCallbackURL == "" {
 		return nil
 	}
-	c.client = appclient.New(cfg.EventCallbackURL, cfg.EventCallbackAuth, outbox.MaxInFlight, programName+"/"+version)
+	c.client = appclient.New(cfg.EventCallbackURL, cfg.EventCallbackAuth, outbox.MaxInFlight, userAgent())
 	return func(ctx context.Context, ev outbox.Event) (int, http.Header, error) {
 		if err := m.AwaitValid(ctx); err != nil {
 			return 0, nil, err

@@ -18,11 +18,13 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"coordinator/internal/buildinfo"
 	"coordinator/internal/dotenv"
 	"coordinator/internal/logs"
 	"coordinator/internal/pgstore"
@@ -51,16 +53,13 @@ func (i invocation) execute(ctx context.Context) int {
 
 	flags := flag.NewFlagSet(programName, flag.ContinueOnError)
 	flags.SetOutput(i.stderr)
-	flags.Usage = func() {
-		fmt.Fprintf(i.stderr, "Usage: %s [flag]\nWithout a flag it runs; environment variables and a .env file configure it.\n", programName)
-		flags.PrintDefaults()
-	}
-	showVersion := flags.Bool("version", false, "print the version")
+	flags.Usage = func() {} // said below, where it is known whether it was asked for
+	showVersion := flags.Bool("version", false, "print the version, commit and date of this program")
 	check := flags.Bool("check", false, "check the configuration and print what would be used, without secrets")
-	schema := flags.Bool("schema", false, "print the tables and functions that the database of DATABASE_URL needs, as SQL")
-	healthcheck := flags.Bool("healthcheck", false, "ask the daemon that runs with this configuration whether it is alive")
+	schema := flags.Bool("schema", false, "print what the database of DATABASE_URL needs, as SQL")
+	healthcheck := flags.Bool("healthcheck", false, "ask the process that runs with this configuration whether it is alive")
 	var tokenSubject string
-	flags.Func("token", "print a control token, signed with CONTROL_SECRET, for a `peer`: rtmp, wss or hls", func(peer string) error {
+	flags.Func("token", "print a control token of CONTROL_SECRET for a `peer`: rtmp, wss or hls", func(peer string) error {
 		if !slices.Contains([]string{"rtmp", "wss", "hls"}, peer) {
 			return errors.New("must be rtmp, wss or hls")
 		}
@@ -69,19 +68,22 @@ func (i invocation) execute(ctx context.Context) int {
 	})
 	switch err := flags.Parse(i.args); {
 	case errors.Is(err, flag.ErrHelp):
+		printUsage(i.stdout, flags)
 		return 0
 	case err != nil:
+		printUsage(i.stderr, flags)
 		return 2
 	case flags.NArg() > 0 || flags.NFlag() > 1:
 		fmt.Fprintln(i.stderr, "at most one flag, and nothing else")
-		flags.Usage()
+		printUsage(i.stderr, flags)
 		return 2
 	}
 
 	var err error
 	switch {
 	case *showVersion:
-		fmt.Fprintln(i.stdout, programName, version)
+		build := buildinfo.Get()
+		fmt.Fprintf(i.stdout, "%s %s\ncommit %s\ndate %s\n%s %s/%s\n", programName, build.Version, build.Commit, build.Date, build.Go, runtime.GOOS, runtime.GOARCH)
 	case *schema:
 		fmt.Fprint(i.stdout, pgstore.Schema())
 	case *check:
@@ -105,6 +107,22 @@ func (i invocation) execute(ctx context.Context) int {
 		fmt.Fprintf(stderr, "%s: %v\n", programName, err)
 	}
 	return 1
+}
+
+// printUsage prints what -h does. The manual page is made from it, too: see internal/manpage.
+func printUsage(w io.Writer, flags *flag.FlagSet) {
+	fmt.Fprintf(w, `Usage: %s [flag]
+
+Without a flag it runs: as a gateway if COORDINATOR_URL is set, else as a coordinator.
+Environment variables and a .env file in the working directory configure it; they are
+described in coordinator(1) and docs/configuration.md.
+
+`, programName)
+	flags.VisitAll(func(f *flag.Flag) {
+		value, usage := flag.UnquoteUsage(f)
+		fmt.Fprintf(w, "  %-14s%s\n", "-"+strings.TrimSpace(f.Name+" "+value), usage)
+	})
+	fmt.Fprintf(w, "  %-14s%s\n", "-h", "print this")
 }
 
 func (i invocation) serve(ctx context.Context, stderr *logs.Writer) error {

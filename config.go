@@ -26,25 +26,25 @@ import (
 	"time"
 	"unicode"
 
+	"coordinator/internal/buildinfo"
 	"coordinator/internal/credentials"
 	"coordinator/internal/dotenv"
 	"coordinator/internal/misspelled"
 	"coordinator/internal/secret"
 )
 
-// What the program calls itself.
 const (
 	programName = "coordinator"
-	version     = "0.1.0"
-)
 
-const (
 	maxPort           = 65535
 	maxIDLength       = 1024  // bytes; an id travels in headers and in 64 KiB messages
 	maxReloadInterval = 86400 // seconds, one day
 	maxEncoderWait    = 15    // seconds: with the key verification it has to stay under answerWithin
 	maxStartTimeout   = 3600  // seconds
 )
+
+// userAgent is what requests to the application say of who asks.
+func userAgent() string { return programName + "/" + buildinfo.Version() }
 
 // Secret is a value that must not be seen.
 type Secret = secret.Secret

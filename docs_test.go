@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"coordinator/internal/appclient"
+	"coordinator/internal/buildinfo"
 	"coordinator/internal/clustertest"
 	"coordinator/internal/control"
 	"coordinator/internal/door"
@@ -65,7 +66,7 @@ func TestOperateListsEveryMetricWithItsLabels(t *testing.T) {
 		}
 	}
 	m := newMetrics(func() clusterState { return clusterState{} })
-	m.exposeBuild("")
+	m.exposeBuild(buildinfo.Info{})
 	m.exposeLease(func() lease.Status { return lease.Status{} })
 	m.newCommits()
 	m.exposeFigures(func(context.Context) (pgstore.Figures, error) { return pgstore.Figures{}, nil })

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"time"
 
+	"coordinator/internal/buildinfo"
 	"coordinator/internal/control"
 	"coordinator/internal/gateway"
 	"coordinator/internal/logs"
@@ -28,7 +29,7 @@ func newGatewayDaemon(cfg *Config, log *slog.Logger) *gatewayDaemon {
 		URLs:          cfg.CoordinatorURLs,
 		Secret:        cfg.GatewaySecret,
 		ControlSecret: cfg.ControlSecret,
-		Version:       version,
+		Version:       buildinfo.Version(),
 		Log:           log,
 	})
 	d.metrics = newGatewayMetrics(d.gateway.State)

@@ -17,6 +17,7 @@ import (
 	"sync"
 	"testing"
 
+	"coordinator/internal/buildinfo"
 	"coordinator/internal/clustertest"
 	"coordinator/internal/control"
 	"coordinator/internal/gateway"
@@ -75,7 +76,7 @@ func (c *linkTaker) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	f, _, err := link.Next(message)
 	var hello link.Hello
-	if err != nil || f.Read(&hello) != nil || hello.Version != version {
+	if err != nil || f.Read(&hello) != nil || hello.Version != buildinfo.Version() {
 		c.t.Errorf("%+v %v", hello, err)
 	}
 	c.mu.Lock()

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"coordinator/internal/buildinfo"
 	"coordinator/internal/control"
 	"coordinator/internal/link"
 	"coordinator/internal/linkserver"
@@ -72,7 +73,7 @@ func newGateways(c *coordinator, cfg *Config, refusals *logs.Refusals, log *slog
 		StoreIsNew:    h.store.IsNew,
 		Secret:        cfg.GatewaySecret,
 		ControlSecret: cfg.ControlSecret,
-		Version:       version,
+		Version:       buildinfo.Version(),
 		Handler:       h,
 		HigherEpoch:   c.mandate.Heard,
 		AddGateway:    func(id string) <-chan struct{} { return c.events.Change(outbox.AddGateway(id)) },

@@ -75,7 +75,7 @@ type keyVerifier struct {
 func newKeyVerifier(cfg *Config, observe func(verification), log *slog.Logger) *keyVerifier {
 	v := &keyVerifier{log: log, requestTurns: make(chan struct{}, maxVerifyRequests), observe: observe}
 	if cfg.KeyVerificationURL != "" {
-		v.client = appclient.New(cfg.KeyVerificationURL, cfg.KeyVerificationAuth, maxVerifyRequests, programName+"/"+version)
+		v.client = appclient.New(cfg.KeyVerificationURL, cfg.KeyVerificationAuth, maxVerifyRequests, userAgent())
 	}
 	return v
 }

@@ -2,6 +2,8 @@
 // application that owns users and keys.
 package main
 
+//go:generate go run ./internal/manpage
+
 // main starts what the command line asks for: run, most of the time, which wires, serves and stops in order.
 
 import (
@@ -19,6 +21,7 @@ import (
 	"syscall"
 	"time"
 
+	"coordinator/internal/buildinfo"
 	"coordinator/internal/host"
 	"coordinator/internal/logs"
 )
@@ -93,11 +96,13 @@ func run(ctx context.Context, getenv func(string) string, stderr *logs.Writer, h
 	if err != nil {
 		return err
 	}
+	build := buildinfo.Get()
+	log.Info("starting", "version", build.Version, "commit", build.Commit, "date", build.Date, "go", build.Go)
 	d, err := newProcess(cfg, log)
 	if err != nil {
 		return err
 	}
-	d.exposed().exposeBuild(version)
+	d.exposed().exposeBuild(build)
 	d.exposed().exposeLog(stderr.Dropped)
 	defer func() { err = errors.Join(err, d.stop(deliverEvents)) }()
 	listeners, err := listen(cfg, cert)

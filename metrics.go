@@ -6,10 +6,10 @@ package main
 import (
 	"math"
 	"net/http"
-	"runtime"
 	"sync/atomic"
 	"time"
 
+	"coordinator/internal/buildinfo"
 	"coordinator/internal/control"
 	"coordinator/internal/lease"
 
@@ -189,11 +189,11 @@ func (e exporter) handler() http.HandlerFunc {
 }
 
 // exposeBuild tells which program runs. It is called once.
-func (e exporter) exposeBuild(version string) {
+func (e exporter) exposeBuild(build buildinfo.Info) {
 	buildInfo := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name:        e.role + "_build_info",
 		Help:        "Always 1; the labels tell which program runs.",
-		ConstLabels: prometheus.Labels{"version": version, "go_version": runtime.Version()},
+		ConstLabels: prometheus.Labels{"version": build.Version, "commit": build.Commit, "date": build.Date, "go_version": build.Go},
 	})
 	buildInfo.Set(1)
 	e.registry.MustRegister(buildInfo)

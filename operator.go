@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"coordinator/internal/buildinfo"
 	"coordinator/internal/control"
 	"coordinator/internal/history"
 	"coordinator/internal/httpjson"
@@ -76,7 +77,7 @@ func (a *commands) overview(w http.ResponseWriter, _ *http.Request) {
 	c := a.coordinator
 	s := c.state()
 	httpjson.Write(w, http.StatusOK, overviewReport{
-		Version:          version,
+		Version:          buildinfo.Version(),
 		Now:              time.Now().UTC(),
 		StartedAt:        c.startedAt.UTC(),
 		Epoch:            c.mandate.Epoch(),

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"coordinator/dashboard"
+	"coordinator/internal/buildinfo"
 	"coordinator/internal/control"
 	"coordinator/internal/credentials"
 	"coordinator/internal/httpjson"
@@ -184,7 +185,7 @@ func notFound(w http.ResponseWriter, _ *http.Request) {
 
 func welcome(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	fmt.Fprintln(w, programName, version)
+	fmt.Fprintln(w, programName, buildinfo.Version())
 }
 
 // logRequests writes a line for each request that is answered. What the program has no name for is left out, because it

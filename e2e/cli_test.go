@@ -7,11 +7,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -47,8 +49,56 @@ func executeIn(t *testing.T, dir, flags string, environ ...string) (status int, 
 
 func TestVersionIsPrinted(t *testing.T) {
 	t.Parallel()
-	if status, out, _ := execute(t, "-version", "HTTP_PORT=nonsense"); status != 0 || !regexp.MustCompile(`^coordinator \d+\.\d+\.\d+\n$`).MatchString(out) {
+	form := regexp.MustCompile(`^coordinator 0\.0\.0-dev\ncommit unknown\ndate unknown\ngo1\S+ \w+/\w+\n$`) // of a build without a checkout
+	if status, out, _ := execute(t, "-version", "HTTP_PORT=nonsense"); status != 0 || !form.MatchString(out) {
 		t.Errorf("%d %q", status, out)
+	}
+}
+
+// version is what a program built without a tag calls itself.
+const version = "0.0.0-dev"
+
+func TestReleasesSayWhatTheyWereBuiltFrom(t *testing.T) {
+	t.Parallel()
+	const variable = " -X coordinator/internal/buildinfo."
+	binary, err := clustertest.Build(t.TempDir(), "-ldflags="+variable+"version=1.2.3-rc.1"+variable+"commit=c0ffee"+variable+"date=2026-01-02T03:04:05Z")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command(binary, "-version").Output(); err != nil || !strings.HasPrefix(string(out), "coordinator 1.2.3-rc.1\ncommit c0ffee\ndate 2026-01-02T03:04:05Z\ngo1") {
+		t.Errorf("%v %q", err, out)
+	}
+	for role, environ := range map[string][]string{
+		"coordinator": nil,
+		"gateway":     {"GATEWAY_SECRET=" + gatewaySecret, "COORDINATOR_URL=http://127.0.0.1:1"},
+	} {
+		t.Run(role, func(t *testing.T) {
+			t.Parallel()
+			p := clustertest.Serve(t, binary, environ...)
+			p.Logs.Await(t, "msg=starting version=1.2.3-rc.1 commit=c0ffee date=2026-01-02T03:04:05Z go=go1")
+			want := fmt.Sprintf(`%s_build_info{commit="c0ffee",date="2026-01-02T03:04:05Z",go_version=%q,version="1.2.3-rc.1"}`, role, runtime.Version())
+			if _, exposed := p.Scrape()[want]; !exposed {
+				t.Errorf("no %s", want)
+			}
+		})
+	}
+}
+
+func TestFlagsFitAScreen(t *testing.T) {
+	t.Parallel()
+	status, out, diagnostics := execute(t, "-h")
+	if status != 0 || diagnostics != "" {
+		t.Errorf("%d %q", status, diagnostics)
+	}
+	for line := range strings.Lines(out) {
+		if len(line) > 90 {
+			t.Errorf("too wide: %s", line)
+		}
+	}
+	for _, flag := range []string{"-check ", "-healthcheck ", "-schema ", "-token peer ", "-version ", "-h "} {
+		if strings.Count(out, "\n  "+flag) != 1 {
+			t.Errorf("%s is missing in:\n%s", flag, out)
+		}
 	}
 }
 
@@ -59,9 +109,6 @@ func TestCommandLineThatCannotBeUnderstood(t *testing.T) {
 		if status != 2 || out != "" || !strings.Contains(diagnostics, "Usage: coordinator") {
 			t.Errorf("%s: %d %q %q", flags, status, out, diagnostics)
 		}
-	}
-	if status, _, diagnostics := execute(t, "-help"); status != 0 || !strings.Contains(diagnostics, "-healthcheck") {
-		t.Errorf("-help: %d %q", status, diagnostics)
 	}
 }
 

@@ -378,7 +378,7 @@ func gatewaysStory(t *testing.T, browser context.Context) {
 	act(tb, chromedp.Navigate("http://"+c.p.Addr+"/dashboard#encoders"))
 	tb.awaitText("td.gateway", id[:8])
 	tb.click("td.gateway a")
-	tb.awaitText("tbody", id, "linked", "127.0.0.1", "0.1.0")
+	tb.awaitText("tbody", id, "linked", "127.0.0.1", version)
 	tb.awaitText("#shown", "1–1 of 1")
 	if got := value[string](tb, `location.hash`); got != "#gateways?q="+id {
 		t.Errorf("the gateway's link leads to %s", got)

@@ -56,7 +56,7 @@ func TestOperatorsSeeWhichGatewayHoldsWhat(t *testing.T) {
 		if age := time.Since(g.Since); age < 0 || age > clustertest.Patience || g.FramesIn < 2 || g.FramesOut < 2 || g.BytesIn < g.FramesIn || g.BytesOut < g.FramesOut {
 			t.Errorf("%+v", g)
 		}
-		want := clustertest.Gateway{ID: g.ID, Address: "127.0.0.1", Linked: true, Version: "0.1.0", StreamingServers: i, Encoders: 1 - i}
+		want := clustertest.Gateway{ID: g.ID, Address: "127.0.0.1", Linked: true, Version: version, StreamingServers: i, Encoders: 1 - i}
 		if diff := cmp.Diff(want, g, cmpopts.IgnoreFields(clustertest.Gateway{}, "Since", "FramesIn", "FramesOut", "BytesIn", "BytesOut")); diff != "" || g.ID == "" {
 			t.Errorf("(-want +got)\n%s", diff)
 		}

@@ -23,19 +23,11 @@ func stopThatHangsIsCutOff(t *testing.T, binary string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer stuck.Close()                   // gives the lease back
-	const setLease, getLease = 1024, 1025 // of Linux
-	lease := func(command, kind int) int {
-		kept, _, errno := syscall.Syscall(syscall.SYS_FCNTL, stuck.Fd(), uintptr(command), uintptr(kind))
-		if errno != 0 {
-			t.Skip("no leases here: ", errno)
-		}
-		return int(kept)
-	}
-	lease(setLease, syscall.F_WRLCK)
+	defer stuck.Close() // gives the lease back
+	isHeld := leaseOf(t, stuck)
 	clustertest.Rename(t, stuck.Name(), filepath.Join(dir, "tls.crt"))
 	p.Signal(syscall.SIGHUP)
-	for deadline := time.Now().Add(clustertest.Patience); lease(getLease, 0) == syscall.F_WRLCK; { // until somebody waits for it
+	for deadline := time.Now().Add(clustertest.Patience); isHeld(); { // until somebody waits for it
 		if time.Now().After(deadline) {
 			t.Fatal("nobody opens the file")
 		}

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -54,13 +55,16 @@ func play(t *testing.T, args ...string) *result {
 	return &report.Results[0]
 }
 
+// measuresOthers: what another process uses is read from /proc, and is 0 where there is none.
+const measuresOthers = runtime.GOOS == "linux"
+
 func TestStreamLivesLoseNothing(t *testing.T) {
 	t.Parallel()
 	r := play(t, "-profile=life", "-count=300")
 	if r.Lives != 300 || r.EventsTold != 600 || r.EventsArrived != 600 {
 		t.Errorf("%d lives, %d events told, %d arrived; want 300, 600, 600", r.Lives, r.EventsTold, r.EventsArrived)
 	}
-	if r.CPUPerLife <= 0 || r.MemoryKiB <= 0 || r.Connections <= 0 || r.Accept.P50 <= 0 || r.Event.P50 <= 0 {
+	if measuresOthers && (r.CPUPerLife <= 0 || r.MemoryKiB <= 0) || r.Connections <= 0 || r.Accept.P50 <= 0 || r.Event.P50 <= 0 {
 		t.Errorf("something was not measured: %+v", r)
 	}
 }
@@ -84,7 +88,7 @@ func TestStreamLivesBehindGatewaysLoseNothing(t *testing.T) {
 	if r.Lives != 300 || r.EventsArrived != 600 || r.Gateways != 2 {
 		t.Errorf("%d lives, %d events arrived, %d gateways; want 300, 600, 2", r.Lives, r.EventsArrived, r.Gateways)
 	}
-	if r.CPUPerLife <= 0 || r.FrontCPUPerLife <= 0 || r.MemoryKiB <= 0 || r.FrontMemoryKiB <= 0 {
+	if measuresOthers && (r.CPUPerLife <= 0 || r.FrontCPUPerLife <= 0 || r.MemoryKiB <= 0 || r.FrontMemoryKiB <= 0) {
 		t.Errorf("something was not measured: %+v", r)
 	}
 }

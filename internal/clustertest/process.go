@@ -154,6 +154,18 @@ func (p *Process) PeakMemory() int {
 	return n << 10
 }
 
+// ShortDir is a directory for sockets, whose paths may be no longer than 103 bytes on some systems: those of t.TempDir are longer where
+// the directory of temporary files has a long name.
+func ShortDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
 // TakenPort returns a port of 127.0.0.1 that stays taken until the test ends.
 func TakenPort(t testing.TB) string {
 	t.Helper()
@@ -163,27 +175,4 @@ func TakenPort(t testing.TB) string {
 	}
 	t.Cleanup(func() { l.Close() })
 	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
-}
-
-// ReservePort returns a port of 127.0.0.1 for one process after the other: nobody else gets it until the test ends, and nobody
-// answers there while none of them listens.
-func ReservePort(t testing.TB) string {
-	t.Helper()
-	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { syscall.Close(fd) })
-	// Whoever listens may share the address with a socket that does not, if both say so; package net always does.
-	if err := syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_REUSEADDR, 1); err != nil {
-		t.Fatal(err)
-	}
-	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
-		t.Fatal(err)
-	}
-	address, err := syscall.Getsockname(fd)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return strconv.Itoa(address.(*syscall.SockaddrInet4).Port)
 }

@@ -230,7 +230,8 @@ func TestFullPipeThatDoesNotBlockLosesNoLine(t *testing.T) {
 	if err := syscall.SetNonblock(int(write.Fd()), true); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := out.Write(make([]byte, 1<<20)); !errors.Is(err, syscall.EAGAIN) {
+	room, err := out.Write(make([]byte, 1<<20))
+	if !errors.Is(err, syscall.EAGAIN) {
 		t.Fatalf("a full pipe says %v", err)
 	}
 	w := NewWriter(out, false)
@@ -242,12 +243,12 @@ func TestFullPipeThatDoesNotBlockLosesNoLine(t *testing.T) {
 	}
 	got := make(chan string)
 	go func() {
-		filled, _ := io.CopyN(io.Discard, read, 64<<10)
+		filled, _ := io.CopyN(io.Discard, read, int64(room))
 		text := make([]byte, want.Len())
 		n, _ := io.ReadFull(read, text)
 		got <- fmt.Sprint(filled) + string(text[:n])
 	}()
-	if text := <-got; text != fmt.Sprint(64<<10)+want.String() || w.dropped.Load() != 0 {
+	if text := <-got; text != fmt.Sprint(room)+want.String() || w.dropped.Load() != 0 {
 		t.Errorf("%d lines were dropped, and these %d bytes came: %.200q", w.dropped.Load(), len(text), text)
 	}
 	w.Close()

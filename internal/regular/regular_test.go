@@ -9,11 +9,13 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"coordinator/internal/clustertest"
 )
 
 func TestWhatIsNotARegularFileIsRefusedAndNothingWaits(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
+	dir := clustertest.ShortDir(t)
 	in := func(name string) string { return filepath.Join(dir, name) }
 	socket, err := net.Listen("unix", in("socket"))
 	if err != nil {
@@ -45,7 +47,7 @@ func TestWhatIsNotARegularFileIsRefusedAndNothingWaits(t *testing.T) {
 // As Kubernetes mounts a secret.
 func TestRegularFilesAreReadThroughLinks(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
+	dir := clustertest.ShortDir(t)
 	in := func(name string) string { return filepath.Join(dir, name) }
 	err := errors.Join(os.Mkdir(in("..2000"), 0o700), os.WriteFile(in("..2000/key"), []byte("content"), 0o600),
 		os.Symlink("..2000", in("..data")), os.Symlink("..data/key", in("key")))
