@@ -162,7 +162,8 @@ func (h *history) event(number uint64, q *pastQueue) outbox.Event {
 	q.tail++
 	switch {
 	case ev.Position == 0 && rand.IntN(2) == 0:
-		q.accepted = fmt.Sprint("stream", number, ".", 1+rand.IntN(2)) // that of the first stream, or of the second one
+		q.accepted = fmt.Sprint("stream", number, ".1")
+		q.begun = rand.IntN(2) // 1: the first stream never announces anything
 		ev.Type, ev.StreamID = outbox.PublishAccepted, q.accepted
 		return ev
 	case q.accepted != "" && rand.IntN(4) == 0:
