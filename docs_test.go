@@ -24,6 +24,7 @@ import (
 	"coordinator/internal/control"
 	"coordinator/internal/door"
 	"coordinator/internal/lease"
+	"coordinator/internal/link"
 	"coordinator/internal/outbox"
 	"coordinator/internal/pgstore"
 
@@ -309,6 +310,44 @@ func TestGatewaysPageHasTheLimitsOfTheProgram(t *testing.T) {
 			if !strings.Contains(source, value) {
 				t.Errorf("docs/gateways.md says %q, and %s no longer %s", row, file, value)
 			}
+		}
+	}
+}
+
+func TestUpgradingPageHasTheNumbersOfTheProgram(t *testing.T) {
+	t.Parallel()
+	page := clustertest.ReadText(t, "docs/upgrading.md")
+	constant := func(file, name string) string {
+		t.Helper()
+		match := regexp.MustCompile(`(?m)^\s*` + name + `\s*=\s*(\d+)(?:\s*//.*)?$`).FindStringSubmatch(clustertest.ReadText(t, file))
+		if match == nil {
+			t.Fatalf("%s has no constant %s", file, name)
+		}
+		return match[1]
+	}
+	outboxFormat, tables := constant("internal/outbox/storefile.go", "outboxVersion"), constant("internal/pgstore/database.go", "formatVersion")
+	for _, text := range []string{
+		"| `outbox.db` in `DATA_DIR` | format " + outboxFormat + " |",
+		"`its format has version N, this program reads versions 1 to " + outboxFormat + "`",
+		fmt.Sprintf("| links between gateways and coordinators | protocol %d, oldest %d |", link.Protocol, link.Oldest),
+		"| tables in PostgreSQL | format " + tables + " |",
+		"`the database has format N, and this version knows up to " + tables + ": update this coordinator`",
+	} {
+		if !strings.Contains(page, text) {
+			t.Errorf("docs/upgrading.md does not say %q", text)
+		}
+	}
+	if sql := clustertest.ReadText(t, "internal/pgstore/schema.sql"); !strings.Contains(sql, "INTO coordinator_format AS f (version) VALUES ("+tables+")") {
+		t.Errorf("schema.sql makes tables of another format than %s", tables)
+	}
+	// What the page quotes is what the program says.
+	for file, quoted := range map[string]string{
+		"internal/outbox/storefile.go": "its format has version %d, this program reads versions 1 to %d",
+		"internal/linkserver/hello.go": "no protocol that both sides speak: is one of them much older?",
+		"internal/pgstore/database.go": "the database has format %d, and this version knows up to %d: update this coordinator",
+	} {
+		if !strings.Contains(clustertest.ReadText(t, file), quoted) {
+			t.Errorf("%s no longer says %q", file, quoted)
 		}
 	}
 }

@@ -26,6 +26,7 @@ const (
 	deniedAtGateway  = "publishers that wait behind a gateway wait for the next coordinator, and are not denied at the stop of this one"
 	hasGateways      = "it has gateways of its own"
 	ofADouble        = "the page is all that a daemon serves in it"
+	ofAnApplication  = "it is about the application, which sees no gateway"
 )
 
 // onlyDirect is called by a story that a gateway would take the subject from.
