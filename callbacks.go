@@ -52,11 +52,20 @@ func (c *callbacks) sender(cfg *Config, m mandate) outbox.Send {
 	}
 	c.client = appclient.New(cfg.EventCallbackURL, cfg.EventCallbackAuth, outbox.MaxInFlight, userAgent())
 	return func(ctx context.Context, ev outbox.Event) (int, http.Header, error) {
+		if isUnwanted(cfg, &ev) {
+			return http.StatusOK, nil, nil
+		}
 		if err := m.AwaitValid(ctx); err != nil {
 			return 0, nil, err
 		}
 		return c.client.Post(ctx, eventHeader(ev))
 	}
+}
+
+// isUnwanted tells whether an event is done with unsent. The application may refuse what it does not know, and would hold up all that is behind it:
+// so what waits is dropped once EVENT_CALLBACK_EXTRA is switched off.
+func isUnwanted(cfg *Config, ev *outbox.Event) bool {
+	return ev.Type.IsExtra() && !cfg.EventCallbackExtra
 }
 
 // closeAfter leaves no client behind when the outbox could not be opened.

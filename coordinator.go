@@ -307,6 +307,7 @@ func (c *coordinator) verifyAndClaim(s *serverSession, req publishRequest, answe
 			record:      profile.FormatRecord(allowed.Record),
 			previews:    allowed.Previews.String(),
 		},
+		verified:    c.verifier.client != nil,
 		passthrough: allowed.Passthrough,
 		asked:       answerBy.Add(-answerWithin),
 		answerBy:    answerBy,
@@ -495,10 +496,13 @@ func (c *coordinator) discardEvent(ctx context.Context, id string) error {
 	err := c.events.Discard(ctx, id, func(u outbox.Undelivered) {
 		c.metrics.discarded.Inc()
 		c.timeline.Add(discardEntry(&u.Event, time.Now()))
-		about := []any{"event", u.ID(), "channel", u.Channel, "stream", u.StreamID, "since", u.At.UTC(), "tries", u.Tries, "answer", u.LastAnswer}
-		if u.Type == outbox.StreamClosed {
+		about := []any{"event", u.ID(), "type", u.Type.String(), "channel", u.Channel, "stream", u.StreamID, "since", u.At.UTC(), "tries", u.Tries, "answer", u.LastAnswer}
+		switch u.Type {
+		case outbox.StreamClosed:
 			c.log.Warn("a stream-closed was discarded on request: the application goes on taking the stream for live", about...)
-		} else {
+		case outbox.PublishFailed:
+			c.log.Warn("a publish-failed was discarded on request: the application goes on taking the publisher for accepted", about...)
+		default:
 			c.log.Warn("an event was discarded on request: the application will never hear of it", about...)
 		}
 	})

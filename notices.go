@@ -130,8 +130,7 @@ func describeEvent(e *timeline.Entry, ev *outbox.Event) {
 		e.Event, e.Text = int(ev.Seq), ev.StreamType+" "+logs.Loggable(ev.Resolution)
 	case outbox.StreamClosed: // there is one
 	case outbox.PublishRefused:
-		e.Stream = "" // it has none
-		fallthrough
+		e.Event, e.Text = timeline.EventOfNobody, ev.Type.String()
 	default:
 		e.Event, e.Text = timeline.OtherEvent, ev.Type.String()
 	}

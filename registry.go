@@ -137,6 +137,7 @@ type claimRequest struct {
 	requestRef
 	channel, key string
 	settings     encodeSettings
+	verified     bool      // by the application; else every key is valid
 	passthrough  string    // the application's own words, printable ASCII
 	asked        time.Time // when the streaming server asked
 	answerBy     time.Time
@@ -219,6 +220,7 @@ type publication struct {
 	tookOver    bool          // set once: the channel was taken over for it
 	changed     bool          // in registry.changes
 	owesEnd     bool          // the application was told that it was accepted, and neither that a stream is available nor that it failed
+	mayBeUntold bool          // in a restore: that it was accepted may not be in the store, and never was
 	wasLive     bool          // an encoder has announced its HLS-LIVE
 	why         endReason     // of its end, which has begun
 	failedMoves uint8

@@ -93,7 +93,8 @@ func (st *stream) memoLocked() memo.Stream {
 	}
 }
 
-// roomForOutputs keeps a memo below 1.5 KiB: what does not fit is not known any more after a restart.
+// roomForOutputs keeps a memo below 1.5 KiB: what does not fit is not known any more after a restart. At most half of it is for types and
+// resolutions, the rest for index files.
 const roomForOutputs = 1200
 
 func (st *stream) toldMemoLocked() memo.Told {
@@ -101,14 +102,19 @@ func (st *stream) toldMemoLocked() memo.Told {
 	room := roomForOutputs
 	for _, h := range st.outputs {
 		o := h.Value()
-		m := memo.Output{StreamType: o.streamType, Resolution: o.resolution, IndexFile: o.indexFile, StartTime: o.startTime}
-		if m.Size() > room {
-			m.IndexFile, m.StartTime = "", ""
-		}
-		if room -= m.Size(); room < 0 {
+		m := memo.Output{StreamType: o.streamType, Resolution: o.resolution}
+		if room-m.Size() < roomForOutputs/2 {
 			break
 		}
+		room -= m.Size()
 		told.Outputs = append(told.Outputs, m)
+	}
+	for i := range told.Outputs {
+		o := st.outputs[i].Value()
+		if size := len(o.indexFile) + len(o.startTime); size <= room {
+			room -= size
+			told.Outputs[i].IndexFile, told.Outputs[i].StartTime = o.indexFile, o.startTime
+		}
 	}
 	return told
 }

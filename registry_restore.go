@@ -58,6 +58,7 @@ type announcedStream struct {
 	channel, id, previous string
 	passthrough           string
 	lastSeq               uint32 // 0: it is a publisher who was accepted, and not told to have failed; no stream of it was announced
+	settles               string // of one that the store has lost: such a publisher
 }
 
 // restorer is a restore under way.
@@ -71,6 +72,7 @@ type restorer struct {
 	memos        map[*publication]memo.Publication
 	announced    map[string]announcedStream // streams in the store that no encoder here has
 	accepted     []announcedStream          // publishers in the store that are to have an end
+	announcing   map[uint64]bool            // publications with announced streams in the store
 	unstored     []*stream                  // that the application knows by their memos, and the store does not, or not as far
 }
 
@@ -111,10 +113,11 @@ func (r *registry) restore(in restoration, now time.Time) *restorer {
 		strangers:    map[uint64]*publication{},
 		memos:        map[*publication]memo.Publication{},
 		announced:    make(map[string]announcedStream, len(in.announced)),
+		announcing:   map[uint64]bool{},
 	}
 	for _, a := range in.announced {
 		if a.lastSeq > 0 {
-			rs.announced[a.id] = a
+			rs.announced[a.id], rs.announcing[a.queue] = a, true
 		} else {
 			rs.accepted = append(rs.accepted, a)
 		}
@@ -138,6 +141,7 @@ func (rs *restorer) restored(now time.Time) []notice {
 	lost := r.replay.lost
 	r.replay = nil
 	clear(r.ousted)
+	rs.tellUntold()
 	publications := slices.DeleteFunc(inOrder(rs.publications), func(p *publication) bool { return !p.server.publications.Has(p) })
 	rs.giveChannels(publications)
 	streams := rs.streamsOf()
@@ -184,7 +188,11 @@ func (rs *restorer) lostByStore() (lost []announcedStream) {
 	defer rs.mu.Unlock()
 	for _, st := range rs.unstored {
 		if st.encoder.streams.Has(st) {
-			lost = append(lost, announcedStream{st.pub.number, st.pub.channel, st.id, st.previous, st.pub.passthrough, st.lastSeq})
+			a := announcedStream{queue: st.pub.number, channel: st.pub.channel, id: st.id, previous: st.previous, passthrough: st.pub.passthrough, lastSeq: st.lastSeq}
+			if i := slices.IndexFunc(rs.accepted, func(other announcedStream) bool { return other.queue == a.queue }); i >= 0 {
+				a.settles = rs.accepted[i].id
+			}
+			lost = append(lost, a)
 		}
 	}
 	return lost
@@ -329,9 +337,9 @@ func (rs *restorer) addStream(e *encoder, m keptStream) {
 	if p == nil {
 		p = rs.stranger(m.Publication, m.Channel, m.Passthrough)
 		p.server.id, p.server.gateway, p.since, p.accepted = m.Server, m.ServerGateway, m.Since, rs.byOurClock(m.Since)
-		if superseded := m.Role == memo.Superseded; !superseded && m.Why != 0 {
-			p.why = endReason(m.Why)
-		}
+	}
+	if m.Closing && m.Role != memo.Superseded && m.Why != 0 && (p.why == notEnded || p.server.gone) {
+		p.why = endReason(m.Why)
 	}
 	st := &stream{
 		id:       m.ID,
@@ -488,12 +496,16 @@ func (rs *restorer) closeForgotten() {
 		if a.id == p.id && p.atEncoders == 0 && rs.memos[p].Current != nil && rs.mayGoOnLocked(p, loss{mayFailOver: true}) {
 			rs.interruptedLocked(st, errEncoderGone, rs.now)
 		}
-		rs.tellClosedLocked(st, coordinatorLost, rs.now)
+		why := coordinatorLost
+		if p.why != notEnded {
+			why = p.why
+		}
+		rs.tellClosedLocked(st, why, rs.now)
 	}
 }
 
-// owe finds the publishers that were told to be accepted, and are to have an end. Whether the store knows that of one who is here depends on
-// how far the last process came: it is told again if nothing of the publication is there.
+// owe finds the publishers that were told to be accepted, and are to have an end. If the store has nothing of a publication that is here, its accept
+// was not made durable, or all of it is delivered: what encoders have said since will tell.
 func (rs *restorer) owe() {
 	for _, a := range rs.accepted {
 		p := rs.publications[a.queue]
@@ -501,13 +513,25 @@ func (rs *restorer) owe() {
 			p = rs.stranger(a.queue, a.channel, a.passthrough)
 			p.publisherID = a.id
 		}
-		p.owesEnd = true
+		// A database that has lost commits may not know that a stream of it was available, or know both.
+		p.owesEnd = !rs.announcing[a.queue] && !slices.ContainsFunc(rs.unstored, func(st *stream) bool { return st.pub == p })
 		rs.settleAcceptanceLocked(p, rs.now)
 	}
+	for _, p := range rs.publications {
+		_, stored := rs.in.tails[p.number]
+		p.mayBeUntold = !stored && rs.limits.extraEvents
+	}
+}
+
+// tellUntold tells that publishers were accepted, as far as that is not in the store and never was: else what their encoders have said
+// would be in the store, or be done with, which the memo of the publication shows. Of one who has ended meanwhile that is not sure, and nothing is
+// owed for an accept that nobody was told of.
+func (rs *restorer) tellUntold() {
 	for _, p := range inOrder(rs.publications) {
-		if _, stored := rs.in.tails[p.number]; !stored && !p.proven {
-			rs.tellAcceptedLocked(p, rs.began.Add(p.accepted))
+		if p.mayBeUntold && !p.proven && p.server.publications.Has(p) {
+			rs.tellAcceptedAgainLocked(p)
 		}
+		p.mayBeUntold = false
 	}
 }
 

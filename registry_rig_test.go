@@ -182,7 +182,7 @@ func (rig *registryRig) claim(s *server, channel string) error {
 
 func (rig *registryRig) claimBy(s *server, channel string, answerIn time.Duration) error {
 	rig.t.Helper()
-	notices, err := rig.r.claim(s, claimRequest{requestRef: requestRef{id: "r-" + channel}, channel: channel, key: "k", answerBy: rig.now.Add(answerIn)}, rig.now)
+	notices, err := rig.r.claim(s, claimRequest{requestRef: requestRef{id: "r-" + channel}, channel: channel, key: "k", verified: true, answerBy: rig.now.Add(answerIn)}, rig.now)
 	rig.step(notices)
 	return err
 }

@@ -56,8 +56,9 @@ func (e endReason) failReason() string {
 
 const failNoEncoder = "no_encoder"
 
-// endReasonLocked is what an error comes to for the application. Once the coordinator stops, peers are gone because it lets go of them.
-func (r *registry) endReasonLocked(reason error) endReason {
+// endReasonLocked is what an error comes to for the application. Once the coordinator stops, a peer is gone because its socket is closed here,
+// unless a gateway holds it.
+func (r *registry) endReasonLocked(reason error, gateway string) endReason {
 	switch reason {
 	case nil, errAcceptedLate:
 		return publisherEnded
@@ -75,7 +76,7 @@ func (r *registry) endReasonLocked(reason error) endReason {
 		return coordinatorLost
 	}
 	switch {
-	case r.stopping:
+	case r.stopping && gateway == "":
 		return coordinatorStopped
 	case reason == errPeerGone:
 		return serverLost
@@ -83,10 +84,18 @@ func (r *registry) endReasonLocked(reason error) endReason {
 	return encoderLost
 }
 
+// gatewayOfEncoder is also for a stream that is only known from the store.
+func (st *stream) gatewayOfEncoder() string {
+	if st.encoder == nil {
+		return ""
+	}
+	return st.encoder.gateway
+}
+
 // endsLocked notes why a publication ends, if it has not been ending before.
 func (r *registry) endsLocked(p *publication, reason error) {
 	if p.why == notEnded {
-		p.why = r.endReasonLocked(reason)
+		p.why = r.endReasonLocked(reason, p.server.gateway)
 	}
 }
 
@@ -98,7 +107,7 @@ func (r *registry) whyClosedLocked(st *stream, reason error) endReason {
 	case st.pub.why != notEnded:
 		return st.pub.why
 	}
-	return r.endReasonLocked(reason)
+	return r.endReasonLocked(reason, st.gatewayOfEncoder())
 }
 
 // tellLocked appends an event of a publication.
@@ -112,11 +121,17 @@ func (r *registry) tellLocked(p *publication, ev outbox.Event) {
 // tellOfStreamLocked appends an event of a stream that the application counts: one of stream-available and stream-closed.
 func (r *registry) tellOfStreamLocked(st *stream, ev outbox.Event) {
 	r.streamToldLocked(st)
+	if r.silent {
+		st.pub.mayBeUntold = false // this is in the store, or was: so was the accept before it
+	}
 	if r.silent || st.isOver {
 		return
 	}
 	st.lastSeq++
 	ev.StreamID, ev.Seq, ev.Previous = st.id, uint64(st.lastSeq), st.previous
+	if st.pub.mayBeUntold {
+		r.tellAcceptedAgainLocked(st.pub)
+	}
 	if p := st.pub; p.owesEnd {
 		p.owesEnd = false
 		ev.Settles = p.publisherID
@@ -143,6 +158,12 @@ func (r *registry) tellAcceptedLocked(p *publication, at time.Time) {
 	}
 }
 
+// tellAcceptedAgainLocked is for a publisher that was accepted by an earlier process.
+func (r *registry) tellAcceptedAgainLocked(p *publication) {
+	p.mayBeUntold = false
+	r.tellAcceptedLocked(p, r.began.Add(p.accepted))
+}
+
 // settleAcceptanceLocked tells that a publisher has failed, if it is over and no encoder can announce anything of it any more. That may follow
 // from the messages of two sessions, so it does not matter whether all is in the store that followed from this one before: if the end were there,
 // it would not be owed.
@@ -153,9 +174,9 @@ func (r *registry) settleAcceptanceLocked(p *publication, at time.Time) {
 	}
 }
 
-// tellRefusedLocked is for a publisher that the application has allowed and no encoder had room for.
+// tellRefusedLocked is for a publisher that no encoder had room for, if the application has allowed it: strangers could fill the disk.
 func (r *registry) tellRefusedLocked(request *claimRequest, at time.Time) {
-	if !r.limits.extraEvents {
+	if !r.limits.extraEvents || !request.verified {
 		return
 	}
 	r.lastNumber++
@@ -176,8 +197,9 @@ func (r *registry) interruptedLocked(st *stream, reason error, now time.Time) {
 	if _, already := r.interrupted[p]; !already {
 		r.interrupted[p] = now
 	}
-	if r.limits.extraEvents && !st.isOver && !r.silent {
-		why := strings.ReplaceAll(r.endReasonLocked(reason).String(), "-", "_")
+	isKnown := st.lastSeq > 0 || st.id == p.publisherID // to the application
+	if r.limits.extraEvents && isKnown && !st.isOver && !r.silent {
+		why := strings.ReplaceAll(r.endReasonLocked(reason, st.gatewayOfEncoder()).String(), "-", "_")
 		r.tellLocked(p, outbox.Event{Type: outbox.StreamInterrupted, StreamID: st.id, Previous: st.previous, Reason: why, At: now})
 	}
 }
@@ -237,7 +259,7 @@ func (st *stream) addOutputLocked(o output) {
 	}
 	same := func(other unique.Handle[output]) bool {
 		before := other.Value()
-		return before.streamType == o.streamType && before.resolution == o.resolution && before.indexFile == o.indexFile
+		return before.streamType == o.streamType && before.resolution == o.resolution && (before.indexFile == o.indexFile || before.indexFile == "")
 	}
 	switch i := slices.IndexFunc(st.outputs, same); {
 	case i >= 0:

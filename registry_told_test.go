@@ -3,12 +3,14 @@ package main
 // What the application is told of publishers, and why things ended: stories one by one, and a judge for the random clusters.
 
 import (
+	"crypto/rand"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"coordinator/internal/memo"
 	"coordinator/internal/outbox"
 	"coordinator/internal/tagged"
 
@@ -20,7 +22,7 @@ type toldJudge struct {
 	queues  map[uint64]*toldOf
 	refused int
 
-	// mayRepeat is for processes that die: an interruption may be found out again by the next one. It has the same ID.
+	// mayRepeat is for processes that die: the next one may find out an interruption again, or tell of an accept again. They have the same IDs.
 	mayRepeat bool
 }
 
@@ -61,7 +63,7 @@ func (j *toldJudge) take(ev outbox.Event) string {
 		return "the stream is interrupted twice, or nobody knows why"
 	case ev.Type == outbox.StreamClosed && (!known || !slices.Contains(endReasonNames[1:], ev.Reason)):
 		return "the stream was not available, or nobody knows why it is closed"
-	case ev.Type == outbox.StreamAvailable && ev.Settles != "" && (ev.Settles != q.accepted || len(q.available) > 0):
+	case ev.Type == outbox.StreamAvailable && ev.Settles != "" && (ev.Settles != q.accepted || len(q.available) > 0 && !j.mayRepeat):
 		return "it settles an acceptance that there is none of, or that was settled before"
 	case ev.Type == outbox.StreamAvailable && ev.Settles == "" && q.accepted != "" && len(q.available) == 0:
 		return "it settles no acceptance, and it is the first one"
@@ -307,7 +309,7 @@ func TestPassthroughIsInEachEvent(t *testing.T) {
 	rig := newRegistryRig(t, limits{failover: true, extraEvents: true})
 	s, e := rig.server("s", "RTMP"), rig.encoder("e", 1)
 	claim := func(channel string) error {
-		notices, err := rig.r.claim(s, claimRequest{requestRef: requestRef{id: channel}, channel: channel, key: "k", passthrough: "of " + channel}, rig.now)
+		notices, err := rig.r.claim(s, claimRequest{requestRef: requestRef{id: channel}, channel: channel, key: "k", passthrough: "of " + channel, verified: true}, rig.now)
 		rig.step(notices)
 		return err
 	}
@@ -337,6 +339,17 @@ func TestPassthroughIsInEachEvent(t *testing.T) {
 			t.Errorf("%s: %q", shortEvent(ev), ev.Passthrough)
 		}
 	}
+}
+
+// Without an application that verifies keys anybody could fill the disk.
+func TestRefusalOfAnUnverifiedPublisherIsNoEvent(t *testing.T) {
+	t.Parallel()
+	rig := newRegistryRig(t, limits{extraEvents: true})
+	s := rig.server("s", "RTMP")
+	if _, err := rig.r.claim(s, claimRequest{requestRef: requestRef{id: "1"}, channel: "ch", key: "k"}, rig.now); err != errNoEncoder {
+		t.Error(err)
+	}
+	rig.expect()
 }
 
 func TestIndexFilesComeBackAsTheyWere(t *testing.T) {
@@ -388,3 +401,80 @@ func TestMemosStayShort(t *testing.T) {
 		t.Errorf("the memos have %d and %d bytes", a, b)
 	}
 }
+
+// What the memos and the store of a process that has died leave open is told once, with its first cause.
+func TestRestoreTellsWhatIsOpen(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	for name, story := range map[string]struct {
+		publication func(*memo.Publication)
+		stream      func(*keptStream) // nil: no encoder has it
+		announced   []announcedStream
+		replay      func(*registry)
+		want        string
+	}{
+		"neither the accept nor the announcement was durable": {
+			func(p *memo.Publication) { p.Proven = true }, func(*keptStream) {}, nil,
+			func(r *registry) {
+				r.announce(r.encoders[rowEncoder], "c", "p1", announcement{streamType: "HLS-LIVE", resolution: "1x1", indexFile: "i"}, now)
+			},
+			"publish-accepted p1, stream-available p1 HLS-LIVE, stream-closed p1 publisher-ended 0 s",
+		},
+		"the accept was not durable": {nil, func(*keptStream) {}, nil, nil, "publish-accepted p1, publish-failed p1 publisher_ended"},
+		"it was closed by the application, and its encoder is gone": {
+			func(p *memo.Publication) { p.Proven, p.Killed, p.Why = true, true, uint8(closedByApplication) }, nil,
+			[]announcedStream{{queue: 10, channel: "c", id: "p1", lastSeq: 1}}, nil,
+			"stream-closed p1 closed-by-application 0 s",
+		},
+		"its encoder knows why it is closing, its server does not": {
+			nil, func(k *keptStream) { k.Closing, k.Why = true, uint8(neverStarted) }, []announcedStream{{queue: 10, channel: "c", id: "p1"}}, nil,
+			"publish-failed p1 never_started",
+		},
+		"a database that lost commits has the accept and the stream": {
+			func(p *memo.Publication) { p.Proven, p.ID = true, "p2" }, nil,
+			[]announcedStream{{queue: 10, channel: "c", id: "p1"}, {queue: 10, channel: "c", id: "p2", lastSeq: 1}}, nil,
+			"stream-interrupted p2 encoder_lost, stream-closed p2 coordinator-lost -1 s",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			told := &toldEvents{}
+			r := newRegistry(100, now, rand.Text, told, limits{extraEvents: true, failover: true, encoderWait: time.Minute})
+			in := restoration{gateways: map[string]bool{"s": true, "e": true}, tails: map[uint64]uint32{}, announced: story.announced}
+			if len(story.announced) > 0 {
+				in.tails[10] = 2
+			}
+			in.servers = []keptServer{{
+				id: rowServer, gateway: "s", info: serverInfo{kind: kindRTMP, ip: "10.0.0.1", port: 1935}, peer: nowhere{},
+				publications: []memo.Publication{rowPublication(func(p *memo.Publication) {
+					p.Since = now.UnixNano()
+					if story.publication != nil {
+						story.publication(p)
+					}
+				})},
+			}}
+			if story.stream != nil {
+				in.encoders = []keptEncoder{{id: rowEncoder, gateway: "e", peer: nowhere{}, memo: memo.Session{Capacity: 2}, streams: []keptStream{rowStream(1, story.stream)}}}
+			}
+			rs := r.restore(in, now)
+			if story.replay != nil {
+				story.replay(r)
+			}
+			rs.restored(now)
+			r.end(r.servers[rowServer], "c", "p1", now)
+			if story.stream != nil {
+				r.streamClosed(r.encoders[rowEncoder], "c", "p1", now, now)
+			}
+			if got := strings.Join(told.list, ", "); got != story.want {
+				t.Errorf("told %s\nwant %s", got, story.want)
+			}
+		})
+	}
+}
+
+// toldEvents is an event log of short events.
+type toldEvents struct{ list []string }
+
+func (*toldEvents) End(outbox.Mark) {}
+
+func (e *toldEvents) AppendPart(ev outbox.Event) { e.list = append(e.list, shortEvent(ev)) }

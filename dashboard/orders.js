@@ -45,9 +45,7 @@ const orders = {
   }),
   discard: (row) => ({
     title: `Discard this ${row.type} of ${row.channel}?`,
-    text: row.type === 'stream-closed'
-      ? `The application will never hear that stream ${row.streamId} has ended: it will go on taking the stream for live. The events behind it are sent.`
-      : `The application will never hear of it: ${[row.streamType, row.resolution].filter(Boolean).join(' ')} of stream ${row.streamId}. The events behind it are sent.`,
+    text: `${lossOf(row)} The events behind it are sent.`,
     yes: 'Discard event',
     dangerous: true,
     send: () => post('events/discard', { 'x-event-id': row.id }),
@@ -64,6 +62,21 @@ const drain = (row, move) => post('drain', { 'x-session-id': String(row.id), 'x-
 
 // createOrders returns what asks and then gives an order. onDone is told when one was carried out, onUnauthorized
 // when the credentials are no longer good.
+// lossOf says what the application will not know without an event.
+function lossOf(row) {
+  switch (row.type) {
+    case 'stream-closed':
+      return `The application will never hear that stream ${row.streamId} has ended: it will go on taking the stream for live.`;
+    case 'publish-failed':
+      return row.streamId
+        ? `The application will never hear that publisher ${row.streamId} has failed: it will go on taking the publisher for accepted.`
+        : 'The application will never hear that a publisher found no room.';
+    case 'stream-available':
+      return `The application will never hear of it: ${row.streamType} ${row.resolution} of stream ${row.streamId}.`;
+  }
+  return `The application will never hear of this ${row.type}, of stream ${row.streamId}.`;
+}
+
 export function createOrders({ onDone, onUnauthorized }) {
   const dialog = byId('confirm');
   const yes = byId('confirm-yes');

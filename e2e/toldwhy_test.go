@@ -153,3 +153,31 @@ func TestSnapshotAndReasonsOutliveTheCoordinator(t *testing.T) {
 	})
 	wantOneContentPerID(t, app)
 }
+
+// An application that refuses types that it does not know is out of trouble when they are switched off.
+func TestExtraEventsThatWaitAreDroppedWhenSwitchedOff(t *testing.T) {
+	t.Parallel()
+	onlyDirect(t, "the coordinator is started again")
+	app := clustertest.NewApplication(t)
+	app.AnswerEvents(func(w http.ResponseWriter, r *http.Request) {
+		if !strings.HasPrefix(r.Header.Get("x-event-type"), "stream-") {
+			w.WriteHeader(http.StatusBadRequest)
+		}
+	})
+	variables := app.Variables("HTTP_PORT=0", "BIND_ADDRESS=127.0.0.1", "DATA_DIR="+t.TempDir())
+	p := clustertest.Serve(t, coordinatorBinary, append(variables, "EVENT_CALLBACK_EXTRA=YES")...)
+	server, _ := p.Join("rtmp")
+	encoder, _ := p.Register(-1)
+	encoder.Available("live", clustertest.Publish(server, encoder, "live"), "HLS-LIVE", "1x1", "i")
+	clustertest.Publish(server, encoder, "starts")
+	p.AwaitMetrics(map[string]float64{"coordinator_events_pending": 3})
+	p.Signal(syscall.SIGKILL)
+	awaitKilled(p)
+	p = clustertest.Serve(t, coordinatorBinary, variables...)
+	awaitToldWhy(t, app, map[string][]string{"live": {"stream-available HLS-LIVE", "stream-closed coordinator-lost"}})
+	p.AwaitMetrics(map[string]float64{"coordinator_events_pending": 0})
+	p.Logs.Await(t, "EVENT_CALLBACK_EXTRA is off", "publish-failed", "starts")
+	if err := p.Stop(); err != nil {
+		t.Error(err)
+	}
+}

@@ -220,12 +220,12 @@ func mutations() []mutation {
 		},
 		{
 			"told", "registry_restore.go",
-			"		p.owesEnd = true\n", "",
+			"		p.owesEnd = !rs.announcing[a.queue] && !slices.ContainsFunc(rs.unstored, func(st *stream) bool { return st.pub == p })\n", "",
 			"TestClusterSurvivesCrashesAtAnyFrame", "a publisher that was accepted has no end after a restart",
 		},
 		{
 			"told", "registry_restore.go",
-			"!stored && !p.proven", "stored && !p.proven",
+			"p.mayBeUntold && !p.proven", "false",
 			"TestClusterSurvivesCrashesAtAnyFrame", "a publisher whose accept was not durable is never told",
 		},
 		{

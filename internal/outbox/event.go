@@ -56,6 +56,9 @@ var names = [types]string{"stream-available", "stream-closed", "publish-accepted
 
 func (t Type) String() string { return names[t] }
 
+// IsExtra tells whether only applications that have asked for more hear of it.
+func (t Type) IsExtra() bool { return t != StreamAvailable && t != StreamClosed }
+
 // Reasons of events for what was live when a process died.
 const (
 	closedByCrash = "coordinator-lost"

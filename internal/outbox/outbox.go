@@ -203,7 +203,7 @@ func (o *Outbox) resume(cluster *Cluster) error {
 		if cluster != nil {
 			cluster.Tails[number] = record.Tail
 		}
-		for i, s := range record.Announced {
+		for i, s := range record.owed() {
 			if cluster != nil && len(cluster.Gateways) > 0 {
 				cluster.Announced = append(cluster.Announced, Announced{number, s})
 				continue

@@ -25,6 +25,14 @@ type AnnouncedStream struct {
 	LastSeq                     uint64
 }
 
+// owed leaves out an accept that is settled: a database that lost commits may have both.
+func (r *QueueRecord) owed() []AnnouncedStream {
+	if !slices.ContainsFunc(r.Announced, func(s AnnouncedStream) bool { return s.LastSeq > 0 }) {
+		return r.Announced
+	}
+	return slices.DeleteFunc(slices.Clone(r.Announced), func(s AnnouncedStream) bool { return s.LastSeq == 0 })
+}
+
 // lost is what the application is told if the process has died.
 func (a *AnnouncedStream) lost(queue uint64, position uint32, now time.Time) Event {
 	ev := Event{
@@ -40,8 +48,8 @@ func (a *AnnouncedStream) lost(queue uint64, position uint32, now time.Time) Eve
 // note keeps the announced streams up to date with an event that joins the queue.
 func (r *QueueRecord) note(ev *Event) {
 	switch ev.Type {
-	case StreamClosed, PublishFailed:
-		r.Announced = slices.DeleteFunc(r.Announced, func(s AnnouncedStream) bool { return s.StreamID == ev.StreamID })
+	case StreamClosed, PublishFailed: // an accept is settled by either
+		r.Announced = slices.DeleteFunc(r.Announced, func(s AnnouncedStream) bool { return s.StreamID == ev.StreamID || s.LastSeq == 0 })
 	case PublishAccepted:
 		r.announce(ev)
 	case StreamAvailable:

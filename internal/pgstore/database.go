@@ -72,8 +72,9 @@ func (d *Database) Close() {
 // prepare makes what is missing in the database, also if an earlier version has made it, and refuses one that a newer version has made.
 func prepare(ctx context.Context, conn *pgx.Conn) error {
 	version, err := formatOf(ctx, conn)
+	var failed error
 	if codeOf(err) == tableMissing || err == nil && version < formatVersion {
-		_, failed := conn.PgConn().Exec(ctx, schema).ReadAll()
+		_, failed = conn.PgConn().Exec(ctx, schema).ReadAll()
 		if version, err = formatOf(ctx, conn); err != nil && failed != nil { // else another coordinator has made them meanwhile
 			err = fmt.Errorf("make the tables: %w", failed)
 		}
@@ -82,7 +83,7 @@ func prepare(ctx context.Context, conn *pgx.Conn) error {
 	case err != nil:
 		return err
 	case version < formatVersion:
-		return fmt.Errorf("the database has format %d, and it could not be brought up to %d", version, formatVersion)
+		return fmt.Errorf("bring the database from format %d up to %d: %w", version, formatVersion, failed)
 	case version > formatVersion:
 		return fmt.Errorf("the database has format %d, and this version knows up to %d: update this coordinator", version, formatVersion)
 	}
@@ -123,7 +124,7 @@ const durably = `set_config('synchronous_commit', CASE current_setting('synchron
 
 const takeOverSQL = `
 	WITH durable AS (SELECT ` + durably + `), won AS (
-		UPDATE coordinator_leader SET epoch = greatest(epoch, $1) + 1, beat = beat + 1, holder = $2
+		UPDATE coordinator_leader SET epoch = greatest(epoch, $1) + 1, beat = beat + 1, holder = $2, shown_format = $6, shown_epoch = greatest(epoch, $1) + 1
 		WHERE one AND epoch = $3 AND beat = $4 AND holder = $5 RETURNING epoch
 	)
 	UPDATE coordinator_fence f SET epoch = won.epoch FROM won, durable WHERE f.one RETURNING won.epoch`
@@ -133,7 +134,7 @@ func (d *Database) TakeOver(ctx context.Context, seen lease.Row, above uint64, h
 	d.holder.Store(&holder)
 	err = d.leasing.use(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		err := conn.QueryRow(ctx, takeOverSQL,
-			int64(above), holder, int64(seen.Epoch), int64(seen.Beat), seen.Holder).Scan(&epoch)
+			int64(above), holder, int64(seen.Epoch), int64(seen.Beat), seen.Holder, formatVersion).Scan(&epoch)
 		if errors.Is(err, pgx.ErrNoRows) {
 			return nil
 		}

@@ -3,6 +3,7 @@ package pgstore
 import (
 	_ "embed" // for format1.sql
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -59,9 +60,41 @@ func TestFormat1IsBroughtUpToDate(t *testing.T) {
 	}
 	commit(t, s, outbox.Group{Appended: []outbox.Event{event(outbox.StreamClosed, "one", "", 2)}})
 
+	// A coordinator of the version before whose connection was open then can't take over.
+	err := pgtest.TryExec(url, "UPDATE coordinator_leader SET epoch = epoch + 1, beat = beat + 1, holder = 'old' WHERE one")
+	if err == nil || !strings.Contains(err.Error(), "the database has format 2, which this coordinator does not know: update it") {
+		t.Errorf("a coordinator that does not know the format takes over: %v", err)
+	}
+	if err := pgtest.TryExec(url, "UPDATE coordinator_leader SET beat = beat + 1 WHERE one"); err != nil {
+		t.Errorf("a renewal: %v", err)
+	}
+
 	// A leader of the version before that has not noticed yet is fenced as ever, and its function is still there.
-	err := pgtest.TryExec(url, fmt.Sprintf(commit1, 1, available, closed, next))
+	err = pgtest.TryExec(url, fmt.Sprintf(commit1, 1, available, closed, next))
 	if codeOf(err) != fenced {
 		t.Errorf("a commit of the version before ends with %v", err)
+	}
+}
+
+func TestFormat1OfAnotherOwnerIsNotBroughtUpToDateWithoutAWord(t *testing.T) {
+	t.Parallel()
+	url := pgtest.URL(t)
+	pgtest.Exec(t, url, format1)
+	pgtest.Exec(t, url, "CREATE ROLE mere_user LOGIN; GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO mere_user")
+	_, err := open(t, strings.Replace(url, "coordinator@", "mere_user@", 1)).Look(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "lacks rights") || !strings.Contains(err.Error(), "format 1") {
+		t.Errorf("a user who may not change tables is told: %v", err)
+	}
+}
+
+func TestStreamThatIsKnownAgainSettlesItsAccept(t *testing.T) {
+	t.Parallel()
+	d := open(t, pgtest.URL(t))
+	s := d.Store(lead(t, d, "a"), notDeposed(t))
+	commit(t, s, outbox.Group{Appended: []outbox.Event{{Type: outbox.PublishAccepted, Queue: 7, Channel: "c", StreamID: "first", At: time.UnixMilli(5)}}})
+	known := outbox.Announced{Queue: 7, AnnouncedStream: outbox.AnnouncedStream{Channel: "c", StreamID: "second", LastSeq: 3}}
+	commit(t, s, outbox.Group{Changes: []outbox.Change{outbox.KnowStream(known, "first")}})
+	if got := contentsOf(t, s).Queues[7].Announced; len(got) != 1 || got[0].StreamID != "second" {
+		t.Errorf("announced: %+v", got)
 	}
 }

@@ -134,8 +134,12 @@ func clusterChanges(changes []outbox.Change, stream func(id string) *announcemen
 		case outbox.SessionForgotten:
 			c.forgotten = append(c.forgotten, int64(change.Number))
 		case outbox.StreamKnown:
+			if change.Settles != "" {
+				a := stream(change.Settles)
+				a.queue, a.closed = int64(change.Stream.Queue), true
+			}
 			a, known := stream(change.Stream.StreamID), change.Stream
-			a.AnnouncedStream, a.queue = known.AnnouncedStream, int64(known.Queue)
+			a.AnnouncedStream, a.queue, a.closed = known.AnnouncedStream, int64(known.Queue), false
 		}
 	}
 	return c

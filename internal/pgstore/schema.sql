@@ -14,6 +14,24 @@ CREATE TABLE IF NOT EXISTS coordinator_leader (
     holder text NOT NULL -- random for each process; '': nobody
 ) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 200, autovacuum_vacuum_scale_factor = 0);
 
+-- Whoever takes over shows here which format it knows. Formats before 2 do not, and an open connection has been checked when it was made: such a
+-- coordinator would lead on what it can't read, and take it for lost.
+ALTER TABLE coordinator_leader ADD COLUMN IF NOT EXISTS shown_format integer NOT NULL DEFAULT 0, ADD COLUMN IF NOT EXISTS shown_epoch bigint NOT NULL DEFAULT 0;
+
+CREATE OR REPLACE FUNCTION coordinator_knows_format() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    format integer;
+BEGIN
+    SELECT version INTO format FROM coordinator_format WHERE one;
+    IF NEW.epoch IS DISTINCT FROM OLD.epoch AND (NEW.shown_epoch IS DISTINCT FROM NEW.epoch OR NEW.shown_format < format) THEN
+        RAISE EXCEPTION 'the database has format %, which this coordinator does not know: update it', format USING ERRCODE = 'CO003';
+    END IF;
+    RETURN NEW;
+END
+$$;
+DROP TRIGGER IF EXISTS coordinator_knows_format ON coordinator_leader;
+CREATE TRIGGER coordinator_knows_format BEFORE UPDATE OF epoch ON coordinator_leader FOR EACH ROW EXECUTE FUNCTION coordinator_knows_format();
+
 -- Who may write. Apart from the leader's row, so that renewals and commits never wait for each other.
 CREATE TABLE IF NOT EXISTS coordinator_fence (
     one    boolean PRIMARY KEY DEFAULT true CHECK (one),
@@ -126,7 +144,7 @@ BEGIN
     END IF;
     IF cardinality(c_stream) > 0 THEN
         DELETE FROM coordinator_announced a USING generate_subscripts(c_stream, 1) AS i
-            WHERE a.queue BETWEEN c_queue[i] AND c_queue[i] AND a.stream = c_stream[i];
+            WHERE a.queue BETWEEN c_queue[i] AND c_queue[i] AND (a.stream = c_stream[i] OR a.last_seq = 0 AND c_stream[i] <> ''); -- an end settles the accept
         UPDATE coordinator_announced a SET tail = c_tail[i] FROM generate_subscripts(c_stream, 1) AS i
             WHERE a.queue BETWEEN c_queue[i] AND c_queue[i] AND a.tail < c_tail[i];
     END IF;

@@ -62,7 +62,7 @@ type Entry struct {
 	// of Verified and Event
 	Took          time.Duration
 	Status, Tries int // the status is also of Denied; 0: no answer
-	Event         int // which one of its stream; OtherEvent: neither stream-available nor stream-closed
+	Event         int // which one of its stream; or OtherEvent, EventOfNobody
 
 	// of Denied and Waiting: of all encoders in service, whose number is -1 if it is not known; of Started: of the one chosen, and from how many
 	Used, Capacity, Encoders int       // a negative capacity is no limit
@@ -72,8 +72,15 @@ type Entry struct {
 // OtherEvent is the number of an event that is not counted among those of its stream.
 const OtherEvent = -1
 
+// EventOfNobody is that of an event without a stream. Its Stream is the event's own, by which tries of it are found, and nobody sees it.
+const EventOfNobody = -2
+
 // MarshalJSON puts the reason into words.
 func (e *Entry) MarshalJSON() ([]byte, error) {
+	stream := e.Stream
+	if e.Event == EventOfNobody {
+		stream = ""
+	}
 	return json.Marshal(struct {
 		ID           uint64    `json:"id"`
 		At           time.Time `json:"at"`
@@ -87,5 +94,5 @@ func (e *Entry) MarshalJSON() ([]byte, error) {
 		Status       int       `json:"status"`
 		Tries        int       `json:"tries"`
 		Passthrough  string    `json:"passthrough"`
-	}{e.Number, e.At, e.Kind.String(), e.Code, e.Reason(), e.Channel, e.Stream, e.Server, e.Encoder, e.Status, e.Tries, e.passthrough()})
+	}{e.Number, e.At, e.Kind.String(), e.Code, e.Reason(), e.Channel, stream, e.Server, e.Encoder, e.Status, e.Tries, e.passthrough()})
 }

@@ -1,6 +1,7 @@
 package timeline
 
 import (
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"runtime"
@@ -254,5 +255,21 @@ func BenchmarkAdd(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		line.Add(e)
+	}
+}
+
+func TestTriesOfAnEventOfNobodyAreOneEntry(t *testing.T) {
+	t.Parallel()
+	line := New()
+	for try := 1; try <= 100; try++ {
+		line.Add(Entry{At: time.Now(), Kind: Event, Channel: "c", Stream: "event", Event: EventOfNobody, Text: "publish-failed", Tries: try, Status: 503})
+	}
+	entries := all(line, Query{Channel: "c"})
+	if len(entries) > 3 {
+		t.Errorf("%d entries", len(entries))
+	}
+	text, err := json.Marshal(&entries[len(entries)-1])
+	if err != nil || !strings.Contains(string(text), `"streamId":""`) || !strings.Contains(string(text), "publish-failed was not taken") {
+		t.Errorf("%s, %v", text, err)
 	}
 }

@@ -232,7 +232,7 @@ func (e *Entry) closed() string {
 
 func (e *Entry) aboutEvent() string {
 	switch {
-	case e.Event == OtherEvent:
+	case e.Event == OtherEvent || e.Event == EventOfNobody:
 		return e.Text
 	case e.Text == "":
 		return "stream-closed"
