@@ -71,8 +71,8 @@ type restorer struct {
 	strangers    map[uint64]*publication
 	memos        map[*publication]memo.Publication
 	announced    map[string]announcedStream // streams in the store that no encoder here has
-	accepted     []announcedStream          // publishers in the store that are to have an end
-	announcing   map[uint64]bool            // publications with announced streams in the store
+	accepted     map[uint64]announcedStream // by publication: publishers in the store that are to have an end
+	announcing   map[uint64]bool            // publications with streams that are announced, in the store or by memos that know more
 	unstored     []*stream                  // that the application knows by their memos, and the store does not, or not as far
 }
 
@@ -113,13 +113,14 @@ func (r *registry) restore(in restoration, now time.Time) *restorer {
 		strangers:    map[uint64]*publication{},
 		memos:        map[*publication]memo.Publication{},
 		announced:    make(map[string]announcedStream, len(in.announced)),
+		accepted:     map[uint64]announcedStream{},
 		announcing:   map[uint64]bool{},
 	}
 	for _, a := range in.announced {
 		if a.lastSeq > 0 {
 			rs.announced[a.id], rs.announcing[a.queue] = a, true
 		} else {
-			rs.accepted = append(rs.accepted, a)
+			rs.accepted[a.queue] = a
 		}
 	}
 	r.replay = newReplay()
@@ -188,11 +189,10 @@ func (rs *restorer) lostByStore() (lost []announcedStream) {
 	defer rs.mu.Unlock()
 	for _, st := range rs.unstored {
 		if st.encoder.streams.Has(st) {
-			a := announcedStream{queue: st.pub.number, channel: st.pub.channel, id: st.id, previous: st.previous, passthrough: st.pub.passthrough, lastSeq: st.lastSeq}
-			if i := slices.IndexFunc(rs.accepted, func(other announcedStream) bool { return other.queue == a.queue }); i >= 0 {
-				a.settles = rs.accepted[i].id
-			}
-			lost = append(lost, a)
+			lost = append(lost, announcedStream{
+				queue: st.pub.number, channel: st.pub.channel, id: st.id, previous: st.previous, passthrough: st.pub.passthrough, lastSeq: st.lastSeq,
+				settles: rs.accepted[st.pub.number].id,
+			})
 		}
 	}
 	return lost
@@ -361,6 +361,7 @@ func (rs *restorer) addStream(e *encoder, m keptStream) {
 	}
 	if rs.in.lossy && m.told.LastSeq > told.lastSeq {
 		rs.unstored = append(rs.unstored, st)
+		rs.announcing[p.number] = true
 	}
 	for _, o := range m.told.Outputs {
 		st.addOutputLocked(output{o.StreamType, o.Resolution, o.IndexFile, o.StartTime})
@@ -507,14 +508,13 @@ func (rs *restorer) closeForgotten() {
 // owe finds the publishers that were told to be accepted, and are to have an end. If the store has nothing of a publication that is here, its accept
 // was not made durable, or all of it is delivered: what encoders have said since will tell.
 func (rs *restorer) owe() {
-	for _, a := range rs.accepted {
-		p := rs.publications[a.queue]
+	for _, queue := range slices.Sorted(maps.Keys(rs.accepted)) {
+		a, p := rs.accepted[queue], rs.publications[queue]
 		if p == nil {
-			p = rs.stranger(a.queue, a.channel, a.passthrough)
+			p = rs.stranger(queue, a.channel, a.passthrough)
 			p.publisherID = a.id
 		}
-		// A database that has lost commits may not know that a stream of it was available, or know both.
-		p.owesEnd = !rs.announcing[a.queue] && !slices.ContainsFunc(rs.unstored, func(st *stream) bool { return st.pub == p })
+		p.owesEnd = !rs.announcing[queue] // a database that has lost commits may have the accept without what has settled it, or both
 		rs.settleAcceptanceLocked(p, rs.now)
 	}
 	for _, p := range rs.publications {

@@ -85,13 +85,13 @@ func TestDatabaseFaultsAtTheStart(t *testing.T) {
 			func(t *testing.T, database string) { grantTables(t, database, "poor") }},
 		"TLS is demanded": {"tls", "sslmode=disable", "the database wants TLS: add sslmode=verify-full to DATABASE_URL", nil,
 			func(t *testing.T, _ string) { server.demandTLS(t, false) }},
-		"a newer version has made the tables": {"poor", "", "the database has format 9, and this version knows up to 1: update this coordinator",
+		"a newer version has made the tables": {"poor", "", "the database has format 9, and this version knows up to 2: update this coordinator",
 			func(t *testing.T, database string) {
 				grantTables(t, database, "poor")
 				pgtest.Exec(t, database, "UPDATE coordinator_format SET version = 9")
 			},
 			func(t *testing.T, database string) {
-				pgtest.Exec(t, database, "UPDATE coordinator_format SET version = 1")
+				pgtest.Exec(t, database, "UPDATE coordinator_format SET version = 2")
 			}},
 		"a certificate that nobody knows": {"tls", "sslmode=verify-full", "the certificate of the database is not to be trusted", nil, nil},
 		"no such host":                    {"", "", "no such host", nil, nil},
@@ -180,7 +180,7 @@ func TestDatabaseFaultsWhileItRuns(t *testing.T) {
 				pgtest.Exec(t, database, "UPDATE coordinator_format SET version = 9")
 			},
 			func(t *testing.T, _ *guarded, database string) {
-				pgtest.Exec(t, database, "UPDATE coordinator_format SET version = 1")
+				pgtest.Exec(t, database, "UPDATE coordinator_format SET version = 2")
 			}, true},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -220,7 +220,7 @@ func mutations() []mutation {
 		},
 		{
 			"told", "registry_restore.go",
-			"		p.owesEnd = !rs.announcing[a.queue] && !slices.ContainsFunc(rs.unstored, func(st *stream) bool { return st.pub == p })\n", "",
+			"		p.owesEnd = !rs.announcing[queue] // a database that has lost commits may have the accept without what has settled it, or both\n", "",
 			"TestClusterSurvivesCrashesAtAnyFrame", "a publisher that was accepted has no end after a restart",
 		},
 		{

@@ -103,7 +103,7 @@ func TestCommitsAreDurableWhateverTheDatabaseIsSetTo(t *testing.T) {
 				return err
 			},
 			"take-over": func(tx pgx.Tx) error {
-				_, err := tx.Exec(t.Context(), takeOverSQL, int64(0), "b", int64(s.epoch), int64(1), "a")
+				_, err := tx.Exec(t.Context(), takeOverSQL, int64(0), "b", int64(s.epoch), int64(1), "a", formatVersion)
 				return err
 			},
 		} {
