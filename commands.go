@@ -120,7 +120,7 @@ func (o *announcedOutput) appendJSON(b []byte) []byte {
 	return append(appendText(append(b, `,"startTime":`...), o.StartTime), '}')
 }
 
-// appendText appends a string of JSON.
+// appendText appends text as a JSON string.
 func appendText(b []byte, text string) []byte {
 	for _, c := range []byte(text) {
 		if c < ' ' || c > '~' || c == '"' || c == '\\' || c == '<' || c == '>' || c == '&' {

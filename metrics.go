@@ -6,6 +6,7 @@ package main
 import (
 	"math"
 	"net/http"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -104,7 +105,7 @@ func newMetrics(state func() clusterState) *metrics {
 	m.gatewaysGone = m.newTally("coordinator_gateways_gone_total", "Gateways that are gone for good, with all that their peers had: those that have left, and those that were lost.", nil,
 		"reason", "left", "lost")
 	m.publicationsEnded = m.newTally("coordinator_publications_ended_total", "Publishers that were accepted and are not live any more, by why.", nil,
-		"reason", endReasonNames[1:]...)
+		"reason", slices.DeleteFunc(slices.Clone(endReasonNames[1:]), func(name string) bool { return name == moved.String() })...) // only streams are
 	m.accepts = prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name:    "coordinator_publish_accept_duration_seconds",
 		Help:    "Time from a publish request to its accept, of those that were accepted: the application's answer and the wait for a slot included.",

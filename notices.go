@@ -35,7 +35,7 @@ func (c *coordinator) logAndCount(notices []notice) {
 			c.metrics.publishes.count(publishResult(n.reason))
 			c.log.Info("publish denied", "channel", n.channel, serverAttr(n.server), "reason", n.reason.Error())
 		case noteEnded:
-			c.log.Info("publisher ended", "channel", n.channel, "stream", n.stream, serverAttr(n.server))
+			c.log.Info("publisher ended", "channel", n.channel, "stream", n.stream, serverAttr(n.server), "reason", n.why.String())
 		case noteKilled:
 			c.log.Warn("publisher killed", "channel", n.channel, "stream", n.stream, serverAttr(n.server), "reason", n.reason.Error())
 		case noteKillIgnored:

@@ -220,7 +220,7 @@ type publication struct {
 	tookOver    bool          // set once: the channel was taken over for it
 	changed     bool          // in registry.changes
 	owesEnd     bool          // the application was told that it was accepted, and neither that a stream is available nor that it failed
-	mayBeUntold bool          // in a restore: that it was accepted may not be in the store, and never was
+	mayBeUntold bool          // during a restore: its publish-accepted may never have been stored
 	wasLive     bool          // an encoder has announced its HLS-LIVE
 	why         endReason     // of its end, which has begun
 	failedMoves uint8
@@ -309,7 +309,7 @@ type registry struct {
 	takenOver    map[string]time.Time         // when the last takeover of a channel began, for takeoversApart
 	freed        []string                     // channels with held requests that have become free
 	losses       map[*publication][]time.Time // of encoders, within the last minute
-	interrupted  map[*publication]time.Time   // since when a publication has no HLS-LIVE any more, which has lost an encoder
+	interrupted  map[*publication]time.Time   // those that have lost an encoder and have no HLS-LIVE of the next one yet: since when
 	started      []*stream                    // in the order of their start, while startTimeout is not over
 	postponed    map[*publication]loss        // in a restore and in leaveGateways, until goOnAllLocked: losses to be dealt with then; else nil
 	replay       *replay                      // from await until restored; else nil
@@ -332,10 +332,10 @@ type notice struct {
 	address         string    // of the encoder of an encoding; of the streaming server that has the channel of a denied request
 	since           int64     // when that has got it, in Unix nanoseconds
 	taken           slotsTaken
-	placement       placement // by which the encoder of an encoding was chosen
-	words           string    // of the encoder of a stream that is closed; of a publication that has begun: the application's
-	why             endReason // of a publication that has ended
-	took            time.Duration
+	placement       placement     // by which the encoder of an encoding was chosen
+	words           string        // of the encoder of a stream that is closed; of a publication that has begun: the application's
+	why             endReason     // of a publication that has ended
+	took            time.Duration // of noteStarted, noteFirstLive and noteLiveAgain: see there
 }
 
 // slotsTaken are the slots of all encoders in service, whose number is -1 if it is unknown, when none of them could take a request; or
@@ -345,7 +345,7 @@ type slotsTaken struct{ used, capacity, encoders int }
 type noticeKind int
 
 const (
-	noteStarted     noticeKind = iota // a publication, with its first stream
+	noteStarted     noticeKind = iota // a publication, with its first stream: how long after the request
 	noteDenied                        // a publish request, whatever the reason
 	noteEnded                         // a publication
 	noteKilled                        // a publication, by the coordinator itself

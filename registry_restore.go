@@ -163,7 +163,7 @@ func (rs *restorer) restored(now time.Time) []notice {
 		}
 		if p.killed {
 			p.killed = false
-			r.killLocked(p, errEncoderAsked, now) // in the memos of an earlier version is no reason
+			r.killLocked(p, errEncoderAsked, now) // memos of an earlier version have no reason
 		}
 		if p.ousted {
 			r.letGoLocked(p)
@@ -254,7 +254,7 @@ func (rs *restorer) addPublication(s *server, m memo.Publication) {
 		settings:    unique.Make(encodeSettings{m.Resolutions, m.Record, m.Previews}),
 		since:       m.Since,
 		accepted:    rs.byOurClock(m.Since),
-		why:         endReason(m.Why),
+		why:         endReasonOf(m.Why),
 		wasLive:     m.Proven,
 		id:          cmp.Or(m.ID, m.PublisherID),
 		proven:      m.Proven,
@@ -339,7 +339,7 @@ func (rs *restorer) addStream(e *encoder, m keptStream) {
 		p.server.id, p.server.gateway, p.since, p.accepted = m.Server, m.ServerGateway, m.Since, rs.byOurClock(m.Since)
 	}
 	if m.Closing && m.Role != memo.Superseded && m.Why != 0 && (p.why == notEnded || p.server.gone) {
-		p.why = endReason(m.Why)
+		p.why = endReasonOf(m.Why)
 	}
 	st := &stream{
 		id:       m.ID,
@@ -353,7 +353,7 @@ func (rs *restorer) addStream(e *encoder, m keptStream) {
 		isOver:   m.told.LastSeq > 0 && !rs.in.lossy,
 	}
 	if m.Role == memo.Superseded && m.Closing {
-		st.superseded = cmp.Or(endReason(m.Why), moved) // in the memos of an earlier version is no reason
+		st.superseded = cmp.Or(endReasonOf(m.Why), moved) // memos of an earlier version have no reason
 	}
 	told, found := rs.announced[m.ID]
 	if found {
@@ -505,8 +505,8 @@ func (rs *restorer) closeForgotten() {
 	}
 }
 
-// owe finds the publishers that were told to be accepted, and are to have an end. If the store has nothing of a publication that is here, its accept
-// was not made durable, or all of it is delivered: what encoders have said since will tell.
+// owe finds the publishers that were told to be accepted and are to have an end. If the store has nothing of a publication that is here, its
+// publish-accepted was never stored, or all its events are delivered: see tellUntold.
 func (rs *restorer) owe() {
 	for _, queue := range slices.Sorted(maps.Keys(rs.accepted)) {
 		a, p := rs.accepted[queue], rs.publications[queue]
@@ -523,9 +523,9 @@ func (rs *restorer) owe() {
 	}
 }
 
-// tellUntold tells that publishers were accepted, as far as that is not in the store and never was: else what their encoders have said
-// would be in the store, or be done with, which the memo of the publication shows. Of one who has ended meanwhile that is not sure, and nothing is
-// owed for an accept that nobody was told of.
+// tellUntold tells publish-accepted where it was never stored. Where it was, and nothing is left of it in the store, a stream was announced: either the memo
+// of the publication says so, or the announcement was replayed. Of a publisher who has ended meanwhile nothing is told: nobody knows which it was, and without
+// publish-accepted no end is owed.
 func (rs *restorer) tellUntold() {
 	for _, p := range inOrder(rs.publications) {
 		if p.mayBeUntold && !p.proven && p.server.publications.Has(p) {

@@ -4,7 +4,7 @@ package main
 // follows from a close command is closed by it, whoever is faster then.
 //
 // With limits.extraEvents the application also hears of publishers: each publish-accepted has exactly one end, which is a stream-closed
-// if any stream of the publication was announced, else a publish-failed. Until one of these is sure, the publication owes an end, and so
+// if any stream of the publication was announced, else a publish-failed. Until it is known which, the publication owes an end, and so
 // does its record in the store. Part of the registry, under its rules.
 
 import (
@@ -41,7 +41,13 @@ var endReasonNames = [endReasons]string{
 	"moved", "never-started", "coordinator-stopped", "coordinator-lost",
 }
 
-func (e endReason) String() string { return endReasonNames[min(e, endReasons-1)] }
+func (e endReason) String() string { return endReasonNames[e] }
+
+// endReasonOf reads that of a memo. One that only a later version knows counts as the coordinator's loss: that version has ended.
+func endReasonOf(kept uint8) endReason { return min(endReason(kept), coordinatorLost) }
+
+// underscored is how x-reason spells it.
+func (e endReason) underscored() string { return strings.ReplaceAll(e.String(), "-", "_") }
 
 // failReason is that of x-reason: why a publisher has failed that was accepted.
 func (e endReason) failReason() string {
@@ -51,12 +57,12 @@ func (e endReason) failReason() string {
 	case encoderLost:
 		return failNoEncoder
 	}
-	return strings.ReplaceAll(e.String(), "-", "_")
+	return e.underscored()
 }
 
 const failNoEncoder = "no_encoder"
 
-// endReasonLocked is what an error comes to for the application. Once the coordinator stops, a peer is gone because its socket is closed here,
+// endReasonLocked is the x-close-reason of an error; notices.go has the codes of the timeline for the same errors. Once the coordinator stops, a peer is gone because its socket is closed here,
 // unless a gateway holds it.
 func (r *registry) endReasonLocked(reason error, gateway string) endReason {
 	switch reason {
@@ -164,9 +170,8 @@ func (r *registry) tellAcceptedAgainLocked(p *publication) {
 	r.tellAcceptedLocked(p, r.began.Add(p.accepted))
 }
 
-// settleAcceptanceLocked tells that a publisher has failed, if it is over and no encoder can announce anything of it any more. That may follow
-// from the messages of two sessions, so it does not matter whether all is in the store that followed from this one before: if the end were there,
-// it would not be owed.
+// settleAcceptanceLocked tells publish-failed once the publication is over and no encoder has a stream of it. It does so in a replay, too, whatever is in
+// the store of the message that is replayed: had an end been stored, none would be owed.
 func (r *registry) settleAcceptanceLocked(p *publication, at time.Time) {
 	if p.owesEnd && p.atEncoders == 0 && !p.server.publications.Has(p) {
 		p.owesEnd = false
@@ -188,18 +193,18 @@ func isForWantOfEncoder(reason error) bool {
 	return reason == errNoEncoder || reason == errWaitedInVain
 }
 
-// interruptedLocked is called when a publication goes on although it has lost a stream: before that is told to be closed.
+// interruptedLocked is called when a publication goes on after it has lost a stream, before the stream-closed of that stream is told.
 func (r *registry) interruptedLocked(st *stream, reason error, now time.Time) {
 	p := st.pub
 	if r.stopping {
 		return // nothing goes on
 	}
-	if _, already := r.interrupted[p]; !already {
+	if _, already := r.interrupted[p]; !already && p.wasLive {
 		r.interrupted[p] = now
 	}
 	isKnown := st.lastSeq > 0 || st.id == p.publisherID // to the application
 	if r.limits.extraEvents && isKnown && !st.isOver && !r.silent {
-		why := strings.ReplaceAll(r.endReasonLocked(reason, st.gatewayOfEncoder()).String(), "-", "_")
+		why := r.endReasonLocked(reason, st.gatewayOfEncoder()).underscored()
 		r.tellLocked(p, outbox.Event{Type: outbox.StreamInterrupted, StreamID: st.id, Previous: st.previous, Reason: why, At: now})
 	}
 }

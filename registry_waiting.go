@@ -191,7 +191,7 @@ func (r *registry) deny(s *server, request requestRef, channel, logged string, r
 	return r.endTransitionLocked(time.Time{})
 }
 
-// denyLocked denies a request that the application has allowed.
+// denyLocked denies a request whose key was verified. now is of no use if the reason is not a lack of encoders.
 func (r *registry) denyLocked(w *waiter, reason error, now time.Time) {
 	w.server.peer.deny(w.request.requestRef, w.request.channel)
 	r.noteDeniedLocked(w.request.channel, w.server, reason)

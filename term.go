@@ -31,7 +31,7 @@ type surroundings struct {
 
 func (s surroundings) observe(a outbox.Attempt) {
 	if isUnwanted(s.cfg, &a.Event) {
-		s.log.Info("event is dropped unsent: EVENT_CALLBACK_EXTRA is off", "type", a.Event.Type.String(), "channel", a.Event.Channel)
+		s.log.Info("event is dropped unsent: EVENT_CALLBACK_EXTRA is off", "event", a.Event.ID(), "type", a.Event.Type.String(), "channel", a.Event.Channel)
 		return
 	}
 	s.metrics.eventAttempted(sendResult(a.Status, a.Err), a.Took)

@@ -15,9 +15,9 @@ esac
 if [ -d /run/systemd/system ]; then
 	systemctl daemon-reload || true
 	if [ -n "$upgrade" ]; then
-		systemctl try-restart coordinator.service || echo "coordinator.service has not started again: see journalctl -u coordinator" >&2
+		systemctl try-restart coordinator.service || echo "coordinator.service failed to restart: see journalctl -u coordinator" >&2
 		if systemctl is-active --quiet gateway.service; then
-			echo "gateway.service still runs the program before: a restart of it ends what is live on it" >&2
+			echo "gateway.service still runs the previous version; restarting it ends the live streams on it: drain its peers first" >&2
 		fi
 	fi
 fi

@@ -245,7 +245,7 @@ func mutations() []mutation {
 		},
 		{
 			"restore", "registry_restore.go",
-			"			r.killLocked(p, errEncoderAsked, now) // in the memos of an earlier version is no reason\n", "			p.killed = true\n",
+			"			r.killLocked(p, errEncoderAsked, now) // memos of an earlier version have no reason\n", "			p.killed = true\n",
 			"TestRowsOfARestore", "a kill is not said again after a start",
 		},
 		{

@@ -83,6 +83,9 @@ func prepare(ctx context.Context, conn *pgx.Conn) error {
 	case err != nil:
 		return err
 	case version < formatVersion:
+		if failed == nil {
+			failed = errors.New("its tables are not those that the user of DATABASE_URL finds: look at search_path")
+		}
 		return fmt.Errorf("bring the database from format %d up to %d: %w", version, formatVersion, failed)
 	case version > formatVersion:
 		return fmt.Errorf("the database has format %d, and this version knows up to %d: update this coordinator", version, formatVersion)

@@ -62,7 +62,7 @@ func TestFormat1IsBroughtUpToDate(t *testing.T) {
 
 	// A coordinator of the version before whose connection was open then can't take over.
 	err := pgtest.TryExec(url, "UPDATE coordinator_leader SET epoch = epoch + 1, beat = beat + 1, holder = 'old' WHERE one")
-	if err == nil || !strings.Contains(err.Error(), "the database has format 2, which this coordinator does not know: update it") {
+	if err == nil || !strings.Contains(err.Error(), "the database has format 2, which this coordinator does not know: update this coordinator") {
 		t.Errorf("a coordinator that does not know the format takes over: %v", err)
 	}
 	if err := pgtest.TryExec(url, "UPDATE coordinator_leader SET beat = beat + 1 WHERE one"); err != nil {
@@ -76,7 +76,7 @@ func TestFormat1IsBroughtUpToDate(t *testing.T) {
 	}
 }
 
-func TestFormat1OfAnotherOwnerIsNotBroughtUpToDateWithoutAWord(t *testing.T) {
+func TestUserWithoutRightsIsToldWhyFormat1Stays(t *testing.T) {
 	t.Parallel()
 	url := pgtest.URL(t)
 	pgtest.Exec(t, url, format1)

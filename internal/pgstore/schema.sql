@@ -14,8 +14,8 @@ CREATE TABLE IF NOT EXISTS coordinator_leader (
     holder text NOT NULL -- random for each process; '': nobody
 ) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 200, autovacuum_vacuum_scale_factor = 0);
 
--- Whoever takes over shows here which format it knows. Formats before 2 do not, and an open connection has been checked when it was made: such a
--- coordinator would lead on what it can't read, and take it for lost.
+-- Each takeover has to show here which format it knows. A coordinator checks the format only when it connects: with a connection that is still open, one of
+-- format 1 could take over data that it can't read, and would take it for lost.
 ALTER TABLE coordinator_leader ADD COLUMN IF NOT EXISTS shown_format integer NOT NULL DEFAULT 0, ADD COLUMN IF NOT EXISTS shown_epoch bigint NOT NULL DEFAULT 0;
 
 CREATE OR REPLACE FUNCTION coordinator_knows_format() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -24,7 +24,7 @@ DECLARE
 BEGIN
     SELECT version INTO format FROM coordinator_format WHERE one;
     IF NEW.epoch IS DISTINCT FROM OLD.epoch AND (NEW.shown_epoch IS DISTINCT FROM NEW.epoch OR NEW.shown_format < format) THEN
-        RAISE EXCEPTION 'the database has format %, which this coordinator does not know: update it', format USING ERRCODE = 'CO003';
+        RAISE EXCEPTION 'the database has format %, which this coordinator does not know: update this coordinator', format USING ERRCODE = 'CO003';
     END IF;
     RETURN NEW;
 END

@@ -144,17 +144,17 @@ func (e *Entry) denied() string {
 }
 
 func (e *Entry) waiting() string {
-	who := "the publisher waits for one"
+	waits := "waiting for a slot: "
 	if e.Stream != "" {
-		who = "the encoder was lost, and the channel waits for another one"
+		waits = "its encoder was lost; waiting for a slot: "
 	}
 	switch {
 	case e.Code == GatewayAbsent:
-		return "a gateway is absent: " + who + " until it is back"
+		return waits + "the gateway that has its server, or an encoder with a free slot, is absent"
 	case e.Encoders > 0:
-		return "no encoder had a free slot: " + who + "; " + e.slots()
+		return waits + "no encoder has a free one, " + e.slots()
 	}
-	return "no encoder was in service: " + who
+	return waits + "no encoder is in service"
 }
 
 // passthrough is of Accepted only.

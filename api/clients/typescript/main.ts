@@ -29,6 +29,6 @@ console.log("closed", channel);
 
 // taken is the answer, if there is one.
 function taken<T>({ data, error, response }: { data?: T; error?: components["schemas"]["Error"]; response: Response }): T {
-  if (data === undefined) throw new Error(`answered with ${response.status}: ${error?.error} (${error?.code})`);
+  if (data === undefined) throw new Error(`answered with ${response.status}` + (error ? `: ${error.error} (${error.code})` : ""));
   return data;
 }
