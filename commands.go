@@ -81,7 +81,6 @@ func (a *commands) report(w http.ResponseWriter, _ *http.Request) {
 	a.coordinator.registry.liveStreams(func(streams []streamReport) {
 		for i := range streams {
 			out.WriteString(separator)
-			streams[i].describeAnnounced()
 			out.Write(streams[i].appendJSON(out.AvailableBuffer()))
 			separator = ","
 		}
@@ -104,26 +103,47 @@ func (s *streamReport) appendJSON(b []byte) []byte {
 	b = s.Since.AppendFormat(append(b, `,"since":"`...), time.RFC3339Nano)
 	b = appendText(append(b, `","passthrough":`...), s.Passthrough)
 	b = append(b, `,"announced":[`...)
-	for i := range s.Announced {
+	for i, h := range s.outputs { // as describeAnnounced has them, without a copy of each
 		if i > 0 {
 			b = append(b, ',')
 		}
-		b = s.Announced[i].appendJSON(b)
+		o := h.Value()
+		b = appendText(append(b, `{"streamType":`...), o.streamType)
+		b = appendText(append(b, `,"resolution":`...), o.resolution)
+		b = appendIndexFile(append(b, `,"indexFile":`...), o.indexFile, s.Channel, s.StreamID)
+		b = append(appendText(append(b, `,"startTime":`...), o.startTime), '}')
 	}
 	return append(b, "]}"...)
 }
 
-func (o *announcedOutput) appendJSON(b []byte) []byte {
-	b = appendText(append(b, `{"streamType":`...), o.StreamType)
-	b = appendText(append(b, `,"resolution":`...), o.Resolution)
-	b = appendText(append(b, `,"indexFile":`...), o.IndexFile)
-	return append(appendText(append(b, `,"startTime":`...), o.StartTime), '}')
+// appendIndexFile appends an index file, by its form, as a JSON string.
+func appendIndexFile(b []byte, form, channel, streamID string) []byte {
+	begin := len(b)
+	b = append(b, '"')
+	for i := 0; i < len(form); i++ {
+		switch c := form[i]; {
+		case c == itsChannel[0]:
+			b = append(b, channel...)
+		case c == itsID[0]:
+			b = append(b, streamID...)
+		case isPlain(c):
+			b = append(b, c)
+		default:
+			return appendText(b[:begin], indexFileOf(form, channel, streamID))
+		}
+	}
+	return append(b, '"')
+}
+
+// isPlain tells whether a byte stands for itself in a JSON string, as encoding/json writes it.
+func isPlain(c byte) bool {
+	return c >= ' ' && c <= '~' && c != '"' && c != '\\' && c != '<' && c != '>' && c != '&'
 }
 
 // appendText appends text as a JSON string.
 func appendText(b []byte, text string) []byte {
 	for _, c := range []byte(text) {
-		if c < ' ' || c > '~' || c == '"' || c == '\\' || c == '<' || c == '>' || c == '&' {
+		if !isPlain(c) {
 			quoted, _ := json.Marshal(text) // of a string: no error
 			return append(b, quoted...)
 		}

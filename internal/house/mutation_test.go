@@ -150,7 +150,7 @@ func mutations() []mutation {
 		},
 		{
 			"kills", "registry_kills.go",
-			"	r.letGoLocked(p)\n", "	r.letGoLocked(p)\n	r.endLocked(p, nil)\n",
+			"	r.letGoLocked(p)\n", "	r.letGoLocked(p)\n	r.endLocked(p, nil, now)\n",
 			"TestOnlyTheChannelWaitsForTheEndOfAKilledPublisher", "a channel is free before its killed publisher has ended",
 		},
 		{
