@@ -76,7 +76,11 @@ func killedAtRandom(t *testing.T, binary string) {
 			kill := afterMoment(kill, time.Duration(r.IntN(20))*time.Millisecond)
 			killIt = func() { killOnAnswer <- kill }
 		}
-		time.AfterFunc(time.Duration(r.IntN(400))*time.Millisecond, killIt)
+		longest := 400
+		if len(buildArguments) > 0 {
+			longest = 1500 // with the race detector all is slower, and a kill has to meet as much load
+		}
+		time.AfterFunc(time.Duration(r.IntN(longest))*time.Millisecond, killIt)
 		seen.poll(p, killed)
 		awaitKilled(p)
 		required = append(required, seen.durable(s.history.snapshot())...)
