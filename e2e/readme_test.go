@@ -3,9 +3,15 @@ package e2e
 // The README's walk, step by step.
 
 import (
+	"encoding/json"
+	"errors"
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"coordinator/internal/clustertest"
 )
 
 func TestReadmeWalkShowsWhatANewDaemonAnswers(t *testing.T) {
@@ -48,4 +54,29 @@ func readCurl(t *testing.T, line string) (method, path string, header []string) 
 		}
 	}
 	return method, path, header
+}
+
+// The example of a report has each field that a report has.
+func TestReadmeShowsAWholeReport(t *testing.T) {
+	t.Parallel()
+	_, example, _ := strings.Cut(clustertest.ReadText(t, "../README.md"), "```json\n")
+	example, _, found := strings.Cut(example, "\n  ```")
+	if !found {
+		t.Fatal("README.md has no example of a report")
+	}
+	var report clustertest.Report
+	if err := json.Unmarshal([]byte(example), &report); err != nil {
+		t.Fatal(err)
+	}
+	again, err := json.Marshal(report)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want, got any
+	if err := errors.Join(json.Unmarshal(again, &want), json.Unmarshal([]byte(example), &got)); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("a report (-) and the example (+):\n%s", diff)
+	}
 }
