@@ -170,7 +170,7 @@ func TestExtraEventsThatWaitAreDroppedWhenSwitchedOff(t *testing.T) {
 	encoder, _ := p.Register(-1)
 	encoder.Available("live", clustertest.Publish(server, encoder, "live"), "HLS-LIVE", "1x1", "i")
 	clustertest.Publish(server, encoder, "starts")
-	p.AwaitMetrics(map[string]float64{"coordinator_events_pending": 3})
+	awaitUndelivered(p.Daemon, 3) // on disk
 	p.Signal(syscall.SIGKILL)
 	awaitKilled(p)
 	p = clustertest.Serve(t, coordinatorBinary, variables...)
