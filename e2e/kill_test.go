@@ -274,8 +274,7 @@ func killedBetweenTwoEncoders(t *testing.T, binary string) {
 	second.Send("REGISTER", "Capacity", "1")
 	newID := second.Expect("ENCODE-START").Get("Stream-ID")
 	second.Available("show", newID, "HLS-LIVE", "1x1", "live.m3u8")
-	p.AwaitOverview("stream-closed and the new stream-available", func(o clustertest.Overview) bool { return o.Events.Pending == 2 })
-	awaitDurable(p, second)
+	awaitUndelivered(p.Daemon, 2) // on disk: stream-closed and the new stream-available
 	p.Signal(syscall.SIGKILL)
 	awaitKilled(p)
 
@@ -303,16 +302,6 @@ func killedDuringAMove(t *testing.T, binary string) {
 	start()
 	wantStory(t, app, "stream-available show "+id+" HLS-LIVE 1x1 live.m3u8", "stream-available show "+newID+" IMG-PREVIEW 1x1 preview.jpg",
 		"stream-closed show "+id, "stream-closed show "+newID)
-}
-
-// awaitDurable lets durableWithin pass since all that the encoder said was read.
-func awaitDurable(p *clustertest.Process, encoder *clustertest.Peer) {
-	p.T.Helper()
-	encoder.Send("REGISTER", "Capacity", "77")
-	p.AwaitReport("the capacity", func(r clustertest.Report) bool {
-		return slices.ContainsFunc(r.Encoders, func(e clustertest.Encoder) bool { return e.Capacity == 77 })
-	})
-	<-time.After(durableWithin)
 }
 
 // wantStory waits until the application was told all of it, leaving out repeats.
