@@ -500,6 +500,7 @@ func TestMutations(t *testing.T) {
 	}
 	for _, m := range mutations() {
 		t.Run(m.rule+": "+m.effect, func(t *testing.T) {
+			t.Parallel() // most wait: for what the mutation keeps from happening
 			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 			defer cancel()
 			function, _, _ := strings.Cut(m.seenBy, "/")
