@@ -466,33 +466,6 @@ func TestIgnoredKillIsForgottenAfter30s(t *testing.T) {
 	rig.expect()
 }
 
-func TestAnnouncementsAreRememberedOnceAndBounded(t *testing.T) {
-	t.Parallel()
-	rig := newRegistryRig(t, limits{})
-	s, e := rig.server("s", "RTMP"), rig.encoder("e", 1)
-	rig.publish(s, "ch")
-	for range 3 {
-		rig.available(e, "ch", "id1", "HLS-LIVE")
-	}
-	row := rowsOf(rig.r)[0]
-	row.describeAnnounced()
-	if diff := cmp.Diff([]announcedOutput{{"HLS-LIVE", "640x360", "i.m3u8", ""}}, row.Announced); diff != "" {
-		t.Error("announced (-want +got):\n", diff)
-	}
-	for i := range 3 * maxOutputs {
-		rig.available(e, "ch", "id1", fmt.Sprint("TYPE-", i))
-	}
-	row = rowsOf(rig.r)[0]
-	row.describeAnnounced()
-	want := []announcedOutput{{"HLS-LIVE", "640x360", "i.m3u8", ""}}
-	for i := range maxOutputs - 1 {
-		want = append(want, announcedOutput{fmt.Sprint("TYPE-", i), "640x360", "i.m3u8", ""})
-	}
-	if diff := cmp.Diff(want, row.Announced); diff != "" {
-		t.Error("announced (-want +got):\n", diff)
-	}
-}
-
 // Who asks for all streams is given them in parts, and others come and go meanwhile.
 func TestStreamsThatStayAreSeenOnceWhileOthersComeAndGo(t *testing.T) {
 	t.Parallel()

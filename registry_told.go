@@ -8,10 +8,8 @@ package main
 // does its record in the store. Part of the registry, under its rules.
 
 import (
-	"slices"
 	"strings"
 	"time"
-	"unique"
 
 	"coordinator/internal/outbox"
 )
@@ -219,58 +217,5 @@ func (r *registry) noteLiveLocked(p *publication, now time.Time) {
 	if since, was := r.interrupted[p]; was {
 		delete(r.interrupted, p)
 		r.noteLocked(notice{kind: noteLiveAgain, took: now.Sub(since)})
-	}
-}
-
-// maxOutputs bounds what is kept of a stream's outputs; real encoders have about a dozen.
-const maxOutputs = 64
-
-// output is one that an encoder has announced for a stream.
-type output struct {
-	streamType, resolution string
-	indexFile              string // its form; "": it was not kept over a restart
-	startTime              string
-}
-
-// The form of an index file has these in place of the names that differ from stream to stream, so that many streams have the same outputs,
-// which are kept once for all of them.
-const (
-	itsChannel = "\x01"
-	itsID      = "\x02"
-	asItIs     = "\x00" // begins a form that is the index file itself
-)
-
-func (st *stream) formOf(indexFile string) string {
-	if strings.ContainsAny(indexFile, itsChannel+itsID+asItIs) {
-		return asItIs + indexFile
-	}
-	form := strings.ReplaceAll(indexFile, "/"+st.id+"/", "/"+itsID+"/")
-	return strings.ReplaceAll(form, "/"+st.pub.channel+"/", "/"+itsChannel+"/")
-}
-
-// indexFileOf undoes formOf.
-func indexFileOf(form, channel, streamID string) string {
-	if itself, ok := strings.CutPrefix(form, asItIs); ok {
-		return itself
-	}
-	return strings.ReplaceAll(strings.ReplaceAll(form, itsChannel, channel), itsID, streamID)
-}
-
-// addOutputLocked keeps each index file once, with what was said of it last. Whoever has a copy of the list may go on reading it.
-func (st *stream) addOutputLocked(o output) {
-	h := unique.Make(o)
-	if slices.Contains(st.outputs, h) {
-		return
-	}
-	same := func(other unique.Handle[output]) bool {
-		before := other.Value()
-		return before.streamType == o.streamType && before.resolution == o.resolution && (before.indexFile == o.indexFile || before.indexFile == "")
-	}
-	switch i := slices.IndexFunc(st.outputs, same); {
-	case i >= 0:
-		st.outputs = slices.Clone(st.outputs)
-		st.outputs[i] = h
-	case len(st.outputs) < maxOutputs:
-		st.outputs = append(st.outputs, h)
 	}
 }
