@@ -528,8 +528,8 @@ func (rs *restorer) owe() {
 // publish-accepted no end is owed.
 func (rs *restorer) tellUntold() {
 	for _, p := range inOrder(rs.publications) {
-		if p.mayBeUntold && !p.proven && p.server.publications.Has(p) {
-			rs.tellAcceptedAgainLocked(p)
+		if !p.proven && p.server.publications.Has(p) {
+			rs.tellUntoldAcceptLocked(p)
 		}
 		p.mayBeUntold = false
 	}

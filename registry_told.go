@@ -122,24 +122,40 @@ func (r *registry) tellLocked(p *publication, ev outbox.Event) {
 	r.events.AppendPart(ev)
 }
 
-// tellOfStreamLocked appends an event of a stream that the application counts: one of stream-available and stream-closed.
+// tellOfStreamLocked tells of a stream what the application counts: stream-available and stream-closed.
 func (r *registry) tellOfStreamLocked(st *stream, ev outbox.Event) {
 	r.streamToldLocked(st)
-	if r.silent {
-		st.pub.mayBeUntold = false // this is in the store, or was: so was the accept before it
+	switch {
+	case r.silent:
+		st.pub.mayBeUntold = false // the event is in the store, or was: so was the accept before it
+	case !st.isOver:
+		r.tellUntoldAcceptLocked(st.pub)
+		ev.Settles = st.pub.settleAcceptLocked()
+		r.tellNextOfStreamLocked(st, ev)
 	}
-	if r.silent || st.isOver {
-		return
+}
+
+// tellUntoldAcceptLocked tells publish-accepted, if an earlier process has accepted the publisher and it may never have been stored.
+func (r *registry) tellUntoldAcceptLocked(p *publication) {
+	if p.mayBeUntold {
+		p.mayBeUntold = false
+		r.tellAcceptedLocked(p, r.began.Add(p.accepted))
 	}
+}
+
+// settleAcceptLocked returns the ID of the publish-accepted that needs no publish-failed any more, since a stream is told of; "": there is none.
+func (p *publication) settleAcceptLocked() (publisherID string) {
+	if !p.owesEnd {
+		return ""
+	}
+	p.owesEnd = false
+	return p.publisherID
+}
+
+// tellNextOfStreamLocked appends an event of a stream under the stream's next number.
+func (r *registry) tellNextOfStreamLocked(st *stream, ev outbox.Event) {
 	st.lastSeq++
 	ev.StreamID, ev.Seq, ev.Previous = st.id, uint64(st.lastSeq), st.previous
-	if st.pub.mayBeUntold {
-		r.tellAcceptedAgainLocked(st.pub)
-	}
-	if p := st.pub; p.owesEnd {
-		p.owesEnd = false
-		ev.Settles = p.publisherID
-	}
 	r.tellLocked(st.pub, ev)
 }
 
@@ -160,12 +176,6 @@ func (r *registry) tellAcceptedLocked(p *publication, at time.Time) {
 		p.owesEnd = true
 		r.tellLocked(p, outbox.Event{Type: outbox.PublishAccepted, StreamID: p.publisherID, At: at})
 	}
-}
-
-// tellAcceptedAgainLocked is for a publisher that was accepted by an earlier process.
-func (r *registry) tellAcceptedAgainLocked(p *publication) {
-	p.mayBeUntold = false
-	r.tellAcceptedLocked(p, r.began.Add(p.accepted))
 }
 
 // settleAcceptanceLocked tells publish-failed once the publication is over and no encoder has a stream of it. It does so in a replay, too, whatever is in

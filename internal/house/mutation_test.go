@@ -225,7 +225,7 @@ func mutations() []mutation {
 		},
 		{
 			"told", "registry_restore.go",
-			"p.mayBeUntold && !p.proven", "false",
+			"!p.proven && p.server.publications.Has(p) {\n			rs.tellUntold", "false {\n			rs.tellUntold",
 			"TestClusterSurvivesCrashesAtAnyFrame", "a publisher whose accept was not durable is never told",
 		},
 		{
