@@ -371,7 +371,7 @@ func (h *gateways) restore() {
 func (h *gateways) storeAgain(streams []announcedStream) {
 	var changes []outbox.Change
 	for _, a := range streams {
-		changes = append(changes, outbox.KnowStream(outbox.Announced{Queue: a.queue, AnnouncedStream: outbox.AnnouncedStream{Channel: a.channel, StreamID: a.id, Previous: a.previous, Passthrough: a.passthrough, LastSeq: uint64(a.lastSeq)}}, a.settles))
+		changes = append(changes, outbox.KnowStream(outbox.Announced{Queue: a.queue, AnnouncedStream: outbox.AnnouncedStream{Channel: a.channel, StreamID: a.id, Previous: a.previous, Passthrough: a.passthrough, LastSeq: uint64(a.lastSeq)}}, a.fulfills))
 	}
 	if len(changes) > 0 {
 		h.log.Error("the database has lost commits: events that it held and that were not delivered are lost, and what the application knows is written to it again",

@@ -189,7 +189,7 @@ type encoder struct {
 	capacity      int                  // negative: no limit
 	streams       members.Set[*stream] // live and closing: each holds one slot
 	reserved      int                  // slots, for takeovers under way
-	superseded    int                  // of the streams
+	retired       int                  // streams of these that their publications go on without
 	draining      bool                 // takes no new stream
 	failures      int                  // streams in a row that it failed right after their start
 	setAsideUntil time.Time            // until then chosen only if no other encoder has a free slot
@@ -247,7 +247,7 @@ type stream struct {
 	// guarded by registry.mu
 	previous   string // stream ID that it took over from; fixed with its first event
 	closing    bool
-	superseded endReason // why it is closing although its publication goes on at another encoder; notEnded: it is not
+	retiredFor endReason // why it is closing although its publication goes on at another encoder; notEnded: it is not
 	changed    bool      // in registry.changes
 	isOver     bool      // its stream-closed was in the store at the start: nothing is told of it any more
 	inEncoder  uint32    // index in encoder.streams
@@ -456,7 +456,7 @@ func (r *registry) joinEncoder(at attachment, peer encoderPeer, address string, 
 	r.slots.add(capacity)
 	r.joinTwinsLocked(&e.twin, twinKey{kind: "HLS", address: address}, now)
 	r.encoderChangedLocked(e)
-	r.settleLocked(now)
+	r.reconcileLocked(now)
 	return e, r.endTransitionLocked(now)
 }
 
@@ -485,7 +485,7 @@ func (r *registry) resize(e *encoder, capacity int, now time.Time) (notices []no
 	r.slots.add(capacity)
 	e.capacity = capacity
 	r.encoderChangedLocked(e)
-	r.settleLocked(now)
+	r.reconcileLocked(now)
 	return r.endTransitionLocked(now), changed
 }
 
@@ -495,7 +495,7 @@ func (r *registry) leaveServer(s *server, now time.Time) []notice {
 	defer r.mu.Unlock()
 	r.followsLocked(s.keeper)
 	r.leaveServerLocked(s, now)
-	r.settleLocked(now)
+	r.reconcileLocked(now)
 	return r.endTransitionLocked(now)
 }
 
@@ -518,7 +518,7 @@ func (r *registry) leaveEncoder(e *encoder, now time.Time) []notice {
 	defer r.mu.Unlock()
 	r.followsLocked(e.keeper)
 	r.leaveEncoderLocked(e, now)
-	r.settleLocked(now)
+	r.reconcileLocked(now)
 	return r.endTransitionLocked(now)
 }
 

@@ -72,8 +72,8 @@ func (st *stream) memoLocked() memo.Stream {
 		why = st.pub.why
 	}
 	switch {
-	case st.superseded != notEnded:
-		role, why = memo.Superseded, st.superseded
+	case st.retiredFor != notEnded:
+		role, why = memo.Retired, st.retiredFor
 	case st == st.pub.successor:
 		role = memo.Successor
 	}

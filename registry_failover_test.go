@@ -242,7 +242,7 @@ func TestEncoderThatComesAndGoesHarmsNobodyWhoWasMoved(t *testing.T) {
 		rig.available(a, channel, rig.publish(s, channel), "HLS-LIVE")
 	}
 	steady := rig.encoder("steady", 5)
-	rig.pass(settledAfter)
+	rig.pass(stableAfter)
 	rig.publish(s, "own") // so that it has more load than the next
 	flighty := rig.encoder("flighty", -1)
 	rig.loseEncoder(a)

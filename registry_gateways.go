@@ -50,7 +50,7 @@ func (r *registry) gatewayBack(gateway string, now time.Time) []notice {
 	if r.replay != nil {
 		return nil
 	}
-	r.settleLocked(now)
+	r.reconcileLocked(now)
 	return r.endTransitionLocked(now)
 }
 
@@ -100,7 +100,7 @@ func (r *registry) late(s *server, publication uint64, now time.Time) []notice {
 	for _, p := range s.publications {
 		if p.number == publication {
 			r.endLocked(p, errAcceptedLate, now)
-			r.settleLocked(now)
+			r.reconcileLocked(now)
 			break
 		}
 	}

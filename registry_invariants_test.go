@@ -69,14 +69,14 @@ func (c *invariantCheck) encoders() {
 	for id, e := range c.r.encoders {
 		c.hold(e.id == id && !e.gone, "encoder %d is in the map as %d, gone %v", e.id, id, e.gone)
 		slots.used += len(e.streams) + e.reserved
-		superseded := 0
+		retired := 0
 		for _, st := range e.streams {
-			if st.superseded != notEnded {
-				superseded++
-				c.hold(st.closing, "stream %s is superseded and not closing", st.id)
+			if st.retiredFor != notEnded {
+				retired++
+				c.hold(st.closing, "stream %s is retired and not closing", st.id)
 			}
 		}
-		c.hold(e.superseded == superseded, "encoder %d counts %d superseded streams, has %d", e.id, e.superseded, superseded)
+		c.hold(e.retired == retired, "encoder %d counts %d retired streams, has %d", e.id, e.retired, retired)
 		if e.capacity < 0 {
 			slots.unlimited++
 		} else {

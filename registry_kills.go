@@ -47,7 +47,7 @@ func (r *registry) kill(channel, streamID string, by error, now time.Time) (_ []
 		r.noteLocked(notice{kind: noteKilledBy, channel: p.channel, stream: p.id, server: p.server.id, reason: by})
 		passedOn = r.passedOnLocked()
 	}
-	r.settleLocked(now)
+	r.reconcileLocked(now)
 	return r.endTransitionLocked(now), found, passedOn
 }
 

@@ -141,7 +141,7 @@ func (r *registry) end(s *server, channel, streamID string, now time.Time) ([]no
 	}
 	r.followsLocked(s.keeper)
 	r.endLocked(p, nil, now)
-	r.settleLocked(now)
+	r.reconcileLocked(now)
 	return r.endTransitionLocked(now), true
 }
 
@@ -164,7 +164,7 @@ func (r *registry) forgetLocked(p *publication, now time.Time) {
 	if len(r.held[p.channel]) > 0 && !p.ousted {
 		r.freed = append(r.freed, p.channel)
 	}
-	r.settleAcceptanceLocked(p, now)
+	r.tellFailedLocked(p, now)
 }
 
 // letGoLocked takes a publication off its encoders, or out of the queue for one.
@@ -214,7 +214,7 @@ func (r *registry) announce(e *encoder, channel, streamID string, a announcement
 	r.tellOfStreamLocked(st, outbox.Event{StreamType: a.streamType, Resolution: a.resolution, IndexFile: a.indexFile, StartTime: a.startTime, At: a.at})
 	if st == st.pub.successor && a.streamType == "HLS-LIVE" {
 		r.handOverLocked(st.pub)
-		r.settleLocked(now)
+		r.reconcileLocked(now)
 	}
 	if a.streamType == "HLS-LIVE" && !st.closing {
 		r.noteLiveLocked(st.pub, now)
@@ -242,7 +242,7 @@ func (r *registry) streamClosed(e *encoder, channel, streamID string, at, now ti
 		r.countFailureLocked(st, now)
 		r.loseLocked(st, st.pub.proven, errEncoderFailed, at, now)
 	}
-	r.settleLocked(now)
+	r.reconcileLocked(now)
 	return r.endTransitionLocked(now), true
 }
 
@@ -317,8 +317,8 @@ func (r *registry) freeLocked(st *stream, reason error) {
 	st.encoder.streams.Remove(st)
 	st.pub.atEncoders--
 	r.streamChangedLocked(st)
-	if st.superseded != notEnded {
-		st.encoder.superseded--
+	if st.retiredFor != notEnded {
+		st.encoder.retired--
 	}
 	r.slots.used--
 	r.noteLocked(notice{kind: noteClosed, channel: st.pub.channel, stream: st.id, encoder: st.encoder.id, address: st.encoder.address, reason: reason})

@@ -42,7 +42,7 @@ func (r *registry) drain(id uint64, move bool, now time.Time) (_ []notice, passe
 			r.publicationChangedLocked(st.pub)
 		}
 	}
-	r.settleLocked(now)
+	r.reconcileLocked(now)
 	passedOn = r.passedOnLocked()
 	return r.endTransitionLocked(now), passedOn, nil
 }
@@ -67,7 +67,7 @@ func (r *registry) undrain(id uint64, now time.Time) (_ []notice, passedOn <-cha
 	r.encoderChangedLocked(e)
 	delete(r.moving, e)
 	r.noteLocked(notice{kind: noteInService, encoder: id})
-	r.settleLocked(now)
+	r.reconcileLocked(now)
 	passedOn = r.passedOnLocked()
 	return r.endTransitionLocked(now), passedOn, nil
 }
@@ -126,13 +126,13 @@ func (r *registry) moveSomeLocked(e *encoder, now time.Time) {
 func (r *registry) handOverLocked(p *publication) {
 	old := p.current
 	r.takeOverLocked(p)
-	r.supersedeLocked(old, moved)
+	r.retireLocked(old, moved)
 }
 
-// supersedeLocked stops an encoding of a publication that goes on at another encoder.
-func (r *registry) supersedeLocked(st *stream, why endReason) {
-	st.superseded = why
-	st.encoder.superseded++
+// retireLocked stops an encoding of a publication that goes on at another encoder.
+func (r *registry) retireLocked(st *stream, why endReason) {
+	st.retiredFor = why
+	st.encoder.retired++
 	r.stopLocked(st)
 }
 
@@ -150,5 +150,5 @@ func (r *registry) giveUpMoveLocked(p *publication) {
 	p.successor = nil
 	p.failedMoves++
 	r.publicationChangedLocked(p)
-	r.supersedeLocked(st, neverStarted)
+	r.retireLocked(st, neverStarted)
 }

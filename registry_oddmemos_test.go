@@ -97,12 +97,12 @@ func TestOddMemosBreakNothing(t *testing.T) {
 				c.r.leaveServer(s, now)
 			}
 			for _, e := range c.r.encoders {
-				if len(e.streams) < e.superseded || e.superseded < 0 {
-					t.Fatalf("seed %d: %d superseded of %d", seed, e.superseded, len(e.streams))
+				if len(e.streams) < e.retired || e.retired < 0 {
+					t.Fatalf("seed %d: %d retired of %d", seed, e.retired, len(e.streams))
 				}
 				c.r.leaveEncoder(e, now)
-				if e.superseded != 0 {
-					t.Fatalf("seed %d: %d superseded of none", seed, e.superseded)
+				if e.retired != 0 {
+					t.Fatalf("seed %d: %d retired of none", seed, e.retired)
 				}
 			}
 			if c.r.slots.used != 0 || len(c.r.closing) != 0 || c.r.channels.Len() != 0 || len(c.r.killed) != 0 || len(c.r.ousted) != 0 || c.r.waiting.Len() != 0 {

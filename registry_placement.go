@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// settledAfter is how long an encoder has to be connected to count as settled. A publication that has lost an encoder prefers
-// settled ones: one that crashes in a loop would end it (maxLosses).
-const settledAfter = 10 * time.Second
+// stableAfter is how long an encoder has to be connected to count as stable. A publication that has lost an encoder prefers
+// stable ones: one that crashes in a loop would end it (maxLosses).
+const stableAfter = 10 * time.Second
 
 // placement tells which of the encoders with a free slot gets a stream, the value of PLACEMENT.
 type placement string
@@ -114,7 +114,7 @@ type choice struct {
 }
 
 // chooseLocked chooses an encoder with a free slot, as the placement has it, none if there is none; one that may be dead or is
-// set aside only if there is no other. A publication that has lost an encoder gets a settled one if there is one.
+// set aside only if there is no other. A publication that has lost an encoder gets a stable one if there is one.
 func (r *registry) chooseLocked(w *waiter, now time.Time) (best choice) {
 	for _, e := range r.encoders {
 		if e.draining || e.away || !e.hasFreeSlot() || e == w.avoid {
@@ -136,7 +136,7 @@ func (r *registry) preferredLocked(w *waiter, a, b *encoder, now time.Time) bool
 		return y
 	}
 	if w.pub != nil {
-		if x, y := now.Sub(a.since) >= settledAfter, now.Sub(b.since) >= settledAfter; x != y {
+		if x, y := now.Sub(a.since) >= stableAfter, now.Sub(b.since) >= stableAfter; x != y {
 			return x
 		}
 	}

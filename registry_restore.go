@@ -16,7 +16,7 @@ package main
 //	stream whose publication is not there, or does not      ENCODE-STOP, closing
 //	  name it
 //	successor that has announced an HLS-LIVE                takes over
-//	current stream closing, no successor                    the kills start anew; but if it was superseded, lost
+//	current stream closing, no successor                    the kills start anew; but if it was retired, lost
 //	killed                                                  the kills start anew
 //	two publications of one channel                         one keeps it, the later one if it took over or the other is killed; the
 //	                                                        other is killed and ousted
@@ -58,7 +58,7 @@ type announcedStream struct {
 	channel, id, previous string
 	passthrough           string
 	lastSeq               uint32 // 0: it is a publisher who was accepted, and not told to have failed; no stream of it was announced
-	settles               string // of one that the store has lost: such a publisher
+	fulfills              string // of a stream that the store has lost: such a publisher, whose accept needs no end of its own any more
 }
 
 // restorer is a restore under way.
@@ -191,7 +191,7 @@ func (rs *restorer) lostByStore() (lost []announcedStream) {
 		if st.encoder.streams.Has(st) {
 			lost = append(lost, announcedStream{
 				queue: st.pub.number, channel: st.pub.channel, id: st.id, previous: st.previous, passthrough: st.pub.passthrough, lastSeq: st.lastSeq,
-				settles: rs.accepted[st.pub.number].id,
+				fulfills: rs.accepted[st.pub.number].id,
 			})
 		}
 	}
@@ -206,7 +206,7 @@ func (r *registry) goOnAllLocked(now time.Time) {
 	for _, p := range lost {
 		r.goOnLocked(p, losses[p], now)
 	}
-	r.settleLocked(now)
+	r.reconcileLocked(now)
 }
 
 func byNumber(a, b *publication) int { return cmp.Compare(a.number, b.number) }
@@ -338,7 +338,7 @@ func (rs *restorer) addStream(e *encoder, m keptStream) {
 		p = rs.stranger(m.Publication, m.Channel, m.Passthrough)
 		p.server.id, p.server.gateway, p.since, p.accepted = m.Server, m.ServerGateway, m.Since, rs.byOurClock(m.Since)
 	}
-	if m.Closing && m.Role != memo.Superseded && m.Why != 0 && (p.why == notEnded || p.server.gone) {
+	if m.Closing && m.Role != memo.Retired && m.Why != 0 && (p.why == notEnded || p.server.gone) {
 		p.why = endReasonOf(m.Why)
 	}
 	st := &stream{
@@ -352,8 +352,8 @@ func (rs *restorer) addStream(e *encoder, m keptStream) {
 		lastSeq:  m.told.LastSeq,
 		isOver:   m.told.LastSeq > 0 && !rs.in.lossy,
 	}
-	if m.Role == memo.Superseded && m.Closing {
-		st.superseded = cmp.Or(endReasonOf(m.Why), moved) // memos of an earlier version have no reason
+	if m.Role == memo.Retired && m.Closing {
+		st.retiredFor = cmp.Or(endReasonOf(m.Why), moved) // memos of an earlier version have no reason
 	}
 	told, found := rs.announced[m.ID]
 	if found {
@@ -370,8 +370,8 @@ func (rs *restorer) addStream(e *encoder, m keptStream) {
 	e.streams.Add(st)
 	p.atEncoders++
 	rs.slots.used++
-	if st.superseded != notEnded {
-		e.superseded++
+	if st.retiredFor != notEnded {
+		e.retired++
 	}
 	p.lastOrdinal = max(p.lastOrdinal, st.ordinal)
 	p.proven = p.proven || st.lastSeq > 0
@@ -414,7 +414,7 @@ func (rs *restorer) joinStreams(p *publication, streams []*stream, lost lostStre
 	}
 	for _, st := range streams {
 		if !st.closing && st != p.current && st != p.successor {
-			rs.supersedeLocked(st, moved)
+			rs.retireLocked(st, moved)
 		}
 	}
 	switch {
@@ -432,7 +432,7 @@ func (rs *restorer) joinStreams(p *publication, streams []*stream, lost lostStre
 	case m.Current == nil:
 	case named == nil:
 		rs.loseCurrent(p, m)
-	case named.superseded != notEnded: // by one that is lost
+	case named.retiredFor != notEnded: // for one that is lost
 		rs.postponed[p] = loss{reason: errEncoderGone, mayFailOver: true}
 	default:
 		rs.postponed[p] = loss{reason: errEncoderAsked}
@@ -514,8 +514,8 @@ func (rs *restorer) owe() {
 			p = rs.stranger(queue, a.channel, a.passthrough)
 			p.publisherID = a.id
 		}
-		p.owesEnd = !rs.announcing[queue] // a database that has lost commits may have the accept without what has settled it, or both
-		rs.settleAcceptanceLocked(p, rs.now)
+		p.owesEnd = !rs.announcing[queue] // a database that has lost commits may have the accept without what has fulfilled it, or both
+		rs.tellFailedLocked(p, rs.now)
 	}
 	for _, p := range rs.publications {
 		_, stored := rs.in.tails[p.number]

@@ -327,11 +327,11 @@ func cloneOf(m *clusterModel) *restoredCluster {
 		}
 		for _, st := range slices.SortedFunc(slices.Values(e.streams), inOrder) {
 			p := publicationOf(st.pub)
-			again := &stream{id: st.id, pub: p, encoder: copied, previous: st.previous, closing: st.closing, superseded: st.superseded, ordinal: st.ordinal, lastSeq: st.lastSeq, outputs: slices.Clone(st.outputs)}
+			again := &stream{id: st.id, pub: p, encoder: copied, previous: st.previous, closing: st.closing, retiredFor: st.retiredFor, ordinal: st.ordinal, lastSeq: st.lastSeq, outputs: slices.Clone(st.outputs)}
 			copied.streams.Add(again)
 			r.slots.used++
-			if st.superseded != notEnded {
-				copied.superseded++
+			if st.retiredFor != notEnded {
+				copied.retired++
 			}
 			switch st {
 			case st.pub.current:
@@ -384,9 +384,9 @@ func describe(r *registry) (lines []string) {
 	for _, key := range slices.Sorted(maps.Keys(r.encoders)) {
 		e := r.encoders[key]
 		_, moving := r.moving[e]
-		say("encoder %d at %q %s of %d since %v draining %v moving %v, %d superseded", e.id, e.gateway, e.address, e.capacity, e.since.UnixNano(), e.draining, moving, e.superseded)
+		say("encoder %d at %q %s of %d since %v draining %v moving %v, %d retired", e.id, e.gateway, e.address, e.capacity, e.since.UnixNano(), e.draining, moving, e.retired)
 		for _, st := range e.streams {
-			say("  stream %s ordinal %d of %d %s at server %d after %q closing %v superseded %v, %d told %v", st.id, st.ordinal, st.pub.number, st.pub.channel, st.pub.server.id, st.previous, st.closing, st.superseded, st.lastSeq, st.outputs)
+			say("  stream %s ordinal %d of %d %s at server %d after %q closing %v retired %v, %d told %v", st.id, st.ordinal, st.pub.number, st.pub.channel, st.pub.server.id, st.previous, st.closing, st.retiredFor, st.lastSeq, st.outputs)
 		}
 	}
 	say("slots %+v", r.slots)

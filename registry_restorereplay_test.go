@@ -236,7 +236,7 @@ func TestRestoreHandOverWithoutThePublicationsMemoAndItsGatewayIsGone(t *testing
 		publications: []memo.Publication{rowPublication(func(p *memo.Publication) {
 			p.Proven, p.Last, p.Successor = true, 2, &memo.Place{Ordinal: 2, Encoder: otherEncoder, Gateway: "f"}
 		})},
-		at2:       []keptStream{rowStream(1, func(st *keptStream) { seen(3, "HLS-LIVE")(st); st.Closing, st.Role = true, memo.Superseded })},
+		at2:       []keptStream{rowStream(1, func(st *keptStream) { seen(3, "HLS-LIVE")(st); st.Closing, st.Role = true, memo.Retired })},
 		announced: []announcedStream{{queue: 10, channel: "c", id: "p1", lastSeq: 3}},
 		orders:    []string{"2 start new1"},
 		state:     "c live new1 at 2, 1 failed, closing p1", slots: 2,

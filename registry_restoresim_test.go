@@ -607,7 +607,7 @@ func (m *sim) crash() {
 			continue
 		}
 		in.tails[ev.Queue] = ev.Position + 1
-		delete(ann, ev.Settles)
+		delete(ann, ev.Fulfills)
 		if ev.Type == outbox.StreamInterrupted {
 			continue
 		}

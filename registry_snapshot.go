@@ -142,7 +142,7 @@ func (r *registry) encoderReportsLocked(now time.Time) []encoderReport {
 			Address:  e.address,
 			Capacity: e.capacity,
 			Load:     e.load(),
-			Serving:  e.load() - e.superseded,
+			Serving:  e.load() - e.retired,
 			Since:    e.since,
 			Draining: e.draining,
 			Moving:   moving,

@@ -77,7 +77,7 @@ func (r *registry) releaseSlotLocked(t *takeover) {
 	}
 }
 
-// releaseSlotsLocked is for an encoder that is gone or draining. The next settleLocked reserves others.
+// releaseSlotsLocked is for an encoder that is gone or draining. The next reconcileLocked reserves others.
 func (r *registry) releaseSlotsLocked(e *encoder) {
 	for _, t := range r.takeovers {
 		if t.encoder == e {
@@ -86,20 +86,20 @@ func (r *registry) releaseSlotsLocked(e *encoder) {
 	}
 }
 
-// settleTakeoversLocked goes on with takeovers, when slots or channels may have become free or time has passed.
-func (r *registry) settleTakeoversLocked(now time.Time) {
+// reconcileTakeoversLocked goes on with takeovers, when slots or channels may have become free or time has passed.
+func (r *registry) reconcileTakeoversLocked(now time.Time) {
 	if len(r.takeovers) == 0 {
 		return
 	}
 	for _, channel := range slices.Sorted(maps.Keys(r.takeovers)) {
-		r.settleTakeoverLocked(r.takeovers[channel], now)
+		r.reconcileTakeoverLocked(r.takeovers[channel], now)
 	}
 	for _, channel := range slices.Sorted(maps.Keys(r.takeovers)) {
 		r.isReservedLocked(r.takeovers[channel], now) // the end of another one may have freed a slot
 	}
 }
 
-func (r *registry) settleTakeoverLocked(t *takeover, now time.Time) {
+func (r *registry) reconcileTakeoverLocked(t *takeover, now time.Time) {
 	w := t.request
 	isLate := !now.Before(w.request.answerBy)
 	switch {

@@ -106,8 +106,8 @@ func (r *registry) endsLocked(p *publication, reason error) {
 // whyClosedLocked is why a stream is closed now. reason is nil if its encoder was told to stop it.
 func (r *registry) whyClosedLocked(st *stream, reason error) endReason {
 	switch {
-	case st.superseded != notEnded:
-		return st.superseded
+	case st.retiredFor != notEnded:
+		return st.retiredFor
 	case st.pub.why != notEnded:
 		return st.pub.why
 	}
@@ -130,7 +130,7 @@ func (r *registry) tellOfStreamLocked(st *stream, ev outbox.Event) {
 		st.pub.mayBeUntold = false // the event is in the store, or was: so was the accept before it
 	case !st.isOver:
 		r.tellUntoldAcceptLocked(st.pub)
-		ev.Settles = st.pub.settleAcceptLocked()
+		ev.Fulfills = st.pub.fulfillAcceptLocked()
 		r.tellNextOfStreamLocked(st, ev)
 	}
 }
@@ -143,8 +143,8 @@ func (r *registry) tellUntoldAcceptLocked(p *publication) {
 	}
 }
 
-// settleAcceptLocked returns the ID of the publish-accepted that needs no publish-failed any more, since a stream is told of; "": there is none.
-func (p *publication) settleAcceptLocked() (publisherID string) {
+// fulfillAcceptLocked returns the ID of the publish-accepted that needs no publish-failed any more, because a stream is told of; "": there is none.
+func (p *publication) fulfillAcceptLocked() (publisherID string) {
 	if !p.owesEnd {
 		return ""
 	}
@@ -168,7 +168,7 @@ func (r *registry) tellClosedLocked(st *stream, why endReason, at time.Time) {
 		}
 		r.tellOfStreamLocked(st, ev)
 	}
-	r.settleAcceptanceLocked(st.pub, at)
+	r.tellFailedLocked(st.pub, at)
 }
 
 func (r *registry) tellAcceptedLocked(p *publication, at time.Time) {
@@ -178,9 +178,9 @@ func (r *registry) tellAcceptedLocked(p *publication, at time.Time) {
 	}
 }
 
-// settleAcceptanceLocked tells publish-failed once the publication is over and no encoder has a stream of it. It does so in a replay, too, whatever is in
-// the store of the message that is replayed: had an end been stored, none would be owed.
-func (r *registry) settleAcceptanceLocked(p *publication, at time.Time) {
+// tellFailedLocked tells publish-failed if the publication owes an end, is over, and no encoder has a stream of it. It does so in a replay, too,
+// whatever the store has of the message that is replayed: had an end been stored, none would be owed.
+func (r *registry) tellFailedLocked(p *publication, at time.Time) {
 	if p.owesEnd && p.atEncoders == 0 && !p.server.publications.Has(p) {
 		p.owesEnd = false
 		r.tellLocked(p, outbox.Event{Type: outbox.PublishFailed, StreamID: p.publisherID, Reason: p.why.failReason(), At: at})

@@ -63,10 +63,10 @@ func (j *toldJudge) take(ev outbox.Event) string {
 		return "the stream is interrupted twice, or nobody knows why"
 	case ev.Type == outbox.StreamClosed && (!known || !slices.Contains(endReasonNames[1:], ev.Reason)):
 		return "the stream was not available, or nobody knows why it is closed"
-	case ev.Type == outbox.StreamAvailable && ev.Settles != "" && (ev.Settles != q.accepted || len(q.available) > 0 && !j.mayRepeat):
-		return "it settles an acceptance that there is none of, or that was settled before"
-	case ev.Type == outbox.StreamAvailable && ev.Settles == "" && q.accepted != "" && len(q.available) == 0:
-		return "it settles no acceptance, and it is the first one"
+	case ev.Type == outbox.StreamAvailable && ev.Fulfills != "" && (ev.Fulfills != q.accepted || len(q.available) > 0 && !j.mayRepeat):
+		return "it fulfills an accept that there is none of, or that was fulfilled before"
+	case ev.Type == outbox.StreamAvailable && ev.Fulfills == "" && q.accepted != "" && len(q.available) == 0:
+		return "it fulfills no accept, and it is the first one"
 	}
 	switch ev.Type {
 	case outbox.PublishAccepted:

@@ -239,13 +239,13 @@ func (r *registry) eachWaiterLocked(f func(*list.Element, *waiter)) {
 	}
 }
 
-// settleLocked is called when slots or channels may have become free: it goes on with takeovers, serves the wait queue,
+// reconcileLocked is called when slots or channels may have become free: it goes on with takeovers, serves the wait queue,
 // then goes on with moves.
-func (r *registry) settleLocked(now time.Time) {
+func (r *registry) reconcileLocked(now time.Time) {
 	if r.stopping || r.postponed != nil {
 		return
 	}
-	r.settleTakeoversLocked(now)
+	r.reconcileTakeoversLocked(now)
 	r.serveHeldLocked(now)
 	var refused []*encoder // to be avoided, and a waiter has found no slot at any other
 served:
@@ -318,6 +318,6 @@ func (r *registry) expire(now time.Time) []notice {
 			r.neverStartedLocked(st, now)
 		}
 	}
-	r.settleLocked(now)
+	r.reconcileLocked(now)
 	return r.endTransitionLocked(now)
 }

@@ -276,7 +276,7 @@ func TestCloseCommandWhileThePublicationWaits(t *testing.T) {
 // All wait for another encoder than the one that has failed them, and there is none: that is found out once, not for each.
 func TestManyWhoAvoidAnEncoderCostLittle(t *testing.T) {
 	t.Parallel()
-	settling := func(publishers int) time.Duration {
+	reconciling := func(publishers int) time.Duration {
 		lastID := 0
 		now := time.Now()
 		r := newRegistry(1, now, func() string { lastID++; return fmt.Sprint("s", lastID) }, nowhere{}, limits{failover: true, encoderWait: time.Hour})
@@ -306,7 +306,7 @@ func TestManyWhoAvoidAnEncoderCostLittle(t *testing.T) {
 		return best
 	}
 	const publishers = 5000
-	one, many := settling(1), settling(publishers)
+	one, many := reconciling(1), reconciling(publishers)
 	t.Logf("the wait queue is looked through in %v with one in it, in %v with %d", one, many, publishers)
 	if many > publishers/10*one {
 		t.Errorf("%v with one in the queue, %v with %d", one, many, publishers)

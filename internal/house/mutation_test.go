@@ -205,7 +205,7 @@ func mutations() []mutation {
 		},
 		{
 			"restore", "registry_restore.go",
-			"			rs.supersedeLocked(st, moved)\n", "",
+			"			rs.retireLocked(st, moved)\n", "",
 			"TestRowsOfARestore", "a stream that its publication does not name goes on",
 		},
 		{
@@ -220,7 +220,7 @@ func mutations() []mutation {
 		},
 		{
 			"told", "registry_restore.go",
-			"		p.owesEnd = !rs.announcing[queue] // a database that has lost commits may have the accept without what has settled it, or both\n", "",
+			"		p.owesEnd = !rs.announcing[queue] // a database that has lost commits may have the accept without what has fulfilled it, or both\n", "",
 			"TestClusterSurvivesCrashesAtAnyFrame", "a publisher that was accepted has no end after a restart",
 		},
 		{
@@ -330,7 +330,7 @@ func mutations() []mutation {
 		},
 		{
 			"moves", "registry_moves.go",
-			"	st.encoder.superseded++\n", "",
+			"	st.encoder.retired++\n", "",
 			"TestDrainedEncoderMayBeStoppedWhenServingIs0", "an encoding that was moved away counts as served",
 		},
 		{

@@ -218,7 +218,7 @@ func (g *Gateway) handleFrame(f *link.Frame) (held bool, err error) {
 		case link.KindAlive:
 			h.Alive(g, f.Session)
 		case link.KindSynced:
-			g.server.gathering.settled(g)
+			g.server.gathering.complete(g)
 		}
 	}
 	return false, nil
@@ -319,7 +319,7 @@ func (g *Gateway) bury(reason error) {
 	g.server.Handler.Lost(g, reason)
 	g.server.forget(g)
 	close(g.over)
-	g.server.gathering.settled(g)
+	g.server.gathering.complete(g)
 	callAll(g.buried())
 }
 

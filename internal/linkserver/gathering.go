@@ -69,8 +69,8 @@ func (t *gathering) await(g *Gateway) {
 	}
 }
 
-// settled says that a gateway has said SYNCED or is lost.
-func (t *gathering) settled(g *Gateway) {
+// complete says that nothing more is to come from a gateway: it has said SYNCED or is lost.
+func (t *gathering) complete(g *Gateway) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.owing, g)

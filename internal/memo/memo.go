@@ -43,9 +43,9 @@ type Publication struct {
 type Role uint8
 
 const (
-	Current    Role = iota // it serves the publication, or did so to the end
-	Successor              // it is to take over
-	Superseded             // another one has taken over, or it was to take over and did not
+	Current   Role = iota // it serves the publication, or did so to the end
+	Successor             // it is to take over
+	Retired               // the publication goes on without it: another one has taken over, or it was to take over and did not
 )
 
 // Stream is the memo of an encoding, at its encoder's session: what was ordered. It travels with the orders.

@@ -20,7 +20,7 @@ func examples() []tagged.Message {
 			Current: &Place{Ordinal: 2, Encoder: 1 << 50, Gateway: "GATEWAY123456"}, Successor: &Place{Ordinal: 3, Encoder: 1<<50 + 1}, Avoid: 7,
 			Proven: true, Killed: true, Ousted: true, TookOver: true, FailedMoves: 2, Passthrough: "tenant=7", Why: 3,
 		},
-		&Stream{ID: id, Channel: "channel-of-somebody", Ordinal: 2, Publication: 1 << 50, Server: 1 << 50, ServerGateway: "GATEWAY123456", Since: 1_700_000_000_000_000_000, Previous: id[1:], Role: Superseded, Closing: true, Passthrough: "tenant=7", Why: 8},
+		&Stream{ID: id, Channel: "channel-of-somebody", Ordinal: 2, Publication: 1 << 50, Server: 1 << 50, ServerGateway: "GATEWAY123456", Since: 1_700_000_000_000_000_000, Previous: id[1:], Role: Retired, Closing: true, Passthrough: "tenant=7", Why: 8},
 		&Told{LastSeq: 5, Outputs: []Output{
 			{"HLS-LIVE", "1280x720-30", "hls/\x01/\x02/1280x720-30/live.m3u8", ""}, {"HLS-VOD", "1280x720-30", "hls/\x01/\x02/1280x720-30/vod-0.m3u8", "0"},
 			{"IMG-PREVIEW", "256x144", "img-preview/\x01/\x02/256x144-3/index.json", ""}, {"of later", "1", "", ""},

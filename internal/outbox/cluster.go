@@ -44,11 +44,11 @@ type Announced struct {
 
 // Change is a change of what is kept of a cluster. Making it twice does no harm.
 type Change struct {
-	Kind    ChangeKind
-	ID      string    // of the gateway or the store
-	Number  uint64    // the last one used, or that of the session
-	Stream  Announced // for StreamKnown
-	Settles string    // for StreamKnown: see Event
+	Kind     ChangeKind
+	ID       string    // of the gateway or the store
+	Number   uint64    // the last one used, or that of the session
+	Stream   Announced // for StreamKnown
+	Fulfills string    // for StreamKnown: see Event
 
 	durable chan struct{}
 }
@@ -79,9 +79,9 @@ func UseNumbers(last uint64) Change { return Change{Kind: NumbersUsed, Number: l
 func ForgetSession(session uint64) Change { return Change{Kind: SessionForgotten, Number: session} }
 
 // KnowStream says again that the application knows a stream, for a database that has lost commits. A file loses none: nothing is
-// written to it. settles is the publisher that was accepted, and needs no end any more; "" if none is known.
-func KnowStream(a Announced, settles string) Change {
-	return Change{Kind: StreamKnown, Stream: a, Settles: settles}
+// written to it. fulfills is as in Event.
+func KnowStream(a Announced, fulfills string) Change {
+	return Change{Kind: StreamKnown, Stream: a, Fulfills: fulfills}
 }
 
 func appliedKey(session uint64) string {

@@ -28,9 +28,9 @@ type Event struct {
 
 	Mark // of the last event of a transition
 
-	// Settles is the ID of the PublishAccepted that needs no PublishFailed any more, because this is the first StreamAvailable of its
+	// Fulfills is the ID of the PublishAccepted that needs no PublishFailed any more, because this is the first StreamAvailable of its
 	// publication; "" if there is none. It is not kept.
-	Settles string
+	Fulfills string
 
 	more bool // events of the same transition follow
 }

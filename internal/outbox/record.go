@@ -25,7 +25,7 @@ type AnnouncedStream struct {
 	LastSeq                     uint64
 }
 
-// owed leaves out an accept that is settled: a database that lost commits may have both.
+// owed leaves out an accept that is fulfilled: a database that lost commits may have both.
 func (r *QueueRecord) owed() []AnnouncedStream {
 	if !slices.ContainsFunc(r.Announced, func(s AnnouncedStream) bool { return s.LastSeq > 0 }) {
 		return r.Announced
@@ -48,7 +48,7 @@ func (a *AnnouncedStream) lost(queue uint64, position uint32, now time.Time) Eve
 // note keeps the announced streams up to date with an event that joins the queue.
 func (r *QueueRecord) note(ev *Event) {
 	switch ev.Type {
-	case StreamClosed, PublishFailed: // an accept is settled by either
+	case StreamClosed, PublishFailed: // no end of the accept is owed after either
 		r.Announced = slices.DeleteFunc(r.Announced, func(s AnnouncedStream) bool { return s.StreamID == ev.StreamID || s.LastSeq == 0 })
 	case PublishAccepted:
 		r.announce(ev)

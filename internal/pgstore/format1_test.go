@@ -87,7 +87,7 @@ func TestUserWithoutRightsIsToldWhyFormat1Stays(t *testing.T) {
 	}
 }
 
-func TestStreamThatIsKnownAgainSettlesItsAccept(t *testing.T) {
+func TestStreamThatIsKnownAgainFulfillsItsAccept(t *testing.T) {
 	t.Parallel()
 	d := open(t, pgtest.URL(t))
 	s := d.Store(lead(t, d, "a"), notDeposed(t))

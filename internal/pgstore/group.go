@@ -126,7 +126,7 @@ func streamsOf(g outbox.Group) (inOrder []*streamInGroup) {
 		}
 		return s
 	}
-	settle := func(publisherID string, queue int64) {
+	fulfill := func(publisherID string, queue int64) {
 		if publisherID != "" {
 			s := stream(publisherID)
 			s.queue, s.closed = queue, true
@@ -135,7 +135,7 @@ func streamsOf(g outbox.Group) (inOrder []*streamInGroup) {
 	for i := range g.Changes {
 		if change := &g.Changes[i]; change.Kind == outbox.StreamKnown {
 			queue := int64(change.Stream.Queue)
-			settle(change.Settles, queue)
+			fulfill(change.Fulfills, queue)
 			s := stream(change.Stream.StreamID)
 			s.AnnouncedStream, s.queue, s.closed = change.Stream.AnnouncedStream, queue, false
 		}
@@ -146,7 +146,7 @@ func streamsOf(g outbox.Group) (inOrder []*streamInGroup) {
 			continue // it neither owes an end nor is one
 		}
 		queue := int64(ev.Queue)
-		settle(ev.Settles, queue)
+		fulfill(ev.Fulfills, queue)
 		s := stream(ev.StreamID)
 		if s.queue == 0 || s.closed {
 			s.Channel, s.Previous, s.Passthrough, s.queue = ev.Channel, ev.Previous, ev.Passthrough, queue

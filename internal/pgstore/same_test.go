@@ -193,7 +193,7 @@ func (h *history) event(number uint64, q *pastQueue) outbox.Event {
 		q.streams[ev.StreamID] = ev.Seq
 	}
 	if ev.Type != outbox.StreamClosed {
-		ev.Settles, q.accepted = q.accepted, ""
+		ev.Fulfills, q.accepted = q.accepted, ""
 		ev.StreamType, ev.Resolution, ev.IndexFile, ev.StartTime = "HLS-LIVE", "1x1", strings.Repeat("i\x00", rand.IntN(3)*800), "0"
 	}
 	if rand.IntN(2) == 0 {
@@ -225,7 +225,7 @@ func TestStoreIsLikeTheOneOnDisk(t *testing.T) {
 			}
 		}
 		text := []string{"", "channel ä", "stream1.", "i\x00i\x00", "nobody"}[rand.IntN(5)]
-		diff := cmp.Diff(wholeOf(t, disk, text), wholeOf(t, database, text), cmpopts.EquateEmpty(), cmpopts.IgnoreUnexported(outbox.Event{}), cmpopts.IgnoreFields(outbox.Event{}, "Settles"))
+		diff := cmp.Diff(wholeOf(t, disk, text), wholeOf(t, database, text), cmpopts.EquateEmpty(), cmpopts.IgnoreUnexported(outbox.Event{}), cmpopts.IgnoreFields(outbox.Event{}, "Fulfills"))
 		if diff != "" {
 			t.Fatalf("after group %d, %+v: on disk (-), in the database (+)\n%s", round, g, diff)
 		}

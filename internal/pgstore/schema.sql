@@ -144,7 +144,7 @@ BEGIN
     END IF;
     IF cardinality(c_stream) > 0 THEN
         DELETE FROM coordinator_announced a USING generate_subscripts(c_stream, 1) AS i
-            WHERE a.queue BETWEEN c_queue[i] AND c_queue[i] AND (a.stream = c_stream[i] OR a.last_seq = 0 AND c_stream[i] <> ''); -- an end settles the accept
+            WHERE a.queue BETWEEN c_queue[i] AND c_queue[i] AND (a.stream = c_stream[i] OR a.last_seq = 0 AND c_stream[i] <> ''); -- after an end the accept is owed none
         UPDATE coordinator_announced a SET tail = c_tail[i] FROM generate_subscripts(c_stream, 1) AS i
             WHERE a.queue BETWEEN c_queue[i] AND c_queue[i] AND a.tail < c_tail[i];
     END IF;
