@@ -33,6 +33,7 @@ func TestDashboardInBrowser(t *testing.T) {
 		{"an encoder is drained, its streams are moved", drainStory},
 		{"the coordinator is lost and comes back", lossStory},
 		{"events are stuck, are tried and given up", undeliveredStory},
+		{"what is lost with an event is said before it is discarded", discardStory},
 		{"gateways hold sessions, and one is lost", gatewaysStory},
 		{"a coordinator stands by, and takes over", standbyStory},
 		{"a hundred thousand streams", manyStreamsStory},

@@ -171,6 +171,42 @@ func TestDiscardOutlivesAKill(t *testing.T) {
 	}
 }
 
+// discardStory reads what the page asks before it discards an event: what the application will not know then.
+func discardStory(t *testing.T, browser context.Context) {
+	cluster := newClusterDouble(t)
+	words := []struct{ id, event, streamID, want string }{
+		{"A-1", "stream-available", "A", "The application will never hear of it: HLS-LIVE 640x360 of stream A."},
+		{"A-closed", "stream-closed", "A", "The application will never hear that stream A has ended: it will go on taking the stream for live."},
+		{"A-interrupted", "stream-interrupted", "A", "The application will never hear of this stream-interrupted, of stream A."},
+		{"A-accepted", "publish-accepted", "A", "The application will never hear of this publish-accepted, of stream A."},
+		{"A-failed", "publish-failed", "A", "The application will never hear that publisher A has failed: it will go on taking the publisher for accepted."},
+		{"B-failed", "publish-failed", "", "The application will never hear that a publisher found no room."},
+	}
+	cluster.change(func() {
+		cluster.events = nil
+		for _, w := range words {
+			row := clustertest.EventRow{ID: w.id, Channel: "show", StreamID: w.streamID, Type: w.event, Since: time.Now(), State: "due"}
+			if w.event == "stream-available" {
+				row.StreamType, row.Resolution = "HLS-LIVE", "640x360"
+			}
+			cluster.events = append(cluster.events, row)
+		}
+	})
+	tb := openTab(t, browser)
+	tb.open(cluster.url + "/dashboard#events")
+	tb.awaitRows(len(words))
+	for _, w := range words {
+		tb.click(`[aria-label="Discard ` + w.id + `"]`)
+		tb.awaitText("#confirm-title", "Discard this "+w.event+" of show?")
+		if got, want := tb.text("#confirm-text"), w.want+" The events behind it are sent."; got != want {
+			t.Errorf("%s: %q, want %q", w.id, got, want)
+		}
+		tb.press(kb.Escape)
+		tb.await(`!document.querySelector('dialog').open`)
+	}
+	tb.faultless()
+}
+
 // undeliveredStory is by keyboard where an event is given up.
 func undeliveredStory(t *testing.T, browser context.Context) {
 	app := clustertest.NewApplication(t)

@@ -57,6 +57,42 @@ func awaitToldWhy(t *testing.T, app *clustertest.Application, want map[string][]
 	}
 }
 
+// A publisher's end is one line in the log, and its reason is the x-close-reason of the streams that end with it.
+func TestLogSaysWhyAPublisherEnded(t *testing.T) {
+	t.Parallel()
+	d := startDaemon(t)
+	server, _ := d.Join("rtmp")
+	lost, _ := d.Join("rtmp")
+	encoder, _ := d.Register(-1)
+	ids := map[string]string{}
+	for channel, at := range map[string]*clustertest.Peer{"ended": server, "app": server, "operator": server, "failed": server, "lost": lost} {
+		ids[channel] = clustertest.Publish(at, encoder, channel)
+	}
+	killed := func(channel string) {
+		t.Helper()
+		if kill := server.Expect("STREAM-KILL"); kill.Get("Stream-Channel") != channel {
+			t.Fatalf("%v, want that of %s", kill, channel)
+		}
+		server.End(channel, ids[channel])
+	}
+	server.End("ended", ids["ended"])
+	d.MustCall("/commands/close", "x-streaming-channel", "app", "x-streaming-id", "*")
+	killed("app")
+	d.MustCall("/commands/close", "x-streaming-channel", "operator", "x-streaming-id", "*", "x-requested-by", "dashboard")
+	killed("operator")
+	encoder.Closed("failed", ids["failed"])
+	killed("failed")
+	lost.Conn.Close()
+	for channel, reason := range map[string]string{
+		"ended": "publisher-ended", "app": "closed-by-application", "operator": "closed-by-operator", "failed": "encoder-failed", "lost": "server-lost",
+	} {
+		line := d.Logs.Await(t, `"publisher ended"`, "channel="+channel+" ")
+		if !strings.Contains(line, "stream="+ids[channel]+" ") || !strings.HasSuffix(line, " reason="+reason+"\n") {
+			t.Errorf("%s: %swant stream %s and reason %s", channel, line, ids[channel], reason)
+		}
+	}
+}
+
 func TestPublishersHaveOneEndAfterACrash(t *testing.T) {
 	t.Parallel()
 	onlyDirect(t, "peers lose their sockets with the coordinator")
