@@ -62,8 +62,8 @@ func (c *callbacks) sender(cfg *Config, m mandate) outbox.Send {
 	}
 }
 
-// isUnwanted tells whether an event is done with unsent. The application may refuse what it does not know, and would hold up all that is behind it:
-// so what waits is dropped once EVENT_CALLBACK_EXTRA is switched off.
+// isUnwanted tells whether an event is dropped unsent: one that still waits although EVENT_CALLBACK_EXTRA was switched off. The application
+// may refuse what it does not know, and that would hold up all events behind it.
 func isUnwanted(cfg *Config, ev *outbox.Event) bool {
 	return ev.Type.IsExtra() && !cfg.EventCallbackExtra
 }

@@ -426,7 +426,7 @@ func (c *coordinator) announce(e *encoder, channel, streamID string, a announcem
 	c.logAndCount(notices)
 }
 
-// streamClosed is STREAM-CLOSED, said at a time. errorCode and errorMessage are the encoder's words, empty if it had no trouble.
+// streamClosed is STREAM-CLOSED, said at the time at. errorCode and errorMessage are the encoder's words, empty if it had no trouble.
 func (c *coordinator) streamClosed(e *encoder, channel, streamID string, at time.Time, errorCode, errorMessage string) {
 	if errorCode != "" || errorMessage != "" {
 		errorCode, errorMessage = c.registry.withoutKey(channel, streamID, errorCode), c.registry.withoutKey(channel, streamID, errorMessage)
@@ -465,7 +465,7 @@ func (c *coordinator) undrain(id uint64) error {
 }
 
 // listEvents, retryEvents and discardEvent are about events that the application has not taken. A channel may be "": all. Errors:
-// errBadChannel, those of outbox.Discard, and others if events can't be read.
+// errBadChannel, those of outbox.Discard, and errEventsUnread.
 
 func (c *coordinator) listEvents(ctx context.Context, from outbox.Place, channel string, limit int) (page []outbox.Undelivered, next outbox.Place, more bool, err error) {
 	if channel != "" && !c.validID(channel) {
@@ -486,7 +486,7 @@ func (c *coordinator) retryEvents(ctx context.Context, channel string) error {
 	if err := c.events.TryNow(ctx, channel); err != nil {
 		return c.unreadEvents(err)
 	}
-	c.log.Info("undelivered events are tried now, on request", "channel", cmp.Or(channel, "*"))
+	c.log.Info("trying undelivered events now, on request", "channel", cmp.Or(channel, "*"))
 	return nil
 }
 

@@ -18,7 +18,7 @@ type eventRow struct {
 	Channel    string    `json:"channel"`
 	StreamID   string    `json:"streamId"` // "": of a publisher that was not accepted
 	Type       string    `json:"type"`
-	StreamType string    `json:"streamType"` // of stream-available, as the next one; else ""
+	StreamType string    `json:"streamType"` // this and Resolution: of stream-available, else ""
 	Resolution string    `json:"resolution"`
 	Since      time.Time `json:"since"` // when it happened
 	State      string    `json:"state"`

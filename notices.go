@@ -1,6 +1,6 @@
 package main
 
-// What becomes of what was decided: lines of the log, counts, and entries of the timeline with their codes. Of publish requests, key
+// What becomes of decisions: log lines, counts, and entries of the timeline with their codes. The decisions are about publish requests, key
 // verifications, what the registry has noted, and events. Part of the use cases.
 
 import (
@@ -86,8 +86,8 @@ func (n *notice) peerAttr() slog.Attr {
 	return encoderAttr(n.encoder)
 }
 
-// requestEntry is a publisher that asks. s is nil while the cluster is not there. The address of the publisher is what its streaming
-// server says, and left out if it is none.
+// requestEntry is a publisher that asks. s is nil after a start, until the cluster is there. The address of the publisher is what its
+// streaming server says, and is left out if that is not an IP address.
 func requestEntry(s *server, req publishRequest, now time.Time) timeline.Entry {
 	e := timeline.Entry{At: now, Kind: timeline.Asked, Code: timeline.Done, Channel: req.channel}
 	if s != nil {
@@ -128,7 +128,7 @@ func describeEvent(e *timeline.Entry, ev *outbox.Event) {
 	switch ev.Type {
 	case outbox.StreamAvailable:
 		e.Event, e.Text = int(ev.Seq), ev.StreamType+" "+logs.Loggable(ev.Resolution)
-	case outbox.StreamClosed: // there is one
+	case outbox.StreamClosed: // a stream has only one
 	case outbox.PublishRefused:
 		e.Event, e.Text = timeline.EventOfNobody, ev.Type.String()
 	default:
@@ -146,7 +146,7 @@ func attemptEntry(a outbox.Attempt, now time.Time) timeline.Entry {
 	return e
 }
 
-// noticeEntry has no kind if the notice is about no channel.
+// noticeEntry is without a kind for a notice that is not an entry of the timeline.
 func noticeEntry(n *notice) timeline.Entry {
 	e := timeline.Entry{At: n.at, Channel: n.channel, Stream: n.stream, Server: n.server, Encoder: n.encoder, Address: n.address, Code: timeline.Done}
 	if e.At.IsZero() {
@@ -232,7 +232,7 @@ func reasonCode(reason error, otherwise string) string {
 	return otherwise
 }
 
-// giveWords puts the words of an encoder to the notice of its stream's end.
+// giveWords adds an encoder's words to the notice of its stream's end.
 func giveWords(notices []notice, streamID, code, message string) {
 	for i := range notices {
 		if n := &notices[i]; n.kind == noteClosed && n.stream == streamID {

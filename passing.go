@@ -33,11 +33,11 @@ const mayBeLostFor = 3 * time.Second
 type passing struct {
 	// set once
 	keepsEvents bool
-	mandate     mandate       // one for good: commits stay, and none is unsure
+	mandate     mandate       // if it is for good, a commit that was made stays
 	wake        chan struct{} // has room for one
 
 	// guarded by registry.mu, of the transition under way
-	touched   []*gatewaySession // something is said to, or kept for
+	touched   []*gatewaySession // that something is said to, or kept for
 	wanted    *transition       // not nil if the caller waits for its end, or if it ends the start
 	comparing bool              // in compare
 
@@ -251,7 +251,7 @@ func (x *passing) compare(servers []keptServer, encoders []keptEncoder) {
 	x.wanted = t // it ends with the restore
 }
 
-// step is called when something is over that a transition waits for. Its caller holds no lock.
+// step returns what is to be called, without a lock, when something is over that a transition waits for.
 func (x *passing) step(t *transition) func() {
 	return func() {
 		x.mu.Lock()
@@ -266,7 +266,7 @@ func (x *passing) stepLocked(t *transition) {
 	}
 }
 
-// committed is called when the commit that a transition waits for was made. Its caller holds no lock.
+// committed returns what is to be called, without a lock, when a commit was made that a transition waits for.
 func (x *passing) committed(t *transition) func() {
 	if x.mandate.IsForGood() {
 		return x.step(t)
@@ -362,8 +362,8 @@ func (x *passing) run(closing <-chan struct{}) {
 	}
 }
 
-// makeSure has transitions go on whose commits stay, and tells when the next one will at the earliest. confirmed is when this process was
-// last known to lead, which the database that has the commits told.
+// makeSure has transitions go on whose commits can't be lost any more, and tells when the next one will at the earliest. confirmed is when
+// the database last said that this process leads.
 func (x *passing) makeSure(confirmed time.Time) (next time.Time, more bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()

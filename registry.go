@@ -222,7 +222,7 @@ type publication struct {
 	owesEnd     bool          // the application was told that it was accepted, and neither that a stream is available nor that it failed
 	mayBeUntold bool          // during a restore: its publish-accepted may never have been stored
 	wasLive     bool          // an encoder has announced its HLS-LIVE
-	why         endReason     // of its end, which has begun
+	why         endReason     // why it ends; notEnded: it does not
 	failedMoves uint8
 	askedBefore uint16 // milliseconds that its request waited for the accept; set once
 	atEncoders  uint32 // streams that are not closed
@@ -295,7 +295,7 @@ type registry struct {
 	encoders     map[uint64]*encoder
 	moving       map[*encoder]struct{}        // drained, and to be emptied
 	channels     channels.Index[*publication] // the publication that holds each channel, with an encoder or without
-	ousted       map[string]*publication      // that have lost their channel and were not said to have ended, by publisher ID
+	ousted       map[string]*publication      // that have lost their channel and have not ended, by publisher ID
 	closing      map[string]*stream           // streams, by ID
 	slots        slotCount
 	waiting      list.List                 // of *waiter, in the order of arrival
@@ -330,7 +330,7 @@ type notice struct {
 	reason          error
 	until           time.Time // of an encoder that is set aside
 	address         string    // of the encoder of an encoding; of the streaming server that has the channel of a denied request
-	since           int64     // when that has got it, in Unix nanoseconds
+	since           int64     // since when that has it, in Unix nanoseconds
 	taken           slotsTaken
 	placement       placement     // by which the encoder of an encoding was chosen
 	words           string        // of the encoder of a stream that is closed; of a publication that has begun: the application's
@@ -338,8 +338,8 @@ type notice struct {
 	took            time.Duration // of noteStarted, noteFirstLive and noteLiveAgain: see there
 }
 
-// slotsTaken are the slots of all encoders in service, whose number is -1 if it is unknown, when none of them could take a request; or
-// those of the one that was chosen, and of how many.
+// slotsTaken are the slots of all encoders in service when none of them could take a request, with -1 encoders if that is not known; or the
+// slots of the encoder that was chosen, and of how many it was chosen.
 type slotsTaken struct{ used, capacity, encoders int }
 
 type noticeKind int

@@ -23,7 +23,7 @@ func (r *registry) lostLocked(st *stream, mayFailOver bool, reason error, now ti
 	l := loss{from: st.encoder, reason: reason, mayFailOver: mayFailOver}
 	if r.replay != nil {
 		if p.atEncoders == 0 && r.mayGoOnLocked(p, l) && p.server.publications.Has(p) {
-			r.interruptedLocked(st, reason, now) // else another stream of it is there, of a move
+			r.interruptedLocked(st, reason, now) // no other stream of it is left, as one of a move would be
 		}
 		r.replay.lose(st, l)
 		return

@@ -33,7 +33,8 @@ type killing struct {
 
 // kill tells the publisher of the channel's live publication to stop, if the ID is its current one or "*". Its encodings go
 // on until the streaming server says that it has ended, or the kill has to be repeated. With "*" a takeover of the channel that is
-// under way ends, too: its newcomer was allowed before the command. by is errByApplication or errByOperator. It reports whether there was a publication.
+// under way ends, too: its newcomer was allowed before the command. by is errByApplication or errByOperator. It reports whether there
+// was a publication.
 func (r *registry) kill(channel, streamID string, by error, now time.Time) (_ []notice, found bool, passedOn <-chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -57,7 +57,7 @@ type announcedStream struct {
 	queue                 uint64
 	channel, id, previous string
 	passthrough           string
-	lastSeq               uint32 // 0: it is a publisher who was accepted, and not told to have failed; no stream of it was announced
+	lastSeq               uint32 // 0: it is a publisher that was accepted; no stream of it was announced, and it was not told to have failed
 	fulfills              string // of a stream that the store has lost: such a publisher, whose accept needs no end of its own any more
 }
 
@@ -73,7 +73,7 @@ type restorer struct {
 	announced    map[string]announcedStream // streams in the store that no encoder here has
 	accepted     map[uint64]announcedStream // by publication: publishers in the store that are to have an end
 	announcing   map[uint64]bool            // publications with streams that are announced, in the store or by memos that know more
-	unstored     []*stream                  // that the application knows by their memos, and the store does not, or not as far
+	unstored     []*stream                  // that the application has heard more of, by their memos, than the store knows
 }
 
 // replay is there until all that peers have said is taken in. Only then is it decided which stream serves which publication,
@@ -505,7 +505,7 @@ func (rs *restorer) closeForgotten() {
 	}
 }
 
-// owe finds the publishers that were told to be accepted and are to have an end. If the store has nothing of a publication that is here, its
+// owe finds the publishers whose publish-accepted is in the store and has no end. If the store has nothing of a publication that is here, its
 // publish-accepted was never stored, or all its events are delivered: see tellUntold.
 func (rs *restorer) owe() {
 	for _, queue := range slices.Sorted(maps.Keys(rs.accepted)) {
@@ -523,9 +523,9 @@ func (rs *restorer) owe() {
 	}
 }
 
-// tellUntold tells publish-accepted where it was never stored. Where it was, and nothing is left of it in the store, a stream was announced: either the memo
-// of the publication says so, or the announcement was replayed. Of a publisher who has ended meanwhile nothing is told: nobody knows which it was, and without
-// publish-accepted no end is owed.
+// tellUntold tells publish-accepted of publications for which it was never stored. Where it was stored and the store has nothing of it any
+// more, a stream was announced: the publication's memo says so, or the announcement was replayed. Of a publisher who has ended meanwhile
+// nothing is told: nobody knows whether its publish-accepted was stored, and if not, no end is owed.
 func (rs *restorer) tellUntold() {
 	for _, p := range inOrder(rs.publications) {
 		if !p.proven && p.server.publications.Has(p) {

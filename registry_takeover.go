@@ -2,9 +2,9 @@ package main
 
 // Takeover: a publisher whose key is valid gets a channel that is live on another streaming server. (It can't be the same one: a
 // server refuses a second publisher of a channel that is live on it before it asks.) A slot is reserved for the newcomer
-// first; without one nothing happens to the live publisher. Then that one is killed. The newcomer gets the channel when it has ended, or
-// takeoverPatience later: then the old publication is ousted, which means that it is off the channel, and its kills go on as
-// any others. Part of the registry, under its rules.
+// first; without one nothing happens to the live publisher. Then the live publisher is killed. The newcomer gets the channel when that one
+// has ended, or takeoverPatience later: then the old publication is ousted, which means that it is off the channel, and its kills go on
+// like any others. Part of the registry, under its rules.
 
 import (
 	"errors"
@@ -95,10 +95,11 @@ func (r *registry) reconcileTakeoversLocked(now time.Time) {
 		r.reconcileTakeoverLocked(r.takeovers[channel], now)
 	}
 	for _, channel := range slices.Sorted(maps.Keys(r.takeovers)) {
-		r.isReservedLocked(r.takeovers[channel], now) // the end of another one may have freed a slot
+		r.ensureSlotLocked(r.takeovers[channel], now) // the end of another one may have freed a slot
 	}
 }
 
+// reconcileTakeoverLocked ends a takeover once its channel is free, its time is over, or its newcomer can't have the channel.
 func (r *registry) reconcileTakeoverLocked(t *takeover, now time.Time) {
 	w := t.request
 	isLate := !now.Before(w.request.answerBy)
@@ -115,7 +116,7 @@ func (r *registry) reconcileTakeoverLocked(t *takeover, now time.Time) {
 		}
 	case w.server.draining:
 		r.refuseTakeoverLocked(t, errDraining, now)
-	case !r.isReservedLocked(t, now):
+	case !r.ensureSlotLocked(t, now):
 		if mayWait := r.limits.encoderWait > 0 || r.mayComeBackLocked(w); isLate || !now.Before(t.due) && !mayWait {
 			r.refuseTakeoverLocked(t, errNoEncoder, now)
 		}
@@ -127,9 +128,9 @@ func (r *registry) reconcileTakeoverLocked(t *takeover, now time.Time) {
 	}
 }
 
-// isReservedLocked tells whether there is a slot for the newcomer. If its slot was lost it is given another one, as far as there
-// is one: its encoder may be gone or draining, away, or smaller than it was.
-func (r *registry) isReservedLocked(t *takeover, now time.Time) bool {
+// ensureSlotLocked tells whether a slot is reserved for the newcomer. If its slot was lost, because the encoder is gone, draining, away or
+// smaller than it was, it reserves another one if there is one.
+func (r *registry) ensureSlotLocked(t *takeover, now time.Time) bool {
 	if e := t.encoder; e != nil && !e.away && (e.capacity < 0 || e.load() <= e.capacity) {
 		return true
 	}
@@ -140,7 +141,7 @@ func (r *registry) isReservedLocked(t *takeover, now time.Time) bool {
 	return t.encoder != nil
 }
 
-// refuseTakeoverLocked ends a takeover without its newcomer. Its publication stays on the channel, and its kill holds as any other.
+// refuseTakeoverLocked ends a takeover without its newcomer. Its publication stays on the channel, and its kill holds like any other.
 func (r *registry) refuseTakeoverLocked(t *takeover, reason error, now time.Time) {
 	r.dropTakeoverLocked(t)
 	r.denyLocked(t.request, reason, now)
@@ -170,7 +171,7 @@ func (r *registry) oustLocked(p *publication) {
 	r.letGoLocked(p)
 }
 
-// forgetTakeoversLocked forgets takeovers that keep nobody from another one any more.
+// forgetTakeoversLocked forgets when channels were taken over last, once they may be taken over again.
 func (r *registry) forgetTakeoversLocked(now time.Time) {
 	for channel, at := range r.takenOver {
 		if now.Sub(at) >= takeoversApart {

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// takeoverRig has a publisher id1 that is live on server a, and a request of server b for its channel, which has begun to take it over.
+// takeoverRig has a publisher id1 that is live on server a. A request of server b is to take its channel over: see begin.
 type takeoverRig struct {
 	*registryRig
 	a, b *server

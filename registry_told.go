@@ -1,7 +1,7 @@
 package main
 
-// What the application is told, and why things ended. Of a publication and of a stream the first cause of its end counts: what
-// follows from a close command is closed by it, whoever is faster then.
+// What the application is told, and why things ended. The first cause of an end counts, of a publication as of a stream: what follows
+// from a close command was closed by it, whichever peer says so first.
 //
 // With limits.extraEvents the application also hears of publishers: each publish-accepted has exactly one end, which is a stream-closed
 // if any stream of the publication was announced, else a publish-failed. Until it is known which, the publication owes an end, and so
@@ -47,7 +47,7 @@ func endReasonOf(kept uint8) endReason { return min(endReason(kept), coordinator
 // underscored is how x-reason spells it.
 func (e endReason) underscored() string { return strings.ReplaceAll(e.String(), "-", "_") }
 
-// failReason is that of x-reason: why a publisher has failed that was accepted.
+// failReason is the x-reason of a publish-failed whose publisher was accepted.
 func (e endReason) failReason() string {
 	switch e {
 	case encoderFailed:
@@ -60,8 +60,8 @@ func (e endReason) failReason() string {
 
 const failNoEncoder = "no_encoder"
 
-// endReasonLocked is the x-close-reason of an error; notices.go has the codes of the timeline for the same errors. Once the coordinator stops, a peer is gone because its socket is closed here,
-// unless a gateway holds it.
+// endReasonLocked is the x-close-reason of an error; notices.go has the codes of the timeline for the same errors. Once the coordinator stops,
+// it has itself closed the socket of a peer that is gone, unless a gateway holds it.
 func (r *registry) endReasonLocked(reason error, gateway string) endReason {
 	switch reason {
 	case nil, errAcceptedLate:
@@ -88,7 +88,7 @@ func (r *registry) endReasonLocked(reason error, gateway string) endReason {
 	return encoderLost
 }
 
-// gatewayOfEncoder is also for a stream that is only known from the store.
+// gatewayOfEncoder is "" for a stream that only the store knows: it has no encoder.
 func (st *stream) gatewayOfEncoder() string {
 	if st.encoder == nil {
 		return ""
@@ -96,7 +96,7 @@ func (st *stream) gatewayOfEncoder() string {
 	return st.encoder.gateway
 }
 
-// endsLocked notes why a publication ends, if it has not been ending before.
+// endsLocked notes why a publication ends, unless it is ending already.
 func (r *registry) endsLocked(p *publication, reason error) {
 	if p.why == notEnded {
 		p.why = r.endReasonLocked(reason, p.server.gateway)
@@ -159,7 +159,7 @@ func (r *registry) tellNextOfStreamLocked(st *stream, ev outbox.Event) {
 	r.tellLocked(st.pub, ev)
 }
 
-// tellClosedLocked tells of the end of a stream, if the application knows it.
+// tellClosedLocked tells of the end of a stream, if the application knows it, and that its publisher failed, if that is due.
 func (r *registry) tellClosedLocked(st *stream, why endReason, at time.Time) {
 	if st.lastSeq > 0 {
 		ev := outbox.Event{Type: outbox.StreamClosed, Reason: why.String(), Duration: outbox.UnknownDuration, At: at}
@@ -187,7 +187,8 @@ func (r *registry) tellFailedLocked(p *publication, at time.Time) {
 	}
 }
 
-// tellRefusedLocked is for a publisher that no encoder had room for, if the application has allowed it: strangers could fill the disk.
+// tellRefusedLocked tells publish-failed of a publisher that no encoder had room for, but only of one that the application has allowed: with
+// others strangers could fill the disk.
 func (r *registry) tellRefusedLocked(request *claimRequest, at time.Time) {
 	if !r.limits.extraEvents || !request.verified {
 		return
@@ -217,7 +218,7 @@ func (r *registry) interruptedLocked(st *stream, reason error, now time.Time) {
 	}
 }
 
-// noteLiveLocked notes how long viewers had to wait for a HLS-LIVE: for the first one, or after an interruption.
+// noteLiveLocked notes how long viewers had to wait for an HLS-LIVE: for the first one, or after an interruption.
 func (r *registry) noteLiveLocked(p *publication, now time.Time) {
 	if !p.wasLive {
 		p.wasLive = true

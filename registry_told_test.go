@@ -22,7 +22,8 @@ type toldJudge struct {
 	queues  map[uint64]*toldOf
 	refused int
 
-	// mayRepeat is for processes that die: the next one may find out an interruption again, or tell of an accept again. They have the same IDs.
+	// mayRepeat is for processes that die: the next one may tell of an interruption or of an accept
+	// again, under the same ID.
 	mayRepeat bool
 }
 

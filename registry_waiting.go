@@ -28,8 +28,8 @@ type waiter struct {
 	due time.Time
 }
 
-// admitLocked grants a publish request a slot, lets it wait for one, or for the end of who is live on its channel, or holds it. Errors: errStopping, errPeerGone, errDraining,
-// errChannelBusy; errNoEncoder if there is nothing to wait for or the queue is full.
+// admitLocked grants a publish request a slot, lets it wait for one or for the end of the live publisher on its channel, or holds it.
+// Errors: errStopping, errPeerGone, errDraining, errChannelBusy; errNoEncoder if there is nothing to wait for or the queue is full.
 func (r *registry) admitLocked(w *waiter, now time.Time) error {
 	err := errStopping
 	switch {
@@ -48,8 +48,8 @@ func (r *registry) admitLocked(w *waiter, now time.Time) error {
 	return err
 }
 
-// grantLocked grants w a slot. If its channel is to be taken over, that begins. A request whose streaming server can't be told has to wait: its encoder would find no stream
-// there. Errors: errDraining, errChannelBusy, errMayBeFree, errServerAway, errNoEncoder.
+// grantLocked grants w a slot, or begins the takeover of its channel. A request whose streaming server can't be told has to wait: its
+// encoder would find no stream there. Errors: errDraining, errChannelBusy, errMayBeFree, errServerAway, errNoEncoder.
 func (r *registry) grantLocked(w *waiter, now time.Time) error {
 	var live *publication // on the channel of a request
 	if w.pub == nil {
@@ -191,7 +191,7 @@ func (r *registry) deny(s *server, request requestRef, channel, logged string, r
 	return r.endTransitionLocked(time.Time{})
 }
 
-// denyLocked denies a request whose key was verified. now is of no use if the reason is not a lack of encoders.
+// denyLocked denies a request whose key was verified. now may be zero unless the reason is a lack of encoders.
 func (r *registry) denyLocked(w *waiter, reason error, now time.Time) {
 	w.server.peer.deny(w.request.requestRef, w.request.channel)
 	r.noteDeniedLocked(w.request.channel, w.server, reason)
@@ -200,7 +200,7 @@ func (r *registry) denyLocked(w *waiter, reason error, now time.Time) {
 	}
 }
 
-// noteDeniedLocked notes with a denial what it was decided by.
+// noteDeniedLocked notes a denial with what it was decided by: who has the channel, or how many slots are taken.
 func (r *registry) noteDeniedLocked(channel string, s *server, reason error) {
 	n := notice{kind: noteDenied, channel: channel, server: s.id, reason: reason}
 	switch reason {
@@ -214,7 +214,7 @@ func (r *registry) noteDeniedLocked(channel string, s *server, reason error) {
 	r.noteLocked(n)
 }
 
-// slotsTakenLocked is unknown if there is a free slot by now.
+// slotsTakenLocked counts the slots of all encoders in service; if one of them is free by now, the count says nothing and is unknown.
 func (r *registry) slotsTakenLocked() (taken slotsTaken) {
 	for _, e := range r.encoders {
 		if e.draining || e.away {

@@ -60,8 +60,6 @@ const orders = {
 
 const drain = (row, move) => post('drain', { 'x-session-id': String(row.id), 'x-drain-move': String(move) });
 
-// createOrders returns what asks and then gives an order. onDone is told when one was carried out, onUnauthorized
-// when the credentials are no longer good.
 // lossOf says what the application will not know without an event.
 function lossOf(row) {
   switch (row.type) {
@@ -77,6 +75,8 @@ function lossOf(row) {
   return `The application will never hear of this ${row.type}, of stream ${row.streamId}.`;
 }
 
+// createOrders returns what asks and then gives an order. onDone is told when one was carried out, onUnauthorized
+// when the credentials are no longer good.
 export function createOrders({ onDone, onUnauthorized }) {
   const dialog = byId('confirm');
   const yes = byId('confirm-yes');

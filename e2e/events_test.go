@@ -36,7 +36,7 @@ func awaitEvents(d *clustertest.Daemon, query string, wanted func(clustertest.Ev
 	}
 }
 
-// refuseEvents has an application refuse the events of a channel until it is told otherwise, and ask for patience.
+// refuseEvents has an application refuse the events of a channel, with a long Retry-After, until accept is called.
 func refuseEvents(app *clustertest.Application, channel string) (accept func()) {
 	var accepts atomic.Bool
 	app.AnswerEvents(func(w http.ResponseWriter, r *http.Request) {
@@ -48,7 +48,7 @@ func refuseEvents(app *clustertest.Application, channel string) (accept func()) 
 	return func() { accepts.Store(true) }
 }
 
-// stickEvents has three events of a stream that the application refuses, the last one a stream-closed.
+// stickEvents makes three events of a stream, the last one a stream-closed, and waits until the application has refused the first one.
 func stickEvents(d *clustertest.Daemon, server, encoder *clustertest.Peer, channel string) (id string) {
 	d.T.Helper()
 	id = clustertest.Publish(server, encoder, channel)
@@ -207,7 +207,7 @@ func discardStory(t *testing.T, browser context.Context) {
 	tb.faultless()
 }
 
-// undeliveredStory is by keyboard where an event is given up.
+// undeliveredStory gives up an event by keyboard alone.
 func undeliveredStory(t *testing.T, browser context.Context) {
 	app := clustertest.NewApplication(t)
 	accept := refuseEvents(app, "stuck")

@@ -36,7 +36,7 @@ type Publication struct {
 	FailedMoves            uint8
 
 	Passthrough string // the application's own words
-	Why         uint8  // it ends; 0: it does not. The values are the coordinator's.
+	Why         uint8  // why it ends; 0: it does not. The values are the coordinator's.
 }
 
 // Role is what a stream is to its publication.
@@ -60,7 +60,7 @@ type Stream struct {
 	Role          Role
 	Closing       bool
 	Passthrough   string // of the publication
-	Why           uint8  // it is closing; 0: it is not. The values are the coordinator's.
+	Why           uint8  // why it is closing; 0: it is not. The values are the coordinator's.
 }
 
 // Output is one that an encoder has announced.

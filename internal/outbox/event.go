@@ -19,8 +19,8 @@ type Event struct {
 	// of StreamAvailable
 	StreamType, Resolution, IndexFile, StartTime string
 
-	// Reason is why the stream was closed or interrupted, or the publisher failed. Duration is that of the publication at the end of
-	// the stream, since its publisher was accepted; it is kept in whole seconds.
+	// Reason is why the stream was closed or interrupted, or the publisher failed. Duration is from the accept of its publisher to the
+	// end of the stream; it is kept in whole seconds.
 	Reason   string
 	Duration time.Duration
 
@@ -51,7 +51,7 @@ const (
 	types
 )
 
-// names are those that the application reads. A publisher that failed was accepted, or was not: that shows by its stream ID.
+// names are what the application reads. It tells a PublishFailed from a PublishRefused by the stream ID, which only the first one has.
 var names = [types]string{"stream-available", "stream-closed", "publish-accepted", "stream-interrupted", "publish-failed", "publish-failed"}
 
 func (t Type) String() string { return names[t] }

@@ -1,6 +1,6 @@
 package outbox
 
-// Why an event was not taken, in few words and few bytes: it is kept of each queue. The words name no address, because that of the
+// Why an event was not taken, in few words and few bytes: it is kept for each queue. The words name no address, because that of the
 // application may hold a secret.
 
 import (

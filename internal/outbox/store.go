@@ -354,7 +354,7 @@ func removeDelivered(queues, events *bbolt.Bucket, upTo DeliveredUpTo) error {
 	return queues.Put(queueKey(upTo.Queue), record.encode())
 }
 
-// Read returns one undelivered event. errUnreadable means that it can never be Read.
+// Read returns one undelivered event. ErrUnreadable means that it can never be read.
 func (s *boltStore) Read(queue uint64, position uint32) (Event, error) {
 	if ev, found := s.readFromMemory(queue, position); found {
 		return ev, nil
@@ -373,7 +373,7 @@ func (s *boltStore) Read(queue uint64, position uint32) (Event, error) {
 	return found, err
 }
 
-// Scan implements Store. What a damaged file holds no more than memory does comes with it.
+// Scan implements Store. What came after the file was found damaged is only in memory, and is found, too.
 func (s *boltStore) Scan(from Place, text string, look int) (found []Event, next Place, more bool, err error) {
 	if s.db.Load() == nil {
 		return nil, from, false, nil // there was no room to create it

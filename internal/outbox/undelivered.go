@@ -1,7 +1,7 @@
 package outbox
 
 // What an operator can see of undelivered events, and do about them: try them now, or give one up. They are read from the store page by
-// page; how they stand is known to the delivery.
+// page; what each of them waits for, the delivery knows.
 
 import (
 	"context"
@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	pageAtOnce = 1000   // events that are read at once for a page
-	scanAtOnce = 10_000 // events that are looked at at once for those of a channel, or for one
+	pageAtOnce = 1000   // events that one step reads for a page
+	scanAtOnce = 10_000 // events that one step looks through for those of a channel, or for a single one
 )
 
 // Errors of Discard.
@@ -34,7 +34,7 @@ const (
 	Waiting                 // for the time of its next try
 )
 
-// Undelivered is an event that the application has not taken, and how it stands.
+// Undelivered is an event that the application has not taken, and what it waits for.
 type Undelivered struct {
 	Event
 	Standing   Standing
@@ -133,6 +133,7 @@ func (o *Outbox) Discard(ctx context.Context, id string, discarded func(Undelive
 	}
 }
 
+// find looks for an event by its ID, which begins with that of its stream.
 func (o *Outbox) find(ctx context.Context, id string) (found Undelivered, err error) {
 	stream := id[:max(0, strings.LastIndexByte(id, '-'))]
 	if stream == "" {
@@ -154,7 +155,7 @@ func (o *Outbox) find(ctx context.Context, id string) (found Undelivered, err er
 	return found, err
 }
 
-// standing says how events stand that the store holds, and leaves out those that are delivered.
+// standing says of events of the store what they wait for, and leaves out those that are delivered.
 func (d *delivery) standing(events []Event) []Undelivered {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -47,7 +47,7 @@ func listed(t testing.TB, o *Outbox, channel string, limit int) (list []string) 
 	return list
 }
 
-// numbered puts streams into queues in the order of their numbers.
+// numbered puts events into a queue.
 func numbered(queue uint64, events []Event) []Event {
 	for i := range events {
 		events[i].Queue = queue
@@ -255,7 +255,7 @@ func TestDiscardIsDurableBeforeItIsAnsweredAndTheNextEventIsSent(t *testing.T) {
 		if err := <-answered; err != nil {
 			t.Error(err)
 		}
-		if got := slices.Sorted(mapsKeys(store.Store.(*memoryStore).crashed().events)); slices.Contains(got, 0) {
+		if got := slices.Sorted(positionsOf(store.Store.(*memoryStore).crashed().events)); slices.Contains(got, 0) {
 			t.Error("the store still has it")
 		}
 		app.await(t, 2)
@@ -266,8 +266,8 @@ func TestDiscardIsDurableBeforeItIsAnsweredAndTheNextEventIsSent(t *testing.T) {
 	})
 }
 
-// mapsKeys are the positions of the events of a store.
-func mapsKeys(events map[[2]uint64]Event) func(func(uint32) bool) {
+// positionsOf are the positions of the events of a store.
+func positionsOf(events map[[2]uint64]Event) func(func(uint32) bool) {
 	return func(yield func(uint32) bool) {
 		for key := range events {
 			if !yield(uint32(key[1])) {

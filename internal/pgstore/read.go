@@ -108,8 +108,8 @@ func (s *Store) readTogether(batch []*read) {
 	}
 }
 
-// Scan implements outbox.Store. The database looks for the text itself: only what holds it is sent, and the place after all that was
-// looked at.
+// Scan implements outbox.Store. The database itself looks for the text: it sends only events that hold it, and the one after all that it
+// has looked at.
 func (s *Store) Scan(from outbox.Place, text string, look int) (found []outbox.Event, next outbox.Place, more bool, err error) {
 	if s.over.Load() {
 		return nil, from, false, errOver

@@ -57,14 +57,19 @@ type Entry struct {
 	Server  uint64 // as in the report
 	Encoder uint64
 	Address string // of the streaming server; of Started and Closed: of the encoder
-	Text    string // Asked: address of the publisher. Denied, Killed: the reason as the log has it. Accepted: the passthrough. Announced, Event: the output, or the type of another event. Moved: the stream before. Closed: the encoder's words.
+
+	// Text is of Asked: the address of the publisher. Of Denied and Killed: the reason, as the log has it. Of Accepted: the passthrough.
+	// Of Announced, Event and Discarded: the output, or the type of another event. Of Moved: the stream before. Of Closed: the
+	// encoder's words.
+	Text string
 
 	// of Verified and Event
 	Took          time.Duration
 	Status, Tries int // the status is also of Denied; 0: no answer
 	Event         int // which one of its stream; or OtherEvent, EventOfNobody
 
-	// of Denied and Waiting: of all encoders in service, whose number is -1 if it is not known; of Started: of the one chosen, and from how many
+	// of Denied and Waiting: those of all encoders in service, with -1 Encoders if that is not known; of Started: those of the one that was
+	// chosen, and of how many it was chosen
 	Used, Capacity, Encoders int       // a negative capacity is no limit
 	Since                    time.Time // Denied: the channel is live
 }
@@ -72,7 +77,8 @@ type Entry struct {
 // OtherEvent is the number of an event that is not counted among those of its stream.
 const OtherEvent = -1
 
-// EventOfNobody is that of an event without a stream. Its Stream is the event's own, by which tries of it are found, and nobody sees it.
+// EventOfNobody is the number of an event without a stream. Its Stream is an ID that only this event has: later tries find the entry by it,
+// and it is not shown.
 const EventOfNobody = -2
 
 // MarshalJSON puts the reason into words.

@@ -1,10 +1,10 @@
 // Package timeline remembers the last decisions about channels, so that "why is it so" has an answer after the fact, for
-// channels that are not live, too. Whatever channels are called, it holds Entries decisions at most, in at most MaxBytes of memory:
+// channels that are not live, too. However long their names are, it holds Entries decisions at most, in at most MaxBytes of memory:
 // when either is used up, the oldest are forgotten.
 //
 // Nothing in it has a pointer, so the garbage collector has nothing to look at. An entry's texts lie one after the other in a
 // segment; a new segment takes the place of the oldest one, whose entries are forgotten with it. The index is two tables of hashes,
-// by channel and by stream: each place has the last entry, and each entry how far back the one before it is.
+// by channel and by stream: a place in one has its last entry, and each entry says how far back the one before it is.
 //
 // It keeps what it is given: keys, tokens and source URIs must not be among it.
 package timeline
@@ -22,7 +22,7 @@ const (
 	chunkEntries = 1 << 10
 	segmentBytes = 128<<10 - 8 // with its number it fills 128 KiB
 	segments     = 74
-	longestText  = 512     // bytes of the words of an encoder, and of an address
+	longestText  = 512     // bytes of an address, and of any other text
 	longestName  = 4 << 10 // bytes of a channel or a stream ID; no valid one is longer
 )
 
@@ -50,11 +50,11 @@ type segment struct {
 
 // record is what is kept of an entry beside its texts.
 type record struct {
-	at, time        int64 // Unix nanoseconds; see Entry for the other one
+	at, time        int64 // Unix nanoseconds; time is Since, or the nanoseconds that it Took
 	server, encoder uint64
 	text            uint64
-	figures         [4]int32
-	sameChannel     uint32 // how far back the entry before it is in the table of channels; 0: there is none
+	figures         [4]int32 // see Entry.record
+	sameChannel     uint32   // how far back the entry before it is that shares its place in the table of channels; 0: there is none
 	sameStream      uint32
 	lengths         [5]uint16
 	kind            Kind

@@ -87,7 +87,7 @@ func (e *Entry) asked() string {
 	return who + " asked to publish" + given(" on streaming server ", e.Address)
 }
 
-// given is nothing if there is no value.
+// given returns a value behind words, or nothing if there is no value.
 func given(words, value string) string {
 	if value == "" {
 		return ""
@@ -115,7 +115,7 @@ func (e *Entry) tries() string {
 	return fmt.Sprintf(", at try %d", e.Tries)
 }
 
-// answer says what a status means. Whoever wrote the application may take 204 for a yes.
+// answer says what a status means: whoever wrote the application may take 204 for a yes.
 func (e *Entry) answer() string {
 	words := "the application answered " + strconv.Itoa(e.Status)
 	switch {
@@ -212,7 +212,7 @@ func (e *Entry) ended() string {
 	case ServerGone:
 		return "the streaming server was gone, and the publisher with it"
 	case KillIgnored:
-		return "the streaming server did not say for 30 s that the publisher it was told to end has ended"
+		return "the streaming server was told to end the publisher, and did not say within 30 s that it had"
 	case AcceptedLate:
 		return "the publisher was accepted too late: its gateway had denied the request already"
 	}
