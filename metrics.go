@@ -291,7 +291,7 @@ func newStateCollector(state func() clusterState) *stateCollector {
 		}
 		return float64(s.slots.Capacity)
 	})
-	add("coordinator_encoder_slots_headroom", "Slots left if the encoder were lost that would leave the fewest, with its streams at the others; negative: so many streams find none.", "", "",
+	add("coordinator_encoder_slots_headroom", "Free slots after the worst loss of one encoder, with its streams at the others; negative: so many streams would find none.", "", "",
 		func(s *clusterState) float64 { return s.headroom })
 	const servers, serversHelp = "coordinator_streaming_servers", "Connected streaming servers."
 	add(servers, serversHelp, "type", "rtmp", func(s *clusterState) float64 { return float64(s.rtmpServers) })

@@ -17,11 +17,11 @@ type placement string
 
 const (
 	leastLoad  placement = "least-load"  // the one with the fewest slots taken
-	leastShare placement = "least-share" // the one with the smallest share of its slots taken; without a limit that is none
+	leastShare placement = "least-share" // the one with the smallest share of its slots taken, which is 0 without a limit
 	pack       placement = "pack"        // the one with the most slots taken, so that others become idle
 )
 
-// prefers orders encoders that have a free slot. Of two that are alike to it the one with less load wins, with pack the first one.
+// prefers orders encoders that have a free slot. Between equals the one with less load wins; with pack, the one that came first.
 func (p placement) prefers(a, b *encoder) bool {
 	switch {
 	case p == pack && a.load() != b.load():
@@ -70,8 +70,8 @@ func (c *slotCount) remove(capacity int) {
 	}
 }
 
-// headroomLocked is how many slots would be left free if the encoder were lost that would leave the fewest, with its streams at the others;
-// negative: so many streams would have none. +Inf: an encoder without a limit would be left.
+// headroomLocked is how many slots would be free after the worst loss of one encoder, with its streams at the others; negative: so many
+// streams would find none. +Inf: an encoder without a limit would be left, whichever is lost.
 func (r *registry) headroomLocked() float64 {
 	free, unlimited := 0, 0 // of encoders that take streams
 	for _, e := range r.encoders {

@@ -4,9 +4,9 @@
 // other.
 //
 // At least once: an event is sent only after its commit, and removed with a commit after its 200. So a crash loses no event
-// that was committed. One whose removal was not committed is sent again after the next start, with the same ID. An event is given up only
-// by Discard, which is durable before the next one of its queue is sent. A stream that
-// was announced and whose stream-closed was never appended gets one at the next start, and a publisher that was accepted its
+// that was committed. One whose removal was not committed is sent again after the next start, with the same ID. An event is given up
+// only by Discard, which is durable before the next one of its queue is sent. A stream that was announced and whose stream-closed was
+// never appended gets one at the next start; a publisher that was accepted, and none of whose streams was announced, gets its
 // publish-failed.
 //
 // An event goes AppendPart and End -> memory -> the writer goroutine -> store -> delivery -> 200 -> removed with the writer's
@@ -28,7 +28,7 @@ import (
 
 const (
 	fileCommits    = 5 * time.Millisecond  // from the start of one commit to that of the next, under load
-	sharedCommits  = 15 * time.Millisecond // a database computes as long for a commit as for a dozen lives in it
+	sharedCommits  = 15 * time.Millisecond // a commit costs a database as much processor time as a dozen lives in it
 	removalsGather = 50 * time.Millisecond // removals alone wait this long for company: nothing waits for them
 	commitRetry    = time.Second
 	removalsRetry  = 200 * time.Millisecond // after a failed commit removals wait this long for company
@@ -46,8 +46,8 @@ type Store interface {
 	Commit(Group) (left Group, err error) // of one goroutine only; what is left may be given again after an error
 	Read(queue uint64, position uint32) (Event, error)
 
-	// Scan looks at so many events, in the order of their places and from one on, and returns with their places at least those whose
-	// record holds text. If there are more, they begin at next. Events whose removal is on its way may be among them.
+	// Scan looks at up to look events, in the order of their places from the given one on, and returns at least those whose record holds
+	// text, with their places. If there are more, they begin at next. Events whose removal is on its way may be among them.
 	Scan(from Place, text string, look int) (found []Event, next Place, more bool, err error)
 
 	Trouble() error // why no stream may begin
