@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"io"
 	"log/slog"
 	"maps"
@@ -182,6 +183,35 @@ func TestAPIDocumentSaysWhichProfilesAreRead(t *testing.T) {
 			if err := answer.Child(test.header).Check(value); (err == nil) != test.reads(value) {
 				t.Errorf("%s: %s is read: %t, but in the document: %v", test.header, value, test.reads(value), err)
 			}
+		}
+	}
+}
+
+// TestAnswersInDocumentsAreOfTheAPI goes through the answers that docs/operate.md shows below a curl command.
+func TestAnswersInDocumentsAreOfTheAPI(t *testing.T) {
+	t.Parallel()
+	doc := apidoc.Read(t, "api/openapi.yaml")
+	shown := regexp.MustCompile(`(?m)^\$ curl ([^\n]*)http://localhost:8080(/[a-z/]+)[^\n]*\n(\{.*\})$`).FindAllStringSubmatch(clustertest.ReadText(t, "docs/operate.md"), -1)
+	if len(shown) < 9 {
+		t.Fatalf("only %d answers were found", len(shown))
+	}
+	for _, match := range shown {
+		method, path, answer := "GET", match[2], match[3]
+		if strings.Contains(match[1], "-X POST ") {
+			method = "POST"
+		}
+		var body map[string]any
+		if err := json.Unmarshal([]byte(answer), &body); err != nil {
+			t.Errorf("%s: %v", path, err)
+			continue
+		}
+		status := "200"
+		if body["error"] != nil {
+			status = "404"
+		}
+		response := doc.Operation("paths", path, method).Child("responses").Child(status)
+		if err := response.Child("content").Child("application/json").Check(body); err != nil {
+			t.Errorf("%s %s does not answer %s: %v", method, path, answer, err)
 		}
 	}
 }
