@@ -122,7 +122,7 @@ described in coordinator(1) and docs/configuration.md.
 		value, usage := flag.UnquoteUsage(f)
 		fmt.Fprintf(w, "  %-14s%s\n", "-"+strings.TrimSpace(f.Name+" "+value), usage)
 	})
-	fmt.Fprintf(w, "  %-14s%s\n", "-h", "print this")
+	fmt.Fprintf(w, "  %-14s%s\n", "-h", "print this help")
 }
 
 func (i invocation) serve(ctx context.Context, stderr *logs.Writer) error {

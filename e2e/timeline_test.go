@@ -119,7 +119,7 @@ func TestTimelineSaysWhichEncoderWasChosen(t *testing.T) {
 	d.Register(1)
 	clustertest.Publish(server, encoder, "ch")
 	awaitEntries(d, "channel=ch", "asked done", "verified allowed", "accepted done: publisher accepted",
-		fmt.Sprintf("started pack: encoder %d at 127.0.0.1 was told to start: of 2 that could take it, the one to choose by PLACEMENT (the most slots taken); 1 of its 1 slots are taken now", encoderID))
+		fmt.Sprintf("started pack: encoder %d at 127.0.0.1 was told to start: of 2 that could take it, PLACEMENT chose this one (the most slots taken); 1 of its 1 slots are taken now", encoderID))
 }
 
 func TestTimelineSaysWhoEndedAPublisher(t *testing.T) {
@@ -191,7 +191,7 @@ func TestTimelineSaysWhereAStreamHasGone(t *testing.T) {
 	d.Command("drain", firstID, "x-drain-move", "true")
 	moved := second.Expect("ENCODE-START").Get("Stream-ID")
 	second.Available("ch", moved, "HLS-LIVE", "1x1", "live.m3u8")
-	if got := awaitEntries(d, "channel=ch&kind=moved", "moved drained: before it was "+id); got[0].StreamID != moved || got[0].Encoder != secondID {
+	if got := awaitEntries(d, "channel=ch&kind=moved", "moved drained: the one before was "+id); got[0].StreamID != moved || got[0].Encoder != secondID {
 		t.Errorf("%+v", got)
 	}
 	d.Command("undrain", firstID)
@@ -199,7 +199,7 @@ func TestTimelineSaysWhereAStreamHasGone(t *testing.T) {
 	d.AwaitLoad(1)
 	second.Conn.Close()
 	first.ExpectEventually("ENCODE-START")
-	awaitEntries(d, "channel=ch&kind=moved", "moved drained", "moved failover: its encoder was lost: the channel goes on under this stream ID, before it was "+moved)
+	awaitEntries(d, "channel=ch&kind=moved", "moved drained", "moved failover: its encoder was lost: the channel goes on under this stream ID; the one before was "+moved)
 	awaitEntries(d, "channel=ch&kind=started", "started least_load", "started least_load", "started least_load")
 }
 

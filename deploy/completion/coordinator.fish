@@ -5,4 +5,4 @@ complete -c coordinator -n __fish_is_first_token -o healthcheck -d 'ask the proc
 complete -c coordinator -n __fish_is_first_token -o schema -d 'print what the database of DATABASE_URL needs, as SQL'
 complete -c coordinator -n __fish_is_first_token -o token -x -a 'rtmp wss hls' -d 'print a control token of CONTROL_SECRET for a peer'
 complete -c coordinator -n __fish_is_first_token -o version -d 'print the version, commit and date of this program'
-complete -c coordinator -n __fish_is_first_token -o h -d 'print this'
+complete -c coordinator -n __fish_is_first_token -o h -d 'print this help'

@@ -19,7 +19,7 @@ const (
 // Errors of Discard.
 var (
 	ErrUnknownEvent = errors.New("no undelivered event has this ID")
-	ErrNotFirst     = errors.New("the event is not the first of its queue: those before it come first")
+	ErrNotFirst     = errors.New("other undelivered events of its publication come before it: discard those first")
 	ErrInFlight     = errors.New("the event is being sent right now: ask again")
 	ErrNotDurable   = errors.New("the discard could not be written yet: the event is given up once it can be")
 )

@@ -182,7 +182,7 @@ func (e *Entry) started() string {
 	if e.Encoders == 1 {
 		words += "the only one that could take it"
 	} else {
-		words += fmt.Sprintf("of %d that could take it, the one to choose by PLACEMENT (%s)", e.Encoders, rules[e.Code])
+		words += fmt.Sprintf("of %d that could take it, PLACEMENT chose this one (%s)", e.Encoders, rules[e.Code])
 	}
 	if e.Capacity < 0 {
 		return words + fmt.Sprintf("; %d of its slots are taken now", e.Used)
@@ -192,9 +192,9 @@ func (e *Entry) started() string {
 
 func (e *Entry) moved() string {
 	if e.Code == Failover {
-		return "its encoder was lost: the channel goes on under this stream ID, before it was " + e.Text
+		return "its encoder was lost: the channel goes on under this stream ID; the one before was " + e.Text
 	}
-	return "its encoder was drained: the channel goes on under this stream ID, before it was " + e.Text
+	return "its encoder was drained: the channel goes on under this stream ID; the one before was " + e.Text
 }
 
 func (e *Entry) killed() string {
@@ -247,7 +247,7 @@ func (e *Entry) event() string {
 	case Taken:
 		return "the application took " + what + took
 	case NoAnswer:
-		return "the application did not answer " + what + took + "; it is sent again"
+		return "no answer from the application to " + what + "," + took + "; it is sent again"
 	}
 	return what + " was not taken: " + e.answer() + took + "; it is sent again"
 }

@@ -32,10 +32,10 @@ func TestReasonsAreInWords(t *testing.T) {
 		"no encoder was in service":                                                       {Kind: Denied, Code: NoEncoder, Text: "no encoder has a free slot"},
 		"channel is live on streaming server 10.0.0.7:1935 since 2026-11-29 14:03:00 UTC": {Kind: Denied, Code: Busy, Address: "10.0.0.7:1935", Since: since},
 		"channel is live already":                                                         {Kind: Denied, Code: Busy, Text: "channel is live already"},
-		"encoder 7 at 10.0.0.9 was told to start: of 4 that could take it, the one to choose by PLACEMENT (the fewest slots taken); 2 of its 8 slots are taken now": {Kind: Started, Code: "least_load", Encoder: 7, Address: "10.0.0.9", Encoders: 4, Used: 2, Capacity: 8},
+		"encoder 7 at 10.0.0.9 was told to start: of 4 that could take it, PLACEMENT chose this one (the fewest slots taken); 2 of its 8 slots are taken now": {Kind: Started, Code: "least_load", Encoder: 7, Address: "10.0.0.9", Encoders: 4, Used: 2, Capacity: 8},
 		"encoder 7 at 10.0.0.9 was told to start: the only one that could take it; 2 of its slots are taken now":                                                    {Kind: Started, Code: "pack", Encoder: 7, Address: "10.0.0.9", Encoders: 1, Used: 2, Capacity: -1},
-		"its encoder was lost: the channel goes on under this stream ID, before it was OLD":                                                                         {Kind: Moved, Code: Failover, Text: "OLD"},
-		"its encoder was drained: the channel goes on under this stream ID, before it was OLD":                                                                      {Kind: Moved, Code: Drained, Text: "OLD"},
+		"its encoder was lost: the channel goes on under this stream ID; the one before was OLD":                                                                         {Kind: Moved, Code: Failover, Text: "OLD"},
+		"its encoder was drained: the channel goes on under this stream ID; the one before was OLD":                                                                      {Kind: Moved, Code: Drained, Text: "OLD"},
 		"the application closed it, by POST /commands/close":                                                                                                        {Kind: Killed, Code: ByApplication},
 		"an operator closed it in the dashboard":                                                                                                                    {Kind: Killed, Code: ByOperator},
 		"the coordinator ended the publisher: encoder is gone":                                                                                                      {Kind: Killed, Code: EncoderGone, Text: "encoder is gone"},
@@ -46,7 +46,7 @@ func TestReasonsAreInWords(t *testing.T) {
 		"the encoder was gone, and the stream with it":                                                                                                              {Kind: Closed, Code: EncoderGone},
 		"the application took stream-closed after 2ms":                                                                                                              {Kind: Event, Code: Taken, Status: 200, Tries: 1, Took: 2 * time.Millisecond},
 		"stream-available (HLS-LIVE 640x360) was not taken: the application answered 204: only 200 counts after 2ms, at try 7; it is sent again":                    {Kind: Event, Code: Refused, Status: 204, Tries: 7, Event: 1, Text: "HLS-LIVE 640x360", Took: 2 * time.Millisecond},
-		"the application did not answer stream-closed after 10s, at try 2; it is sent again":                                                                        {Kind: Event, Code: NoAnswer, Tries: 2, Took: 10 * time.Second},
+		"no answer from the application to stream-closed, after 10s, at try 2; it is sent again":                                                                        {Kind: Event, Code: NoAnswer, Tries: 2, Took: 10 * time.Second},
 	} {
 		if got := e.Reason(); got != want {
 			t.Errorf("%s %s:\n%s, want\n%s", e.Kind, e.Code, got, want)
