@@ -220,6 +220,7 @@ func warnWithoutEffect(getenv func(string) string, log *slog.Logger) {
 			"KEY_VERIFICATION_AUTH_PASSWORD", "KEY_VERIFICATION_AUTH_TOKEN", "KEY_VERIFICATION_AUTH_CUSTOM"}},
 		{"EVENT_CALLBACK_AUTH", slog.LevelWarn, []string{"EVENT_CALLBACK_AUTH_USER", "EVENT_CALLBACK_PASSWORD",
 			"EVENT_CALLBACK_AUTH_PASSWORD", "EVENT_CALLBACK_AUTH_TOKEN", "EVENT_CALLBACK_AUTH_CUSTOM"}},
+		{"EVENT_CALLBACK_URL", slog.LevelWarn, []string{"EVENT_CALLBACK_AUTH", "EVENT_CALLBACK_EXTRA"}},
 	} {
 		if names := slices.DeleteFunc(rule.names, func(name string) bool { return !isSet(name) }); len(names) > 0 && !isSet(rule.needed) {
 			log.Log(context.Background(), rule.level, "settings are ignored because another one is not set", "names", names, "not_set", rule.needed)

@@ -569,6 +569,9 @@ func TestSettingsWithoutEffectAreNamed(t *testing.T) {
 		{settings{"KEY_VERIFICATION_URL_FILE": hidden, "KEY_VERIFICATION_AUTH": "Bearer", "KEY_VERIFICATION_AUTH_TOKEN": hidden}, ""},
 		{settings{"KEY_VERIFICATION_PASSWORD": hidden}, "level=WARN names=[KEY_VERIFICATION_PASSWORD] not_set=KEY_VERIFICATION_AUTH"},
 		{settings{"EVENT_CALLBACK_AUTH_CUSTOM_FILE": hidden}, "level=WARN names=[EVENT_CALLBACK_AUTH_CUSTOM] not_set=EVENT_CALLBACK_AUTH"},
+		{settings{"EVENT_CALLBACK_EXTRA": "YES"}, "level=WARN names=[EVENT_CALLBACK_EXTRA] not_set=EVENT_CALLBACK_URL"},
+		{settings{"EVENT_CALLBACK_AUTH": "Bearer", "EVENT_CALLBACK_AUTH_TOKEN": hidden}, "level=WARN names=[EVENT_CALLBACK_AUTH] not_set=EVENT_CALLBACK_URL"},
+		{settings{"EVENT_CALLBACK_URL_FILE": hidden, "EVENT_CALLBACK_EXTRA": "YES"}, ""},
 	} {
 		var out bytes.Buffer
 		warnWithoutEffect(tt.env.get, logs.New(&out, false, false))
