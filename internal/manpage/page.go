@@ -61,6 +61,9 @@ Settings of
 .I /var/lib/coordinator
 DATA_DIR of
 .IR coordinator.service .
+.TP
+.I /usr/share/doc/coordinator
+All settings with a comment (env.example), and the pages that are named here, such as gateways.md.
 .SH EXAMPLES
 Check settings, then run:
 .PP

@@ -184,10 +184,12 @@ func (r *throwAwayRoot) installedAsItShould(vendorZsh string) {
 		"/usr/share/man/man1/coordinator.1":                             "644 root root",
 		"/usr/share/bash-completion/completions/coordinator":            "644 root root",
 		"/usr/share/fish/vendor_completions.d/coordinator.fish":         "644 root root",
-		vendorZsh:                          "644 root root",
-		"/etc/coordinator":                 "750 root coordinator",
-		"/etc/coordinator/coordinator.env": "640 root coordinator",
-		"/etc/coordinator/gateway.env":     "640 root coordinator",
+		"/usr/share/doc/coordinator/env.example":                        "644 root root",
+		"/usr/share/doc/coordinator/gateways.md":                        "644 root root",
+		vendorZsh:                                                       "644 root root",
+		"/etc/coordinator":                                              "750 root coordinator",
+		"/etc/coordinator/coordinator.env":                              "640 root coordinator",
+		"/etc/coordinator/gateway.env":                                  "640 root coordinator",
 	} {
 		if got := strings.TrimSpace(r.inside("stat", "--format=%a %U %G", name)); got != want {
 			r.t.Errorf("%s is %s, want %s", name, got, want)
