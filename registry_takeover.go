@@ -17,7 +17,7 @@ const (
 	// takeoverPatience is how long a newcomer waits for the PUBLISH-END of the publisher before it.
 	takeoverPatience = 5 * time.Second
 
-	// takeoversApart is the least time between two takeovers of a channel, so that two encoders with one key do not take it from each
+	// takeoversApart is the least time between two takeovers of a channel, so that two publishers with one key do not take it from each
 	// other all the time.
 	takeoversApart = 10 * time.Second
 )
