@@ -180,6 +180,9 @@ func warnUnprotected(cfg *Config, log *slog.Logger) {
 	}
 	if cfg.KeyVerificationURL == "" {
 		log.Warn("KEY_VERIFICATION_URL is not set: every stream key is valid")
+		if cfg.PublishTakeover {
+			log.Warn("PUBLISH_TAKEOVER is YES and every stream key is valid: whoever reaches a streaming server can take over any channel")
+		}
 	}
 	if cfg.DatabaseURL != "" && cfg.GatewaySecret == "" {
 		log.Warn("GATEWAY_SECRET is not set: peers are connected directly, and what is live on them ends when another coordinator takes over; put gateways in front")

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"io"
 	"os"
 	"strings"
@@ -8,6 +9,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"coordinator/internal/logs"
 )
 
 func TestStopThatIsCutOffSaysWhyAndWaitsForNobody(t *testing.T) {
@@ -87,4 +90,22 @@ func TestLastWordsWaitForAPipeThatDoesNotBlock(t *testing.T) {
 			time.Sleep(lastWords)
 		}
 	})
+}
+
+func TestStartWarnsOfATakeoverThatIsOpenToAnybody(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		cfg  Config
+		want bool
+	}{
+		{Config{PublishTakeover: true}, true},
+		{Config{PublishTakeover: true, KeyVerificationURL: "http://application.example/"}, false},
+		{Config{}, false},
+	} {
+		var out bytes.Buffer
+		warnUnprotected(&tt.cfg, logs.New(&out, false, false))
+		if got := strings.Contains(out.String(), "PUBLISH_TAKEOVER is YES"); got != tt.want {
+			t.Errorf("%+v: a warning is %v, want %v:\n%s", tt.cfg, got, tt.want, &out)
+		}
+	}
 }
