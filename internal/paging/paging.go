@@ -24,7 +24,7 @@ const (
 var (
 	errBadQuery  = errors.New("query can't be read, or names a parameter twice")
 	errBadLimit  = errors.New("limit must be a whole number from 1 to 500")
-	errBadSort   = errors.New("sort must be one of the list's columns, with - before it to turn it round")
+	errBadSort   = errors.New("sort must be one of the list's columns, with - before it for descending order")
 	errBadCursor = errors.New("after must be the cursor of the page before, of the same list and sort")
 )
 
