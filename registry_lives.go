@@ -26,7 +26,7 @@ func (r *registry) channelIsBusy(channel string) bool {
 // encoding. If there is no slot, the request waits for one up to limits.encoderWait and until answerBy at the latest;
 // if the channel is live on a session that may be dead, it is held until that is known; if it may be taken over, the request waits for
 // the end of the live publisher. A request that waits or is held is answered by a later transition. Errors, each leaving nothing behind
-// and nothing said: errStopping, errPeerGone, errRestoring, errDraining, errChannelBusy, errNoEncoder.
+// and nothing said: errStopping, errPeerGone, errRestoring, errDraining, errChannelBusy, errJustTakenOver, errNoEncoder.
 func (r *registry) claim(s *server, request claimRequest, now time.Time) ([]notice, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

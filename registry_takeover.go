@@ -8,6 +8,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -23,6 +24,7 @@ const (
 )
 
 var (
+	errJustTakenOver  = fmt.Errorf("%w, and was taken over less than 10 s ago", errChannelBusy)
 	errTakenOver      = errors.New("another publisher with a valid key takes over the channel")
 	errClosedUnderWay = errors.New("close command for the channel while it was being taken over")
 )
@@ -35,7 +37,7 @@ type takeover struct {
 	due     time.Time
 }
 
-// checkTakeoverLocked tells whether w may take the channel over from p, which holds it. Errors: errChannelBusy, errMayBeFree.
+// checkTakeoverLocked tells whether w may take the channel over from p, which holds it. Errors: errChannelBusy, errJustTakenOver, errMayBeFree.
 func (r *registry) checkTakeoverLocked(w *waiter, p *publication, now time.Time) error {
 	last, found := r.takenOver[p.channel]
 	switch {
@@ -43,8 +45,10 @@ func (r *registry) checkTakeoverLocked(w *waiter, p *publication, now time.Time)
 		return errChannelBusy
 	case p.server.suspect():
 		return errMayBeFree
-	case !r.limits.takeover || w.server == p.server || found && now.Sub(last) < takeoversApart:
+	case !r.limits.takeover || w.server == p.server:
 		return errChannelBusy
+	case found && now.Sub(last) < takeoversApart:
+		return errJustTakenOver
 	}
 	return nil
 }

@@ -159,7 +159,7 @@ func TestTakeoverEndsWithOnePublisher(t *testing.T) {
 			rig.closed(rig.e, "ch", "id1")
 			rig.forget()
 			rig.pass(takeoversApart - 1)
-			if err := rig.claim(rig.a, "ch"); err != errChannelBusy {
+			if err := rig.claim(rig.a, "ch"); err != errJustTakenOver {
 				rig.t.Errorf("a second takeover after less than 10 s: %v", err)
 			}
 		}, live, 1},

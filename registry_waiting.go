@@ -29,7 +29,7 @@ type waiter struct {
 }
 
 // admitLocked grants a publish request a slot, lets it wait for one or for the end of the live publisher on its channel, or holds it.
-// Errors: errStopping, errPeerGone, errDraining, errChannelBusy; errNoEncoder if there is nothing to wait for or the queue is full.
+// Errors: errStopping, errPeerGone, errDraining, errChannelBusy, errJustTakenOver; errNoEncoder if there is nothing to wait for or the queue is full.
 func (r *registry) admitLocked(w *waiter, now time.Time) error {
 	err := errStopping
 	switch {
@@ -49,7 +49,7 @@ func (r *registry) admitLocked(w *waiter, now time.Time) error {
 }
 
 // grantLocked grants w a slot, or begins the takeover of its channel. A request whose streaming server can't be told has to wait: its
-// encoder would find no stream there. Errors: errDraining, errChannelBusy, errMayBeFree, errServerAway, errNoEncoder.
+// encoder would find no stream there. Errors: errDraining, errChannelBusy, errJustTakenOver, errMayBeFree, errServerAway, errNoEncoder.
 func (r *registry) grantLocked(w *waiter, now time.Time) error {
 	var live *publication // on the channel of a request
 	if w.pub == nil {
@@ -203,12 +203,12 @@ func (r *registry) denyLocked(w *waiter, reason error, now time.Time) {
 // noteDeniedLocked notes a denial with what it was decided by: who has the channel, or how many slots are taken.
 func (r *registry) noteDeniedLocked(channel string, s *server, reason error) {
 	n := notice{kind: noteDenied, channel: channel, server: s.id, reason: reason}
-	switch reason {
-	case errChannelBusy:
+	switch {
+	case errors.Is(reason, errChannelBusy):
 		if p := r.channels.Get(channel); p != nil {
 			n.address, n.since = p.server.address(), p.since
 		}
-	case errNoEncoder, errWaitedInVain:
+	case isForWantOfEncoder(reason):
 		n.taken = r.slotsTakenLocked()
 	}
 	r.noteLocked(n)

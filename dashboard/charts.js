@@ -1,7 +1,7 @@
 // The graphs of the last hour: SVG lines under HTML labels, each with its figures and a summary in words.
 
 import { append, setText } from './dom.js';
-import { clock, count, duration } from './format.js';
+import { clock, count, duration, plural } from './format.js';
 
 const svgNamespace = 'http://www.w3.org/2000/svg';
 const span = 3600; // seconds on the time axis, which ends now
@@ -18,7 +18,7 @@ const charts = [
     title: 'Publishes per minute',
     perMinute: true,
     series: [{ key: 'publishes', name: 'Publishes', area: true }, { key: 'denials', name: 'Denials', alarming: true }],
-    summary: ({ publishes, denials }, past) => `${count(sum(publishes))} publishes and ${count(sum(denials))} denials in the last ${past}.`,
+    summary: ({ publishes, denials }, past) => `${plural(sum(publishes), 'publish', 'publishes')} and ${plural(sum(denials), 'denial')} in the last ${past}.`,
   },
   {
     title: 'Events waiting',

@@ -3,6 +3,7 @@ package timeline
 import (
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -134,7 +135,7 @@ func (e *Entry) denied() string {
 	case (e.Code == DeniedKey || e.Code == ApplicationError) && e.Status != 0:
 		return e.answer()
 	case e.Code == Busy && !e.Since.IsZero():
-		return fmt.Sprintf("channel is live on streaming server %s since %s", e.Address, e.Since.Format("2006-01-02 15:04:05 MST"))
+		return fmt.Sprintf("channel is live on streaming server %s since %s", e.Address, e.Since.Format("2006-01-02 15:04:05 MST")) + strings.TrimPrefix(e.Text, "channel is live already")
 	case e.Code == NoEncoder && e.Encoders > 0:
 		return "no encoder had a free slot: " + e.slots()
 	case e.Code == NoEncoder && e.Encoders == 0:
