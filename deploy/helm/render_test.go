@@ -1,6 +1,8 @@
 package helm
 
 import (
+	"bytes"
+	"encoding/json"
 	"maps"
 	"os"
 	"path"
@@ -170,7 +172,14 @@ func add[T any, P interface {
 }](t *testing.T, document string, to map[string]P) {
 	t.Helper()
 	object := P(new(T))
-	if err := yaml.UnmarshalStrict([]byte(document), object); err != nil {
+	// As the API server does it: yaml.UnmarshalStrict takes a number for a string where a string has to be.
+	text, err := yaml.YAMLToJSONStrict([]byte(document))
+	if err != nil {
+		t.Fatalf("%v in\n%s", err, document)
+	}
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(object); err != nil {
 		t.Fatalf("%v in\n%s", err, document)
 	}
 	if to[object.GetName()] != nil {
@@ -257,6 +266,108 @@ func TestReleasesDoNotMeet(t *testing.T) {
 			if got := service.Spec.Selector["app.kubernetes.io/instance"]; got != release {
 				t.Errorf("Service %s of %s selects pods of %q", name, release, got)
 			}
+		}
+	}
+}
+
+// TestNamesThatYAMLTakesForOtherValues: bare, "no" is a boolean, "123" a number and "null" nothing.
+func TestNamesThatYAMLTakesForOtherValues(t *testing.T) {
+	t.Parallel()
+	for _, word := range []string{"no", "on", "y", "yes", "ye", "true", "null", "e1", "123", "1e3", "0x1f", "1-30"} {
+		text := strings.ReplaceAll(`
+imagePullSecrets: [WORD]
+secrets:
+  CONTROL_SECRET: {name: WORD, key: WORD}
+  COMMANDS_API_AUTH_TOKEN: {name: WORD, key: WORD}
+  GATEWAY_SECRET: {name: WORD, key: WORD}
+tls: {secretName: WORD}
+authoritiesConfigMap: WORD
+persistence: {existingClaim: WORD}
+topologyKeys: [WORD]
+priorityClassName: WORD
+nodeSelector: {WORD: WORD}
+gateways: {replicas: 2, tls: {secretName: WORD}, authoritiesConfigMap: WORD, priorityClassName: WORD}
+serviceMonitor: {enabled: true, labels: {WORD: WORD}}
+prometheusRule: {enabled: true}
+grafanaDashboard: {enabled: true}
+`, "WORD", `"`+word+`"`)
+		release := word + "-a"
+		if word[0] >= 'a' {
+			text += "fullnameOverride: \"" + word + "\"\n"
+			release = word
+		} else {
+			text += "fullnameOverride: a\n"
+		}
+		for _, more := range []string{
+			"", `highAvailability: {databaseSecret: "` + word + `", databaseSecretKey: "` + word + `", keepService: true}` + "\nreplicas: 2\n",
+		} {
+			given, err := chartutil.ReadValues([]byte(text + more))
+			if err != nil {
+				t.Fatal(err)
+			}
+			objects, _, err := render(given, release, "Helm")
+			if err != nil {
+				t.Fatal(err)
+			}
+			checkObjects(t, decode(t, objects))
+		}
+	}
+	objects, _, err := render(values{"persistence": values{"storageClass": "123", "size": "1"}}, "no", "Helm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, claim := range decode(t, objects).claims {
+		if *claim.Spec.StorageClassName != "123" {
+			t.Error("class", *claim.Spec.StorageClassName)
+		}
+	}
+}
+
+// TestNamesOfReleases: Helm takes names that Services cannot have.
+func TestNamesOfReleases(t *testing.T) {
+	t.Parallel()
+	for release, want := range map[string]string{
+		"a.b": "a-b-coordinator", "coordinator.b": "coordinator-b", "null": "null-coordinator",
+		"a" + strings.Repeat("-", 30) + "b": "a-coordinator", "coordinator" + strings.Repeat("-", 30) + "b": "coordinator",
+	} {
+		text, _, err := render(modes(t)["kubernetes-high-availability"], release, "Helm")
+		if err != nil {
+			t.Fatal(err)
+		}
+		o := decode(t, text)
+		checkObjects(t, o)
+		text, _, err = render(nil, release, "Helm")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if o := decode(t, text); o.services[want] == nil {
+			t.Errorf("release %s makes no Service %s: %v", release, want, slices.Collect(maps.Keys(o.services)))
+		}
+	}
+	if _, _, err := render(nil, "123", "Helm"); err == nil || !strings.Contains(err.Error(), "fullnameOverride") {
+		t.Errorf("a release whose name begins with a digit: %v", err)
+	}
+}
+
+// TestLabelsOfMonitoringMayReplaceThoseOfTheChart: a Prometheus may select by any label.
+func TestLabelsOfMonitoringMayReplaceThoseOfTheChart(t *testing.T) {
+	t.Parallel()
+	labels := values{"enabled": true, "labels": values{"app.kubernetes.io/instance": "prometheus"}}
+	o := decode(t, mustRender(t, values{"serviceMonitor": labels, "prometheusRule": labels, "grafanaDashboard": labels}))
+	for _, object := range []metav1.Object{o.monitors["coordinator"], o.rules["coordinator"], o.configMaps["coordinator-dashboard"]} {
+		if got := object.GetLabels()["app.kubernetes.io/instance"]; got != "prometheus" {
+			t.Errorf("%T is of %s", object, got)
+		}
+	}
+}
+
+// TestDollarsOfSettingsReachTheProgram: Kubernetes makes $ of $$, and the value of a variable of $(NAME).
+func TestDollarsOfSettingsReachTheProgram(t *testing.T) {
+	t.Parallel()
+	o := decode(t, mustRender(t, values{"settings": values{"KEY_VERIFICATION_URL": "http://a/$(HTTP_PORT)?b=$$c"}}))
+	for _, variable := range o.deployments["coordinator"].Spec.Template.Spec.Containers[0].Env {
+		if variable.Name == "KEY_VERIFICATION_URL" && variable.Value != "http://a/$$(HTTP_PORT)?b=$$$$c" {
+			t.Errorf("Kubernetes makes something else of %s", variable.Value)
 		}
 	}
 }

@@ -98,16 +98,29 @@ func TestSchemaRefusesWhatCannotWork(t *testing.T) {
 		"https to a coordinator without it":        {"gateways: {linkScheme: https}", "secretName"},
 		"Prometheus without a user": {"settings: {COMMANDS_API_AUTH: Basic, COMMANDS_API_AUTH_USER: u}\nsecrets: {COMMANDS_API_AUTH_PASSWORD: {name: s, key: k}}\n" +
 			"serviceMonitor: {enabled: true}", "username"},
-		"a name that Kubernetes refuses":       {"tls: {secretName: Certificate}", "secretName"},
-		"a name that is too long":              {"fullnameOverride: " + strings.Repeat("a", 41), "fullnameOverride"},
-		"somebody who is no peer of a policy":  {"networkPolicy: {peers: [10.0.0.0/8]}", "peers"},
-		"a kind of Service that has no pods":   {"service: {type: ExternalName}", "service/type"},
-		"nothing in place of a list of peers":  {"networkPolicy: {application: ''}", "application"},
-		"peers of a policy that name nobody":   {"networkPolicy: {application: [{}]}", "application"},
-		"a volume of no size":                  {"persistence: {size: much}", "size"},
-		"an interval that is none":             {"serviceMonitor: {interval: often}", "interval"},
-		"an image without a name":              {"image: {repository: ''}", "repository"},
-		"a budget for disruptions with a typo": {"podDisruptionBudget: {enable: false}", "enable"},
+		"a name that Kubernetes refuses":              {"tls: {secretName: Certificate}", "secretName"},
+		"a name that is too long":                     {"fullnameOverride: " + strings.Repeat("a", 41), "fullnameOverride"},
+		"somebody who is no peer of a policy":         {"networkPolicy: {peers: [10.0.0.0/8]}", "peers"},
+		"a kind of Service that has no pods":          {"service: {type: ExternalName}", "service/type"},
+		"nothing in place of a list of peers":         {"networkPolicy: {application: ''}", "application"},
+		"peers of a policy that name nobody":          {"networkPolicy: {application: [{}]}", "application"},
+		"a volume of no size":                         {"persistence: {size: much}", "size"},
+		"an interval that is none":                    {"serviceMonitor: {interval: often}", "interval"},
+		"an image without a name":                     {"image: {repository: ''}", "repository"},
+		"an image that is no name":                    {"image: {repository: 'a b'}", "repository"},
+		"a key that no machine has":                   {"topologyKeys: ['a: b']", "topologyKeys"},
+		"no answer whether there is a policy":         {"networkPolicy: {enabled: null}", "networkPolicy"},
+		"no answer how many gateways there are":       {"gateways: {replicas: null}", "replicas"},
+		"gateways called as coordinators":             {secret + "fullnameOverride: a\ngateways: {replicas: 2, fullnameOverride: a}", "gateways.fullnameOverride"},
+		"gateways called as a coordinators' Service":  {secret + "fullnameOverride: a\ngateways: {replicas: 2, fullnameOverride: as}", "gateways.fullnameOverride"},
+		"a coordinator called as a gateways' Service": {secret + "fullnameOverride: as\ngateways: {replicas: 2, fullnameOverride: a}", "gateways.fullnameOverride"},
+		"a budget for disruptions with a typo":        {"podDisruptionBudget: {enable: false}", "enable"},
+	}
+	for _, part := range []string{"tls", "persistence", "highAvailability", "service", "podDisruptionBudget", "networkPolicy", "gateways"} {
+		rows["nothing in place of "+part] = refusal{part + ": null", "missing property '" + part}
+	}
+	for _, part := range []string{"tls", "image", "linkScheme", "service", "podDisruptionBudget"} {
+		rows["nothing in place of gateways."+part] = refusal{secret + "gateways: {replicas: 2, " + part + ": null}", "missing property '" + part}
 	}
 	for _, of := range []string{"KEY_VERIFICATION", "EVENT_CALLBACK"} {
 		rows[of+" has its URL twice"] = refusal{"settings: {" + of + "_URL: 'http://a'}\nsecrets: {" + of + "_URL: {name: s, key: k}}", of + "_URL"}

@@ -2,15 +2,31 @@
 {{- define "coordinator.name" -}}
 {{- if .Values.fullnameOverride -}}
 {{ .Values.fullnameOverride }}
-{{- else if contains .Chart.Name .Release.Name -}}
-{{ .Release.Name | trunc 40 | trimSuffix "-" }}
+{{- else if not (regexMatch "^[a-z]" .Release.Name) -}}
+{{- fail "the name of a Service begins with a letter, and that of the release does not: set fullnameOverride" -}}
 {{- else -}}
-{{ printf "%s-%s" (.Release.Name | trunc 28 | trimSuffix "-") .Chart.Name }}
+{{- $release := replace "." "-" .Release.Name -}}
+{{- if contains .Chart.Name $release -}}
+{{ $release | trunc 40 | trimAll "-" }}
+{{- else -}}
+{{ printf "%s-%s" ($release | trunc 28 | trimAll "-") .Chart.Name }}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 
 {{- define "coordinator.gatewayName" -}}
-{{ .Values.gateways.fullnameOverride | default (printf "%s-gateway" (include "coordinator.name" .)) }}
+{{- $coordinator := include "coordinator.name" . -}}
+{{- $gateway := .Values.gateways.fullnameOverride | default (printf "%s-gateway" $coordinator) -}}
+{{- if has $gateway (list $coordinator (printf "%ss" $coordinator)) | or (eq (printf "%ss" $gateway) $coordinator) -}}
+{{- fail (printf "fullnameOverride and gateways.fullnameOverride: %s and %s make two Services of one name" $coordinator $gateway) -}}
+{{- end -}}
+{{ $gateway }}
+{{- end -}}
+
+{{/* Labels of an object, and those of the values before them: (list . "gateway" labels). */}}
+{{- define "coordinator.labelsAnd" -}}
+{{- $own := include "coordinator.labels" (list (index . 0) (index . 1)) | fromYaml -}}
+{{ toYaml (merge (dict) (index . 2 | default dict) $own) }}
 {{- end -}}
 
 {{/* Whether several coordinators share a database. */}}
@@ -22,7 +38,7 @@
 {{- define "coordinator.selector" -}}
 {{- $root := index . 0 -}}
 app.kubernetes.io/name: {{ $root.Chart.Name }}
-app.kubernetes.io/instance: {{ $root.Release.Name }}
+app.kubernetes.io/instance: {{ toYaml $root.Release.Name }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end -}}
 
@@ -33,13 +49,13 @@ app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ $root.Release.Service }}
 {{- end -}}
 
-{{/* Variables by name. YAML takes a bare YES for a boolean. */}}
+{{/* Variables by name. YAML takes a bare YES for a boolean, and Kubernetes $$ for $ and $(NAME) for a variable. */}}
 {{- define "coordinator.settings" -}}
 {{- range $name, $value := . }}
 {{- if kindIs "bool" $value }}
 - {name: {{ $name }}, value: {{ ternary "YES" "NO" $value | quote }}}
 {{- else if ne (toString $value) "" }}
-- {name: {{ $name }}, value: {{ toString $value | quote }}}
+- {name: {{ $name }}, value: {{ toString $value | replace "$" "$$" | quote }}}
 {{- end }}
 {{- end }}
 {{- end -}}
@@ -75,7 +91,7 @@ app.kubernetes.io/managed-by: {{ $root.Release.Service }}
     defaultMode: 0440
     sources:
       {{- range $name, $ref := . }}
-      - secret: {name: {{ $ref.name }}, items: [{key: {{ $ref.key }}, path: {{ include "coordinator.secretFile" $name }}}]}
+      - secret: {name: {{ toYaml $ref.name }}, items: [{key: {{ toYaml $ref.key }}, path: {{ include "coordinator.secretFile" $name }}}]}
       {{- end }}
 {{- end -}}
 
@@ -114,7 +130,7 @@ livenessProbe:
 
 {{- define "coordinator.scheduling" -}}
 {{- with .priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ toYaml . }}
 {{- end }}
 {{- with .nodeSelector }}
 nodeSelector:
@@ -134,7 +150,7 @@ tolerations:
 topologySpreadConstraints:
   {{- range . }}
   - maxSkew: 1
-    topologyKey: {{ . }}
+    topologyKey: {{ toYaml . }}
     whenUnsatisfiable: {{ $unsatisfiable }}
     labelSelector:
       matchLabels:
@@ -147,7 +163,7 @@ topologySpreadConstraints:
 {{- with .Values.imagePullSecrets }}
 imagePullSecrets:
   {{- range . }}
-  - {name: {{ . }}}
+  - {name: {{ toYaml . }}}
   {{- end }}
 {{- end }}
 {{- end -}}

@@ -60,17 +60,17 @@ spec:
   volumes:
     {{- if not $several }}
     - name: data
-      persistentVolumeClaim: {claimName: {{ .Values.persistence.existingClaim | default (printf "%s-data" (include "coordinator.name" .)) }}}
+      persistentVolumeClaim: {claimName: {{ .Values.persistence.existingClaim | default (printf "%s-data" (include "coordinator.name" .)) | toYaml }}}
     {{- end }}
     {{- if $secrets }}
     {{- include "coordinator.secretVolume" $secrets | nindent 4 }}
     {{- end }}
     {{- with .Values.tls.secretName }}
     - name: certificate
-      secret: {secretName: {{ . }}, defaultMode: 0440}
+      secret: {secretName: {{ toYaml . }}, defaultMode: 0440}
     {{- end }}
     {{- with .Values.authoritiesConfigMap }}
     - name: authorities
-      configMap: {name: {{ . }}}
+      configMap: {name: {{ toYaml . }}}
     {{- end }}
 {{- end -}}
