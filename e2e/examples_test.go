@@ -76,6 +76,7 @@ func TestExampleApplications(t *testing.T) {
 			t.Run("asks for its token", func(*testing.T) { e.checkToken() })
 			t.Run("takes events of other versions", func(*testing.T) { e.checkOtherEvents() })
 			t.Run("forgets what it could not write", func(*testing.T) { e.checkFailure() })
+			t.Run("does not take half an event", func(*testing.T) { e.checkMissing() })
 			e.checkLife()
 		})
 	}
@@ -323,6 +324,20 @@ func (e *example) checkFailure() {
 	e.expect(200, "/event", event...)
 	e.expectRows("SELECT id FROM events WHERE channel = 'half'", []string{"h-1"})
 	e.expectRows("SELECT index_file FROM playable WHERE stream = 'h'", []string{"h.m3u8"})
+}
+
+// checkMissing leaves a header out: an event that cannot be written is not taken for one that has come before.
+func (e *example) checkMissing() {
+	e.t.Helper()
+	event := []string{"x-event-type", "stream-closed", "x-event-id", "m-1", "x-event-time", "2026-11-29T04:00:00.000Z", "x-streaming-channel", "missing",
+		"x-streaming-id", "m"}
+	for i, status := range map[int]int{0: 500, 2: 400, 4: 500, 6: 500} {
+		e.expect(status, "/event", slices.Delete(slices.Clone(event), i, i+2)...)
+	}
+	e.expect(400, "/event", append(slices.Clone(event), "x-event-id", "")...)
+	e.expectRows("SELECT id FROM events WHERE id = '' OR id = 'm-1'")
+	e.expect(200, "/event", event...)
+	e.expectRows("SELECT id FROM events WHERE id = 'm-1'", []string{"m-1"})
 }
 
 // checkLife puts the application behind the daemon. Between the two, answers get lost.

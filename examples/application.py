@@ -68,13 +68,13 @@ class Application(BaseHTTPRequestHandler):
     def is_new(self):
         """Whether this event has not come before: an event may come twice, always under the same ID."""
         names = ("x-event-id", "x-event-type", "x-streaming-channel", "x-streaming-id", "x-event-time", "x-reason", "x-passthrough")
-        return db.execute("INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?, ?, ?)", [self.value(n) for n in names]).rowcount == 1
+        return db.execute("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING", [self.value(n) for n in names]).rowcount == 1
 
     def apply(self):
         kind, stream = self.value("x-event-type"), self.value("x-streaming-id")
         if kind == "stream-available":
             names = ("x-streaming-id", "x-streaming-channel", "x-previous-streaming-id", "x-passthrough")
-            db.execute("INSERT OR IGNORE INTO streams (id, channel, previous, passthrough, live) VALUES (?, ?, ?, ?, 1)",
+            db.execute("INSERT INTO streams (id, channel, previous, passthrough, live) VALUES (?, ?, ?, ?, 1) ON CONFLICT (id) DO NOTHING",
                        [self.value(n) for n in names])
             names = ("x-streaming-id", "x-stream-type", "x-resolution", "x-index-file", "x-start-time")
             db.execute("INSERT OR REPLACE INTO playable VALUES (?, ?, ?, ?, ?)", [self.value(n) for n in names])

@@ -112,7 +112,7 @@ func (a application) take(r *http.Request) error {
 		return err
 	}
 	defer tx.Rollback() // does nothing after a commit
-	added, err := tx.Exec("INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?, ?, ?)", values(r, "x-event-id", "x-event-type",
+	added, err := tx.Exec("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING", values(r, "x-event-id", "x-event-type",
 		"x-streaming-channel", "x-streaming-id", "x-event-time", "x-reason", "x-passthrough")...)
 	if err != nil {
 		return err
@@ -129,7 +129,7 @@ func (a application) take(r *http.Request) error {
 func apply(tx *sql.Tx, r *http.Request) error {
 	switch r.Header.Get("x-event-type") {
 	case "stream-available":
-		_, streamErr := tx.Exec("INSERT OR IGNORE INTO streams (id, channel, previous, passthrough, live) VALUES (?, ?, ?, ?, 1)",
+		_, streamErr := tx.Exec("INSERT INTO streams (id, channel, previous, passthrough, live) VALUES (?, ?, ?, ?, 1) ON CONFLICT (id) DO NOTHING",
 			values(r, "x-streaming-id", "x-streaming-channel", "x-previous-streaming-id", "x-passthrough")...)
 		_, playableErr := tx.Exec("INSERT OR REPLACE INTO playable VALUES (?, ?, ?, ?, ?)",
 			values(r, "x-streaming-id", "x-stream-type", "x-resolution", "x-index-file", "x-start-time")...)

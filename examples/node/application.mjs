@@ -22,8 +22,8 @@ INSERT OR IGNORE INTO channels VALUES ('demo', 'demo-key', 'user-1', 'ORIGINAL, 
 `);
 
 const findChannel = db.prepare("SELECT key, owner, resolutions, record, previews FROM channels WHERE name = ?");
-const addEvent = db.prepare("INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?, ?, ?)");
-const addStream = db.prepare("INSERT OR IGNORE INTO streams (id, channel, previous, passthrough, live) VALUES (?, ?, ?, ?, 1)");
+const addEvent = db.prepare("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING");
+const addStream = db.prepare("INSERT INTO streams (id, channel, previous, passthrough, live) VALUES (?, ?, ?, ?, 1) ON CONFLICT (id) DO NOTHING");
 const addPlayable = db.prepare("INSERT OR REPLACE INTO playable VALUES (?, ?, ?, ?, ?)");
 const endStream = db.prepare("UPDATE streams SET live = 0, close_reason = ?, duration = ? WHERE id = ?");
 const dropLive = db.prepare("DELETE FROM playable WHERE stream = ? AND type = 'HLS-LIVE'"); // a recording stays

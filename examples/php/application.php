@@ -32,7 +32,7 @@ $db = new PDO('sqlite:' . (getenv('DATABASE') ?: 'application.db'));
 $db->setAttribute(PDO::ATTR_ERRMODE, PDO::ERRMODE_EXCEPTION);
 $db->setAttribute(PDO::ATTR_TIMEOUT, 8); // seconds to wait for other workers; the coordinator waits for 10
 if (!$db->query('SELECT 1 FROM sqlite_master')->fetch()) { // it is new
-    $db->exec(SCHEMA);
+    $db->exec('BEGIN IMMEDIATE;' . SCHEMA . 'COMMIT'); // all of it, and other workers wait
 }
 
 http_response_code(match ($_SERVER['REQUEST_METHOD'] . ' ' . $_SERVER['REQUEST_URI']) {
@@ -59,7 +59,7 @@ function verify(PDO $db): int
 
 function event(PDO $db): int
 {
-    if (value('x-event-id') === null) {
+    if ((value('x-event-id') ?? '') === '') {
         return 400;
     }
     $db->exec('BEGIN IMMEDIATE'); // one transaction: what fails changes nothing, and the event comes again
@@ -74,7 +74,7 @@ function event(PDO $db): int
 function isNew(PDO $db): bool
 {
     $names = ['x-event-id', 'x-event-type', 'x-streaming-channel', 'x-streaming-id', 'x-event-time', 'x-reason', 'x-passthrough'];
-    return run($db, 'INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?, ?, ?)', array_map('value', $names))->rowCount() === 1;
+    return run($db, 'INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING', array_map('value', $names))->rowCount() === 1;
 }
 
 function apply(PDO $db): void
@@ -82,7 +82,7 @@ function apply(PDO $db): void
     $stream = value('x-streaming-id');
     switch (value('x-event-type')) {
         case 'stream-available':
-            run($db, 'INSERT OR IGNORE INTO streams (id, channel, previous, passthrough, live) VALUES (?, ?, ?, ?, 1)',
+            run($db, 'INSERT INTO streams (id, channel, previous, passthrough, live) VALUES (?, ?, ?, ?, 1) ON CONFLICT (id) DO NOTHING',
                 [$stream, value('x-streaming-channel'), value('x-previous-streaming-id'), value('x-passthrough')]);
             run($db, 'INSERT OR REPLACE INTO playable VALUES (?, ?, ?, ?, ?)',
                 [$stream, value('x-stream-type'), value('x-resolution'), value('x-index-file'), value('x-start-time')]);
