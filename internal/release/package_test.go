@@ -155,6 +155,52 @@ func TestPackagesRestartTheCoordinatorAndNeverTheGateway(t *testing.T) {
 	}
 }
 
+// Somebody may have run the program as a user of that name before there were packages.
+func TestPurgeLeavesAUserThatThePackageHasNotMade(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS != "linux" {
+		t.Skip("packages are for Linux")
+	}
+	p := packagers(t)["dpkg"]
+	file, r := pack(t, p.format, packedVersion), newRoot(t)
+	r.inside("useradd", "--user-group", "--home-dir", "/home/coordinator", "--shell", "/bin/sh", "coordinator")
+	before := r.inside("getent", "passwd", "coordinator") + r.inside("getent", "group", "coordinator")
+	p.install(r, file)
+	p.purge(r)
+	if after := r.inside("getent", "passwd") + r.inside("getent", "group"); !strings.Contains(after, strings.Split(before, "\n")[0]) {
+		t.Errorf("a purge takes %sand leaves\n%s", before, after)
+	}
+	if r.has("/etc/coordinator") || r.has("/usr/bin/coordinator") {
+		t.Error("a purge leaves more than the user")
+	}
+}
+
+// The program verifies certificates with what the machine has; a small one may have none.
+func TestPackagesBringAuthorities(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS != "linux" {
+		t.Skip("packages are for Linux")
+	}
+	if got := strings.TrimSpace(output(t, need(t, "dpkg-deb", "Debian's package dpkg"), "--field", pack(t, "deb", packedVersion), "Recommends")); got != "ca-certificates" {
+		t.Errorf("the deb recommends %q", got)
+	}
+	if got := strings.TrimSpace(output(t, need(t, "rpm", "Debian's package rpm"), "--query", "--recommends", "--package", pack(t, "rpm", packedVersion))); got != "ca-certificates" {
+		t.Errorf("the rpm recommends %q", got)
+	}
+}
+
+// By default systemd gives up a unit that has ended five times within ten seconds.
+func TestUnitsAreNeverGivenUp(t *testing.T) {
+	t.Parallel()
+	for _, unit := range []string{"coordinator", "gateway"} {
+		text := clustertest.ReadText(t, "deploy/"+unit+".service")
+		section, _, _ := strings.Cut(text[strings.Index(text, "\n[Unit]\n"):], "\n[Service]\n")
+		if !strings.Contains(section, "\nStartLimitIntervalSec=0\n") || !strings.Contains(text, "\nRestart=always\nRestartSec=1s\n") {
+			t.Errorf("systemd gives up %s.service", unit)
+		}
+	}
+}
+
 // A gateway whose settings nobody has written would be a coordinator, on port 80.
 func TestUnitOfAGatewayWithoutSettingsDoesNotStart(t *testing.T) {
 	t.Parallel()

@@ -70,7 +70,7 @@ func newRoot(t *testing.T) *throwAwayRoot {
 	} {
 		root.write(name, text)
 	}
-	for _, name := range []string{"sh", "dpkg", "dpkg-deb", "dpkg-split", "dpkg-query", "diff", "tar", "rm", "rmdir", "stat", "getent", "useradd", "userdel", "groupadd", "groupdel", "ldconfig", "start-stop-daemon"} {
+	for _, name := range []string{"sh", "dpkg", "dpkg-deb", "dpkg-split", "dpkg-query", "diff", "tar", "rm", "rmdir", "cut", "stat", "getent", "useradd", "userdel", "groupadd", "groupdel", "ldconfig", "start-stop-daemon"} {
 		root.copyProgram(name)
 	}
 	root.write("usr/bin/systemctl", systemctl)
