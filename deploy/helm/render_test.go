@@ -361,6 +361,25 @@ func TestLabelsOfMonitoringMayReplaceThoseOfTheChart(t *testing.T) {
 	}
 }
 
+// TestNoPodWaitsForASecretThatItDoesNotUse: the token of the commands is there by default.
+func TestNoPodWaitsForASecretThatItDoesNotUse(t *testing.T) {
+	t.Parallel()
+	for how, want := range map[string]bool{
+		"settings: {COMMANDS_API_AUTH: Bearer}": true,
+		"settings: {COMMANDS_API_AUTH: ''}":     false,
+		"settings: {COMMANDS_API_AUTH: null}":   false,
+		"settings: {COMMANDS_API_AUTH: Basic, COMMANDS_API_AUTH_USER: u}\nsecrets: {COMMANDS_API_AUTH_PASSWORD: {name: s, key: k}}": false,
+	} {
+		given, err := chartutil.ReadValues([]byte(how))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if text := mustRender(t, given); strings.Contains(text, "commands-api-token") != want {
+			t.Errorf("%s: a token is mounted: %v, want %v", how, !want, want)
+		}
+	}
+}
+
 // TestDollarsOfSettingsReachTheProgram: Kubernetes makes $ of $$, and the value of a variable of $(NAME).
 func TestDollarsOfSettingsReachTheProgram(t *testing.T) {
 	t.Parallel()

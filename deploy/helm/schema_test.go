@@ -107,6 +107,8 @@ func TestSchemaRefusesWhatCannotWork(t *testing.T) {
 		"a volume of no size":                         {"persistence: {size: much}", "size"},
 		"an interval that is none":                    {"serviceMonitor: {interval: often}", "interval"},
 		"an image without a name":                     {"image: {repository: ''}", "repository"},
+		"authorities that are not there":              {"settings: {SSL_CERT_FILE: /authorities/ca.crt}", "authoritiesConfigMap"},
+		"authorities that are not there, at gateways": {secret + "gateways: {replicas: 2, settings: {SSL_CERT_FILE: /authorities/ca.crt}}", "authoritiesConfigMap"},
 		"an image that is no name":                    {"image: {repository: 'a b'}", "repository"},
 		"a key that no machine has":                   {"topologyKeys: ['a: b']", "topologyKeys"},
 		"no answer whether there is a policy":         {"networkPolicy: {enabled: null}", "networkPolicy"},

@@ -67,6 +67,9 @@ app.kubernetes.io/managed-by: {{ $root.Release.Service }}
 {{/* Secrets that a coordinator reads, as JSON: a template has no other way to return a map. */}}
 {{- define "coordinator.secrets" -}}
 {{- $secrets := deepCopy .Values.secrets -}}
+{{- if ne (toString .Values.settings.COMMANDS_API_AUTH) "Bearer" -}}
+{{- $_ := unset $secrets "COMMANDS_API_AUTH_TOKEN" -}} {{/* it is there by default, and a pod waits for ever for a key that its Secret does not have */}}
+{{- end -}}
 {{- with .Values.highAvailability -}}
 {{- if .databaseSecret -}}
 {{- $_ := set $secrets "DATABASE_URL" (dict "name" .databaseSecret "key" .databaseSecretKey) -}}
