@@ -140,7 +140,7 @@ func TestPackagesRestartTheCoordinatorAndNeverTheGateway(t *testing.T) {
 			if p.purge != nil {
 				p.purge(r)
 				wantTold("a purge")
-				for _, name := range []string{"/etc/coordinator", "/var/lib/coordinator", "/usr/lib/systemd/system/coordinator.service.d"} {
+				for _, name := range []string{"/etc/coordinator", "/var/lib/coordinator", "/usr/lib/systemd/system/coordinator.service"} {
 					if r.has(name) {
 						t.Errorf("a purge leaves %s", name)
 					}
@@ -189,6 +189,37 @@ func TestPackagesBringAuthorities(t *testing.T) {
 	}
 }
 
+// The units of the packages are those of deploy/, but for the path of the program, the user and what a gateway needs.
+func TestUnitsOfPackagesAreThoseOfDeploy(t *testing.T) {
+	t.Parallel()
+	for _, unit := range []string{"coordinator", "gateway"} {
+		settings := func(file string) (lines []string) {
+			_, text, found := strings.Cut(clustertest.ReadText(t, file), "\n[Unit]\n")
+			if !found {
+				t.Fatal(file, " has no settings")
+			}
+			for line := range strings.Lines(text) {
+				if !strings.HasPrefix(line, "ExecStartPre=") {
+					lines = append(lines, line)
+				}
+			}
+			return lines
+		}
+		want := settings("deploy/" + unit + ".service")
+		for i, line := range want {
+			switch {
+			case strings.HasPrefix(line, "ExecStart="):
+				want[i] = "ExecStart=/usr/bin/coordinator\n"
+			case line == "DynamicUser=yes\n" && unit == "coordinator":
+				want[i] = "User=coordinator\n"
+			}
+		}
+		if diff := cmp.Diff(want, settings("deploy/package/"+unit+".service")); diff != "" {
+			t.Errorf("%s.service: deploy/ (-) and deploy/package/ (+)\n%s", unit, diff)
+		}
+	}
+}
+
 // By default systemd gives up a unit that has ended five times within ten seconds.
 func TestUnitsAreNeverGivenUp(t *testing.T) {
 	t.Parallel()
@@ -204,7 +235,7 @@ func TestUnitsAreNeverGivenUp(t *testing.T) {
 // A gateway whose settings nobody has written would be a coordinator, on port 80.
 func TestUnitOfAGatewayWithoutSettingsDoesNotStart(t *testing.T) {
 	t.Parallel()
-	_, command, _ := strings.Cut(clustertest.ReadText(t, "deploy/package/gateway.conf"), "\nExecStartPre=/bin/sh -c '")
+	_, command, _ := strings.Cut(clustertest.ReadText(t, "deploy/package/gateway.service"), "\nExecStartPre=/bin/sh -c '")
 	command, _, ok := strings.Cut(command, "'\n")
 	if !ok {
 		t.Fatal("nothing is checked before the start")
@@ -222,20 +253,18 @@ func TestUnitOfAGatewayWithoutSettingsDoesNotStart(t *testing.T) {
 func (r *throwAwayRoot) installedAsItShould(vendorZsh string) {
 	r.t.Helper()
 	for name, want := range map[string]string{
-		"/usr/bin/coordinator":                                          "755 root root",
-		"/usr/lib/systemd/system/coordinator.service":                   "644 root root",
-		"/usr/lib/systemd/system/coordinator.service.d/10-package.conf": "644 root root",
-		"/usr/lib/systemd/system/gateway.service":                       "644 root root",
-		"/usr/lib/systemd/system/gateway.service.d/10-package.conf":     "644 root root",
-		"/usr/share/man/man1/coordinator.1":                             "644 root root",
-		"/usr/share/bash-completion/completions/coordinator":            "644 root root",
-		"/usr/share/fish/vendor_completions.d/coordinator.fish":         "644 root root",
-		"/usr/share/doc/coordinator/env.example":                        "644 root root",
-		"/usr/share/doc/coordinator/gateways.md":                        "644 root root",
-		vendorZsh:                                                       "644 root root",
-		"/etc/coordinator":                                              "750 root coordinator",
-		"/etc/coordinator/coordinator.env":                              "640 root coordinator",
-		"/etc/coordinator/gateway.env":                                  "640 root coordinator",
+		"/usr/bin/coordinator":                                  "755 root root",
+		"/usr/lib/systemd/system/coordinator.service":           "644 root root",
+		"/usr/lib/systemd/system/gateway.service":               "644 root root",
+		"/usr/share/man/man1/coordinator.1":                     "644 root root",
+		"/usr/share/bash-completion/completions/coordinator":    "644 root root",
+		"/usr/share/fish/vendor_completions.d/coordinator.fish": "644 root root",
+		"/usr/share/doc/coordinator/env.example":                "644 root root",
+		"/usr/share/doc/coordinator/gateways.md":                "644 root root",
+		vendorZsh:                                               "644 root root",
+		"/etc/coordinator":                                      "750 root coordinator",
+		"/etc/coordinator/coordinator.env":                      "640 root coordinator",
+		"/etc/coordinator/gateway.env":                          "640 root coordinator",
 	} {
 		if got := strings.TrimSpace(r.inside("stat", "--format=%a %U %G", name)); got != want {
 			r.t.Errorf("%s is %s, want %s", name, got, want)
@@ -250,10 +279,10 @@ func (r *throwAwayRoot) installedAsItShould(vendorZsh string) {
 	if out := r.inside("/usr/bin/coordinator", "-check"); !strings.HasPrefix(out, "# a coordinator\n") {
 		r.t.Errorf("the program says %s", out)
 	}
+	// A drop-in would also change a unit of that name in /etc, which takes precedence.
 	for _, unit := range []string{"coordinator", "gateway"} {
-		dropIn := r.asRoot("cat", r.path+"/usr/lib/systemd/system/"+unit+".service.d/10-package.conf")
-		if !strings.Contains(dropIn, "\nExecStart=\nExecStart=/usr/bin/coordinator\n") {
-			r.t.Errorf("%s starts something else:\n%s", unit, dropIn)
+		if r.has("/usr/lib/systemd/system/" + unit + ".service.d") {
+			r.t.Errorf("%s.service has a drop-in", unit)
 		}
 	}
 }
