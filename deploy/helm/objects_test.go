@@ -70,6 +70,9 @@ func checkObjects(t *testing.T, o *objects) {
 				t.Errorf("Service %s leads to port %s, which pods do not have", name, port.TargetPort.StrVal)
 			}
 		}
+		if service.Spec.Type == corev1.ServiceTypeLoadBalancer && service.Spec.ExternalTrafficPolicy != corev1.ServiceExternalTrafficPolicyLocal {
+			t.Errorf("Service %s: policies and limits do not see the addresses of peers", name)
+		}
 		if roleOf(pod) == "coordinator" && !service.Spec.PublishNotReadyAddresses {
 			t.Errorf("Service %s: gateways do not find a coordinator that waits for them", name)
 		}
@@ -142,6 +145,9 @@ func checkPod(t *testing.T, name string, pod corev1.PodTemplateSpec) {
 	for _, spread := range pod.Spec.TopologySpreadConstraints {
 		if diff := cmp.Diff(pod.Labels, spread.LabelSelector.MatchLabels); diff != "" {
 			t.Errorf("%s is spread among others:\n%s", name, diff)
+		}
+		if honors := spread.NodeTaintsPolicy != nil && *spread.NodeTaintsPolicy == corev1.NodeInclusionPolicyHonor; spread.WhenUnsatisfiable == corev1.DoNotSchedule && !honors {
+			t.Errorf("%s waits for machines that it may not run on", name)
 		}
 	}
 	if strings.HasPrefix(name, "StatefulSet") && len(pod.Spec.TopologySpreadConstraints) == 0 {

@@ -155,6 +155,9 @@ topologySpreadConstraints:
   - maxSkew: 1
     topologyKey: {{ toYaml . }}
     whenUnsatisfiable: {{ $unsatisfiable }}
+    {{- if eq $unsatisfiable "DoNotSchedule" }}
+    nodeTaintsPolicy: Honor # else a machine that no pod may run on counts as one without a pod, and the pod waits for it
+    {{- end }}
     labelSelector:
       matchLabels:
         {{- include "coordinator.selector" $of | nindent 8 }}
