@@ -1,6 +1,8 @@
 package release
 
 import (
+	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -113,5 +115,30 @@ func TestWorkflowsUseOneVersionOfGo(t *testing.T) {
 	}
 	if len(versions) != 1 {
 		t.Errorf("versions of Go: %v", versions)
+	}
+}
+
+// A tag that is ahead of the interface and the chart would make a release whose chart asks for the image before it.
+func TestReleaseIsOfTheVersionOfItsTag(t *testing.T) {
+	t.Parallel()
+	var workflow struct {
+		Jobs map[string]struct{ Steps []struct{ Name, Run string } }
+	}
+	readYAML(t, ".github/workflows/release.yml", &workflow)
+	var check string
+	for _, step := range workflow.Jobs["release"].Steps {
+		if strings.HasPrefix(step.Name, "the tag is the version") {
+			check = step.Run
+		}
+	}
+	var document struct{ Info struct{ Version string } }
+	readYAML(t, "api/openapi.yaml", &document)
+	version := document.Info.Version
+	for tag, passes := range map[string]bool{"v" + version: true, "v" + version + "-rc.1": true, "v" + version + "0": false, "v9.9.9": false, version[:1]: false} {
+		cmd := exec.CommandContext(t.Context(), need(t, "bash", "Debian's package bash"), "--noprofile", "--norc", "-e", "-c", check)
+		cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "GITHUB_REF_NAME=" + tag}
+		if out, err := cmd.CombinedOutput(); (err == nil) != passes {
+			t.Errorf("%s: %v, want it to pass: %v\n%s", tag, err, passes, out)
+		}
 	}
 }
