@@ -16,6 +16,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -85,6 +86,10 @@ func checkObjects(t *testing.T, o *objects) {
 		}
 		if budget.Spec.MaxUnavailable.IntValue() != want {
 			t.Errorf("PodDisruptionBudget %s: %v, want %d", name, budget.Spec.MaxUnavailable, want)
+		}
+		// A coordinator that is not ready still has what is live.
+		if policy := budget.Spec.UnhealthyPodEvictionPolicy; (policy != nil && *policy == policyv1.AlwaysAllow) != (roleOf(pod) == "gateway") {
+			t.Errorf("PodDisruptionBudget %s: pods that are not ready are evicted %v", name, policy)
 		}
 	}
 	for name, claim := range o.claims {
