@@ -378,6 +378,9 @@ func (c *coordinator) verify(ctx context.Context, serverTurns chan struct{}, req
 	case serverTurns <- struct{}{}:
 		defer func() { <-serverTurns }()
 	case <-ctx.Done():
+		if errors.Is(ctx.Err(), context.Canceled) {
+			return profile.Profile{}, ctx.Err() // its server is gone
+		}
 		return profile.Profile{}, errNoAnswer
 	}
 	allowed, err := c.verifier.verify(ctx, req.channel, req.key, req.userIP)

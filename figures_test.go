@@ -96,3 +96,29 @@ func TestReasonsHaveCodes(t *testing.T) {
 		t.Error(code)
 	}
 }
+
+// A zone may be any text: it does not get into the timeline.
+func TestAddressOfAPublisherIsNothingElse(t *testing.T) {
+	t.Parallel()
+	for given, want := range map[string]string{
+		"203.0.113.9":             "203.0.113.9",
+		"fe80::1":                 "fe80::1",
+		"fe80::1%live_s3cret /k/": "fe80::1",
+		"a name":                  "",
+	} {
+		if e := requestEntry(nil, publishRequest{channel: "ch", userIP: given}, time.Now()); e.Text != want {
+			t.Errorf("%s: %q, want %q", given, e.Text, want)
+		}
+	}
+}
+
+// Who is gone while others of the server are asked about was not left without an answer.
+func TestRequestThatWaitsForItsTurnEndsWithItsServer(t *testing.T) {
+	t.Parallel()
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	var c coordinator
+	if _, err := c.verify(gone, nil, publishRequest{}); publishResult(err) != "peer_gone" {
+		t.Errorf("%v is %s", err, publishResult(err))
+	}
+}

@@ -93,8 +93,8 @@ func requestEntry(s *server, req publishRequest, now time.Time) timeline.Entry {
 	if s != nil {
 		e.Server, e.Address = s.id, s.address()
 	}
-	if _, err := netip.ParseAddr(req.userIP); err == nil {
-		e.Text = req.userIP
+	if ip, err := netip.ParseAddr(req.userIP); err == nil {
+		e.Text = ip.WithZone("").String() // a zone may be any text
 	}
 	return e
 }

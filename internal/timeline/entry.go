@@ -33,8 +33,8 @@ var names = [...]string{
 
 func (k Kind) String() string { return names[k] }
 
-// isTry tells whether the application was asked.
-func (k Kind) isTry() bool { return k == Verified || k == Event }
+// hasEvent tells which fields of an entry are kept: those of tries and events, or the others.
+func (k Kind) hasEvent() bool { return k == Verified || k == Event || k == Discarded }
 
 // KindOf reads a name of JSON; 0: it is none.
 func KindOf(name string) Kind {
@@ -63,7 +63,7 @@ type Entry struct {
 	// encoder's words.
 	Text string
 
-	// of Verified and Event
+	// of Verified, Event and Discarded
 	Took          time.Duration
 	Status, Tries int // the status is also of Denied; 0: no answer
 	Event         int // which one of its stream; or OtherEvent, EventOfNobody

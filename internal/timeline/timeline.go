@@ -257,7 +257,7 @@ func (e *Entry) record() record {
 		lengths: [5]uint16{uint16(len(e.Channel)), uint16(len(e.Stream)), uint16(len(e.Code)), uint16(len(e.Address)), uint16(len(e.Text))},
 	}
 	switch {
-	case e.Kind.isTry():
+	case e.Kind.hasEvent():
 		r.time, r.figures = int64(e.Took), [4]int32{int32(e.Status), int32(e.Tries), int32(e.Event)}
 	default:
 		r.figures = [4]int32{int32(e.Used), int32(e.Capacity), int32(e.Encoders), int32(e.Status)}
@@ -271,7 +271,7 @@ func (e *Entry) record() record {
 func (r *record) entry() Entry {
 	e := Entry{At: time.Unix(0, r.at).UTC(), Kind: r.kind, Server: r.server, Encoder: r.encoder}
 	switch {
-	case r.kind.isTry():
+	case r.kind.hasEvent():
 		e.Took, e.Status, e.Tries, e.Event = time.Duration(r.time), int(r.figures[0]), int(r.figures[1]), int(r.figures[2])
 	default:
 		e.Used, e.Capacity, e.Encoders, e.Status = int(r.figures[0]), int(r.figures[1]), int(r.figures[2]), int(r.figures[3])

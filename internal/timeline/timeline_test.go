@@ -273,3 +273,24 @@ func TestTriesOfAnEventOfNobodyAreOneEntry(t *testing.T) {
 		t.Errorf("%s, %v", text, err)
 	}
 }
+
+func TestDiscardedEventIsNamedAsWhatItWas(t *testing.T) {
+	t.Parallel()
+	for want, e := range map[string]Entry{
+		"publish-accepted was":                    {Stream: "s", Event: OtherEvent, Text: "publish-accepted"},
+		"publish-failed was":                      {Event: EventOfNobody, Text: "publish-failed"},
+		"stream-closed was":                       {Stream: "s"},
+		"stream-available (HLS-LIVE 640x360) was": {Stream: "s", Event: 3, Text: "HLS-LIVE 640x360"},
+	} {
+		line, shown := New(), e.Stream
+		e.Kind, e.Code, e.Channel = Discarded, Done, "c"
+		if e.Event == EventOfNobody {
+			e.Stream = "by which tries are found"
+		}
+		line.Add(e)
+		text, err := json.Marshal(&all(line, Query{Channel: "c"})[0])
+		if err != nil || !strings.Contains(string(text), `"reason":"`+want) || !strings.Contains(string(text), `"streamId":"`+shown+`"`) {
+			t.Errorf("%s, %v, want %s of stream %q", text, err, want, shown)
+		}
+	}
+}

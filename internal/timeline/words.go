@@ -154,6 +154,8 @@ func (e *Entry) waiting() string {
 		return waits + "the gateway that has its server, or an encoder with a free slot, is absent"
 	case e.Encoders > 0:
 		return waits + "no encoder has a free one, " + e.slots()
+	case e.Encoders < 0:
+		return waits + "no encoder has a free one but the one that it was lost on"
 	}
 	return waits + "no encoder is in service"
 }

@@ -131,6 +131,7 @@ func TestWaitingIsSaidPlainly(t *testing.T) {
 	t.Parallel()
 	for want, e := range map[string]Entry{
 		"waiting for a slot: no encoder has a free one, 8 of 8 slots taken on 2 encoders":                      {Code: NoEncoder, Used: 8, Capacity: 8, Encoders: 2},
+		"its encoder was lost; waiting for a slot: no encoder has a free one but the one that it was lost on":  {Code: NoEncoder, Stream: "s", Encoders: -1},
 		"waiting for a slot: no encoder is in service":                                                         {Code: NoEncoder},
 		"its encoder was lost; waiting for a slot: no encoder has a free one, 1 of 1 slots taken on 1 encoder": {Code: NoEncoder, Stream: "s", Used: 1, Capacity: 1, Encoders: 1},
 		"waiting for a slot: the gateway that has its server, or an encoder with a free slot, is absent":       {Code: GatewayAbsent},
