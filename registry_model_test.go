@@ -342,6 +342,7 @@ func (m *clusterModel) takeExtra(ev outbox.Event) {
 	case outbox.StreamInterrupted:
 		k := m.byID[ev.StreamID]
 		m.hold(k.over && !k.closed, "event %+v of a stream that is not over, or after its end", ev)
+		m.hold(p.killed.IsZero(), "event %+v, and the publisher was told to end", ev)
 	case outbox.PublishFailed:
 		for _, k := range p.tasks {
 			m.hold(k.over, "event %+v, and stream %s is not over", ev, k.id)

@@ -126,7 +126,11 @@ func (r *registry) moveSomeLocked(e *encoder, now time.Time) {
 func (r *registry) handOverLocked(p *publication) {
 	old := p.current
 	r.takeOverLocked(p)
-	r.retireLocked(old, moved)
+	why := moved
+	if p.why != notEnded {
+		why = p.why // it ends with its publication
+	}
+	r.retireLocked(old, why)
 }
 
 // retireLocked stops an encoding of a publication that goes on at another encoder.
@@ -138,7 +142,9 @@ func (r *registry) retireLocked(st *stream, why endReason) {
 
 // takeOverLocked makes the successor the current encoding.
 func (r *registry) takeOverLocked(p *publication) {
-	r.noteLocked(notice{kind: noteMoved, channel: p.channel, stream: p.successor.id, previous: p.id, server: p.server.id, encoder: p.successor.encoder.id})
+	if !p.killed { // else nothing goes on
+		r.noteLocked(notice{kind: noteMoved, channel: p.channel, stream: p.successor.id, previous: p.id, server: p.server.id, encoder: p.successor.encoder.id})
+	}
 	p.current, p.id, p.successor, p.failedMoves = p.successor, p.successor.id, nil, 0
 	r.publicationChangedLocked(p)
 	r.streamChangedLocked(p.current)

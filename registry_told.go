@@ -205,7 +205,7 @@ func isForWantOfEncoder(reason error) bool {
 // interruptedLocked is called when a publication goes on after it has lost a stream, before the stream-closed of that stream is told.
 func (r *registry) interruptedLocked(st *stream, reason error, now time.Time) {
 	p := st.pub
-	if r.stopping {
+	if r.stopping || p.killed {
 		return // nothing goes on
 	}
 	if _, already := r.interrupted[p]; !already && p.wasLive {

@@ -199,6 +199,43 @@ func TestApplicationHearsWhyThingsEnded(t *testing.T) {
 			c.pass(movePatience)
 			c.closed(other, "ch", "id2")
 		}, began + ", stream-available id2 IMG-PREVIEW, stream-closed id2 never-started 67 s"},
+		"the application closes it during a move, and the encoder is faster": {limits{failover: true}, func(c cluster) {
+			live(c)
+			other := c.encoder("other", 1)
+			c.drain(c.e.id, true)
+			c.kill("ch", "*")
+			c.closed(c.e, "ch", "id1")
+			c.available(other, "ch", "id2", "IMG-PREVIEW")
+			c.end(c.s, "ch", "id1")
+			c.closed(other, "ch", "id2")
+			if slices.ContainsFunc(c.noted, func(n notice) bool { return n.kind == noteMoved }) {
+				c.t.Error("a publication that ends is noted as moved")
+			}
+		}, began + ", stream-closed id1 closed-by-application 7 s, stream-available id2 IMG-PREVIEW, stream-closed id2 closed-by-application 7 s"},
+		"the application closes it during a move, and the next encoder begins": {limits{failover: true}, func(c cluster) {
+			live(c)
+			other := c.encoder("other", 1)
+			c.drain(c.e.id, true)
+			c.kill("ch", "*")
+			c.available(other, "ch", "id2", "HLS-LIVE")
+			c.end(c.s, "ch", "id1")
+			c.closed(c.e, "ch", "id1")
+			c.closed(other, "ch", "id2")
+		}, began + ", stream-available id2 HLS-LIVE, stream-closed id1 closed-by-application 7 s, stream-closed id2 closed-by-application 7 s"},
+		"the gateway of the server stays away": {limits{}, func(c cluster) {
+			live(c)
+			c.encoder("other", 1)
+			far := c.server("far", "RTMP")
+			far.gateway = "g"
+			c.r.gatewayAbsent("g")
+			if err := c.claimBy(far, "other", 17*time.Second); err != nil {
+				c.t.Error(err)
+			}
+			c.pass(18 * time.Second)
+			if !c.reasonNoted(noteDenied, errServerAway) {
+				c.t.Error("the reason of the denial is another one")
+			}
+		}, began},
 		"taken over": {limits{takeover: true}, func(c cluster) {
 			live(c)
 			c.encoder("other", 1)

@@ -293,6 +293,8 @@ func (r *registry) expire(now time.Time) []notice {
 			return
 		}
 		switch {
+		case w.pub == nil && !now.Before(w.request.answerBy) && w.server.away:
+			r.denyLocked(r.removeWaiterLocked(el), errServerAway, now)
 		case w.pub == nil && !now.Before(w.request.answerBy):
 			r.denyLocked(r.removeWaiterLocked(el), errWaitedInVain, now)
 		case r.mayComeBackLocked(w):
