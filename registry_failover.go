@@ -43,14 +43,11 @@ func (r *registry) lostLocked(st *stream, mayFailOver bool, reason error, now ti
 	if st.lastSeq == 0 && st.previous != "" {
 		p.id = st.previous // the application has not heard of a later one
 	}
+	l.untold = st
 	if r.postponed != nil {
-		if r.mayGoOnLocked(p, l) {
-			r.interruptedLocked(st, reason, now)
-		}
 		r.postponed[p] = l
 		return
 	}
-	l.untold = st
 	r.goOnLocked(p, l, now)
 }
 
@@ -61,6 +58,10 @@ type loss struct {
 	mayFailOver bool // another encoder may fare better
 
 	untold *stream // it is still to be told as interrupted, if the publication goes on; else nil
+
+	// of a loss that is postponed: the end of untold, which is told when it is known whether the publication goes on
+	why endReason // notEnded: it is told already, or there is none to tell
+	at  time.Time
 }
 
 // goOnLocked has another encoder take on a publication that has lost its own, or kills it.

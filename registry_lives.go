@@ -302,6 +302,11 @@ func (r *registry) loseLocked(st *stream, mayFailOver bool, reason error, at, no
 	why := r.whyClosedLocked(st, reason)
 	r.freeLocked(st, reason)
 	r.lostLocked(st, mayFailOver, reason, now)
+	if l := r.postponed[st.pub]; l.untold == st {
+		l.why, l.at = why, at
+		r.postponed[st.pub] = l
+		return
+	}
 	r.tellClosedLocked(st, why, at)
 }
 

@@ -204,7 +204,11 @@ func (r *registry) goOnAllLocked(now time.Time) {
 	losses := r.postponed
 	r.postponed = nil
 	for _, p := range lost {
-		r.goOnLocked(p, losses[p], now)
+		l := losses[p]
+		r.goOnLocked(p, l, now)
+		if l.why != notEnded {
+			r.tellClosedLocked(l.untold, l.why, l.at)
+		}
 	}
 	r.reconcileLocked(now)
 }

@@ -222,6 +222,18 @@ func TestApplicationHearsWhyThingsEnded(t *testing.T) {
 			c.closed(c.e, "ch", "id1")
 			c.closed(other, "ch", "id2")
 		}, began + ", stream-available id2 HLS-LIVE, stream-closed id1 closed-by-application 7 s, stream-closed id2 closed-by-application 7 s"},
+		"the gateway of the encoder is gone, and no other has room": {limits{failover: true}, func(c cluster) {
+			live(c)
+			c.e.gateway = "g"
+			c.step(c.r.leaveGateways(func(g string) bool { return g == "g" }, c.now))
+			c.end(c.s, "ch", "id1")
+		}, began + ", stream-closed id1 encoder-lost 7 s"},
+		"the gateway of the encoder is gone, and another one goes on": {limits{failover: true}, func(c cluster) {
+			live(c)
+			c.encoder("other", 1)
+			c.e.gateway = "g"
+			c.step(c.r.leaveGateways(func(g string) bool { return g == "g" }, c.now))
+		}, began + ", stream-interrupted id1 encoder_lost, stream-closed id1 encoder-lost 7 s"},
 		"the gateway of the server stays away": {limits{}, func(c cluster) {
 			live(c)
 			c.encoder("other", 1)
