@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -120,5 +121,46 @@ func TestRequestThatWaitsForItsTurnEndsWithItsServer(t *testing.T) {
 	var c coordinator
 	if _, err := c.verify(gone, nil, publishRequest{}); publishResult(err) != "peer_gone" {
 		t.Errorf("%v is %s", err, publishResult(err))
+	}
+}
+
+// Not only the placement decides: an encoder that it prefers may be passed over, and the timeline says which and why.
+func TestChoiceSaysWhoWasPassedOver(t *testing.T) {
+	t.Parallel()
+	for want, rest := range map[string]string{
+		"failover": ", with another one passed over: encoder 4 has only just connected; 2 of its 5 slots are taken now",
+		"aside":    ", with another one passed over: encoder 4 is set aside; 2 of its 5 slots are taken now",
+		"plain":    "; 1 of its 5 slots are taken now",
+	} {
+		t.Run(want, func(t *testing.T) {
+			t.Parallel()
+			rig := newRegistryRig(t, limits{failover: true})
+			s, lost := rig.server("s", kindRTMP), rig.encoder("lost", 1)
+			rig.publish(s, "ch")
+			rig.available(lost, "ch", "id1", "HLS-LIVE")
+			rig.encoder("busy", 5)
+			rig.publish(s, "other")
+			rig.pass(stableAfter)
+			idle := rig.encoder("idle", 5)
+			rig.noted = nil
+			switch want {
+			case "failover":
+				rig.loseEncoder(lost)
+			case "aside":
+				idle.setAsideUntil = rig.now.Add(time.Minute)
+				rig.publish(s, "next")
+			case "plain":
+				rig.publish(s, "next")
+			}
+			said := ""
+			for i := range rig.noted {
+				if e := noticeEntry(&rig.noted[i]); e.Kind == timeline.Started {
+					said = e.Reason()
+				}
+			}
+			if !strings.HasSuffix(said, "of 2 that could take it, PLACEMENT chose this one (the fewest slots taken)"+rest) {
+				t.Error(said)
+			}
+		})
 	}
 }

@@ -165,6 +165,7 @@ func noticeEntry(n *notice) timeline.Entry {
 		n.denied(&e)
 	case noteEncoding:
 		e.Kind, e.Used, e.Capacity, e.Encoders = timeline.Started, n.taken.used, n.taken.capacity, n.taken.encoders
+		e.Text = n.words
 		e.Code = placementCode(n.placement)
 	case noteFailedOver:
 		e.Kind, e.Code, e.Text = timeline.Moved, timeline.Failover, n.previous

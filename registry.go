@@ -333,7 +333,7 @@ type notice struct {
 	since           int64     // since when that has it, in Unix nanoseconds
 	taken           slotsTaken
 	placement       placement     // by which the encoder of an encoding was chosen
-	words           string        // of the encoder of a stream that is closed; of a publication that has begun: the application's
+	words           string        // of the encoder of a stream that is closed; of a publication that has begun: the application's; of an encoding: who was passed over
 	why             endReason     // of a publication that has ended
 	took            time.Duration // of noteStarted, noteFirstLive and noteLiveAgain: see there
 }

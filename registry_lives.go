@@ -101,8 +101,12 @@ func (r *registry) startLocked(p *publication, c choice, id string, now time.Tim
 	if r.limits.startTimeout > 0 {
 		r.started = append(r.started, st)
 	}
-	r.noteLocked(notice{kind: noteEncoding, channel: p.channel, stream: st.id, server: p.server.id, encoder: e.id, address: e.address,
-		taken: slotsTaken{e.load(), e.capacity, c.of}, placement: r.limits.placement})
+	n := notice{kind: noteEncoding, channel: p.channel, stream: st.id, server: p.server.id, encoder: e.id, address: e.address,
+		taken: slotsTaken{e.load(), e.capacity, c.of}, placement: r.limits.placement}
+	if c.passedOver != nil {
+		n.words = "encoder " + strconv.FormatUint(c.passedOver.id, 10) + " " + c.because
+	}
+	r.noteLocked(n)
 	return st
 }
 

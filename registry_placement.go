@@ -109,8 +109,10 @@ func (e *encoder) hasFreeSlot() bool { return e.capacity < 0 || e.load() < e.cap
 
 // choice is an encoder that was chosen, and of how many that could take the stream.
 type choice struct {
-	encoder *encoder
-	of      int
+	encoder    *encoder
+	of         int
+	passedOver *encoder // that the placement prefers; nil: there is none
+	because    string   // of passedOver
 }
 
 // chooseLocked chooses an encoder with a free slot, as the placement has it, none if there is none; one that may be dead or is
@@ -121,26 +123,39 @@ func (r *registry) chooseLocked(w *waiter, now time.Time) (best choice) {
 			continue
 		}
 		best.of++
-		if best.encoder == nil || r.preferredLocked(w, e, best.encoder, now) {
+		if best.encoder == nil {
 			best.encoder = e
+			continue
 		}
+		preferred, because := r.preferredLocked(w, e, best.encoder, now)
+		other := e
+		if preferred {
+			other, best.encoder = best.encoder, e
+		}
+		if because != "" && (best.passedOver == nil || r.limits.placement.prefers(other, best.passedOver)) {
+			best.passedOver, best.because = other, because
+		}
+	}
+	if best.passedOver != nil && !r.limits.placement.prefers(best.passedOver, best.encoder) {
+		best.passedOver = nil
 	}
 	return best
 }
 
-func (r *registry) preferredLocked(w *waiter, a, b *encoder, now time.Time) bool {
+// preferredLocked tells whether a is better than b, and what the other one lacks, if it is not the placement that decides.
+func (r *registry) preferredLocked(w *waiter, a, b *encoder, now time.Time) (preferred bool, because string) {
 	if x, y := a.slowToAnswer(now), b.slowToAnswer(now); x != y {
-		return y
+		return y, "does not answer at the moment"
 	}
 	if x, y := now.Before(a.setAsideUntil), now.Before(b.setAsideUntil); x != y {
-		return y
+		return y, "is set aside"
 	}
 	if w.pub != nil {
 		if x, y := now.Sub(a.since) >= stableAfter, now.Sub(b.since) >= stableAfter; x != y {
-			return x
+			return x, "has only just connected"
 		}
 	}
-	return r.limits.placement.prefers(a, b)
+	return r.limits.placement.prefers(a, b), ""
 }
 
 // lessLoaded orders encoders by load. Of equal loads the larger free share wins, which is the larger capacity; then

@@ -58,7 +58,8 @@ type Entry struct {
 	Encoder uint64
 	Address string // of the streaming server; of Started and Closed: of the encoder
 
-	// Text is of Asked: the address of the publisher. Of Denied and Killed: the reason, as the log has it. Of Accepted: the passthrough.
+	// Text is of Asked: the address of the publisher. Of Denied and Killed: the reason, as the log has it. Of Accepted: the passthrough. Of
+	// Started: who was passed over.
 	// Of Announced, Event and Discarded: the output, or the type of another event. Of Moved: the stream before. Of Closed: the
 	// encoder's words.
 	Text string

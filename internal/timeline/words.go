@@ -185,7 +185,7 @@ func (e *Entry) started() string {
 	if e.Encoders == 1 {
 		words += "the only one that could take it"
 	} else {
-		words += fmt.Sprintf("of %d that could take it, PLACEMENT chose this one (%s)", e.Encoders, rules[e.Code])
+		words += fmt.Sprintf("of %d that could take it, PLACEMENT chose this one (%s)", e.Encoders, rules[e.Code]) + given(", with another one passed over: ", e.Text)
 	}
 	if e.Capacity < 0 {
 		return words + fmt.Sprintf("; %d of its slots are taken now", e.Used)
