@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"coordinator/internal/clustertest"
 	"coordinator/internal/timeline"
 )
 
@@ -162,5 +163,27 @@ func TestChoiceSaysWhoWasPassedOver(t *testing.T) {
 				t.Error(said)
 			}
 		})
+	}
+}
+
+func TestTimelineStaysInOrderWhenTheWallClockIsSet(t *testing.T) {
+	t.Parallel()
+	line, entries, now := timeline.New(), entryList(), time.Now()
+	for n, ahead := range []time.Duration{0, -time.Hour, time.Hour, -time.Minute} {
+		line.Add(timeline.Entry{At: clustertest.ClockReading(now.Add(time.Duration(n)*time.Second), ahead), Kind: timeline.Asked, Channel: "ch"})
+	}
+	q, err := entries.Parse("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pager := entries.Pager(q)
+	line.Each(timeline.Query{Channel: "ch"}, pager.Add)
+	page, _, _ := pager.Page()
+	var got []uint64
+	for i := range page {
+		got = append(got, page[i].Number)
+	}
+	if diff := cmp.Diff([]uint64{1, 2, 3, 4}, got); diff != "" {
+		t.Error("(-want +got)\n", diff)
 	}
 }

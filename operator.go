@@ -299,7 +299,7 @@ func entryList() paging.List[timeline.Entry] {
 		Name:        "entries",
 		DefaultSort: "at",
 		Columns: map[string]func(*timeline.Entry) paging.Key{
-			"at": func(e *timeline.Entry) paging.Key { return paging.Key{Number: e.At.UnixNano()} },
+			"at": func(e *timeline.Entry) paging.Key { return paging.Key{Number: e.Order} },
 		},
 		Identify: func(e *timeline.Entry) (uint64, string) { return e.Number, "" },
 		Matches:  func(*timeline.Entry, string) bool { return true },

@@ -152,6 +152,7 @@ func TestTimesAreKeptAsNumbersOnlyWhereTheyAreNoDeadlines(t *testing.T) {
 		"registry_restore.go":           "in memos of an earlier process: told as a duration",
 		"gateways.go":                   "shown",
 		"internal/gateway/peers.go":     "shown",
+		"internal/clustertest/clock.go": "readings of a clock that was set, for tests",
 		"internal/timeline/timeline.go": "shown",
 		"internal/outbox/record.go":     "on disk",
 		"internal/pgstore/group.go":     "in the database",

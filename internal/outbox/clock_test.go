@@ -12,7 +12,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-	"unsafe"
+
+	"coordinator/internal/clustertest"
 )
 
 // settableClock gives the time as time.Now does on a machine whose wall clock has been set.
@@ -22,37 +23,7 @@ type settableClock struct{ ahead atomic.Int64 }
 func (c *settableClock) set(by time.Duration) { c.ahead.Add(int64(by)) }
 
 func (c *settableClock) now() time.Time {
-	return clockReading(time.Now(), time.Duration(c.ahead.Load()))
-}
-
-// clockReading is what time.Now returns at the true time when the wall clock is so far ahead of it. Package time has no
-// function for that, and in a bubble no monotonic clock, so the reading is put together here as package time does it.
-func clockReading(at time.Time, ahead time.Duration) time.Time {
-	const (
-		hasMonotonic   = 1 << 63
-		nanosecondBits = 30
-		since1885      = 2_682_288_000 // of 1970, in seconds
-	)
-	wall := at.Add(ahead)
-	var reading time.Time
-	inside := (*struct {
-		wall      uint64
-		monotonic int64
-		location  *time.Location
-	})(unsafe.Pointer(&reading))
-	inside.wall = hasMonotonic | uint64(wall.Unix()+since1885)<<nanosecondBits | uint64(wall.Nanosecond())
-	inside.monotonic = at.UnixNano()
-	return reading
-}
-
-func TestClockReadingsAreThoseOfPackageTime(t *testing.T) {
-	t.Parallel()
-	true1 := time.Now()
-	true2 := true1.Add(5 * time.Second)
-	first, second := clockReading(true1, 0), clockReading(true2, -time.Hour)
-	if !first.Round(0).Equal(true1) || second.Sub(first) != 5*time.Second || second.Round(0).Sub(first.Round(0)) != 5*time.Second-time.Hour {
-		t.Errorf("package time has changed: %v is read as %v and, an hour back, %v later", true1, first, second.Sub(first))
-	}
+	return clustertest.ClockReading(time.Now(), time.Duration(c.ahead.Load()))
 }
 
 func (c *settableClock) event(stream string, seq int) Event {
@@ -252,7 +223,7 @@ func TestAnEventThatWaitsForTheDiskAgesWithTheMonotonicClock(t *testing.T) {
 func TestWallTimesFindTheirPlaceOnTheMonotonicClock(t *testing.T) {
 	t.Parallel()
 	began := time.Now()
-	at := func(passed, ahead time.Duration) time.Time { return clockReading(began.Add(passed), ahead) }
+	at := func(passed, ahead time.Duration) time.Time { return clustertest.ClockReading(began.Add(passed), ahead) }
 	clock := newEventClock(at(0, 0))
 	see := func(passed, ahead time.Duration) { clock.observe(at(passed, ahead)) }
 	see(time.Minute, 0)

@@ -49,6 +49,7 @@ func KindOf(name string) Kind {
 // Entry is a decision and what it was made by. What does not belong to its kind is zero.
 type Entry struct {
 	Number  uint64 // given by the timeline, in the order of Add
+	Order   int64  // likewise: when it was, so that setting the wall clock puts no entry before earlier ones
 	At      time.Time
 	Kind    Kind
 	Code    string // why, for programs; of Event it follows from the status
@@ -58,10 +59,9 @@ type Entry struct {
 	Encoder uint64
 	Address string // of the streaming server; of Started and Closed: of the encoder
 
-	// Text is of Asked: the address of the publisher. Of Denied and Killed: the reason, as the log has it. Of Accepted: the passthrough. Of
-	// Started: who was passed over.
-	// Of Announced, Event and Discarded: the output, or the type of another event. Of Moved: the stream before. Of Closed: the
-	// encoder's words.
+	// Text is of Asked: the address of the publisher. Of Denied and Killed: the reason, as the log has it. Of Accepted: the passthrough.
+	// Of Started: who was passed over, and why. Of Announced, Event and Discarded: the output, or the type of another event. Of Moved:
+	// the stream before. Of Closed: the encoder's words.
 	Text string
 
 	// of Verified, Event and Discarded

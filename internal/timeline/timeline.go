@@ -21,14 +21,16 @@ const (
 
 	chunkEntries = 1 << 10
 	segmentBytes = 128<<10 - 8 // with its number it fills 128 KiB
-	segments     = 74
+	segments     = 70
 	longestText  = 512     // bytes of an address, and of any other text
 	longestName  = 4 << 10 // bytes of a channel or a stream ID; no valid one is longer
 )
 
 // Timeline may be used by several goroutines.
 type Timeline struct {
-	seed maphash.Seed // set once
+	// set once
+	seed  maphash.Seed
+	began time.Time
 
 	mu sync.Mutex
 	// guarded by mu
@@ -51,6 +53,7 @@ type segment struct {
 // record is what is kept of an entry beside its texts.
 type record struct {
 	at, time        int64 // Unix nanoseconds; time is Since, or the nanoseconds that it Took
+	order           int64
 	server, encoder uint64
 	text            uint64
 	figures         [4]int32 // see Entry.record
@@ -61,7 +64,9 @@ type record struct {
 }
 
 // New returns an empty timeline.
-func New() *Timeline { return &Timeline{seed: maphash.MakeSeed(), next: 1, oldest: 1} }
+func New() *Timeline {
+	return &Timeline{seed: maphash.MakeSeed(), began: time.Now(), next: 1, oldest: 1}
+}
 
 // Add remembers an entry. A later try of an event changes the entry of the try before it, so that an application that is away for
 // hours costs no entries.
@@ -71,6 +76,7 @@ func (t *Timeline) Add(e Entry) {
 	if e.Kind == Event {
 		e.Code = "" // it follows from the status, which a later try changes
 	}
+	e.Order = t.began.UnixNano() + int64(e.At.Sub(t.began))
 	channel, stream := t.place(e.Channel), t.place(e.Stream)
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -153,7 +159,7 @@ func (t *Timeline) tryAgainLocked(e *Entry, place uint64) (found bool) {
 		r := t.recordLocked(number)
 		if r.kind == Event && r.figures[2] == int32(e.Event) && t.isOfStreamLocked(r, e.Stream) {
 			again := e.record()
-			r.at, r.time, r.figures = again.at, again.time, again.figures
+			r.at, r.order, r.time, r.figures = again.at, again.order, again.time, again.figures
 			return true
 		}
 		if r.sameStream == 0 {
@@ -253,7 +259,7 @@ func (t *Timeline) entryLocked(r *record, number uint64) Entry {
 // record is what is kept of the entry, but for the links to others and the place of its texts.
 func (e *Entry) record() record {
 	r := record{
-		at: e.At.UnixNano(), server: e.Server, encoder: e.Encoder, kind: e.Kind,
+		at: e.At.UnixNano(), order: e.Order, server: e.Server, encoder: e.Encoder, kind: e.Kind,
 		lengths: [5]uint16{uint16(len(e.Channel)), uint16(len(e.Stream)), uint16(len(e.Code)), uint16(len(e.Address)), uint16(len(e.Text))},
 	}
 	switch {
@@ -269,7 +275,7 @@ func (e *Entry) record() record {
 }
 
 func (r *record) entry() Entry {
-	e := Entry{At: time.Unix(0, r.at).UTC(), Kind: r.kind, Server: r.server, Encoder: r.encoder}
+	e := Entry{At: time.Unix(0, r.at).UTC(), Order: r.order, Kind: r.kind, Server: r.server, Encoder: r.encoder}
 	switch {
 	case r.kind.hasEvent():
 		e.Took, e.Status, e.Tries, e.Event = time.Duration(r.time), int(r.figures[0]), int(r.figures[1]), int(r.figures[2])

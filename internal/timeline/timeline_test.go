@@ -77,7 +77,7 @@ func TestEntriesComeBackAsTheyWere(t *testing.T) {
 		line.Add(e)
 	}
 	for i := range given {
-		given[i].Number = uint64(i + 1)
+		given[i].Number, given[i].Order = uint64(i+1), at.UnixNano()
 	}
 	if diff := cmp.Diff(given, all(line, Query{Channel: "c"})); diff != "" {
 		t.Error("(-given +found)\n", diff)
