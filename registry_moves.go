@@ -142,7 +142,7 @@ func (r *registry) retireLocked(st *stream, why endReason) {
 
 // takeOverLocked makes the successor the current encoding.
 func (r *registry) takeOverLocked(p *publication) {
-	if !p.killed { // else nothing goes on
+	if !p.killed && !r.stopping { // else nothing goes on
 		r.noteLocked(notice{kind: noteMoved, channel: p.channel, stream: p.successor.id, previous: p.id, server: p.server.id, encoder: p.successor.encoder.id})
 	}
 	p.current, p.id, p.successor, p.failedMoves = p.successor, p.successor.id, nil, 0

@@ -264,6 +264,18 @@ func TestApplicationHearsWhyThingsEnded(t *testing.T) {
 			c.loseEncoder(c.e)
 			c.loseServer(c.s)
 		}, began + ", stream-closed id1 coordinator-stopped 7 s"},
+		"the coordinator stops during a move": {limits{failover: true}, func(c cluster) {
+			live(c)
+			other := c.encoder("other", 1)
+			c.drain(c.e.id, true)
+			c.step(c.r.stop())
+			c.loseEncoder(c.e)
+			c.loseEncoder(other)
+			c.loseServer(c.s)
+			if slices.ContainsFunc(c.noted, func(n notice) bool { return n.kind == noteMoved }) {
+				c.t.Error("a stream that ends with the coordinator is noted as moved")
+			}
+		}, began + ", stream-closed id1 coordinator-stopped 7 s"},
 		"nothing was announced, and the publisher ends": {limits{}, func(c cluster) {
 			c.publish(c.s, "ch")
 			c.end(c.s, "ch", "id1")
