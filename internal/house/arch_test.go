@@ -153,6 +153,7 @@ func TestTimesAreKeptAsNumbersOnlyWhereTheyAreNoDeadlines(t *testing.T) {
 		"gateways.go":                   "shown",
 		"internal/gateway/peers.go":     "shown",
 		"internal/clustertest/clock.go": "readings of a clock that was set, for tests",
+		"internal/timeline/record.go":   "shown",
 		"internal/timeline/timeline.go": "shown",
 		"internal/outbox/record.go":     "on disk",
 		"internal/pgstore/group.go":     "in the database",

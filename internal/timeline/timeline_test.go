@@ -258,6 +258,18 @@ func BenchmarkAdd(b *testing.B) {
 	}
 }
 
+func BenchmarkFind(b *testing.B) {
+	line := New()
+	for n := range 2 * Entries {
+		line.Add(entry(fmt.Sprint("channel-", n), fmt.Sprint("stream-", n), n))
+	}
+	for b.Loop() {
+		if len(all(line, Query{Channel: fmt.Sprint("channel-", Entries+1)})) != 1 {
+			b.Fatal("not found")
+		}
+	}
+}
+
 func TestTriesOfAnEventOfNobodyAreOneEntry(t *testing.T) {
 	t.Parallel()
 	line := New()
