@@ -197,19 +197,20 @@ func (t *Timeline) end() uint64 {
 // part looks at some entries, back from the one before the given one, and returns where to go on; 0: nowhere.
 func (t *Timeline) part(q Query, before uint64) (found []Entry, next uint64) {
 	const (
-		some = 16 << 10 // looked at
-		many = 512      // found
+		hashes  = 16 << 10
+		records = 512
 	)
 	channel, stream := t.hash(q.Channel), t.hash(q.Stream)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	number := before - 1
-	for ; number >= t.oldest && before-number <= some && len(found) < many; number-- {
+	number, read := before-1, 0
+	for ; number >= t.oldest && before-number <= hashes && read < records; number-- {
 		i := number % Entries
 		if q.Channel != "" && t.channels[i] != channel || q.Stream != "" && t.streams[i] != stream {
 			continue
 		}
 		r := t.recordLocked(number)
+		read++
 		if (q.Kind == 0 || r.kind() == q.Kind) && (q.Channel == "" || r.isOfChannel(q.Channel)) && (q.Stream == "" || r.isOfStream(q.Stream)) {
 			found = append(found, r.entry(number))
 		}
