@@ -116,7 +116,7 @@ func TestCheckPrintsTheConfigurationWithoutSecrets(t *testing.T) {
 	t.Parallel()
 	status, out, diagnostics := execute(t, "-check",
 		"HTTP_PORT=8080", "CONTROL_SECRET="+hidden, "LOG_FORMAT=json", "SSL_CHECK_RELOAD_SECONDS=5", "ENCODER_FAILOVER=no",
-		"KEY_VERIFICATION_URL=http://u:"+hidden+"@app", "EVENT_CALLBACK_AUTH=Custom", "EVENT_CALLBACK_AUTH_CUSTOM="+hidden,
+		"KEY_VERIFICATION_URL=http://u:"+hidden+"@app", "EVENT_CALLBACK_URL=http://app", "EVENT_CALLBACK_AUTH=Custom", "EVENT_CALLBACK_AUTH_CUSTOM="+hidden,
 		"COMMANDS_API_AUTH=basic", "COMMANDS_API_AUTH_USER=u", "COMMANDS_API_AUTH_PASSWORD="+hidden)
 	if status != 0 || diagnostics != "" {
 		t.Errorf("%d %q", status, diagnostics)
