@@ -258,6 +258,38 @@ func BenchmarkAdd(b *testing.B) {
 	}
 }
 
+// Of each event the last try is there, once, although entries of tries before it are forgotten meanwhile.
+func TestTriesOfManyEventsAmongOtherEntries(t *testing.T) {
+	t.Parallel()
+	random := rand.New(rand.NewPCG(7, 7))
+	line := New()
+	type event struct {
+		stream string
+		number int
+	}
+	tries := map[event]int{}
+	long := strings.Repeat("x", longestText)
+	for n := range Entries {
+		other := entry("c", fmt.Sprint("other", n), n)
+		other.Text = long
+		line.Add(other)
+		of := event{fmt.Sprint("s", random.IntN(300)), random.IntN(3)}
+		tries[of]++
+		line.Add(Entry{Kind: Event, Channel: "c", Stream: of.stream, Status: 503, Tries: tries[of], Event: of.number})
+	}
+	seen := map[event]bool{}
+	for _, e := range all(line, Query{Kind: Event}) {
+		of := event{e.Stream, e.Event}
+		if seen[of] || e.Tries != tries[of] {
+			t.Fatalf("%v: try %d (seen: %v), want one entry with try %d", of, e.Tries, seen[of], tries[of])
+		}
+		seen[of] = true
+	}
+	if others := len(all(line, Query{Kind: Ended})); others > Entries/2 || len(seen) < 100 {
+		t.Errorf("%d entries and %d events are kept", others, len(seen))
+	}
+}
+
 func BenchmarkFind(b *testing.B) {
 	line := New()
 	for n := range 2 * Entries {
