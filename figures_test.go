@@ -80,6 +80,20 @@ func TestDenialsSayWhatTheyWereDecidedBy(t *testing.T) {
 	}
 }
 
+func TestDenialAfterATakeoverSaysSo(t *testing.T) {
+	t.Parallel()
+	rig := newTakeoverRig(t, limits{}, 2)
+	rig.begin()
+	rig.end(rig.a, "ch", "id1")
+	since := rig.now.UTC().Format("2006-01-02 15:04:05 MST")
+	err := rig.claim(rig.a, "ch")
+	notices := rig.r.deny(rig.a, requestRef{}, "ch", "ch", err)
+	want := "busy channel is live on streaming server " + rig.b.address() + " since " + since + ", and was taken over less than 10 s ago"
+	if e := noticeEntry(&notices[0]); e.Code+" "+e.Reason() != want {
+		t.Errorf("%s %s, want %s", e.Code, e.Reason(), want)
+	}
+}
+
 // Each reason to end a publisher or a stream has a code of its own.
 func TestReasonsHaveCodes(t *testing.T) {
 	t.Parallel()

@@ -48,8 +48,13 @@ func KindOf(name string) Kind {
 
 // Entry is a decision and what it was made by. What does not belong to its kind is zero.
 type Entry struct {
-	Number  uint64 // given by the timeline, in the order of Add
-	Order   int64  // likewise: when it was, so that setting the wall clock puts no entry before earlier ones
+	Number uint64 // given by the timeline, in the order of Add
+
+	// Order is given by the timeline, too, and sorted by: At in nanoseconds of the monotonic clock, so that setting the wall clock puts no
+	// entry before earlier ones. It starts from the wall clock at New: whoever has read up to an entry of an earlier process goes on with those
+	// of this one.
+	Order int64
+
 	At      time.Time
 	Kind    Kind
 	Code    string // why, for programs; of Event it follows from the status

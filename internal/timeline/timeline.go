@@ -37,7 +37,7 @@ type Timeline struct {
 	mu sync.Mutex
 	// guarded by mu
 
-	fresh [16]Entry // not kept yet: kept together, they wait for memory together
+	fresh [16]Entry // added and not kept yet: kept together, they wait for memory together
 	count int       // of fresh
 
 	next              uint64             // sequence number of the next entry; the first one is 1
@@ -186,7 +186,7 @@ func (t *Timeline) Each(q Query, visit func([]Entry)) {
 	}
 }
 
-// end is the number behind the last entry.
+// end is the number after that of the last entry.
 func (t *Timeline) end() uint64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()

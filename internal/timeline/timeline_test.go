@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -288,6 +289,24 @@ func TestTriesOfManyEventsAmongOtherEntries(t *testing.T) {
 	if others := len(all(line, Query{Kind: Ended})); others > Entries/2 || len(seen) < 100 {
 		t.Errorf("%d entries and %d events are kept", others, len(seen))
 	}
+}
+
+// Whoever follows a timeline, and has read up to an entry of an earlier process, sees those of the next one.
+func TestOrderGoesOnWithTheNextProcess(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var orders []int64
+		for range 3 {
+			line := New()
+			time.Sleep(time.Hour)
+			line.Add(Entry{At: time.Now(), Kind: Ended})
+			orders = append(orders, all(line, Query{})[0].Order)
+			time.Sleep(time.Second)
+		}
+		if !slices.IsSorted(orders) || orders[0] == orders[2] {
+			t.Error(orders)
+		}
+	})
 }
 
 func BenchmarkFind(b *testing.B) {
